@@ -33,14 +33,15 @@ async function find(env, digests = read()) {
   }
   const cached = cachePath(env, digests.version, file);
   // Loaded when needed: a job that brings its binary waits for the launcher.
-  const { digest, download, Unreachable } = require("./download.js");
+  const { download, Unreachable } = require("./download.js");
+  const { digest } = require("./digest.js");
   if (isFile(cached)) {
     const found = await digest(cached);
     if (found === file.program) return cached;
     warn(
-      "the runner in the tool cache is another one",
+      "the runner in the tool cache has the wrong digest",
       `${cached} has SHA-256 ${found}; action/digests.json says ${file.program}.`,
-      "It was not run, and is replaced. Look who else may write there.",
+      "It was not run, and will be replaced. Check who else can write there.",
     );
   }
   // As with `uses: ./`: there is nobody to ask for a release.
@@ -95,9 +96,9 @@ function checked(given) {
     }
   }
   throw new Trouble(
-    `\`runner: ${given}\` is no program`,
-    isFile(given) ? "The file may not be executed." : "There is no such file.",
-    "A relative path is relative to the workspace. Has the step that brings it run, and `chmod +x`?",
+    `\`runner: ${given}\` is not an executable file`,
+    isFile(given) ? "The file is not executable." : "There is no such file.",
+    "A relative path starts at the workspace. Check that an earlier step puts the file there, and run `chmod +x` on it.",
   );
 }
 
@@ -122,11 +123,11 @@ async function build(env) {
   const cargo = await run("cargo", args, { cwd: ACTION, env: Object.fromEntries(own), onLine }).catch((error) => {
     throw new Trouble("`build: true` needs cargo", error.why ?? error.message, `Install Rust first. ${BY_HAND}`);
   });
-  if (cargo === 130) throw new Trouble("interrupted while the runner was built", "Nothing was deployed.", "", 130);
+  if (cargo === 130) throw new Trouble("interrupted while the runner was being built", "Nothing was deployed.", "", 130);
   if (cargo === 0 && built) return built;
   throw new Trouble(
     "the runner could not be built",
-    `cargo ended with exit code ${cargo}; its messages are above.`,
+    `cargo exited with code ${cargo}; its messages are above.`,
     `Step modules need Rust's standard library for wasm32-unknown-unknown: \`rustup target add wasm32-unknown-unknown\`. ${BY_HAND}`,
   );
 }

@@ -21,7 +21,7 @@ function run(program, args, { env, cwd, onLine } = {}) {
     if (onLine) lines(child.stdout, onLine);
     child.once("error", (error) => {
       done();
-      reject(new Trouble(`${program} does not start`, error.message, "Check that the file is there, may be executed, and is made for this machine."));
+      reject(new Trouble(`can't start ${program}`, error.message, "Check that the file exists, is executable, and was built for this machine."));
     });
     child.once("close", (code, signal) => {
       done();
@@ -33,7 +33,7 @@ function run(program, args, { env, cwd, onLine } = {}) {
 /** The exit code of a program that a signal ended. Interrupted is 130, as when it ends by itself. */
 function ended(program, signal) {
   if (FORWARDED.includes(signal)) return 130;
-  warn("killed", `${program} was ended by ${signal}, maybe for want of memory.`, "A later attempt resumes from the last checkpoint.");
+  warn("killed", `${program} was killed by ${signal}; the machine may have run out of memory.`, "A later attempt resumes from the last checkpoint.");
   return 128 + (os.constants.signals[signal] ?? 0);
 }
 

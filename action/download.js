@@ -8,6 +8,7 @@ const fs = require("node:fs");
 const path = require("node:path");
 const { pipeline } = require("node:stream/promises");
 const zlib = require("node:zlib");
+const { digest } = require("./digest.js");
 const { Trouble } = require("./say.js");
 
 const TRIES = 4;
@@ -30,7 +31,7 @@ async function download(url, { sha256, program }, target, { pause = 1000 } = {})
   try {
     fs.mkdirSync(folder, { recursive: true });
   } catch (error) {
-    throw new Unreachable("the tool cache can't be written to", error.message, "Look at RUNNER_TOOL_CACHE on that machine.");
+    throw new Unreachable("can't write to the tool cache", error.message, "Check RUNNER_TOOL_CACHE on that machine.");
   }
   const packed = path.join(folder, `.download-${process.pid}-${crypto.randomUUID()}`);
   try {
@@ -49,9 +50,9 @@ async function check(file, sha256, what) {
   const found = await digest(file);
   if (found === sha256) return;
   throw new Trouble(
-    "the released runner is not the one this version was released with",
+    "the downloaded runner has the wrong digest",
     `${what} has SHA-256 ${found}; action/digests.json says ${sha256}.`,
-    "Do not use it. Report it, and pin another version meanwhile.",
+    "Do not use it. Report it, and pin another version until it is fixed.",
   );
 }
 
@@ -80,7 +81,7 @@ async function once(url, file, redirects = 0) {
       answer.resume();
       const passing = answer.statusCode === 429 || answer.statusCode >= 500;
       if (passing) throw new Passing(`status ${answer.statusCode}`);
-      throw new Unreachable("there is no such released runner", `${url}: status ${answer.statusCode}.`, "Check the version that you pinned.");
+      throw new Unreachable("there is no released runner at this address", `${url}: status ${answer.statusCode}.`, "Check the version that you pinned.");
     }
     await pipeline(answer, limited(MOST_BYTES, url), fs.createWriteStream(file));
   } finally {
@@ -93,19 +94,19 @@ function next(url, location, redirects) {
   const to = new URL(location, url);
   const isSafe = to.protocol === "https:" || to.origin === url.origin;
   if (isSafe && redirects < REDIRECTS) return to;
-  throw new Unreachable("the released runner can't be downloaded", `${url} leads to ${to.origin}${isSafe ? ", and on and on" : ", without TLS"}.`, "Look what stands between this machine and the server.");
+  throw new Unreachable("the released runner can't be downloaded", `${url} redirects to ${to.origin}${isSafe ? ", after too many redirects" : ", without TLS"}.`, "Check for a proxy between this machine and the server.");
 }
 
 /** The answer's head. `end` must be called, and ends whatever is left of it. */
 function get(url) {
   return new Promise((resolve, reject) => {
     const request = require(url.protocol === "https:" ? "node:https" : "node:http").get(url, { headers: { "user-agent": "pawl-action" } });
-    const late = setTimeout(() => request.destroy(new Passing(`not done after ${TRY / 1000} s`)), TRY);
+    const late = setTimeout(() => request.destroy(new Passing(`not finished after ${TRY / 1000} s`)), TRY);
     const end = () => {
       clearTimeout(late);
       request.destroy();
     };
-    request.setTimeout(SILENCE, () => request.destroy(new Passing(`silent for ${SILENCE / 1000} s`)));
+    request.setTimeout(SILENCE, () => request.destroy(new Passing(`no data for ${SILENCE / 1000} s`)));
     request.once("response", (answer) => resolve({ answer, end }));
     request.on("error", (error) => {
       end();
@@ -120,16 +121,10 @@ function limited(most, what) {
     let seen = 0;
     for await (const chunk of chunks) {
       seen += chunk.length;
-      if (seen > most) throw new Trouble("the released runner is too big", `${what} has more than ${most} bytes.`, "Do not use it, and report it.");
+      if (seen > most) throw new Trouble("the released runner is too large", `${what} is larger than ${most} bytes.`, "Do not use it, and report it.");
       yield chunk;
     }
   };
-}
-
-async function digest(file) {
-  const hash = crypto.createHash("sha256");
-  await pipeline(fs.createReadStream(file), hash);
-  return hash.digest("hex");
 }
 
 async function unpack(packed, program) {
@@ -137,4 +132,4 @@ async function unpack(packed, program) {
   await pipeline(fs.createReadStream(packed), zlib.createGunzip(), limited(MOST_UNPACKED, packed), out);
 }
 
-module.exports = { Unreachable, digest, download };
+module.exports = { Unreachable, download };

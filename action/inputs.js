@@ -22,7 +22,7 @@ function flag(env, name) {
   const value = input(env, name).trim().toLowerCase();
   if (value === "true") return true;
   if (value === "" || value === "false") return false;
-  throw new Trouble(`\`${name}: ${input(env, name)}\` is neither true nor false`, "It turns something on or off.", `Write \`${name}: true\`, or leave it out.`);
+  throw new Trouble(`\`${name}: ${input(env, name)}\` is neither true nor false`, "It is either on or off.", `Write \`${name}: true\`, or leave it out.`);
 }
 
 /** What a missing journal means, or nothing. */
@@ -30,9 +30,9 @@ function policy(env) {
   const value = input(env, "missing_journal").trim();
   if (value === "" || POLICIES.includes(value)) return value;
   throw new Trouble(
-    `\`missing_journal: ${value}\` is none of ${POLICIES.join(", ")}`,
+    `\`missing_journal: ${value}\` is not one of ${POLICIES.join(", ")}`,
     "It says what to do when a later attempt finds no journal.",
-    "Write one of the three, or leave it out: then it is `probe`.",
+    "Write one of the three, or leave it out for `probe`.",
   );
 }
 

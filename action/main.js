@@ -4,6 +4,7 @@
 "use strict";
 
 const { find } = require("./binary.js");
+const { digest } = require("./digest.js");
 const { run } = require("./child.js");
 const { environment, maskSecrets } = require("./inputs.js");
 const { Trouble, keep, output, report } = require("./say.js");
@@ -15,7 +16,10 @@ async function main() {
   maskSecrets(process.env);
   const settings = environment(process.env);
   const runner = await find(process.env);
+  // Between main and post, other jobs may write to its place, such as a tool cache that they share.
+  const known = await digest(runner);
   keep("binary", runner);
+  keep("digest", known);
   return run(runner, ["deploy"], { env: settings });
 }
 

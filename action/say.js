@@ -30,7 +30,7 @@ function report(error) {
   if (error instanceof Trouble) {
     annotate("error", error.message, error.why, error.next);
   } else {
-    annotate("error", "the launcher failed", error.stack ?? String(error), "This is a bug of ours: please report it.");
+    annotate("error", "the launcher failed", error.stack ?? String(error), "This is a bug in Pawl: please report it.");
   }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 fn main() -> Result<()> {
     let root = Path::new("..").canonicalize()?;
     for watched in ["steps/sdk", "wit", "runner/templates"] {
-        rerun_if_changed(&root.join(watched))?;
+        guest_build::rerun_if_changed(&root.join(watched))?;
     }
     link_at_fixed_address();
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
@@ -54,21 +54,6 @@ fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) 
             files_below(&path, &format!("{prefix}{name}/"), files)?;
         } else if path.is_file() && name != "Cargo.lock" && !name.starts_with('.') {
             files.push((format!("{prefix}{name}"), path));
-        }
-    }
-    Ok(())
-}
-
-/// Watches a file, or all files in a folder but what a build makes there.
-fn rerun_if_changed(path: &Path) -> Result<()> {
-    if !path.is_dir() {
-        println!("cargo::rerun-if-changed={}", path.display());
-        return Ok(());
-    }
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name != "target") {
-            rerun_if_changed(&path)?;
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 //! decided, and at the world. `UPDATE_EXPECT=1` rewrites the snapshots.
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test that meets another variant fails")]
 
 mod support;
 
@@ -34,12 +35,16 @@ mod cases {
     mod preview;
     mod readme;
     mod registries;
+    mod resolve;
     mod resume;
     mod rollback;
+    mod run_inputs;
     mod secrets;
     mod selection;
     mod shared_lock;
     mod shared_state;
+    mod shared_storage;
+    mod state_repair;
     mod upgrade;
     mod verify;
 }

@@ -2,6 +2,7 @@
 //! docs/journal.md, "Decisions", at every prefix of at least 10,000 histories; and the fold is what the oracle says may be folded.
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "the oracle names the events that matter to it")]
 
 #[path = "decisions/history.rs"]
 mod history;
@@ -14,10 +15,12 @@ use contract::{
     RunId,
     step::{ProbeFinding, Receipt, StepPhase},
 };
-use history::{GeneratedHistory, arb_ops, findings, fingerprint, step_targets};
+use history::{GeneratedHistory, arb_ops, findings, fingerprint, step_targets, upgraded_fingerprint};
 use journal::{
     JournalState, JournalTrust, Snapshot, StepTarget,
-    decision::{DecisionInput, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, upstream_ran},
+    decision::{
+        DecisionInput, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, upstream_ran,
+    },
     event::{Decision, DecisionReason, JournalEntry, ProbeInput},
 };
 use oracle::{OracleInput, OracleRecord};
@@ -146,11 +149,17 @@ fn compare_with_oracle(
 ) -> TestCaseResult {
     let record = state.records.get(place);
     let same = past.fingerprint.cloned().unwrap_or_default();
-    let other = fingerprint(9);
+    let (other, upgraded) = (fingerprint(9), upgraded_fingerprint(&same));
     let findings: Vec<_> = std::iter::once(None).chain(findings().map(Some)).collect();
-    for now in [&same, &other] {
+    let comparisons = [
+        (&same, ModuleOrigin::Official),
+        (&other, ModuleOrigin::Official),
+        (&upgraded, ModuleOrigin::Official),
+        (&upgraded, ModuleOrigin::External),
+    ];
+    for (now, module_origin) in comparisons {
         for orders in all_overrides() {
-            for probing in [ProbeSupport::Available, ProbeSupport::Missing] {
+            for probing in [ProbeSupport::Available, ProbeSupport::ConfirmsSuccess, ProbeSupport::Missing] {
                 for repeat in [RerunSafety::Safe, RerunSafety::Unsafe] {
                     for finding in &findings {
                         let finding = finding.as_ref();
@@ -158,6 +167,7 @@ fn compare_with_oracle(
                             phase,
                             probe_support: probing,
                             rerun_safety: repeat,
+                            module_origin,
                             record,
                             fingerprint: now,
                             run,
@@ -171,6 +181,7 @@ fn compare_with_oracle(
                             is_check,
                             probing,
                             repeat,
+                            is_official: module_origin == ModuleOrigin::Official,
                             current: now,
                             run,
                             upstream_ran,

@@ -4,6 +4,7 @@
 //! Deliberately absent: GitHub itself. What only it can show is marked as untested in docs/github.md.
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test that meets another variant fails")]
 
 #[path = "support/artifact_service.rs"]
 mod artifact_service;

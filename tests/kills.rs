@@ -6,6 +6,10 @@
 
 #[path = "kills/example_shop.rs"]
 mod example_shop;
+#[path = "kills/forced_releases.rs"]
+mod forced_releases;
+#[path = "kills/journal_sync.rs"]
+mod journal_sync;
 #[path = "kills/power_loss.rs"]
 mod power_loss;
 #[path = "kills/rng.rs"]

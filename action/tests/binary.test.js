@@ -2,18 +2,16 @@
 
 const assert = require("node:assert/strict");
 const { execFileSync } = require("node:child_process");
-const crypto = require("node:crypto");
 const fs = require("node:fs");
 const http = require("node:http");
 const path = require("node:path");
 const { test } = require("node:test");
 const zlib = require("node:zlib");
-const { ACTION, ECHO, copy, echoed, folder, launch, program } = require("./launch.js");
+const { ACTION, ECHO, copy, digest, echoed, folder, launch, program } = require("./launch.js");
 
 const MACHINE = `${process.platform}-${process.arch}`;
 const PROGRAM = `#!${process.execPath}\n${ECHO}`;
 const PACKED = zlib.gzipSync(PROGRAM);
-const digest = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
 const SHA256 = digest(PACKED);
 
 /** A launcher of version 9.9.9 whose release has one file. */
@@ -76,7 +74,7 @@ test("another digest is refused, and nothing is left; `build: true` does not pas
     const action = released(at, packed, inside);
     const result = await launch("main.js", { build }, environment(at, server), action);
     assert.equal(result.code, 2);
-    assert.match(result.stdout, /^::error title=Pawl%3A the released runner is not the one .*::.* has SHA-256 [0-9a-f]{64}; .*%0ADo not use it/m);
+    assert.match(result.stdout, /^::error title=Pawl%3A the downloaded runner has the wrong digest::.* has SHA-256 [0-9a-f]{64}; .*%0ADo not use it/m);
     const left = fs.readdirSync(path.join(at, "tools"), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
     assert.deepEqual(left, []);
   }
@@ -89,7 +87,7 @@ test("another program in the tool cache is not run, and is replaced", async (t) 
   program(cached(at), `require("node:fs").writeFileSync(${JSON.stringify(ran)}, "");`);
   const result = await launch("main.js", { plan: "x.yml" }, environment(at, server), released(at));
   assert.equal(result.code, 0, result.stdout + result.stderr);
-  assert.match(result.stdout, /^::warning title=Pawl%3A the runner in the tool cache is another one::.* has SHA-256 [0-9a-f]{64}; .*It was not run/m);
+  assert.match(result.stdout, /^::warning title=Pawl%3A the runner in the tool cache has the wrong digest::.* has SHA-256 [0-9a-f]{64}; .*It was not run/m);
   assert.equal(echoed(result).env.PAWL_PLAN, "x.yml");
   assert.equal(fs.existsSync(ran), false);
   assert.equal(fs.readFileSync(cached(at), "utf8"), PROGRAM);
@@ -136,14 +134,14 @@ test("redirects are followed within the server, and not from there to another on
   const away = await serve(t, to(`${other.url}/x`));
   const refused = await launch("main.js", {}, environment(at, away), released(at));
   assert.equal(refused.code, 2);
-  assert.match(refused.stdout, /leads to http:\/\/127.0.0.1:\d+, without TLS/);
+  assert.match(refused.stdout, /redirects to http:\/\/127.0.0.1:\d+, without TLS/);
   assert.deepEqual(other.seen, []);
   const around = await serve(t, to("/elsewhere"), good);
   assert.equal((await launch("main.js", {}, environment(at, around), released(at))).code, 0);
   fs.rmSync(path.join(at, "tools"), { recursive: true });
   const circle = await serve(t, to("/elsewhere"));
   const endless = await launch("main.js", {}, environment(at, circle), released(at));
-  assert.match(endless.stdout, /and on and on/);
+  assert.match(endless.stdout, /after too many redirects/);
   assert.equal(circle.seen.length, 6);
 });
 
@@ -152,7 +150,7 @@ test("a tool cache that can't be written to is said", async (t) => {
   fs.writeFileSync(path.join(at, "tools"), "a file in its place");
   const result = await launch("main.js", {}, environment(at), released(at));
   assert.equal(result.code, 2);
-  assert.match(result.stdout, /^::error title=Pawl%3A the tool cache can't be written to::.*ENOTDIR/m);
+  assert.match(result.stdout, /^::error title=Pawl%3A can't write to the tool cache::.*ENOTDIR/m);
 });
 
 test("a release that is not there is not asked for again", async (t) => {
@@ -160,7 +158,7 @@ test("a release that is not there is not asked for again", async (t) => {
   const server = await serve(t, status(404));
   const result = await launch("main.js", {}, environment(at, server), released(at));
   assert.equal(result.code, 2);
-  assert.match(result.stdout, /^::error title=Pawl%3A there is no such released runner::.*status 404.*`build%3A true`|`build: true`/m);
+  assert.match(result.stdout, /^::error title=Pawl%3A there is no released runner at this address::.*status 404.*`build%3A true`|`build: true`/m);
   assert.equal(server.seen.length, 1);
 });
 
@@ -204,7 +202,7 @@ test("`build: true` runs cargo in the action's folder and uses what it made", as
 
   const broken = await launch("main.js", { build: "true" }, { ...env, CARGO_ENDS: "101" }, action);
   assert.equal(broken.code, 2);
-  assert.match(broken.stdout, /^::error title=Pawl%3A the runner could not be built::cargo ended with exit code 101/m);
+  assert.match(broken.stdout, /^::error title=Pawl%3A the runner could not be built::cargo exited with code 101/m);
   const absent = await launch("main.js", { build: "true" }, { ...env, PATH: path.join(at, "nowhere") }, action);
   assert.match(absent.stdout, /^::error title=Pawl%3A `build%3A true` needs cargo::/m);
 });
@@ -216,7 +214,7 @@ test("`build: true` builds when the server does not answer", async (t) => {
   const env = { ...environment(at, server), PATH: `${bin}:${process.env.PATH}` };
   const result = await launch("main.js", { build: "true" }, env, released(at));
   assert.equal(result.code, 0, result.stdout + result.stderr);
-  assert.match(result.stdout, /^::warning title=Pawl%3A there is no such released runner::/m);
+  assert.match(result.stdout, /^::warning title=Pawl%3A there is no released runner at this address::/m);
 });
 
 test("`build: true` builds when nobody can be asked for a release, as with `uses: ./`", async (t) => {
@@ -233,14 +231,14 @@ test("`runner` names a program", async (t) => {
   const file = path.join(at, "runner");
   const absent = await launch("main.js", { runner: file });
   assert.equal(absent.code, 2);
-  assert.match(absent.stdout, /^::error title=Pawl%3A `runner%3A .*` is no program::There is no such file/m);
+  assert.match(absent.stdout, /^::error title=Pawl%3A `runner%3A .*` is not an executable file::There is no such file/m);
   fs.writeFileSync(file, "x", { mode: 0o644 });
-  assert.match((await launch("main.js", { runner: file })).stdout, /may not be executed/);
+  assert.match((await launch("main.js", { runner: file })).stdout, /The file is not executable/);
   fs.mkdirSync(path.join(at, "folder"));
   assert.equal((await launch("main.js", { runner: path.join(at, "folder") })).code, 2);
   const strange = path.join(at, "strange");
   fs.writeFileSync(strange, "#!/nowhere/interpreter\n", { mode: 0o755 });
   const failed = await launch("main.js", { runner: strange });
   assert.equal(failed.code, 2);
-  assert.match(failed.stdout, /^::error title=Pawl%3A .* does not start::/m);
+  assert.match(failed.stdout, /^::error title=Pawl%3A can't start .*::/m);
 });

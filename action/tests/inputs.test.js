@@ -61,7 +61,7 @@ test("a wrong word for missing_journal is refused before a runner starts, with t
   fs.writeFileSync(output, "");
   const result = await launch("main.js", { runner: program(path.join(at, "runner"), ECHO), missing_journal: "prove" }, { GITHUB_OUTPUT: output });
   assert.equal(result.code, 2);
-  assert.match(result.stdout, /^::error title=Pawl%3A `missing_journal%3A prove` is none of probe%2C fail%2C restart::.*Write one/);
+  assert.match(result.stdout, /^::error title=Pawl%3A `missing_journal%3A prove` is not one of probe%2C fail%2C restart::.*Write one/);
   assert.equal(result.stdout.trim().split("\n").length, 1);
   assert.equal(fs.readFileSync(output, "utf8"), "result<<end\nrefused\nend\n");
   // Where the output can't be written, the error is still there.

@@ -2,6 +2,7 @@
 "use strict";
 
 const { spawn } = require("node:child_process");
+const crypto = require("node:crypto");
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
@@ -21,6 +22,12 @@ function program(file, source) {
   fs.writeFileSync(file, `#!${process.execPath}\n${source}`, { mode: 0o755 });
   return file;
 }
+
+/** SHA-256 in hex. */
+const digest = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
+
+/** What main leaves for post about a runner. */
+const stateOf = (runner) => ({ STATE_binary: runner, STATE_digest: digest(fs.readFileSync(runner)) });
 
 /** Prints what it was called with, as JSON. */
 const ECHO = "console.log(JSON.stringify({ args: process.argv.slice(2), env: process.env }));";
@@ -74,4 +81,4 @@ const launch = (script, inputs, env, action) => start(script, inputs, env, actio
 /** What ECHO printed: the last line. */
 const echoed = ({ stdout }) => JSON.parse(stdout.trim().split("\n").pop());
 
-module.exports = { ACTION, ECHO, copy, echoed, folder, launch, program, start };
+module.exports = { ACTION, ECHO, copy, digest, echoed, folder, launch, program, start, stateOf };

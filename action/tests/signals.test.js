@@ -4,7 +4,7 @@ const assert = require("node:assert/strict");
 const fs = require("node:fs");
 const path = require("node:path");
 const { test } = require("node:test");
-const { folder, launch, program, start } = require("./launch.js");
+const { folder, launch, program, start, stateOf } = require("./launch.js");
 
 for (const signal of ["SIGINT", "SIGTERM"]) {
   test(`${signal} to the launcher alone reaches the runner, which is waited for`, async (t) => {
@@ -84,7 +84,7 @@ test("the exit code is the runner's", async (t) => {
   for (const code of [0, 1, 2, 3, 4, 5, 65, 70, 130]) {
     const runner = program(path.join(at, `exits-${code}`), `process.exit(${code});`);
     assert.equal((await launch("main.js", { runner })).code, code);
-    assert.equal((await launch("post.js", {}, { STATE_binary: runner })).code, code);
+    assert.equal((await launch("post.js", {}, stateOf(runner))).code, code);
   }
 });
 

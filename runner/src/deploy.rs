@@ -7,8 +7,6 @@
 //! release was verified. Deliberately absent: the decision rules (see [`decision`](journal::decision)), the output (an
 //! observer of the journal prints it), and the command line.
 
-#![deny(clippy::wildcard_enum_match_arm)]
-
 use std::time::{Duration, Instant};
 
 mod assumed_steps;
@@ -27,6 +25,7 @@ mod preflight;
 mod preview;
 mod prune;
 mod request;
+mod resolution;
 mod resolve;
 mod rollback;
 mod step;
@@ -43,6 +42,7 @@ pub use preflight::{
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, SiblingEnvironment, prune, release_dirs};
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
+pub use resolution::{ResolutionRequest, StatedOutcome, StepResolution, resolve_step};
 pub use resolve::lineage;
 
 use self::{attempt::RunningAttempt, conclusion::AttemptConclusion, hooks::HookRunner, step::StepRunner};
@@ -72,6 +72,7 @@ pub async fn run(
 ) -> Result<AttemptResult, Vec<Diagnostic>> {
     let started = Instant::now();
     request.check_named_steps()?;
+    request.check_recorded_values()?;
 
     let mut lock = request.take_lock(&interrupt).await.map_err(single)?;
     let earlier = request.read_journals().map_err(single)?;
@@ -114,8 +115,12 @@ async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), Att
     StepRunner { attempt }.run_all().await
 }
 
-/// Writes the last entry of the journal, and removes old releases after a verified deployment.
+/// Writes the last entry of the journal, and removes old releases after a verified deployment. Does nothing if the lock is lost:
+/// closing it then says so.
 async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusion) {
+    if attempt.journal.is_fenced() || attempt.confirm_lock_locally().is_err() {
+        return;
+    }
     let is_verified = attempt.is_verified(conclusion.exit);
     if let Err(error) = attempt.journal.record_end(conclusion.exit, is_verified) {
         return conclusion.end_not_recorded(&error);

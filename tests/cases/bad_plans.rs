@@ -56,7 +56,7 @@ fn missing_grant_is_rejected() {
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }
               |                                               ^^^ not granted
-              hint: add to the step: grants: { dirs: { app: "<path>" } }; it stores releases/ and shared/
+              hint: add to the step: grants: { dirs: { app: "<path>" } }; the module's reason: it stores releases/ and shared/
         "#]],
     );
 }
@@ -175,7 +175,7 @@ fn oversized_plan_is_rejected() {
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0103]: the plan has 15728640 bytes; the limit is 1048576 (1 MiB)
+        error[P0103]: the plan is 15728640 bytes long; the limit is 1048576 (1 MiB)
           hint: check that this is the right file; a plan is a page or two
     "#]]
     .assert_eq(&refused.stderr_snapshot());
@@ -242,4 +242,71 @@ fn unknown_option_is_rejected() {
         For more information, try '--help'.
     "#]]
     .assert_eq(&refused.stderr_snapshot());
+}
+
+/// A plan whose step may write to a directory.
+fn plan_with_writable(dir: &str) -> String {
+    format!(
+        "version: 1\napp: shop\nsteps:\n  touch:\n    uses: verify\n    with: {{ files: [{{ path: deploy.yml, in: w }}] }}\n    \
+         grants: {{ dirs: {{ w: {dir} }} }}\n"
+    )
+}
+
+#[test]
+fn writable_directory_with_state_and_plan_in_it_is_rejected() {
+    check_rejected_plan(
+        &plan_with_writable("."),
+        expect![[r#"
+        error[P0115]: directory `w` lets step `touch` write to the plan, deploy.lock and the state folder
+         --> deploy.yml:7:26
+          |
+        7 |     grants: { dirs: { w: . } }
+          |                          ^ contains deploy.yml
+          hint: grant a folder that the step has for itself, such as `./work`, or add `:ro` to grant it for reading
+    "#]],
+    );
+    // The fixes that the hint names.
+    for fixed in ["\".:ro\"", "./work"] {
+        let environment = TestEnvironment::with_plan(&plan_with_writable(fixed));
+        environment.write("work/deploy.yml", "");
+        environment.run(&["--local", "--release", "r1"]).assert_exit(0);
+    }
+}
+
+#[test]
+fn writable_directory_in_the_state_folder_is_rejected() {
+    check_rejected_plan(
+        &plan_with_writable("./.pawl/shop/default"),
+        expect![[r#"
+        error[P0115]: directory `w` lets step `touch` write to the state folder
+         --> deploy.yml:7:26
+          |
+        7 |     grants: { dirs: { w: ./.pawl/shop/default } }
+          |                          ^^^^^^^^^^^^^^^^^^^^ lies in .pawl/shop
+          hint: grant a folder outside of it, such as `./work`, or add `:ro` to grant it for reading
+    "#]],
+    );
+}
+
+#[test]
+fn writable_directory_that_reaches_the_state_by_a_link_is_rejected() {
+    let environment = TestEnvironment::with_plan(&plan_with_writable("./link"));
+    std::os::unix::fs::symlink("..", environment.path("link")).unwrap();
+    let reaches_all = ["error[P0115]", "the plan, deploy.lock, the state folder and"];
+    for command in [&["--local", "--release", "r1"][..], &["plan", "--release", "r1"], &["doctor", "--release", "r1"]] {
+        let refused = environment.run(command);
+        refused.assert_exit(2);
+        reaches_all.iter().for_each(|text| _ = refused.assert_stderr_contains(text));
+    }
+    // The plan is a link, and its target lies in the directory.
+    let environment = TestEnvironment::with_plan(&plan_with_writable("./shared"));
+    environment.write("shared/plan.yml", environment.read("deploy.yml"));
+    std::fs::remove_file(environment.path("deploy.yml")).unwrap();
+    std::os::unix::fs::symlink("shared/plan.yml", environment.path("deploy.yml")).unwrap();
+    environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_stderr_contains("write to the plan\n");
+    // The state lies elsewhere, under a link.
+    let environment = TestEnvironment::with_plan(&("state: dir:journals\n".to_owned() + &plan_with_writable("./data")));
+    std::fs::create_dir_all(environment.path("data/journals")).unwrap();
+    std::os::unix::fs::symlink("data/journals", environment.path("journals")).unwrap();
+    environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_stderr_contains("the state folder");
 }

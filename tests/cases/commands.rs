@@ -93,7 +93,7 @@ fn journal_check_detects_a_flipped_byte() {
     expect![[r#"
         .pawl/shop/test/attempt-000001.journal
           sound
-          format 1.2, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
+          format 1.3, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
     "#]]
     .assert_eq(&good.stdout_snapshot());
 
@@ -245,8 +245,8 @@ fn doctor_lists_everything_that_it_finds() {
            |   ^^^^^^^ this step needs it
           hint: nothing was changed; fix this, then run the same command again
         error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
-          caused by: its checksum is [HASH], its content has [HASH]
-          hint: restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`
+          caused by: its stated checksum is [HASH], but its content has [HASH]
+          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`
     "#]].assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
     let json = environment.run(&["doctor", "--release", "r2", "--json"]);
     json.assert_exit(2);
@@ -279,12 +279,12 @@ fn doctor_lists_everything_that_it_finds() {
         20 |     usess: switch
            |     ^^^^^ unknown key
           hint: did you mean `uses`?
-        error[P0207]: no release was given, and git names none
+        error[P0207]: no release was given, and `git describe` failed
           caused by: fatal: not a git repository (or any of the parent directories): .git
           hint: name it with `--release LABEL`
         error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
-          caused by: its checksum is [HASH], its content has [HASH]
-          hint: restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`
+          caused by: its stated checksum is [HASH], but its content has [HASH]
+          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`
     "#]]
     .assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
 }

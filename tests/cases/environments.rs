@@ -73,7 +73,7 @@ fn label_with_other_content_is_not_promoted() {
         .assert_stderr_contains("error[P0215]")
         .assert_stderr_contains("differs from the verified release of that name");
     let deployed = environment.run(&["--local", "--env", "pre", "--release", "r1"]);
-    deployed.assert_exit(2).assert_stderr_contains("error[P0216]").assert_stderr_contains("has other content");
+    deployed.assert_exit(2).assert_stderr_contains("error[P0216]").assert_stderr_contains("has different content");
     assert!(!environment.exists("deploy/pre"));
 }
 
@@ -202,7 +202,7 @@ fn irreversible_step_stops_a_rollback_and_lists_the_rest() {
     stopped
         .assert_exit(3)
         .assert_stderr_contains("error[P0405]: step `mail` is irreversible")
-        .assert_stderr_contains("not rolled back, last first: `switch`");
+        .assert_stderr_contains("not rolled back, last step first: `switch`");
     assert_eq!(live_version(&environment, "test"), "r2", "nothing was undone");
     std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
     environment.run(&["rollback", "--local"]).assert_exit(0);
@@ -216,7 +216,7 @@ fn setup_runs_its_steps_and_deploys() {
         "deploy.yml",
         "steps:\n",
         "setup:\n  folder:\n    uses: run\n    with: { program: /bin/mkdir, args: [made], creates: app/../made, dir: here }\n    \
-         grants: { dirs: { here: . }, programs: [[/bin/mkdir, made]] }\n    trust: host\nsteps:\n",
+         grants: { dirs: { here: \".:ro\" }, programs: [[/bin/mkdir, made]] }\n    trust: host\nsteps:\n",
     );
     environment.edit("deploy.yml", "creates: app/../made", "creates: here/made");
     environment.pack("r1");
@@ -252,15 +252,17 @@ fn allow_list_is_checked_before_any_change() {
         .assert_exit(2)
         .assert_stderr_contains("error[P0218]")
         .assert_stderr_contains("`github:Ada`, `user:nobody-of-that-name`");
+    environment.run(&["lock", "release", "--local"]).assert_exit(2).assert_stderr_contains("error[P0218]");
     assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "something happened");
     // A name in a variable counts in a CI only, and there who asked for the re-run.
     environment.set_variable("GITHUB_ACTOR", "ada");
     environment.run(&deploy).assert_exit(2);
     environment.set_variable("CI", "true");
     environment.set_variable("GITHUB_TRIGGERING_ACTOR", "eve");
-    environment.run(&deploy).assert_exit(2).assert_stderr_contains("eve may not change environment `test`");
+    environment.run(&deploy).assert_exit(2).assert_stderr_contains("eve is not allowed to change environment `test`");
     environment.set_variable("GITHUB_TRIGGERING_ACTOR", "ada");
     environment.run(&deploy).assert_exit(0);
+    environment.run(&["lock", "release"]).assert_exit(0);
     allow(&environment, "[\"team:acme/ops\"]");
     environment.run(&deploy).assert_exit(2).assert_stderr_contains("error[P0116]: teams are not supported yet");
     let me = std::process::Command::new("id").arg("-un").output().unwrap();

@@ -131,8 +131,8 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
         FAILED r1 to test at `migrate` after [TIME] (1 ran, 1 failed)
         error[P0301]: step `migrate` failed on attempt 1
           caused by: migrations/0003_orders.sql:3: no such table: ordr
-          hint: correct the file: it was rolled back, and the files before it will not run again; then run `runner --release r1` again (skips: pull)
-        ::error file=migrations/0003_orders.sql,line=3,col=1,title=P0301 step `migrate` failed on attempt 1::migrations/0003_orders.sql:3: no such table: ordr%0Ahint: correct the file: it was rolled back, and the files before it will not run again; then run `runner --release r1` again (skips: pull)
+          hint: correct the file: its statements were rolled back, and the files before it will not run again; then run `runner --release r1` again (skips: pull)
+        ::error file=migrations/0003_orders.sql,line=3,col=1,title=P0301 step `migrate` failed on attempt 1::migrations/0003_orders.sql:3: no such table: ordr%0Ahint: correct the file: its statements were rolled back, and the files before it will not run again; then run `runner --release r1` again (skips: pull)
     "#]].assert_eq(&failed.stdout_snapshot().replace(stop_token(&failed.stdout), "[TOKEN]"));
     let [error] = reporting_commands(&failed)[..] else { panic!("{}", failed.stdout) };
     assert!(error.starts_with("::error file=migrations/0003_orders.sql,line=3,col="), "{error}");

@@ -187,7 +187,7 @@ fn unsupported_imports_are_rejected() {
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it needs `wasi:http/outgoing-handler`, which a step can't import
-            hint: ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with `disableFeatures: ['http', 'fetch-event']`
+            hint: send requests through `pawl:step/http`, which applies grants and credentials; in JavaScript, build with `disableFeatures: ['http', 'fetch-event']`
         "#]],
     );
     check_rejected_module(

@@ -123,12 +123,12 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "case",
             tar(&[file("Readme", b"1"), file("README", b"2")]),
-            refused_entry("its name differs from \"Readme\" only by case"),
+            refused_entry("its name differs from \"Readme\" only in case"),
         ),
         (
             "normal form",
             tar(&[file("caf\u{e9}", b"1"), file("cafe\u{301}", b"2")]),
-            refused_entry("only by how its characters are encoded"),
+            refused_entry("only in how its characters are encoded"),
         ),
         ("duplicate", tar(&[file("a", b"1"), file("./a", b"2")]), refused_entry("another entry has the same name")),
         ("folder over file", tar(&[file("a", b"1"), folder("a")]), refused_entry("another entry has the same name")),
@@ -216,7 +216,7 @@ fn malicious_zips() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         ("pipe", of_mode(0o010_644), refused_entry("a pipe")),
         ("socket", of_mode(0o140_644), refused_entry("a socket")),
         ("setuid", of_mode(0o104_755), refused_entry("its mode 4755")),
-        ("case", two(b"Readme", b"README"), refused_entry("only by case")),
+        ("case", two(b"Readme", b"README"), refused_entry("only in case")),
         (
             "normal form",
             two("caf\u{e9}".as_bytes(), "cafe\u{301}".as_bytes()),

@@ -29,7 +29,7 @@ fn an_sql_error_names_file_line_and_message() {
           FAIL   migrate  migrations/0003_orders.sql:3:1: no such table: ordr [TIME]
         error[P0301]: step `migrate` failed on attempt 1
           caused by: migrations/0003_orders.sql:3: no such table: ordr
-          hint: correct the file: it was rolled back, and the files before it will not run again; then run `runner --local --release r2` again (skips: pull)
+          hint: correct the file: its statements were rolled back, and the files before it will not run again; then run `runner --local --release r2` again (skips: pull)
     "#]].assert_eq(&failed.stderr_snapshot());
     assert_eq!(environment.live_target(), before, "r1 is still live");
     assert_eq!(
@@ -80,8 +80,8 @@ fn why_explains_as_text() {
           probe     not run
           outcome   failed after [TIME]: migrations/0003_orders.sql:3:1: no such table:
                     ordr
-          hint      correct the file: it was rolled back, and the files before it will
-                    not run again
+          hint      correct the file: its statements were rolled back, and the files
+                    before it will not run again
     "#]]
     .assert_eq(&why("migrate"));
     expect![[r#"
@@ -164,10 +164,10 @@ fn edited_applied_migration_is_rejected() {
           skip   pull     its effect still holds [TIME]
           start  migrate  migrations changed
           FAIL   migrate  migrations/0002_first_products.sql:1:
-                          0002_first_products.sql changed after the database
-                          `main` applied it [TIME]
+                          0002_first_products.sql changed after it was applied to
+                          the database `main` [TIME]
         error[P0311]: step `migrate` failed on attempt 1
-          caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql changed after the database `main` applied it
+          caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql changed after it was applied to the database `main`
           hint: restore the file and move the change to a new migration; if the change is harmless, run `runner migrate accept 2`; then run `runner --local --release r1` again (skips: pull)
     "#]].assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.sql("SELECT price_cents FROM product WHERE name = 'ratchet'"), "1900");

@@ -80,7 +80,7 @@ fn read_only_grant_is_rejected_where_a_writable_one_is_needed() {
                |
             19 |   switch:
                |   ^^^^^^ not granted
-              hint: add to the step: grants: { dirs: { <name>: "<path>" } }; it holds the link and the releases
+              hint: add to the step: grants: { dirs: { <name>: "<path>" } }; the module's reason: it holds the link and the releases
         "#]],
     );
 }

@@ -111,7 +111,7 @@ fn changed_module_content_is_rejected() {
           |   ^^^^^ used here
           caused by: locked sha256:[HASH] (version 0.1.0)
           caused by: now    sha256:[HASH] (version 0.1.0)
-          hint: if you intend the change, run `runner modules --accept` and commit deploy.lock
+          hint: if the change is intended, run `runner modules --accept` and commit deploy.lock
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     let now = format!("sha256:{}", sha256(&fs::read(environment.path("check.wasm")).unwrap()));
@@ -154,9 +154,9 @@ fn changed_capability_needs_are_rejected() {
            |
         19 |   switch:
            |   ^^^^^^ used here
-          caused by: it newly requests dirs rw: holds the link and the releases
-          caused by: it no longer requests dirs ro: reads the link
-          hint: if you intend the change, run `runner modules --accept` and commit deploy.lock
+          caused by: it now also needs dirs rw: holds the link and the releases
+          caused by: it no longer needs dirs ro: reads the link
+          hint: if the change is intended, run `runner modules --accept` and commit deploy.lock
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }

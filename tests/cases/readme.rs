@@ -1,6 +1,9 @@
 //! What README and docs show is what there is: the example's plan, and every output of the runner.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::support::{
     TestEnvironment,
@@ -75,14 +78,51 @@ fn github_log_shows_a_resumed_attempt() {
     check_session("docs/github-log.md", &[shown], &environment.shown_paths());
 }
 
+/// The Markdown files below a folder, without the pages of errors, which have their own tests.
+fn pages_below(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let (folders, mut pages): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.extend(folders.iter().filter(|path| !path.ends_with("errors")).flat_map(|folder| pages_below(folder)));
+    pages
+}
+
+/// The plans on the pages, and the parts of plans as whole ones. What they name is missing on this machine; they are valid.
+#[test]
+fn plans_on_pages_are_valid() {
+    const STEPS: &str =
+        "steps: { check: { uses: verify, with: { files: [{ path: VERSION }] }, grants: { dirs: { app: ./app } } } }\n";
+    let mut count = 0;
+    for page in ["docs/plan.md", "docs/environments.md", "docs/migrate.md"] {
+        let text = read_page(page);
+        for block in text.split("```yaml\n").skip(1) {
+            let mut plan = block.split("```").next().unwrap().to_owned();
+            if !plan.starts_with("version: 1\n") {
+                plan = format!("version: 1\napp: shop\n{plan}");
+            }
+            if !plan.contains("\nsteps:\n") {
+                plan += STEPS;
+            }
+            let mut environment = TestEnvironment::with_plan(&plan);
+            environment.set_variable("DB_PASSWORD", "hunter2-hunter2");
+            environment.set_variable("DEPLOY_TOKEN", "hunter3-hunter3");
+            let in_test: &[&str] = if plan.contains("\nenvironments:\n") { &["--env", "test"] } else { &[] };
+            let output = environment.run(&[&["plan", "--release", "r1"], in_test].concat());
+            assert!(!output.stderr.contains("error[P01"), "{page}:\n{plan}\n{}", output.stderr);
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "{count} plans");
+}
+
 /// A new block with an output needs a test above.
 #[test]
 fn outputs_are_on_checked_pages_only() {
-    let checked = ["README.md", "docs/github-log.md"];
-    let mut pages: Vec<_> = fs::read_dir(page_path("docs")).unwrap().map(|file| file.unwrap().path()).collect();
+    let checked = ["README.md", "docs/github-log.md"].map(page_path);
+    let mut pages: Vec<_> =
+        ["docs", "examples"].into_iter().flat_map(|folder| pages_below(&page_path(folder))).collect();
     pages.push(page_path("README.md"));
-    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
-    for path in pages.iter().filter(|path| !checked.iter().any(|page| path.ends_with(page))) {
+    for path in pages.iter().filter(|path| !checked.contains(path)) {
         let text = fs::read_to_string(path).unwrap();
         let mut is_block = false;
         for line in text.lines() {

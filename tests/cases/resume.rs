@@ -29,7 +29,7 @@ fn second_deployment_probes_and_skips_each_step() {
         environment.tree().into_iter().filter(|(path, content)| before.get(path) != Some(content)).collect();
     let new: Vec<_> =
         new.iter().map(|(path, _)| path.strip_prefix(environment.path("")).unwrap().display().to_string()).collect();
-    let files = ["attempt-000002.journal", "index.jsonl", "lock", "snapshot-previous.json", "snapshot.json"];
+    let files = ["attempt-000002.journal", "index.jsonl", "lock/record", "snapshot-previous.json", "snapshot.json"];
     assert_eq!(new, files.map(|file| format!(".pawl/shop/test/{file}")));
 }
 

@@ -1,6 +1,7 @@
-//! Secrets never leave the runner, and what a program writes cannot take over the terminal.
+//! Secrets never leave the runner or change what it decides by, and what a program writes cannot take over the terminal.
 
 use base64::Engine as _;
+use serde_json::Value;
 
 use crate::support::{RunnerOutput, TestEnvironment};
 
@@ -112,4 +113,302 @@ steps:
         assert!(text.chars().all(is_harmless), "{text:?}");
         assert!(text.lines().all(|line| !line.starts_with("::")), "{text}");
     }
+}
+
+/// A release is made live by a link whose name holds the secret; a check can fail.
+const LINK_PLAN: &str = r#"version: 1
+app: shop
+secrets: { NAME: env:NAME }
+steps:
+  switch:
+    uses: switch
+    with: { link: shop-live, to: "releases/${{ release }}" }
+    grants: { dirs: { app: ./app } }
+  verify:
+    uses: verify
+    with: { tries: 1, files: [{ path: broken, exists: false }] }
+    grants: { dirs: { app: "./app:ro" } }
+on-failure: rollback
+"#;
+
+fn link_environment(secret: &str) -> TestEnvironment {
+    let mut environment = TestEnvironment::with_plan(LINK_PLAN);
+    for release in ["one", "two"] {
+        environment.write(&format!("app/releases/{release}/index.html"), release);
+    }
+    environment.set_variable("NAME", secret);
+    environment
+}
+
+fn live_release(environment: &TestEnvironment) -> String {
+    std::fs::read_link(environment.path("app/shop-live")).unwrap().to_string_lossy().into_owned()
+}
+
+/// The events of all journals.
+fn events(environment: &TestEnvironment) -> Vec<Value> {
+    let is_journal = |path: &std::path::Path| path.extension().is_some_and(|end| end == "journal");
+    let journals = environment.tree().into_iter().filter(|(path, _)| is_journal(path));
+    let texts = journals.map(|(_, bytes)| String::from_utf8(bytes).unwrap());
+    texts
+        .flat_map(|text| text.lines().map(|line| serde_json::from_str(&line[9..]).unwrap()).collect::<Vec<Value>>())
+        .map(|entry| entry["event"].clone())
+        .collect()
+}
+
+/// What later attempts decide by.
+fn control_values(event: &Value) -> String {
+    let header = ["app", "environment", "run", "release", "url", "commit"].map(|name| event[name].to_string());
+    let values = [&event["input"], &event["receipt"], &event["decision"]["receipt"], &event["finding"]["receipt"]];
+    header.into_iter().chain(values.map(Value::to_string)).collect()
+}
+
+/// No control value holds a mask.
+#[track_caller]
+fn assert_control_values_are_exact(environment: &TestEnvironment) {
+    for event in events(environment) {
+        assert!(!control_values(&event).contains("***"), "{event}");
+    }
+}
+
+#[test]
+fn link_that_contains_a_short_secret_is_reverted_as_it_is() {
+    for secret in ["shop", "liv", "one"] {
+        let environment = link_environment(secret);
+        let warning = "warning: the value of secret `NAME` has fewer than 8 characters";
+        for command in [&["plan", "--release", "one"] as &[&str], &["doctor", "--release", "one"]] {
+            environment.run(command).assert_exit(0).assert_stderr_contains(warning);
+        }
+        environment.run(&["--local", "--release", "one"]).assert_exit(0).assert_stderr_contains(warning);
+        environment.write("app/broken", "");
+        environment.run(&["--local", "--release", "two"]).assert_exit(4);
+        assert_eq!(live_release(&environment), "releases/one");
+        assert_control_values_are_exact(&environment);
+    }
+}
+
+#[test]
+fn secret_in_a_control_value_is_refused_before_anything_runs() {
+    let switch = |secret: &str| {
+        let mut environment = TestEnvironment::new();
+        environment.set_variable("NAME", secret);
+        environment.edit("deploy.yml", "app: shop\n", "app: shop\nsecrets: { NAME: env:NAME }\n");
+        environment
+    };
+    let link = switch("live-link");
+    link.edit("deploy.yml", "link: current", "link: \"${{ env.NAME }}\"");
+    link.pack("r1");
+    let path = switch("hunter2-dist");
+    path.edit("deploy.yml", "file:dist/shop", "file:dist/hunter2-dist/shop");
+    let label = switch("r1-of-today");
+    label.pack("r1-of-today");
+    let mut digest = switch("x");
+    let content = digest.pack("r1");
+    digest.set_variable("NAME", &content[20..28]);
+    let mut encoded = switch("live-link");
+    encoded.edit("deploy.yml", "link: current", "link: \"${{ env.LINK }}\"");
+    encoded.set_variable("LINK", &base64::engine::general_purpose::STANDARD_NO_PAD.encode("our-live-link"));
+    encoded.pack("r1");
+    for (environment, release, what) in [
+        (&link, "r1", "`with` of step `switch` contains the value of secret `NAME` at `link`"),
+        (&encoded, "r1", "`with` of step `switch` contains the value of secret `NAME` at `link`"),
+        (&path, "r1", "`with` of step `pull` contains the value of secret `NAME` at `from`"),
+        (&label, "r1-of-today", "the release label contains the value of secret `NAME`"),
+        (&digest, "r1", "the release's digest contains the value of secret `NAME`"),
+    ] {
+        if what.contains("`from`") {
+            environment.pack(release);
+            environment.write(
+                "dist/hunter2-dist/shop-r1.tar.zst",
+                std::fs::read(environment.path("dist/shop-r1.tar.zst")).unwrap(),
+            );
+        }
+        for command in [&["--local", "--release", release] as &[&str], &["plan", "--release", release]] {
+            let refused = environment.run(command);
+            refused.assert_exit(2).assert_stderr_contains(&format!("error[P0225]: {what}"));
+            refused.assert_stderr_contains("not a secret? use `env.NAME`");
+            assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "nothing was begun: {what}");
+        }
+        assert!(!environment.run(&["plan", "--release", release]).stderr.contains("hunter2-dist"), "it is not shown");
+    }
+}
+
+#[test]
+fn secret_that_earlier_outputs_complete_is_refused_before_the_step() {
+    let environment = link_environment("shop-live-mark");
+    let step = r#"  mark:
+    uses: run
+    trust: host
+    with: { program: /bin/touch, args: ["${{ steps.switch.link }}-mark"], dir: app }
+    grants: { dirs: { app: ./app }, programs: [[/bin/touch, "*"]] }
+"#;
+    environment.edit("deploy.yml", "  verify:\n", &format!("{step}  verify:\n"));
+    let refused = environment.run(&["--local", "--release", "one"]);
+    refused
+        .assert_exit(2)
+        .assert_stderr_contains("error[P0225]: `with` of step `mark` contains the value of secret `NAME` at `args/0`");
+    assert!(!environment.exists("app/shop-live-mark"));
+    assert_eq!(live_release(&environment), "releases/one");
+}
+
+/// The link led to a folder with the secret in its name: the receipt would say so.
+#[test]
+fn secret_in_a_receipt_makes_the_outcome_unknown() {
+    let environment = link_environment("hunter2-old");
+    environment.write("app/hunter2-old/index.html", "");
+    std::os::unix::fs::symlink("hunter2-old", environment.path("app/shop-live")).unwrap();
+    let first = environment.run(&["--local", "--release", "one"]);
+    first.assert_exit(1).assert_stderr_contains("error[P0304]: step `switch` failed on attempt 1");
+    first.assert_stderr_contains(
+        "it returned the value of secret `NAME` in `notes/from`, so its receipt was not recorded",
+    );
+    let outcome = events(&environment).into_iter().find(|event| event["type"] == "outcome").unwrap();
+    assert_eq!((&outcome["result"], &outcome["receipt"]), (&"unknown".into(), &Value::Null));
+    assert_eq!(outcome["failure"]["details"]["code"], "P0304");
+    // Its probe tells the same.
+    let second = environment.run(&["--local", "--release", "one"]);
+    second.assert_exit(3).assert_stderr_contains("error[P0403]");
+    second.assert_stderr_contains("it returned the value of secret `NAME` in `notes/from`");
+    for (path, bytes) in environment.tree() {
+        let is_state = path.starts_with(environment.path(".pawl"));
+        assert!(!is_state || !String::from_utf8_lossy(&bytes).contains("hunter2"), "{}", path.display());
+    }
+    // Not a secret after all: what happened is adopted.
+    environment.edit("deploy.yml", "secrets: { NAME: env:NAME }\n", "");
+    environment.run(&["--local", "--release", "one"]).assert_exit(0);
+    assert_eq!(live_release(&environment), "releases/one");
+}
+
+/// Journals that a runner before format 1.3 left, with the secret `shop` masked: the link is `***-live` in them.
+fn with_masked_journals(attempts: u32) -> TestEnvironment {
+    let environment = link_environment("shop");
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/journal-1.2-masked");
+    for attempt in 1..=attempts {
+        let name = format!("attempt-{attempt:06}.journal");
+        environment.write(&format!(".pawl/shop/default/{name}"), std::fs::read(fixture.join(name)).unwrap());
+    }
+    std::os::unix::fs::symlink("releases/two", environment.path("app/shop-live")).unwrap();
+    environment
+}
+
+#[test]
+fn masked_record_of_an_older_runner_is_probed_and_never_undone_by() {
+    // An undo by the masked record had failed, and kept every deployment from beginning.
+    let environment = with_masked_journals(3);
+    environment.run(&["--local", "--release", "two"]).assert_exit(0);
+    assert_eq!(live_release(&environment), "releases/two");
+    // The old runner was killed after the switch, and the check still fails: what the link was before is only in the masked
+    // record, so an operator has to say.
+    let environment = with_masked_journals(2);
+    let path = ".pawl/shop/default/attempt-000002.journal";
+    let text = environment.read(path);
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    let switched = lines.iter().position(|line| line.contains("\"outcome\"")).unwrap();
+    environment.write(path, lines[..=switched].concat());
+    environment.write("app/broken", "");
+    environment.run(&["--local", "--release", "two"]).assert_exit(3).assert_stderr_contains("error[P0404]");
+    assert_eq!(live_release(&environment), "releases/two");
+    let newest = events(&environment).into_iter().rev().take_while(|event| event["type"] != "started");
+    for event in newest {
+        assert!(!control_values(&event).contains("***"), "{event}");
+    }
+}
+
+/// Names that plans use, and secrets that are made of the same words.
+const WORDS: [&str; 10] = ["shop", "live", "shop-live", "one", "abc", "1", "deadbeef", "s3cr-ets", "x", "current"];
+
+#[test]
+fn generated_plans_with_colliding_secrets_keep_their_values_and_leak_nothing() {
+    let mut seed = 7_u64;
+    let mut pick = |count: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % count
+    };
+    let mut refused = 0;
+    for _ in 0..30 {
+        let mut word = || WORDS[pick(WORDS.len())];
+        let secrets = [word().to_owned(), format!("{}-{}", word(), word())];
+        let (link, release) = (format!("{}-{}", word(), word()), format!("{}.{}", word(), word()));
+        let mut environment = TestEnvironment::with_plan(&format!(
+            "version: 1\napp: {}\nsecrets: {{ A: env:A, B: env:B }}\nsteps:\n  link:\n    uses: switch\n    \
+             with: {{ link: {link:?}, to: \"releases/${{{{ release }}}}\" }}\n    grants: {{ dirs: {{ app: ./app }} }}\n",
+            word()
+        ));
+        environment.write(&format!("app/releases/{release}/index.html"), "");
+        environment.set_variable("A", &secrets[0]);
+        environment.set_variable("B", &secrets[1]);
+        let output = environment.run(&["--local", "--release", &release, "-v"]);
+        let is_refused = output.stderr.contains("error[P0225]");
+        refused += usize::from(is_refused);
+        output.assert_exit(if is_refused { 2 } else { 0 });
+        assert_control_values_are_exact(&environment);
+        for (path, bytes) in environment.tree() {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if !path.starts_with(environment.path(".pawl")) {
+                continue;
+            }
+            for secret in secrets.iter().filter(|secret| secret.len() >= 8) {
+                let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+                let is_found =
+                    text.contains(secret) || text.contains(&hex) || path.display().to_string().contains(secret);
+                assert!(!is_found, "{secret:?} is in {}: {text}", path.display());
+            }
+        }
+        if !is_refused {
+            assert_eq!(
+                std::fs::read_link(environment.path(format!("app/{link}"))).unwrap().to_string_lossy(),
+                format!("releases/{release}")
+            );
+        }
+    }
+    assert!((3..27).contains(&refused), "{refused} of 30 plans were refused");
+}
+
+/// Asks the kernel for the environments of the runner and of all that runs here for this user.
+const PEEK: &str =
+    r#"tr '\0' '\n' < "/proc/$PPID/environ"; tr '\0' ' ' < "/proc/$PPID/cmdline"; cat "/proc/$PPID/comm""#;
+
+/// A plan whose step may run any script, and is granted no secret.
+const PEEK_PLAN: &str = r#"
+version: 1
+app: shop
+secrets: { DB: env:DATABASE_URL }
+steps:
+  peek:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [peek.sh], dir: work, stdin: "${{ env.GREETING }}" }
+    grants:
+      dirs: { work: "./work:ro" }
+      programs: [[/bin/sh, peek.sh]]
+      env: { PATH: /usr/bin:/bin }
+"#;
+
+#[test]
+fn granted_program_cannot_read_the_runners_environment() {
+    let hidden = [
+        ("DATABASE_URL", "postgres://ann:hunter2-correct-horse@db/shop"),
+        ("PAWL_KEY", "checkpoint-key-of-the-job"),
+        ("ACTIONS_RUNTIME_TOKEN", "token-of-the-artifact-service"),
+        ("GITHUB_TOKEN", "token-of-the-repository"),
+        ("UNRELATED", "but-not-for-everybody"),
+    ];
+    let mut environment = TestEnvironment::with_plan(PEEK_PLAN);
+    environment.write("work/peek.sh", PEEK);
+    environment.set_variable("GREETING", "hello");
+    for (name, value) in hidden {
+        environment.set_variable(name, value);
+    }
+    for arguments in [&["--local", "--release", "r1"][..], &["deploy", "--local", "--release", "r2"]] {
+        environment.run(arguments).assert_exit(0);
+        let logs = environment.run(&["logs"]).stdout;
+        for (name, value) in hidden {
+            assert!(!logs.contains(name) && !logs.contains(value), "{name} is in\n{logs}");
+        }
+        // The rest is as it was: its name and its arguments.
+        assert!(logs.contains(&arguments.join(" ")), "{logs}");
+        assert!(logs.contains("runner"), "{logs}");
+    }
+    // All variables were there for the runner itself: the plan's, `PATH` and `HOME`.
+    environment.edit("deploy.yml", "${{ env.GREETING }}", "${{ env.GREETING }} ${{ env.HOME }} ${{ env.PATH }}");
+    environment.run(&["--local", "--release", "r3"]).assert_exit(0);
 }

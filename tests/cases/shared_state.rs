@@ -3,7 +3,8 @@
 use std::{path::Path, process::Command};
 
 use crate::support::{
-    GitHttpServer, HttpReply, HttpTestServer, MotoServer, TestEnvironment, aws_variables, init_bare_repository,
+    GitHttpServer, HttpReply, HttpTestServer, MotoServer, TestEnvironment, aws_variables, delete_refs,
+    init_bare_repository,
 };
 
 /// The example, whose state is elsewhere, and whose target is a folder that all machines reach.
@@ -74,10 +75,12 @@ fn machines_share_a_git_repository_without_touching_branches_or_work_tree() {
         "refs/heads/main\nrefs/remotes/origin/main\n"
     );
     let refs = git(remote.path(), &["for-each-ref", "--format=%(refname)"]);
-    assert_eq!(refs, "refs/heads/main\nrefs/pawl/shop/test\n");
-    assert_eq!(git(remote.path(), &["rev-list", "--count", "refs/pawl/shop/test"]), "1\n", "no history of records");
-    let files = git(remote.path(), &["ls-tree", "--name-only", "refs/pawl/shop/test"]);
-    assert_eq!(files.lines().count(), 4, "three journals and the record: {files}");
+    let state = "refs/pawl-state/shop/test";
+    assert_eq!(refs, format!("refs/heads/main\n{state}/data\n{state}/lock\nrefs/pawl/shop/test\n"));
+    assert_eq!(git(remote.path(), &["rev-list", "--count", &format!("{state}/lock")]), "1\n", "no history of locks");
+    let files = git(remote.path(), &["ls-tree", "--name-only", &format!("{state}/data")]);
+    let journals = files.lines().filter(|name| name.starts_with("attempt-")).count();
+    assert_eq!(journals, 3, "a file for each attempt that has ended: {files}");
 }
 
 #[test]
@@ -131,15 +134,11 @@ fn local_history_is_restored_and_diverged_histories_are_rejected() {
     let second = first.another_machine();
     first.deploy("r1", &[]).assert_exit(0);
     // What is there is forgotten; this machine still knows, and brings it back.
-    let forgotten =
-        Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
-    assert!(forgotten.unwrap().success());
+    delete_refs(remote.path());
     first.deploy("r1", &[]).assert_exit(0);
     assert_eq!(second.run(&["history", "--json"]).json().as_array().unwrap().len(), 2, "both attempts are there again");
     // Another history in the same place is not mixed with it.
-    let forgotten =
-        Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
-    assert!(forgotten.unwrap().success());
+    delete_refs(remote.path());
     let third = machine(&format!("git:{}", remote.path().display()), target.path());
     third.deploy("r1", &[]).assert_exit(0);
     first

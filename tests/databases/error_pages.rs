@@ -1,5 +1,7 @@
 //! The pages of docs/errors that need a database server; the others are in `tests/cases/error_pages`.
 
+use std::fs;
+
 use crate::{
     doc_blocks::{check_error_page, command_line, exit_code},
     faults::Pooler,
@@ -41,6 +43,44 @@ fn p0317_lost_migration_lock() {
     other.kill().unwrap();
     other.wait().unwrap();
     check_page("P0317", &shop, DEPLOY, output);
+}
+
+/// The runner is killed while a procedure runs, and the catalog does not show what that did.
+#[test]
+fn p0319_statement_of_unknown_outcome() {
+    let database = TestDatabase::new(TestDbEngine::Mariadb);
+    let shop = MigrationFixture::new(&database, "");
+    shop.write_migration("0001_archive.sql", "create procedure archive_orders() do sleep(600);\n");
+    shop.deploy().assert_exit(0);
+    shop.write_migration("0002_archive_orders.sql", "create table archived (id integer);\ncall archive_orders();\n");
+    let mut killed = shop.start("state");
+    let session = format!(
+        "select max(id) from information_schema.processlist where db = '{}' and info like '%sleep(600)%' and id <> connection_id()",
+        database.name
+    );
+    wait_until("the procedure runs", || database.sql(&session) != "NULL");
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    database.sql(&format!("kill {}", database.sql(&session)));
+    check_page("P0319", &shop, DEPLOY, shop.deploy());
+}
+
+/// Another runner, whose state is elsewhere, migrates the database for longer than the step may take.
+#[test]
+fn p0320_lock_of_another_migration() {
+    let database = TestDatabase::new(TestDbEngine::Postgres);
+    let shop = MigrationFixture::new(&database, "");
+    let plan = fs::read_to_string(shop.path("deploy.yml")).unwrap();
+    shop.write("deploy.yml", plan.replace("uses: migrate\n", "uses: migrate\n    timeout: 3s\n"));
+    shop.write_migration("0001_slow.sql", "select pg_sleep(600);\n");
+    shop.run(&["modules", "--accept"]).assert_exit(0);
+    let mut other = shop.start("other");
+    let holders = "select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())";
+    wait_until("the other one has the lock", || database.sql(holders) == "1");
+    let output = shop.deploy();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    check_page("P0320", &shop, DEPLOY, output);
 }
 
 #[test]

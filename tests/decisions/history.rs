@@ -9,7 +9,10 @@ use contract::{
 };
 use journal::{
     FindingSummary, JournalEvent, StepTarget,
-    event::{Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalHeader, MAGIC, ProbeInput, Release},
+    event::{
+        Decision, DecisionReason, FIRST_EXACT_FORMAT, FORMAT, Fingerprint, JournalEntry, JournalFormat, JournalHeader,
+        MAGIC, ProbeInput, Release,
+    },
     line,
 };
 use proptest::prelude::*;
@@ -32,6 +35,8 @@ pub(crate) enum HistoryOp {
         release: u8,
         /// Its journal is one that anybody could have written.
         untrusted: bool,
+        /// Its runner masked secrets in inputs and receipts, as all attempts before it did.
+        masks: bool,
     },
     RecordIntent {
         target: usize,
@@ -63,8 +68,8 @@ pub(crate) enum HistoryOp {
 pub(crate) fn arb_ops() -> impl Strategy<Value = Vec<HistoryOp>> {
     let target = || 0..STEPS.len() * TARGETS.len();
     let one = prop_oneof![
-        3 => (any::<bool>(), 0..3u8, prop::bool::weighted(0.3))
-            .prop_map(|(new_run, release, untrusted)| HistoryOp::StartAttempt { new_run, release, untrusted }),
+        3 => (any::<bool>(), 0..3u8, prop::bool::weighted(0.3), any::<bool>())
+            .prop_map(|(new_run, release, untrusted, masks)| HistoryOp::StartAttempt { new_run, release, untrusted, masks }),
         8 => (target(), 0..2u8).prop_map(|(target, fingerprint)| HistoryOp::RecordIntent { target, fingerprint }),
         9 => (target(), 0..6u8).prop_map(|(target, choice)| HistoryOp::RecordOutcome { target, choice }),
         2 => (target(), 0..5u8).prop_map(|(target, choice)| HistoryOp::RecordProbe { target, choice }),
@@ -113,7 +118,8 @@ impl GeneratedHistory {
     pub(crate) fn from_ops(moves: &[HistoryOp], places: &[(StepTarget, StepPhase)]) -> Self {
         let mut history = Self::default();
         let mut untrusted = false;
-        history.push(JournalEvent::Started(header(None, true, 0)), untrusted);
+        let masks = matches!(moves.first(), Some(HistoryOp::StartAttempt { masks: true, .. }));
+        history.push(JournalEvent::Started(header(None, true, 0, masks)), untrusted);
         for one in moves {
             if let HistoryOp::StartAttempt { untrusted: new, .. } = one {
                 untrusted = *new;
@@ -143,22 +149,24 @@ impl GeneratedHistory {
     fn event_of(&self, one: &HistoryOp, places: &[(StepTarget, StepPhase)]) -> JournalEvent {
         let place = |index: &usize| places[*index].0.clone();
         let number = self.entries.len() as u64;
+        let is_masked = number.is_multiple_of(3) && self.last_header().is_some_and(is_masking);
+        let recorded = |from: &str| if is_masked { receipt("***-live", number) } else { receipt(from, number) };
         match one {
-            HistoryOp::StartAttempt { new_run, release, .. } => {
-                JournalEvent::Started(header(self.last_header(), *new_run, *release))
+            HistoryOp::StartAttempt { new_run, release, masks, .. } => {
+                JournalEvent::Started(header(self.last_header(), *new_run, *release, *masks))
             }
             HistoryOp::RecordIntent { target: index, fingerprint: changed } => JournalEvent::Intent {
                 step_target: place(index),
                 key: format!("key-{number}"),
                 fingerprint: fingerprint(*changed),
-                input: serde_json::json!({ "number": number }),
+                input: serde_json::json!({ "number": number, "config": { "link": if is_masked { "***" } else { "live" } } }),
                 exposes: STEPS[index % STEPS.len()].1 == StepPhase::Commit,
             },
             HistoryOp::RecordOutcome { target: index, choice: how } => JournalEvent::Outcome {
                 step_target: place(index),
                 took_ms: number,
                 outcome: match how {
-                    0..=3 => StepOutcome::Succeeded { receipt: receipt("recorded", number) },
+                    0..=3 => StepOutcome::Succeeded { receipt: recorded("recorded") },
                     4 => StepOutcome::Failed { failure: failure() },
                     _ => StepOutcome::Unknown { failure: failure() },
                 },
@@ -177,7 +185,7 @@ impl GeneratedHistory {
                     2 => Decision::Stop { reason: DecisionReason::Drifted { why: "edited by hand".to_owned() } },
                     _ => Decision::Adopt {
                         reason: DecisionReason::Interrupted { finding: Some(FindingSummary::Held) },
-                        receipt: receipt("recorded", number),
+                        receipt: recorded("recorded"),
                     },
                 },
             },
@@ -197,7 +205,14 @@ impl GeneratedHistory {
     }
 }
 
-fn header(before: Option<&JournalHeader>, new_run: bool, release: u8) -> JournalHeader {
+/// Whether the attempt's runner masked secrets in inputs and receipts.
+fn is_masking(header: &JournalHeader) -> bool {
+    header.format < FIRST_EXACT_FORMAT
+}
+
+fn header(before: Option<&JournalHeader>, new_run: bool, release: u8, masks: bool) -> JournalHeader {
+    // Nobody goes back to an older runner.
+    let masks = masks && before.is_none_or(is_masking);
     let epoch = before.map_or(1, |header| header.epoch + 1);
     let (run, attempt, release) = match before.filter(|_| !new_run) {
         Some(header) => (header.run.clone(), header.attempt.next(), header.release.clone()),
@@ -208,7 +223,7 @@ fn header(before: Option<&JournalHeader>, new_run: bool, release: u8) -> Journal
     };
     JournalHeader {
         magic: MAGIC.to_owned(),
-        format: FORMAT,
+        format: if masks { JournalFormat { major: 1, minor: 2 } } else { FORMAT },
         app: "shop".parse().unwrap(),
         environment: "prod".parse().unwrap(),
         run,
@@ -229,6 +244,14 @@ pub(crate) fn fingerprint(number: u8) -> Fingerprint {
             .map(|(k, v)| (k.to_owned(), v))
             .into(),
     )
+}
+
+/// What a newer runner computes for the same step: its module is another one, and a file is an input that was none before.
+pub(crate) fn upgraded_fingerprint(before: &Fingerprint) -> Fingerprint {
+    let mut components = before.0.clone();
+    components.insert("module".to_owned(), Blake3Hash::of(b"newer module"));
+    components.insert("input:script.sh".to_owned(), Blake3Hash::of(b"script"));
+    Fingerprint(components)
 }
 
 /// A receipt that tells where it comes from.

@@ -32,7 +32,7 @@ pub(crate) struct OracleRecord<'a> {
     pub(crate) run: Option<&'a RunId>,
     /// Of the success, if that is the last word.
     pub(crate) receipt: Option<&'a Receipt>,
-    /// Whether the last word is of a journal that anybody could have written.
+    /// Whether the last word is of a journal that anybody could have written, or the record holds the mask of an older runner.
     pub(crate) is_untrusted: bool,
 }
 
@@ -66,8 +66,11 @@ pub(crate) fn read_record<'a>(history: &'a [JournalEntry], hearsay: &[bool], pla
         if past.status == OracleStatus::NoRecord {
             (past.status, past.receipt, past.is_untrusted) = (says, receipt, hearsay[index]);
         }
-        if let JournalEvent::Intent { fingerprint, .. } = &entry.event {
+        let receipt_text = receipt.map(|receipt| format!("{receipt:?}")).unwrap_or_default();
+        past.is_untrusted |= receipt_text.contains("***") && is_old(history, index);
+        if let JournalEvent::Intent { fingerprint, input, .. } = &entry.event {
             past.fingerprint = Some(fingerprint);
+            past.is_untrusted |= is_old(history, index) && input.to_string().contains("***");
             past.run = history[..index].iter().rev().find_map(|entry| match &entry.event {
                 JournalEvent::Started(header) => Some(&header.run),
                 _ => None,
@@ -76,6 +79,14 @@ pub(crate) fn read_record<'a>(history: &'a [JournalEntry], hearsay: &[bool], pla
         }
     }
     past
+}
+
+/// Whether an entry was written by a runner that masked secrets in inputs and receipts.
+fn is_old(history: &[JournalEntry], index: usize) -> bool {
+    history[..=index]
+        .iter()
+        .rev()
+        .any(|entry| matches!(&entry.event, JournalEvent::Started(header) if header.format.minor < 3))
 }
 
 /// The index of the attempt in which a step was begun last.
@@ -146,6 +157,8 @@ pub(crate) struct OracleInput<'a> {
     pub(crate) is_check: bool,
     pub(crate) probing: ProbeSupport,
     pub(crate) repeat: RerunSafety,
+    /// Whether the module comes with the runner.
+    pub(crate) is_official: bool,
     pub(crate) current: &'a Fingerprint,
     pub(crate) run: &'a RunId,
     pub(crate) upstream_ran: bool,
@@ -173,11 +186,25 @@ fn answer_stop(why: &'static str) -> OracleAnswer {
 
 /// The rows of the table, from the top; the first that fits answers.
 pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
-    let has_probe = asked.probing == ProbeSupport::Available;
+    let trusted_success = asked.record.status == OracleStatus::Succeeded && !asked.record.is_untrusted;
+    let has_probe = match asked.probing {
+        ProbeSupport::Available => true,
+        ProbeSupport::ConfirmsSuccess => trusted_success,
+        ProbeSupport::Missing => false,
+    };
     let repeatable = asked.repeat == RerunSafety::Safe;
     let StepOverrides { accept_drift, fresh, selected_by_name: named, journal_missing: unrecorded } = asked.overrides;
     let is_hearsay = asked.record.is_untrusted || (unrecorded && asked.record.status == OracleStatus::NoRecord);
     let same = asked.record.fingerprint == Some(asked.current);
+    let same_run = asked.record.run == Some(asked.run);
+    // Nobody but a newer runner: of what was on record, at most the module of its own differs.
+    let upgraded = !same
+        && same_run
+        && asked.is_official
+        && asked.record.fingerprint.is_some_and(|recorded| {
+            recorded.0.iter().all(|(name, hash)| asked.current.0.get(name) == Some(hash) || name == "module")
+                && recorded.0.get("module") != asked.current.0.get("module")
+        });
     let found = asked.finding.filter(|_| has_probe).map(|finding| match finding {
         ProbeFinding::Held { .. } => "held",
         ProbeFinding::Absent => "absent",
@@ -216,11 +243,11 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
             _ if asked.is_check => answer_run("unconfirmed"),
             (OracleStatus::Reverted, _) => answer_run("reverted"),
             (OracleStatus::Failed, _) => answer_run("failed-before"),
-            (OracleStatus::Succeeded, _) if !same => answer_run("changed"),
+            (OracleStatus::Succeeded, _) if !same && !upgraded => answer_run("changed"),
             (OracleStatus::Succeeded, _) if named => answer_run("operator-word"),
             _ if !has_probe => in_doubt,
             (_, None) => PROBE_CURRENT,
-            (_, Some("held")) if same || is_new => ("adopt", "unconfirmed", PROBED_RECEIPT),
+            (_, Some("held")) if same || upgraded || is_new => ("adopt", "unconfirmed", PROBED_RECEIPT),
             (_, Some("held")) => answer_run("changed"),
             (_, Some("failed")) => answer_stop("probe-failed"),
             (OracleStatus::Succeeded, Some("absent")) => answer_run("absent"),
@@ -254,13 +281,14 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
         }
         OracleStatus::Succeeded | OracleStatus::UndoUnfinished => {}
     }
-    if !same {
+    if !same && !upgraded {
         return answer_run("changed");
     }
     if asked.is_check {
         return match found {
             _ if asked.upstream_ran => answer_run("upstream-ran"),
             _ if named => answer_run("operator-word"),
+            _ if upgraded => answer_run("changed"),
             _ if !has_probe => answer_run("no-probe"),
             None => PROBE_CURRENT,
             Some("held") => ("skip", "held", RECORDED_RECEIPT),
@@ -268,9 +296,11 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
             Some(_) => answer_run("check-failed"),
         };
     }
-    let same_run = asked.record.run == Some(asked.run);
     match found {
         _ if named => answer_run("operator-word"),
+        _ if upgraded && !has_probe && repeatable => answer_run("changed"),
+        _ if upgraded && !has_probe && accept_drift => answer_run("drift-accepted"),
+        _ if upgraded && !has_probe => answer_stop("changed"),
         _ if !has_probe && same_run => ("skip", "trusted", RECORDED_RECEIPT),
         _ if !has_probe => answer_run("no-probe"),
         None => PROBE_CURRENT,

@@ -47,12 +47,12 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [index.sh], dir: here }
-    grants: { dirs: { here: . }, programs: [[/bin/sh, index.sh]] }
+    grants: { dirs: { here: ".:ro" }, programs: [[/bin/sh, index.sh]] }
   warm:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [warm.sh], dir: here, repeatable: true }
-    grants: { dirs: { here: . }, programs: [[/bin/sh, warm.sh]] }
+    grants: { dirs: { here: ".:ro" }, programs: [[/bin/sh, warm.sh]] }
 "#;
     let service = FakeArtifactService::start();
     let mut first = TestEnvironment::with_plan(plan);
@@ -61,6 +61,16 @@ steps:
     first.write("warm.sh", "exit 1");
     run_attempt(&mut first, 1).assert_exit(1);
     check_page("P0406", &mut machine_with_deployment(&first), 2);
+}
+
+#[test]
+fn p0510_token_that_is_not_one() {
+    let service = FakeArtifactService::start();
+    let mut machine = ci_machine(&service);
+    machine.set_variable("ACTIONS_RUNTIME_TOKEN", "ghs_not-a-jwt");
+    check_page("P0510", &mut machine, 1);
+    assert_eq!(service.call_count(FakeServiceCall::List), 0);
+    assert!(!machine.exists("deploy/test/current"), "nothing was done");
 }
 
 #[test]
@@ -153,4 +163,9 @@ fn p0526_invalid_variable_of_the_job() {
     let mut machine = ci_machine(&service);
     machine.set_variable("GITHUB_RUN_ATTEMPT", "second");
     check_page_of("P0526", &machine);
+    machine.set_variable("GITHUB_RUN_ATTEMPT", "1");
+    machine.set_variable("GITHUB_JOB", "deploy/eu");
+    let output = machine.run(DEPLOY);
+    output.assert_exit(exit_code("P0526"));
+    assert!(output.stdout.contains("GITHUB_JOB of this CI job is invalid"), "{}", output.stdout);
 }

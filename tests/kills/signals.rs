@@ -71,10 +71,8 @@ fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
     for moment in 0..MOMENTS {
         let release = format!("r{}", moment + 1);
         for made in ["slow.txt", "after.txt"] {
-            fs::remove_file(shop.folder().join("app").join(made)).or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            })?;
+            fs::remove_file(shop.folder().join("app").join(made))
+                .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
         }
         let arguments = ["--local", "--release", release.as_str()];
         let mut child =
@@ -96,7 +94,7 @@ fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
             "seed {seed}, {release}: it ended with {status}"
         );
         *ends.entry(end).or_insert(0) += 1;
-        let lock = fs::read_to_string(shop.state_dir().join("lock"))?;
+        let lock = fs::read_to_string(shop.state_dir().join("lock/record"))?;
         let lock: Value = serde_json::from_str(&lock)?;
         ensure!(lock["holder"].is_null(), "seed {seed}, {release}: the lock is still held: {lock}");
     }
@@ -148,7 +146,7 @@ fn signal_and_wait(shop: &ExampleShop, child: &mut Child, signal: Signal) -> Res
     let events = all_events(shop)?;
     let last = events.last().context("no events")?;
     ensure!(last["type"] == "ended" && last["exit"] == "interrupted", "the last record is {last}");
-    let lock: Value = serde_json::from_str(&fs::read_to_string(shop.state_dir().join("lock"))?)?;
+    let lock: Value = serde_json::from_str(&fs::read_to_string(shop.state_dir().join("lock/record"))?)?;
     ensure!(lock["holder"].is_null(), "the lock is still held: {lock}");
     Ok(())
 }

@@ -60,9 +60,12 @@ pub(crate) fn run_traced(
     command.args(["-e", &format!("trace={TRACED_CALLS}"), "-e", &inject, env!("CARGO_BIN_EXE_runner")]).args(words);
     // The trace leaves by what would be the standard input, so that the runner keeps its output for itself.
     command.stdin(its_end).stdout(Stdio::null()).stderr(File::create(shop.folder().join("said.txt"))?);
-    let child = command.spawn().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow::anyhow!("strace is not installed: run `cargo xtask setup`"),
-        _ => error.into(),
+    let child = command.spawn().map_err(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            anyhow::anyhow!("strace is not installed: run `cargo xtask setup`")
+        } else {
+            error.into()
+        }
     });
     // It holds the other end of the pipe: without this, the trace would never end.
     drop(command);

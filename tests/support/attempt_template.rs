@@ -98,7 +98,7 @@ impl AttemptTemplate {
             }
             JournalEvent::Probe { step_target, probed_input, took_ms, finding } => {
                 let took = Duration::from_millis(took_ms);
-                journal.record_note(JournalNote::Probe { step_target, probed_input, took, finding })?;
+                journal.record_probe(&step_target, probed_input, took, finding)?;
             }
             JournalEvent::Decision { step_target, decision } => journal.record_decision(&step_target, decision)?,
             JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
@@ -115,7 +115,13 @@ impl AttemptTemplate {
                 journal.record_outcome(intent.complete(outcome, Duration::from_millis(took_ms)))?;
             }
             JournalEvent::Ended { exit, verified } => journal.record_end(exit, verified)?,
-            other => bail!("{other:?} is not repeated"),
+            other @ (JournalEvent::Started(_)
+            | JournalEvent::Torn { .. }
+            | JournalEvent::UndoIntent { .. }
+            | JournalEvent::UndoOutcome { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
+            | JournalEvent::Unrecognized) => bail!("{other:?} is not repeated"),
         }
         Ok(())
     }

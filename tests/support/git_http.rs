@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -20,7 +20,18 @@ pub struct GitHttpServer {
     folder: TempDir,
     address: SocketAddr,
     stop: Arc<AtomicBool>,
+    traffic: Arc<GitTraffic>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What went through a server, and what it rejects.
+struct GitTraffic {
+    pushes: AtomicU64,
+    pushed_bytes: AtomicU64,
+    fetched_bytes: AtomicU64,
+    /// The numbers of the pushes that are rejected, from 0.
+    first_rejected: AtomicU64,
+    last_rejected: AtomicU64,
 }
 
 impl GitHttpServer {
@@ -31,17 +42,39 @@ impl GitHttpServer {
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (over, root) = (Arc::clone(&stop), folder.path().to_owned());
+        let traffic = Arc::new(GitTraffic {
+            pushes: AtomicU64::new(0),
+            pushed_bytes: AtomicU64::new(0),
+            fetched_bytes: AtomicU64::new(0),
+            first_rejected: AtomicU64::new(u64::MAX),
+            last_rejected: AtomicU64::new(u64::MAX),
+        });
+        let counted = Arc::clone(&traffic);
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
-                let root = root.clone();
+                let (root, traffic) = (root.clone(), Arc::clone(&counted));
                 // Who went away needs no answer.
-                std::thread::spawn(move || stream.and_then(|stream| serve(&stream, &root)));
+                std::thread::spawn(move || stream.and_then(|stream| serve(&stream, &root, &traffic)));
             }
         });
-        Self { folder, address, stop, thread: Some(thread) }
+        Self { folder, address, stop, traffic, thread: Some(thread) }
+    }
+
+    /// How many pushes came so far, with the bytes of their packs, and how many bytes were fetched.
+    pub fn traffic(&self) -> (u64, u64, u64) {
+        let GitTraffic { pushes, pushed_bytes, fetched_bytes, .. } = &*self.traffic;
+        let [pushes, pushed, fetched] = [pushes, pushed_bytes, fetched_bytes].map(|count| count.load(Ordering::SeqCst));
+        (pushes, pushed, fetched)
+    }
+
+    /// Counts pushes anew, and rejects the ones with these numbers.
+    pub fn reject_pushes(&self, numbers: std::ops::RangeInclusive<u64>) {
+        self.traffic.pushes.store(0, Ordering::SeqCst);
+        self.traffic.first_rejected.store(*numbers.start(), Ordering::SeqCst);
+        self.traffic.last_rejected.store(*numbers.end(), Ordering::SeqCst);
     }
 
     /// `127.0.0.1:<port>`.
@@ -71,7 +104,25 @@ pub fn init_bare_repository(path: &Path) {
     assert!(made.expect("git can't be run; `cargo xtask setup` installs it").success());
 }
 
-fn serve(stream: &TcpStream, root: &Path) -> std::io::Result<()> {
+/// Removes all refs of a bare repository.
+pub fn delete_refs(path: &Path) {
+    let git = |arguments: &[&str]| Command::new("git").arg("-C").arg(path).args(arguments).output().unwrap();
+    let refs = String::from_utf8(git(&["for-each-ref", "--format=%(refname)"]).stdout).unwrap();
+    for name in refs.lines() {
+        assert!(git(&["update-ref", "-d", name]).status.success(), "{name}");
+    }
+}
+
+impl GitTraffic {
+    /// Counts a push. Returns whether it is rejected.
+    fn rejects_push(&self, bytes: usize) -> bool {
+        let number = self.pushes.fetch_add(1, Ordering::SeqCst);
+        self.pushed_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+        (self.first_rejected.load(Ordering::SeqCst)..=self.last_rejected.load(Ordering::SeqCst)).contains(&number)
+    }
+}
+
+fn serve(stream: &TcpStream, root: &Path, traffic: &GitTraffic) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -103,6 +154,11 @@ fn serve(stream: &TcpStream, root: &Path) -> std::io::Result<()> {
         (&mut reader).take(length).read_to_end(&mut body)?;
     }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    // A body of four bytes is git's question whether it must authenticate.
+    if path.ends_with("/git-receive-pack") && body.len() > 4 && traffic.rejects_push(body.len()) {
+        let mut stream = stream;
+        return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    }
     let mut backend = Command::new("git");
     backend.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1").env("REMOTE_USER", "ann");
     backend.env("REQUEST_METHOD", method).env("PATH_INFO", path).env("QUERY_STRING", query);
@@ -119,6 +175,9 @@ fn serve(stream: &TcpStream, root: &Path) -> std::io::Result<()> {
     let writing = std::thread::spawn(move || stdin.write_all(&body));
     let answer = backend.wait_with_output()?.stdout;
     let _ = writing.join();
+    if path.ends_with("/git-upload-pack") {
+        traffic.fetched_bytes.fetch_add(answer.len() as u64, Ordering::SeqCst);
+    }
     let head = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
     let text = String::from_utf8_lossy(&answer[..head]).into_owned();
     let status = text.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 pub use self::{
     archive::{TestArchiveFormat, sha256},
-    git_http::{GitHttpServer, init_bare_repository},
+    git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},

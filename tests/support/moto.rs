@@ -25,16 +25,16 @@ impl MotoServer {
         let process = command.spawn().expect("moto_server can't be started; `cargo xtask setup` installs it");
         let moto = Self { port, process };
         wait_until("moto answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        moto.put_path("/acme-state", &[]);
+        moto.send_put("/acme-state", &[]);
         moto
     }
 
-    /// Puts an object into the bucket.
+    /// Writes an object to the bucket.
     pub fn put(&self, key: &str, content: &[u8]) {
-        self.put_path(&format!("/acme-state/{key}"), content);
+        self.send_put(&format!("/acme-state/{key}"), content);
     }
 
-    fn put_path(&self, path: &str, content: &[u8]) {
+    fn send_put(&self, path: &str, content: &[u8]) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let length = content.len();
         let head =

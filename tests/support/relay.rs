@@ -15,11 +15,30 @@ pub struct TcpRelay {
     address: SocketAddr,
     is_cut: Arc<AtomicBool>,
     drops_responses: Arc<AtomicBool>,
+    writes: Arc<WriteCount>,
     /// Connections refused while cut, and responses dropped.
     losses: Arc<AtomicUsize>,
     open: Arc<Mutex<Vec<TcpStream>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The HTTP requests that came, and how many of those that write are forwarded.
+struct WriteCount {
+    requests: AtomicUsize,
+    seen: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl WriteCount {
+    /// Counts what a client sends, if a write begins there. Returns whether it is forwarded.
+    fn allows(&self, sent: &[u8]) -> bool {
+        let is_write = sent.starts_with(b"PUT ");
+        if is_write || sent.starts_with(b"GET ") || sent.starts_with(b"DELETE ") {
+            self.requests.fetch_add(1, Ordering::SeqCst);
+        }
+        !is_write || self.seen.fetch_add(1, Ordering::SeqCst) < self.limit.load(Ordering::SeqCst)
+    }
 }
 
 impl TcpRelay {
@@ -33,6 +52,9 @@ impl TcpRelay {
         let lost = Arc::clone(&losses);
         let (cut, over, streams) = (Arc::clone(&is_cut), Arc::clone(&stop), Arc::clone(&open));
         let deaf = Arc::clone(&is_deaf);
+        let [requests, seen] = std::array::from_fn(|_| AtomicUsize::new(0));
+        let writes = Arc::new(WriteCount { requests, seen, limit: AtomicUsize::new(usize::MAX) });
+        let counted = Arc::clone(&writes);
         let thread = std::thread::spawn(move || {
             for client in listener.incoming() {
                 if over.load(Ordering::SeqCst) {
@@ -46,11 +68,12 @@ impl TcpRelay {
                 for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     streams.lock().unwrap().push(from.try_clone().unwrap());
-                    let (deaf, lost) = (Arc::clone(&deaf), Arc::clone(&lost));
+                    let (deaf, lost, writes) = (Arc::clone(&deaf), Arc::clone(&lost), Arc::clone(&counted));
                     std::thread::spawn(move || {
                         let mut buffer = [0; 16 * 1024];
                         while let Ok(some @ 1..) = from.read(&mut buffer) {
-                            let is_lost = is_answer && deaf.load(Ordering::SeqCst);
+                            let is_lost =
+                                if is_answer { deaf.load(Ordering::SeqCst) } else { !writes.allows(&buffer[..some]) };
                             if is_lost {
                                 lost.fetch_add(1, Ordering::SeqCst);
                             }
@@ -59,11 +82,31 @@ impl TcpRelay {
                             }
                         }
                         let _ = to.shutdown(Shutdown::Write);
+                        if !is_answer {
+                            // Who sends to a closed connection gets no answer.
+                            let _ = from.shutdown(Shutdown::Read);
+                        }
                     });
                 }
             }
         });
-        Self { address, is_cut, drops_responses: is_deaf, losses, open, stop, thread: Some(thread) }
+        Self { address, is_cut, drops_responses: is_deaf, writes, losses, open, stop, thread: Some(thread) }
+    }
+
+    /// Counts the HTTP requests that write anew, and loses those after the first `limit`.
+    pub fn limit_writes(&self, limit: usize) {
+        self.writes.seen.store(0, Ordering::SeqCst);
+        self.writes.limit.store(limit, Ordering::SeqCst);
+    }
+
+    /// How many HTTP requests came.
+    pub fn requests(&self) -> usize {
+        self.writes.requests.load(Ordering::SeqCst)
+    }
+
+    /// How many HTTP requests that write came since then.
+    pub fn writes(&self) -> usize {
+        self.writes.seen.load(Ordering::SeqCst)
     }
 
     /// `127.0.0.1:<port>`.

@@ -51,7 +51,7 @@ pub(crate) fn run(keep: Option<PathBuf>) -> Result<()> {
     shop.run_expecting(&["--local", "--env", "test", "--release", "r2"], 1)?;
     ensure_live(&app, "r1")?;
     let pulled = shop.releases()?;
-    ensure!(pulled.len() == 2, "expected both releases in the folder, found {pulled:?}");
+    ensure!(pulled.len() == 2, "expected both releases in the folder, found {}", pulled.len());
 
     print_heading("The migration is fixed, and the same command resumes: what was pulled stays");
     fs::write(shop.folder.join(MIGRATION), BROKEN.replace("TABLE order", "TABLE orders"))?;

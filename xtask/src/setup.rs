@@ -41,6 +41,23 @@ pub(crate) enum SetupNeed {
     Actionlint,
 }
 
+impl fmt::Display for SetupNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GuestToolchain => "a Rust that builds for wasm",
+            Self::Program(name) | Self::RustTool(name) => name,
+            Self::PythonVenv => "Python's venv",
+            Self::Pip(tool) => tool.description,
+            Self::CargoDeny => "cargo-deny",
+            Self::CargoFuzz => "cargo-fuzz",
+            Self::Postgres => "PostgreSQL",
+            Self::Dbmate => "dbmate",
+            Self::ArtifactClient => "@actions/artifact",
+            Self::Actionlint => "actionlint",
+        })
+    }
+}
+
 /// What pip installs, where the tests look for it: `tools/<name>` in the target directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PipTool {
@@ -201,7 +218,10 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
     }
     match missing_needs(needs).as_slice() {
         [] => Ok(()),
-        still => bail!("still missing after the installation: {still:?}"),
+        still => {
+            let names: Vec<String> = still.iter().map(SetupNeed::to_string).collect();
+            bail!("still missing after the installation: {}", names.join(", "))
+        }
     }
 }
 

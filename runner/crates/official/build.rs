@@ -18,7 +18,7 @@ use wasmtime::component::{Component, Linker};
 fn main() -> Result<()> {
     let root = Path::new("../../..").canonicalize()?;
     for watched in ["steps", "wit"] {
-        rerun_if_changed(&root.join(watched))?;
+        guest_build::rerun_if_changed(&root.join(watched))?;
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     let guest = target_dir(&out)?.join("guest");
@@ -80,19 +80,4 @@ fn describe_module(engine: &wasmtime::Engine, compiled: &[u8]) -> Result<String>
 /// `<target>` of `<target>/<profile>/build/<package>/out`.
 fn target_dir(out: &Path) -> Result<&Path> {
     out.ancestors().nth(4).context("OUT_DIR lies four folders below the target directory")
-}
-
-/// Watches a file, or all files in a folder except build outputs.
-fn rerun_if_changed(path: &Path) -> Result<()> {
-    if !path.is_dir() {
-        println!("cargo::rerun-if-changed={}", path.display());
-        return Ok(());
-    }
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name != "target") {
-            rerun_if_changed(&path)?;
-        }
-    }
-    Ok(())
 }

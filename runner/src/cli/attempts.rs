@@ -46,10 +46,11 @@ pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
         "verified": attempt.verified,
         "stuck": attempt.failed_step,
         "order": attempt.command,
+        "resolved": attempt.resolved_step,
     })
 }
 
-fn no_attempts_error(store: &StateStore) -> Diagnostic {
+pub(super) fn no_attempts_error(store: &StateStore) -> Diagnostic {
     Diagnostic::new(ErrorCode::NoAttempts, "nothing was deployed here yet")
         .with_cause(format!("there is no journal in {}", store.folder().display()))
         .with_hint("check `--plan` and `--env`; `runner status` shows all environments")

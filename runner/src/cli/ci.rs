@@ -11,7 +11,7 @@ use contract::{
 };
 use state::{
     StateStore,
-    artifacts::{ArtifactAccess, RestApiAccess},
+    artifacts::{self, ArtifactAccess, RestApiAccess},
     bundle::{CheckpointIdentity, CheckpointKey},
     checkpoints::CheckpointConfig,
 };
@@ -62,7 +62,7 @@ pub(super) fn with_checkpoints(
         && store.folder().starts_with(&workspace)
     {
         tell(Notice::warning(
-            "`state: dir:` is in the workspace, which this job deletes: no lock excludes other machines, and later jobs do not \
+            "`state: dir:` is in the workspace, which this job deletes: no lock keeps other machines out, and later jobs do not \
              know what is live (docs/github.md)",
         ));
     }
@@ -101,7 +101,7 @@ fn checkpoint_config(
         identity: CheckpointIdentity {
             repository,
             workflow_run: run.to_string(),
-            job: job_name_with_matrix(&needed("GITHUB_JOB")?, nonblank_variable("PAWL_MATRIX").as_deref())?,
+            job: job_name_with_matrix(&job_name(needed("GITHUB_JOB")?)?, nonblank_variable("PAWL_MATRIX").as_deref())?,
             app: app.to_string(),
             environment: environment.to_string(),
             plan: path_in_repository(plan),
@@ -112,6 +112,15 @@ fn checkpoint_config(
         key: nonblank_variable("PAWL_KEY").map(|key| CheckpointKey::new(&Secret::new(key))),
         access: ArtifactAccess { results_url, runtime_token: Secret::new(runtime_token), rest },
     }))
+}
+
+/// The job's name, which is part of the artifacts' names.
+fn job_name(job: String) -> Result<String, Diagnostic> {
+    if artifacts::is_valid_name(&job) {
+        return Ok(job);
+    }
+    let why = "it contains one of \" : < > | * ? \\ / or a control character, which are invalid in an artifact's name";
+    Err(invalid_variable_error("GITHUB_JOB", why))
 }
 
 /// The job's name, with eight hex digits for its combination of the matrix.
@@ -143,7 +152,7 @@ fn path_in_repository(plan: &Path) -> String {
 fn invalid_variable_error(name: &str, why: &str) -> Diagnostic {
     Diagnostic::new(ErrorCode::InvalidCiVariables, format!("{name} of this CI job is invalid"))
         .with_cause(why)
-        .with_hint("check that no step of the workflow overwrites it; the CI sets it for each job")
+        .with_hint("check that no step of the workflow overwrites it; the CI system sets it for each job")
 }
 
 #[cfg(test)]

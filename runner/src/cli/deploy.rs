@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     deploy::{
-        DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions, PreparedPlan,
-        RequestedRelease, run as run_deployment,
+        AttemptResult, DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions,
+        PreparedPlan, RequestedRelease, SiblingEnvironment, run as run_deployment,
     },
     report::CommandConclusion,
 };
@@ -31,7 +31,7 @@ use state::{LockWait, StateStore, checkpoints::CheckpointStatus};
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DeployArgs {
-    /// Deploy from this machine, outside a CI
+    /// Deploy from this machine, outside of CI
     #[arg(long)]
     local: bool,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(super) struct DeployArgs {
     selection: selection::SelectionArgs,
     #[command(flatten)]
     wait: LockWaitArgs,
-    /// What to do in a CI re-run if the journal of the earlier attempts is missing
+    /// In a re-run of a CI job: what to do if the journal of the earlier attempts is missing
     #[arg(long, value_name = "POLICY", env = "PAWL_MISSING_JOURNAL", hide_env = true, default_value = "probe")]
     missing_journal: MissingJournalArg,
 }
@@ -69,6 +69,8 @@ pub(super) struct DeployRequest<'a> {
     pub(super) wait: LockWait,
     /// The command that continues this deployment.
     pub(super) resume_command: &'a str,
+    /// `runner resolve` for its environment, if a plan file says which that is.
+    pub(super) resolve_command: Option<String>,
 }
 
 /// Deploys, with the setup steps first if `setup` asks for them.
@@ -106,6 +108,7 @@ pub(super) async fn run(
         },
         wait: args.wait.wait(),
         resume_command: &again,
+        resolve_command: Some(command_line("resolve", args.local, &args.plan)),
     };
     deploy(job, screen).await
 }
@@ -139,28 +142,18 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         overrides: orders,
         wait,
         resume_command: again,
+        resolve_command,
     } = job;
     screen.mask(plan.secrets.values().chain(&ci::job_secrets()));
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
-    let store = ci::with_checkpoints(store, &plan.source.path, &plan.app, &plan.environment, &|notice| {
-        (setting.notify)(notice)
-    });
-    let store = store.map_err(one)?;
+    let tell = Arc::clone(&setting.notify);
+    let store = open_store(&plan, &*tell).map_err(one)?;
     guards::check_allowed_user(&plan).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
-    let interrupt = Interrupt::listen().map_err(|error| {
-        one(Diagnostic::new(ErrorCode::RunnerFault, "can't set up the signal handlers")
-            .with_cause(error)
-            .with_hint("please report this"))
-    })?;
-    let tell = Arc::clone(&setting.notify);
+    let interrupt = listen_for_signals().map_err(one)?;
     let prepared = tokio::select! {
         prepared = PreparedPlan::new(plan, wanted, setting) => prepared?,
-        _ = interrupt.requested() => {
-            let message = "interrupted before the deployment began";
-            return Err(one(Diagnostic::new(ErrorCode::Interrupted, message).with_hint(format!("run `{again}` again"))));
-        }
+        _ = interrupt.requested() => return Err(one(interrupted_early(again))),
     };
     // The target of a rollback was already verified here.
     if orders.command != Some(ROLLBACK) {
@@ -171,16 +164,11 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
     }
-    let siblings = prepared.plan.keep.map(|_| {
-        let args = PlanSourceArgs { plan: prepared.plan.source.path.clone(), environment: None };
-        args.other_environments(&prepared.plan.environment)
-    });
-    let siblings = siblings.transpose()?.unwrap_or_default();
     let github_deployment = RefCell::new(None);
     let released_of = commit.clone();
     let missing_journal = orders.missing_journal;
     let deployment = DeploymentRequest {
-        siblings,
+        siblings: siblings(&prepared.plan)?,
         parent_deployments: guards::enclosing_deployments(),
         prepared: &prepared,
         store: &store,
@@ -190,6 +178,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         url: source::job_url(),
         wait,
         resume_command: again.to_owned(),
+        resolve_command,
     };
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
@@ -211,29 +200,10 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     if let Some(trouble) = &checkpoint_status.last_error {
         tell(Notice::warning(format!("could not store the end of the journal as an artifact of this run: {trouble}")));
     }
-    let github_notice = match github_deployment.take() {
-        Some(Ok(listed)) => {
-            let (exit, error) = match &ending {
-                Ok(ending) => (ending.exit, ending.error.as_ref()),
-                Err(problems) => (problems.first().map_or(ExitKind::Bug, |first| first.exit), problems.first()),
-            };
-            listed.finish(exit, error).await
-        }
-        Some(Err(notice)) => Some(notice),
-        None => None,
-    };
-    github_notice.into_iter().for_each(|notice| tell(notice));
-    let (journal, resumed_from) =
-        (checkpoint_status.newest.unwrap_or_default(), checkpoint_status.resumed_from.unwrap_or_default());
-    let outputs = |run: &str, release: &str| {
-        screen.set_job_outputs(&[
-            ("run", run),
-            ("release", release),
-            ("url", prepared.plan.url.as_deref().unwrap_or_default()),
-            ("journal", &journal),
-            ("resumed-from", &resumed_from),
-        ]);
-    };
+    if let Some(listed) = github_deployment.take() {
+        finish_github_deployment(listed, &ending).await.into_iter().for_each(|notice| tell(notice));
+    }
+    let outputs = |run: &str, release: &str| set_job_outputs(screen, &prepared.plan, &checkpoint_status, run, release);
     // `report_problems` reports the result of a deployment that did not begin.
     let ending = ending.inspect_err(|_| outputs("", prepared.release.label.as_str()))?;
     if let Some(report) = report.borrow_mut().as_mut() {
@@ -246,6 +216,60 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     screen.set_job_outputs(&[("result", &github::result_output(ending.exit))]);
     outputs(ending.header.run.as_str(), ending.header.release.label.as_str());
     Ok(ending.exit)
+}
+
+/// The state of the plan's environment, in a CI job with its checkpoints.
+fn open_store(plan: &Plan, notify: &dyn Fn(Notice)) -> Result<StateStore, Diagnostic> {
+    let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
+    ci::with_checkpoints(store, &plan.source.path, &plan.app, &plan.environment, notify)
+}
+
+fn listen_for_signals() -> Result<Interrupt, Diagnostic> {
+    Interrupt::listen().map_err(|error| {
+        Diagnostic::new(ErrorCode::RunnerFault, "can't set up the signal handlers")
+            .with_cause(error)
+            .with_hint("please report this")
+    })
+}
+
+fn interrupted_early(resume_command: &str) -> Diagnostic {
+    Diagnostic::new(ErrorCode::Interrupted, "interrupted before the deployment began")
+        .with_hint(format!("run `{resume_command}` again"))
+}
+
+/// The plan's other environments, if their releases must not be pruned.
+fn siblings(plan: &Plan) -> Result<Vec<SiblingEnvironment>, Vec<Diagnostic>> {
+    let others = plan.keep.map(|_| {
+        let args = PlanSourceArgs { plan: plan.source.path.clone(), environment: None };
+        args.other_environments(&plan.environment)
+    });
+    Ok(others.transpose()?.unwrap_or_default())
+}
+
+/// Reports to GitHub how the deployment listed there ended.
+async fn finish_github_deployment(
+    listed: Result<GithubDeployment, Notice>,
+    ending: &Result<AttemptResult, Vec<Diagnostic>>,
+) -> Option<Notice> {
+    let (exit, error) = match ending {
+        Ok(ending) => (ending.exit, ending.error.as_ref()),
+        Err(problems) => (problems.first().map_or(ExitKind::Bug, |first| first.exit), problems.first()),
+    };
+    match listed {
+        Ok(listed) => listed.finish(exit, error).await,
+        Err(notice) => Some(notice),
+    }
+}
+
+/// The outputs of a CI job that are known however the deployment ends.
+fn set_job_outputs(screen: &CommandOutput, plan: &Plan, checkpoints: &CheckpointStatus, run: &str, release: &str) {
+    screen.set_job_outputs(&[
+        ("run", run),
+        ("release", release),
+        ("url", plan.url.as_deref().unwrap_or_default()),
+        ("journal", checkpoints.newest.as_deref().unwrap_or_default()),
+        ("resumed-from", checkpoints.resumed_from.as_deref().unwrap_or_default()),
+    ]);
 }
 
 /// Notices about the source of the earlier attempts' journal in this CI run.

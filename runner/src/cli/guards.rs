@@ -32,28 +32,33 @@ pub(super) fn require_local_flag(local: bool, command: &str) -> Result<(), Vec<D
 
 /// Checks that the plan allows the current user to change the environment.
 pub(super) fn check_allowed_user(plan: &Plan) -> Result<(), Diagnostic> {
-    if plan.allow.is_empty() {
+    check_allowed(&plan.allow, &plan.environment)
+}
+
+/// Checks that a list of users, if it is not empty, contains the current one.
+pub(super) fn check_allowed(allow: &[AllowedOperator], environment: &EnvironmentName) -> Result<(), Diagnostic> {
+    if allow.is_empty() {
         return Ok(());
     }
     // The user who started this attempt: for a re-run, not the one who pushed.
     let actor = ["GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR"].iter().find_map(|name| env_variable(name));
     let actor = actor.filter(|actor| !actor.is_empty() && source::is_ci());
     let is_user = |allowed: &AllowedOperator| matches!(allowed, AllowedOperator::User(_));
-    let user = if plan.allow.iter().any(is_user) { os_user() } else { None };
+    let user = if allow.iter().any(is_user) { os_user() } else { None };
     let is_allowed = |allowed: &AllowedOperator| match allowed {
         AllowedOperator::GitHub(login) => actor.as_ref().is_some_and(|actor| actor.eq_ignore_ascii_case(login)),
         AllowedOperator::User(name) => user.as_ref() == Some(name),
     };
-    if plan.allow.iter().any(is_allowed) {
+    if allow.iter().any(is_allowed) {
         return Ok(());
     }
-    let names = plan.allow.iter().map(|allowed| match allowed {
+    let names = allow.iter().map(|allowed| match allowed {
         AllowedOperator::GitHub(login) => format!("`github:{login}`"),
         AllowedOperator::User(name) => format!("`user:{name}`"),
     });
     let names = names.collect::<Vec<_>>().join(", ");
     let who = actor.or(user).unwrap_or_else(source::user_at_host);
-    let message = format!("{who} may not change environment `{}`", plan.environment);
+    let message = format!("{who} is not allowed to change environment `{environment}`");
     let diagnostic = Diagnostic::new(ErrorCode::UserNotAllowed, message).with_cause(format!("`allow` lists {names}"));
     Err(diagnostic.with_hint("ask one of them to deploy, or add an entry to `allow` in the plan and have it reviewed"))
 }
@@ -83,7 +88,7 @@ pub(super) fn check_promotion_order(plan: &Plan, release: &Release) -> Result<()
         return Ok(());
     }
     Err(refused(match head.verified.iter().find(|verified| verified.label == release.label) {
-        Some(_) => "the release that was verified there under this label has other content".to_owned(),
+        Some(_) => "the release that was verified there under this label has different content".to_owned(),
         None => "it was not verified there".to_owned(),
     }))
 }

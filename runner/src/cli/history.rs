@@ -72,9 +72,10 @@ fn table_row(attempt: &AttemptSummary) -> [String; 7] {
         truncate(header.release.label.as_str(), 20),
         format_time(attempt.started_at),
         format_duration(millis_between(attempt.started_at, attempt.last_entry_at)),
-        match &attempt.command {
-            Some(order) => format!("{} ({order})", messages::result(attempt.exit, attempt.verified)),
-            None => messages::result(attempt.exit, attempt.verified).to_owned(),
+        match (&attempt.resolved_step, &attempt.command) {
+            (Some(step_target), _) => format!("resolved {step_target}"),
+            (None, Some(order)) => format!("{} ({order})", messages::result(attempt.exit, attempt.verified)),
+            (None, None) => messages::result(attempt.exit, attempt.verified).to_owned(),
         },
         truncate(&format!("{}/{}", header.run, header.attempt), 20),
         header.by.clone(),
@@ -153,7 +154,7 @@ mod tests {
             1,
             OutputFormat::Json,
             expect![[r#"
-                [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"lock-released":null}]
+                [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null,"lock-released":null}]
             "#]],
         );
     }

@@ -40,7 +40,7 @@ pub(super) enum LockSubcommand {
 pub(super) struct LockReleaseArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
     /// Release it even if its holder is running; the holder stops before its next effect
@@ -83,7 +83,9 @@ fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Ve
         let error = Diagnostic::new(ErrorCode::HolderRunning, "`--message` is empty").with_exit(ExitKind::Refused);
         return Err(vec![error.with_hint("give a reason; `runner history` shows it")]);
     }
-    let store = args.plan.store()?;
+    let location = args.plan.location()?;
+    guards::check_allowed(&location.allow, &location.environment).map_err(|error| vec![error])?;
+    let store = StateStore::new(&location.state, &location.app, &location.environment);
     guards::check_nesting(&store).map_err(|error| vec![error])?;
     let released = store
         .release_lock(&source::user_at_host(), message, args.force)
@@ -195,6 +197,7 @@ mod tests {
             counter: 4,
             ttl_ms: Some(30_000),
             holder: Some(holder),
+            released_by: None,
             since: clock::now(),
         };
         let view = LockView {

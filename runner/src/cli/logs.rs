@@ -82,6 +82,9 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         JournalEvent::UndoOutcome { step_target: place, failure: Some(failure) } => {
             (place, "end", format!("not undone: {}", messages::failure(failure)))
         }
+        JournalEvent::Resolved { step_target: place, resolution, by, message } => {
+            (place, "end", format!("{}, said {by}: {message}", messages::resolution(resolution)))
+        }
         JournalEvent::Started(_)
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
@@ -89,6 +92,7 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         | JournalEvent::Decision { .. }
         | JournalEvent::Probe { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::RecordLost { .. }
         | JournalEvent::Ended { .. }
         | JournalEvent::Unrecognized => return None,
     };
@@ -188,10 +192,10 @@ mod tests {
             None,
             OutputFormat::Json,
             expect![[r#"
-                {"seq":6,"prev":"104a2cce6f85f70af4e5caba90248f4e1036b46a2d16356cf23b5dfecf7b229f","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
-                {"seq":7,"prev":"41610ad01780d71bfa3117b3b279a6ffd9bcb2811e67bc0eeedd06deddba75bc","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
-                {"seq":8,"prev":"56995156124087fbb751405658ab2986ab7bdfe8b28ede2914ffde6cf211dd6f","at":"2025-11-23T03:20:01.319Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"warn","message":"slow lock","fields":{"rows":7,"table":"orders"}}}
-                {"seq":9,"prev":"2d334aa3205a08e2de09b56cbbd7d878acac779e922ae3630888408a1eeac8ed","at":"2025-11-23T03:20:01.36Z","event":{"type":"outcome","step":"migrate","target":"local","took-ms":41,"result":"failed","failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}}}
+                {"seq":6,"prev":"08ba1366000f97bc538d3545129f4cf0a8abdcecf12c6e615d268ca8f87ba485","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
+                {"seq":7,"prev":"4590ef23f7972eba8e3cb7cc1de789254342896dfba74c7fd86bb421f7b8114b","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
+                {"seq":8,"prev":"5afa5b7a587e8e8c4d771e20cfcd3633f03dba4ef6eecab459dbb80df849fbc9","at":"2025-11-23T03:20:01.319Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"warn","message":"slow lock","fields":{"rows":7,"table":"orders"}}}
+                {"seq":9,"prev":"5db92666222cc10c677cdc5d9739008e123debd577537f8d55c2bec8c6154f4e","at":"2025-11-23T03:20:01.36Z","event":{"type":"outcome","step":"migrate","target":"local","took-ms":41,"result":"failed","failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}}}
             "#]],
         );
     }

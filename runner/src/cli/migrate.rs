@@ -43,7 +43,7 @@ enum MigrateSubcommand {
         /// Also run it, in one transaction that is rolled back (PostgreSQL, SQLite)
         #[arg(long)]
         execute: bool,
-        /// Run it from this machine, outside a CI
+        /// Run it from this machine, outside of CI
         #[arg(long)]
         local: bool,
     },
@@ -53,11 +53,11 @@ enum MigrateSubcommand {
     Baseline {
         /// The version of the file
         version: String,
-        /// Run it from this machine, outside a CI
+        /// Run it from this machine, outside of CI
         #[arg(long)]
         local: bool,
     },
-    /// Record the outcome of a file that was begun and did not end
+    /// Record the outcome of a file that was started but not finished
     Resolve {
         /// The file's version
         #[arg(required_unless_present = "fence")]
@@ -74,7 +74,7 @@ enum MigrateSubcommand {
         /// Forget which attempt migrated last, after the state was lost or recreated
         #[arg(long, group = "what")]
         fence: bool,
-        /// Run it from this machine, outside a CI
+        /// Run it from this machine, outside of CI
         #[arg(long)]
         local: bool,
     },
@@ -83,7 +83,7 @@ enum MigrateSubcommand {
     Accept {
         /// The version of the file
         version: String,
-        /// Run it from this machine, outside a CI
+        /// Run it from this machine, outside of CI
         #[arg(long)]
         local: bool,
     },
@@ -92,7 +92,7 @@ enum MigrateSubcommand {
         /// Undo all files newer than this version; 0 for all files
         #[arg(long, value_name = "VERSION")]
         to: Option<String>,
-        /// Run it from this machine, outside a CI
+        /// Run it from this machine, outside of CI
         #[arg(long)]
         local: bool,
     },
@@ -142,7 +142,7 @@ pub(super) async fn run(
     };
     let answer = outcome.map_err(|failure| hidden(migration_diagnostic(&failure)))?;
     let text = match screen.format() {
-        OutputFormat::Json => json::line(&redactor.redact_json(answer.json)) + "\n",
+        OutputFormat::Json => json::line(&redactor.redact_json_values(answer.json)) + "\n",
         OutputFormat::Text => redactor.redact(&answer.text),
     };
     report::write_answer(out, &text).map_err(|error| vec![error])?;

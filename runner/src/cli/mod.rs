@@ -14,6 +14,7 @@ mod doctor;
 mod github;
 mod github_deployment;
 mod guards;
+mod hidden_environment;
 mod history;
 mod journal;
 mod lock;
@@ -25,10 +26,12 @@ mod output;
 mod plan;
 mod post;
 mod prune;
+mod resolve;
 mod rollback;
 mod schema;
 mod selection;
 mod source;
+mod state;
 mod status;
 mod step;
 mod wait;
@@ -40,7 +43,7 @@ use self::{
     output::{CommandOutput, OutputPurpose},
     source::PlanSourceArgs,
 };
-use contract::diagnostic::{Diagnostic, ExitKind};
+use contract::diagnostic::{Diagnostic, ExitKind, Notice};
 use sandbox;
 
 /// Deploy step by step, and resume from the step that failed
@@ -65,7 +68,9 @@ enum CliCommand {
     Rollback(rollback::RollbackArgs),
     /// Deploy the live, verified release of one environment to another
     Promote(rollback::PromoteArgs),
-    /// In a CI, after a deployment: upload the rest of the journal and release the lock
+    /// Record how a step ended that the runner can't finish
+    Resolve(resolve::ResolveArgs),
+    /// In CI, after a deployment: upload the rest of the journal and release the lock
     Post(post::PostArgs),
     /// Remove old releases that no rollback needs
     Prune(prune::PruneArgs),
@@ -115,9 +120,12 @@ enum CliCommand {
     /// Check journals for corruption
     #[command(subcommand)]
     Journal(journal::JournalSubcommand),
-    /// Show who holds the lock of an environment, or release it
+    /// Show who holds the lock on an environment, or release it
     #[command(subcommand)]
     Lock(lock::LockSubcommand),
+    /// Check the state of an environment, or repair it
+    #[command(subcommand)]
+    State(state::StateSubcommand),
     /// Print the JSON Schema of deploy.yml
     Schema,
     /// Check whether this machine and this plan are ready for a deployment
@@ -127,6 +135,7 @@ enum CliCommand {
 /// Runs the command of this process, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    let hidden = hidden_environment::hide();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -136,6 +145,10 @@ pub fn main() -> ExitCode {
         }
     };
     let screen = CommandOutput::new(&cli.output, purpose(&cli));
+    if let Err(error) = hidden {
+        let message = format!("programs that steps start can read the runner's environment: {error}");
+        screen.stderr_notifier()(Notice::warning(message));
+    }
     let exit = dispatch(cli, &screen).unwrap_or_else(|problems| screen.report_problems(&problems));
     screen.close();
     ExitCode::from(exit.status())
@@ -152,7 +165,8 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Step(_),
         ) => OutputPurpose::Deployment,
         Some(
-            CliCommand::Post(_)
+            CliCommand::Resolve(_)
+            | CliCommand::Post(_)
             | CliCommand::Prune(_)
             | CliCommand::Plan(_)
             | CliCommand::Status { .. }
@@ -164,6 +178,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::NewStep(_)
             | CliCommand::Journal(_)
             | CliCommand::Lock(_)
+            | CliCommand::State(_)
             | CliCommand::Schema
             | CliCommand::Doctor(_),
         ) => OutputPurpose::Answer,
@@ -180,6 +195,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Setup(args) => block_on(deploy::run(&args, SetupMode::WithSetup, screen)),
         CliCommand::Rollback(args) => block_on(rollback::rollback(&args, screen)),
         CliCommand::Promote(args) => block_on(rollback::promote(&args, screen)),
+        CliCommand::Resolve(args) => block_on(resolve::run(&args, screen, out)),
         CliCommand::Post(args) => block_on(post::run(&args, screen)),
         CliCommand::Prune(args) => block_on(prune::run(&args, screen, out)),
         CliCommand::Plan(args) => block_on(plan::run(&args, screen, out)),
@@ -194,6 +210,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::NewStep(args) => new_step::run(&args, form, out).map_err(one),
         CliCommand::Journal(command) => journal::run(&command, form, out).map_err(one),
         CliCommand::Lock(command) => lock::run(&command, form, out),
+        CliCommand::State(command) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
     }
 }

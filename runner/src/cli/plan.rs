@@ -16,10 +16,7 @@ use crate::{
 };
 use contract::diagnostic::{Diagnostic, ExitKind};
 use contract::text;
-use journal::{
-    Redactor,
-    event::{Decision, JournalHeader},
-};
+use journal::event::{Decision, JournalHeader};
 use plan::{ArgumentPattern, DirAccess, EnvGrant, SecretAccess, StepGrants, StepTrust};
 use sandbox::CapabilityNeed;
 use state::StateStore;
@@ -55,9 +52,9 @@ pub(super) async fn run(
     .await?;
     let (header, foreseen) = preview_deployment(&prepared, &store, &args.selection.overrides()).await?;
     // A probe may repeat what a program printed.
-    let redactor = Redactor::new(prepared.plan.secrets.values());
+    let redactor = &prepared.redactor;
     let answer = match screen.format() {
-        OutputFormat::Json => json::line(&redactor.redact_json(as_json(&header, &foreseen, &prepared))) + "\n",
+        OutputFormat::Json => json::line(&as_json(&header, &foreseen, &prepared)) + "\n",
         OutputFormat::Text => redactor.redact(&as_text(&header, &foreseen, &prepared)),
     };
     report::write_answer(out, &answer).map_err(|error| vec![error])?;
@@ -125,7 +122,10 @@ fn trust_word(ready: &PlannedStep) -> &'static str {
     if ready.step.trust == StepTrust::Host { "host" } else { "sandbox" }
 }
 
+/// The preview as JSON. Its texts are redacted; the names are not, so that a program can read them.
 fn as_json(header: &JournalHeader, foreseen: &[StepPreview], prepared: &PreparedPlan) -> Value {
+    let redactor = &prepared.redactor;
+    let texts = |texts: Value| redactor.redact_json_values(texts);
     let steps: Vec<_> = foreseen
         .iter()
         .zip(&prepared.steps)
@@ -136,16 +136,16 @@ fn as_json(header: &JournalHeader, foreseen: &[StepPreview], prepared: &Prepared
                 "phase": one.phase,
                 "decision": one.decision.as_ref().map(messages::decision),
                 "because": one.decision.as_ref().map(|decision: &Decision| messages::reason_name(messages::reason_of(decision))),
-                "words": one.decision.as_ref().map(messages::decision_reason),
-                "changes": one.changes,
-                "unknown": one.unknown_reason,
-                "needs": need_lines(ready),
-                "reaches": grant_lines(&ready.step.grants),
+                "words": texts(json!(one.decision.as_ref().map(messages::decision_reason))),
+                "changes": texts(json!(one.changes)),
+                "unknown": texts(json!(one.unknown_reason)),
+                "needs": texts(json!(need_lines(ready))),
+                "reaches": texts(json!(grant_lines(&ready.step.grants))),
                 "trust": trust_word(ready),
             })
         })
         .collect();
-    let hook = |(hook, ready): (&str, &PlannedStep)| json!({ "hook": hook, "step": ready.step_target.step, "needs": need_lines(ready), "reaches": grant_lines(&ready.step.grants), "trust": trust_word(ready) });
+    let hook = |(hook, ready): (&str, &PlannedStep)| json!({ "hook": hook, "step": ready.step_target.step, "needs": texts(json!(need_lines(ready))), "reaches": texts(json!(grant_lines(&ready.step.grants))), "trust": trust_word(ready) });
     let hooks: Vec<_> = hook_steps(prepared)
         .into_iter()
         .flat_map(|(name, steps)| steps.iter().map(move |ready| (name, ready)))

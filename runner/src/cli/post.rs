@@ -78,8 +78,8 @@ fn has_journal(folder: &Path) -> bool {
 /// Releases the lock of a killed process of this machine, so that nobody has to wait for the lease to expire.
 fn release_orphaned_lock(store: &StateStore, tell: &dyn Fn(Notice)) {
     match store.release_orphaned_lock(&source::user_at_host(), "its process was killed") {
-        Ok(Some(_)) => tell(Notice::note(format!("released the lock of {}", store.resource()))),
+        Ok(Some(_)) => tell(Notice::note(format!("released the lock on {}", store.resource()))),
         Ok(None) => {}
-        Err(error) => tell(Notice::warning(format!("could not release the lock of {}: {error}", store.resource()))),
+        Err(error) => tell(Notice::warning(format!("could not release the lock on {}: {error}", store.resource()))),
     }
 }

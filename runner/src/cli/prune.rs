@@ -23,7 +23,7 @@ use state::{LockRequest, StateStore};
 pub(super) struct PruneArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
     /// How many verified releases to keep besides the live one; by default the plan's `keep`, or 5
@@ -80,7 +80,7 @@ pub(super) async fn run(
         let hint = if error.is_before_first_removal() {
             "fix the cause and run it again; no release was removed"
         } else {
-            "fix the cause and run it again; the live and the kept releases were not touched"
+            "fix the cause and run it again; the live release and the releases to keep were not touched"
         };
         one(diagnostic.with_hint(hint))
     })?;

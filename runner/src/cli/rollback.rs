@@ -7,7 +7,7 @@ use super::{
     guards,
     output::CommandOutput,
     selection,
-    source::PlanSourceArgs,
+    source::{self, PlanSourceArgs},
     wait::LockWaitArgs,
     xdg_dirs,
 };
@@ -27,7 +27,7 @@ use state::StateStore;
 pub(super) struct RollbackArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
     /// The verified release to go back to; by default the last one before the live release
@@ -45,7 +45,7 @@ pub(super) struct PromoteArgs {
     /// The plan file
     #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml")]
     plan: std::path::PathBuf,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
     /// The environment where the release is live and verified
@@ -76,8 +76,9 @@ pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Res
     let commit = state.commit_of(&release).map(str::to_owned);
     let mut again = deploy::command_line("rollback", args.local, &args.plan);
     again += &format!(" --to {}", release.label);
-    let orders =
-        DeployOverrides { command: Some(ROLLBACK), expected_epoch: Some(state.epoch()), ..args.selection.overrides() };
+    // A deployment that was running then may have changed what is live, even if none began since.
+    let expected_last_line = state.last_line_hash;
+    let orders = DeployOverrides { command: Some(ROLLBACK), expected_last_line, ..args.selection.overrides() };
     deploy_release(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
 }
 
@@ -135,6 +136,7 @@ async fn deploy_release(
         overrides: orders,
         wait: wait.wait(),
         resume_command: again,
+        resolve_command: Some(deploy::command_line("resolve", !source::is_ci(), args)),
     };
     deploy::deploy(job, screen).await
 }

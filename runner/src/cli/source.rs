@@ -191,7 +191,7 @@ pub(super) fn placeholder_label() -> Label {
 fn git_describe(plan: &Path) -> Result<String, Diagnostic> {
     let folder = plan_folder(plan);
     let unknown = |why: String| {
-        Diagnostic::new(ErrorCode::UnknownRelease, "no release was given, and git names none")
+        Diagnostic::new(ErrorCode::UnknownRelease, "no release was given, and `git describe` failed")
             .with_cause(why)
             .with_hint("name it with `--release LABEL`")
     };

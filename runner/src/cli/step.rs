@@ -25,31 +25,31 @@ use plan::{Plan, PlanRequest, PlanSource};
 pub(super) struct StepArgs {
     /// The module: an official one (`pull`), a file (`./x.wasm`), or one in a registry (`oci://…@sha256:…`)
     module: String,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
-    /// A value of its configuration; a valid JSON value is parsed
+    /// A configuration value; parsed if it is valid JSON, otherwise a string
     #[arg(long, value_name = "KEY=VALUE")]
     with: Vec<String>,
-    /// A directory that it may use: `app=./shop`, `dist=./dist:ro`
+    /// A directory that the step may use: `app=./shop`, `dist=./dist:ro`
     #[arg(long, value_name = "NAME=PATH")]
     dir: Vec<String>,
-    /// A database that it may use: `main=sqlite:shop.db`
+    /// A database that the step may use: `main=sqlite:shop.db`
     #[arg(long, value_name = "NAME=URL")]
     database: Vec<String>,
-    /// An HTTP origin that it may send requests to
+    /// An HTTP origin that the step may send requests to
     #[arg(long, value_name = "ORIGIN")]
     http: Vec<String>,
-    /// A TCP address that it may connect to
+    /// A TCP address that the step may connect to
     #[arg(long, value_name = "HOST:PORT")]
     tcp: Vec<String>,
-    /// A program that it may run, as a JSON list: `["systemctl","restart","shop"]`; implies `trust: host`
+    /// A program that the step may run, as a JSON list: `["systemctl","restart","shop"]`; implies `trust: host`
     #[arg(long, value_name = "ARGV")]
     program: Vec<String>,
-    /// A unix socket that it may use: `engine=unix:/run/podman/podman.sock`; implies `trust: host`
+    /// A unix socket that the step may use: `engine=unix:/run/podman/podman.sock`; implies `trust: host`
     #[arg(long, value_name = "NAME=unix:PATH")]
     socket: Vec<String>,
-    /// A secret that it may use, and its environment variable: `TOKEN=env:DEPLOY_TOKEN`
+    /// A secret that the step may use, and its environment variable: `TOKEN=env:DEPLOY_TOKEN`
     #[arg(long, value_name = "NAME=env:VARIABLE")]
     secret: Vec<String>,
     /// The label of the release
@@ -87,6 +87,7 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
         overrides: args.selection.overrides(),
         wait: args.wait.wait(),
         resume_command: &again,
+        resolve_command: None,
     };
     deploy::deploy(job, screen).await
 }

@@ -88,6 +88,8 @@ fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             | JournalEvent::Probe { .. }
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => {}
         }
@@ -185,6 +187,8 @@ impl<'a> StepEvidence<'a> {
             | JournalEvent::UndoIntent { .. }
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => {}
         }

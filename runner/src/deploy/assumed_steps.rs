@@ -78,6 +78,9 @@ fn why_not_recorded(state: &JournalState, planned: &PlannedStep) -> String {
     let Some(record) = state.records.get(&planned.step_target) else { return "it never ran here".to_owned() };
     let label = &record.intent.release.label;
     match &record.status {
+        RecordStatus::Succeeded(_) if record.trust == JournalTrust::Untrusted && record.is_masked() => {
+            "an older runner recorded it with `***` in place of a secret".to_owned()
+        }
         RecordStatus::Succeeded(_) if record.trust == JournalTrust::Untrusted => {
             "its record is unauthenticated".to_owned()
         }

@@ -10,12 +10,12 @@ use super::{
 };
 use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
-    Journal, JournalError, JournalState, Redactor,
+    Journal, JournalState,
     decision::Selection,
     event::{FORMAT, JournalHeader, MAGIC, MISSING_JOURNAL, Release},
     file::{EntryObserver, JournalNote},
 };
-use state::DeploymentLock;
+use state::{DeploymentLock, HistoryError, LockError};
 
 /// The longest time to upload the rest of the journal at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,15 +44,16 @@ impl<'a> RunningAttempt<'a> {
         earlier: EarlierJournals,
         interrupt: Interrupt,
         observe: impl FnOnce(&JournalState, &JournalHeader) -> EntryObserver,
-    ) -> Result<Self, JournalError> {
+    ) -> Result<Self, HistoryError> {
         let EarlierJournals { loaded, torn_tail } = earlier;
         let (commit, url) = (request.commit.clone(), request.url.clone());
         let header =
             JournalHeader { commit, url, ..next_header(request.prepared, &loaded.state, epoch, &request.operator) };
-        let redactor = Redactor::new(request.prepared.plan.secrets.values());
+        let redactor = request.prepared.redactor.clone();
         let observer = observe(&loaded.state, &header);
         let path = request.store.journal_path(epoch);
-        let mut journal = Journal::create(&path, header.clone(), loaded, redactor, observer)?;
+        let lost = request.store.lost_records().map_err(HistoryError::from)?;
+        let mut journal = Journal::create_staged(lock.staging(), &path, header.clone(), loaded, redactor, observer)?;
         let torn = torn_tail.map(|(path, bytes)| {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             JournalNote::Torn { file, bytes: bytes as u64 }
@@ -60,6 +61,8 @@ impl<'a> RunningAttempt<'a> {
         let started =
             start_notes(request.prepared, lock).into_iter().chain(torn).chain(override_notes(&request.overrides));
         started.into_iter().try_for_each(|note| journal.record_note(note))?;
+        journal.record_lost(&lost)?;
+        request.store.forget_lost_records().map_err(HistoryError::from)?;
         let step_environment = StepEnvironment::new(request.store, &lock.token(), &header, &request.parent_deployments);
         Ok(Self { request, interrupt, header, journal, outputs: BTreeMap::new(), step_environment, lock })
     }
@@ -91,22 +94,37 @@ impl<'a> RunningAttempt<'a> {
 
     /// Uploads the journal, so that other machines know of this attempt. If this machine were lost before that, another
     /// machine would continue from an older journal, and the history would fork.
-    pub(super) async fn publish_journal(&self) -> Result<(), AttemptError> {
+    pub(super) async fn publish_journal(&mut self) -> Result<(), AttemptError> {
         let journal: &Path = self.journal.path();
-        tokio::select! {
+        let published = tokio::select! {
             biased;
-            published = self.lock.sync_journal(journal) => Ok(published?),
-            () = self.interrupt.grace_period_over() => Err(AttemptError::Interrupted),
-        }
+            published = self.lock.sync_journal(journal) => published,
+            () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
+        };
+        self.fence_if_lost(published)
     }
 
     /// Confirms that this attempt holds the lock; gives up when the grace period after a signal is over.
-    pub(super) async fn confirm_lock(&self) -> Result<(), AttemptError> {
-        tokio::select! {
+    pub(super) async fn confirm_lock(&mut self) -> Result<(), AttemptError> {
+        let confirmed = tokio::select! {
             biased;
-            confirmed = self.lock.ensure_held() => Ok(confirmed?),
-            () = self.interrupt.grace_period_over() => Err(AttemptError::Interrupted),
+            confirmed = self.lock.ensure_held() => confirmed,
+            () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
+        };
+        self.fence_if_lost(confirmed)
+    }
+
+    /// Confirms it without asking a remote: for effects that no user sees.
+    pub(super) fn confirm_lock_locally(&mut self) -> Result<(), AttemptError> {
+        self.fence_if_lost(self.lock.check_locally())
+    }
+
+    /// Ends the journal if the lock is lost: the next holder may have read it already.
+    fn fence_if_lost(&mut self, answer: Result<(), LockError>) -> Result<(), AttemptError> {
+        if let Err(LockError::Lost { .. }) = &answer {
+            self.journal.fence();
         }
+        Ok(answer?)
     }
 
     /// Whether the release is live and verified after an attempt that ends with `exit`.

@@ -36,9 +36,7 @@ impl JournaledCall<'_> {
         let probe = executor.probe(&planned.step, input, messages);
         let step_target = planned.step_target.clone();
         let finding = run_with_messages(journal, &step_target, received, probe, interrupt.grace_period_over()).await?;
-        let (took, noted) = (began.elapsed(), finding.clone());
-        journal.record_note(JournalNote::Probe { step_target, probed_input, took, finding: noted })?;
-        Ok(finding)
+        Ok(journal.record_probe(&step_target, probed_input, began.elapsed(), finding)?)
     }
 
     /// Calls `apply`, and records its outcome. `step` is the planned step with the environment of its programs added.
@@ -48,9 +46,7 @@ impl JournaledCall<'_> {
         let apply = executor.apply(step, intent, messages);
         let completion =
             run_with_messages(journal, &planned.step_target, received, apply, interrupt.grace_period_over()).await?;
-        let outcome = completion.outcome().clone();
-        journal.record_outcome(completion)?;
-        Ok(outcome)
+        Ok(journal.record_outcome(completion)?)
     }
 
     /// Calls `revert`, and records its outcome. Returns the failure, if the effect was not undone.

@@ -1,7 +1,7 @@
 //! The conclusion of an attempt: its exit kind, its error and its warnings.
 
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceExcerpt};
-use journal::{JournalError, RecordStatus, Redactor, StepTarget};
+use journal::{JournalError, RecordStatus, Redactor, StepRecord, StepTarget};
 use state::LockError;
 
 use super::{
@@ -83,16 +83,16 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic 
         .iter()
         .filter(|planned| attempt.outputs.contains_key(&planned.step.id) && is_done(&planned.step_target));
     let done: Vec<_> = done.map(|planned| planned.step.id.to_string()).collect();
-    let next = error
-        .step_target()
-        .and_then(|step_target| prepared.index(&step_target.step))
-        .and_then(|at| prepared.steps.get(at + 1));
     let resume_hint = ResumeHint {
         resume_command: &attempt.request.resume_command,
+        resolve_command: attempt.request.resolve_command.as_deref(),
         skipped_steps: &done,
-        next_step: next.map(|planned| &planned.step.id),
     };
     let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);
+    let record = error.step_target().and_then(|step_target| state.records.get(step_target));
+    if diagnostic.code == ErrorCode::RecordUnconfirmed && record.is_some_and(StepRecord::is_masked) {
+        diagnostic = diagnostic.with_cause("an older runner wrote this record, with `***` in place of a secret");
+    }
     if let AttemptError::Failed { step_target, failure, .. } | AttemptError::UndoFailed { step_target, failure } = error
     {
         let step = prepared.plan.all_steps().find(|step| step.id == step_target.step);

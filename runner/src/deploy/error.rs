@@ -3,11 +3,13 @@
 use std::path::{Component, Path};
 
 use contract::{
-    AttemptNumber, StepId,
-    diagnostic::{Diagnostic, ErrorCode, SourceLocation},
+    AttemptNumber, TargetName,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceLocation},
     step::StepFailure,
 };
-use journal::{JournalError, Redactor, StepTarget, event::DecisionReason};
+use journal::{
+    JournalError, Redactor, SecretLocation, StepTarget, event::DecisionReason, secret_scanner::NOT_A_SECRET_HINT,
+};
 use plan::PlanStep;
 use state::LockError;
 
@@ -20,6 +22,8 @@ pub enum AttemptError {
     InDoubt { step_target: StepTarget, reason: DecisionReason },
     /// An error in the plan that only showed during the attempt.
     Plan(Diagnostic),
+    /// The receipt on record of a step contains a value that has become a secret since.
+    SecretInReceipt { step_target: StepTarget, found: SecretLocation },
     /// A step could not be undone.
     UndoFailed { step_target: StepTarget, failure: StepFailure },
     /// The rollback did not begin, because a step that the plan marks irreversible may have had its effect.
@@ -37,10 +41,21 @@ pub enum AttemptError {
 pub struct ResumeHint<'a> {
     /// The command that resumes the deployment.
     pub resume_command: &'a str,
-    /// The steps that it will skip.
+    /// The command that records how a step ended, if there is a plan file.
+    pub resolve_command: Option<&'a str>,
+    /// The steps that the deployment will skip.
     pub skipped_steps: &'a [String],
-    /// The step after the one that stopped, if there is one.
-    pub next_step: Option<&'a StepId>,
+}
+
+impl ResumeHint<'_> {
+    /// The command that records how a step ended, after a sentence that leads to it.
+    fn resolve(&self, lead: &str, step_target: &StepTarget, outcome: &str) -> String {
+        let StepTarget { step, target } = step_target;
+        let target = if *target == TargetName::local() { String::new() } else { format!(" --target {target}") };
+        self.resolve_command.map_or_else(String::new, |command| {
+            format!("{lead} `{command} {step}{target} --as {outcome} --message \"checked by hand\"`")
+        })
+    }
 }
 
 impl From<JournalError> for AttemptError {
@@ -61,6 +76,7 @@ impl AttemptError {
         match self {
             Self::Failed { step_target, .. }
             | Self::InDoubt { step_target, .. }
+            | Self::SecretInReceipt { step_target, .. }
             | Self::UndoFailed { step_target, .. }
             | Self::Irreversible { step_target, .. } => Some(step_target),
             Self::Plan(_) | Self::Journal(_) | Self::Lock(_) | Self::Interrupted => None,
@@ -75,9 +91,10 @@ impl AttemptError {
             Self::Plan(diagnostic) => redactor.redact(&diagnostic.message),
             Self::Lock(error) => error.to_string(),
             Self::Journal(error) => error.to_string(),
-            Self::InDoubt { .. } | Self::UndoFailed { .. } | Self::Irreversible { .. } => {
-                "it did not finish".to_owned()
-            }
+            Self::InDoubt { .. }
+            | Self::SecretInReceipt { .. }
+            | Self::UndoFailed { .. }
+            | Self::Irreversible { .. } => "it did not finish".to_owned(),
         }
     }
 
@@ -88,8 +105,13 @@ impl AttemptError {
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target, failure, outcome_known: known } => {
-                let code =
-                    if *known { migration_code(failure).unwrap_or(ErrorCode::StepFailed) } else { ErrorCode::StepLost };
+                let code = if *known {
+                    migration_code(failure).unwrap_or(ErrorCode::StepFailed)
+                } else {
+                    // Only the runner reports an unknown outcome, so a module did not state this code.
+                    let stated = failure.stated_code().filter(|code| *code == ErrorCode::SecretInReceipt);
+                    stated.unwrap_or(ErrorCode::StepLost)
+                };
                 let message = format!("step {step_target} failed on attempt {attempt}");
                 let mut diagnostic = Diagnostic::new(code, message).with_cause(failure_summary(failure));
                 if !known {
@@ -100,23 +122,34 @@ impl AttemptError {
                 diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
             }
             Self::InDoubt { step_target, reason } => {
-                let (code, why, hint) = in_doubt(&step_target.step, reason, resume_hint);
+                let (code, why, hint) = in_doubt(step_target, reason, resume_hint);
                 Diagnostic::new(code, format!("step {step_target} is in doubt and was not run"))
                     .with_cause(why)
                     .with_hint(hint)
+            }
+            Self::SecretInReceipt { step_target, found } => {
+                let field = found.pointer.trim_start_matches('/');
+                let message = format!("the record of step {step_target} contains {} in `{field}`", found.secret_text());
+                Diagnostic::new(ErrorCode::SecretInReceipt, message)
+                    .with_cause("it was recorded before the plan called this value a secret")
+                    .with_hint(format!("{NOT_A_SECRET_HINT}; otherwise run `{again} --fresh`, and change the secret"))
+                    .with_exit(ExitKind::InDoubt)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
             Self::UndoFailed { step_target, failure } => {
                 Diagnostic::new(ErrorCode::UndoFailed, format!("the rollback of step {step_target} failed"))
                     .with_cause(failure_summary(failure))
-                    .with_hint(format!("fix the cause, then run `{again}` again: it finishes the rollback first"))
+                    .with_hint(format!(
+                        "fix the cause, then run `{again}` again: it finishes the rollback first{}",
+                        resume_hint.resolve("; or undo the step by hand, then run", step_target, "undone")
+                    ))
             }
             Self::Irreversible { step_target, not_undone: left } => {
                 let left: Vec<_> = left.iter().map(ToString::to_string).collect();
                 let message = format!("step {step_target} is irreversible; nothing was rolled back");
                 Diagnostic::new(ErrorCode::Irreversible, message)
                     .with_cause("the plan marks it `irreversible: true`, and it ran after the release was exposed")
-                    .with_cause(format!("not rolled back, last first: {}", left.join(", ")))
+                    .with_cause(format!("not rolled back, last step first: {}", left.join(", ")))
                     .with_hint(format!("fix the cause and run `{again}` again, or run `runner rollback`"))
             }
             Self::Journal(error) => error.into(),
@@ -128,8 +161,12 @@ impl AttemptError {
 }
 
 /// The error code, message and hint for a step that is in doubt.
-fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>) -> (ErrorCode, String, String) {
-    let again = resume_hint.resume_command;
+fn in_doubt(
+    step_target: &StepTarget,
+    reason: &DecisionReason,
+    resume_hint: &ResumeHint<'_>,
+) -> (ErrorCode, String, String) {
+    let (step, again) = (&step_target.step, resume_hint.resume_command);
     let run_it_again = format!("run `{again} --accept-drift {step}`");
     let accept = format!("or {run_it_again} to run step `{step}` anyway");
     match reason {
@@ -139,14 +176,10 @@ fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>
         DecisionReason::Interrupted { finding } => {
             let why = match finding {
                 Some(finding) => format!("it was interrupted, and its probe reported: {finding}"),
-                None => "it was interrupted; outcome unknown, because it has no probe".to_owned(),
+                None => "it was interrupted; outcome unknown, because it has no probe that can tell".to_owned(),
             };
-            let hint = match resume_hint.next_step {
-                Some(next) => format!(
-                    "check what it did; if it finished, run `{again} --start-from {next}`; if not, {run_it_again}"
-                ),
-                None => format!("check what it did; then {run_it_again} to run it again"),
-            };
+            let done = resume_hint.resolve("; if it finished, run", step_target, "done");
+            let hint = format!("check what it did{done}; if it did not finish, {run_it_again}");
             (ErrorCode::StepInDoubt, why, hint)
         }
         DecisionReason::Unconfirmed { finding } => {
@@ -167,11 +200,17 @@ fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>
             let hint = format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details");
             (ErrorCode::ProbeFailed, format!("its probe failed: {message}"), hint)
         }
+        DecisionReason::Changed { .. } => {
+            let why = "an older runner ran it in this run, and it has no probe that can tell whether its effect holds";
+            let hint = format!(
+                "check what it did; if it is done, deploy with `--start-from` and the step after it; if not, {run_it_again}"
+            );
+            (ErrorCode::StepInDoubt, why.to_owned(), hint)
+        }
         // No decision stops a step for one of these reasons.
         DecisionReason::NeverRan
         | DecisionReason::Reverted
         | DecisionReason::FailedBefore
-        | DecisionReason::Changed { .. }
         | DecisionReason::Held
         | DecisionReason::Absent
         | DecisionReason::DriftAccepted { .. }

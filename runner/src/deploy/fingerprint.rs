@@ -48,6 +48,13 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
     Fingerprint(components)
 }
 
+/// One hash of what a step depends on besides its release, the same for every version of the runner and in every run.
+pub(super) fn input_hash(fingerprint: &Fingerprint) -> Blake3Hash {
+    let is_of_release_or_runner = |name: &String| ["release", "module", "contract"].contains(&name.as_str());
+    let inputs = fingerprint.0.iter().filter(|(name, _)| !is_of_release_or_runner(name));
+    Fingerprint(inputs.map(|(name, hash)| (name.clone(), *hash)).collect()).digest()
+}
+
 fn grants_json(grants: &StepGrants, folder: &Path) -> Value {
     let written = |text: &ConfidentialText| Value::String(text.written.clone());
     let dirs: Map<_, _> = grants

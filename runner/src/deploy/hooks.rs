@@ -44,6 +44,9 @@ impl HookRunner<'_, '_> {
                 let why = error.short_text(self.attempt.journal.redactor());
                 warnings.push(Notice::warning(format!("hook {}: {why}", hook.step_target)));
             }
+            if self.attempt.journal.is_fenced() {
+                break;
+            }
         }
         warnings
     }

@@ -158,7 +158,7 @@ impl ModulePins {
     fn changed_error(&self, plan: &Plan, step: &PlanStep, name: &str, change: &PinChange) -> Diagnostic {
         let file = self.display_path();
         let message = format!("module `{name}` differs from {file}");
-        let hint = format!("if you intend the change, run `runner modules --accept` and commit {file}");
+        let hint = format!("if the change is intended, run `runner modules --accept` and commit {file}");
         let mut diagnostic = plan.error_at(ErrorCode::PinMismatch, step.span.clone(), message, "used here", Some(hint));
         if let Some(now) = self.current.modules.get(name) {
             diagnostic.causes.extend(describe_change(change, now));
@@ -183,8 +183,8 @@ pub fn describe_change(change: &PinChange, now: &ModulePin) -> Vec<String> {
         lines.push(format!("locked {} (version {})", locked.digest, locked.version));
         lines.push(format!("now    {} (version {})", now.digest, now.version));
     }
-    lines.extend(change.added.iter().map(|ask| format!("it newly requests {}", ask.describe())));
-    lines.extend(change.removed.iter().map(|ask| format!("it no longer requests {}", ask.describe())));
+    lines.extend(change.added.iter().map(|ask| format!("it now also needs {}", ask.describe())));
+    lines.extend(change.removed.iter().map(|ask| format!("it no longer needs {}", ask.describe())));
     lines
 }
 
@@ -206,7 +206,7 @@ fn read_lockfile(path: &std::path::Path) -> Result<Option<Lockfile>, Diagnostic>
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
-            return Err(unreadable(&error, "make it readable for this user, then run the same command again"));
+            return Err(unreadable(&error, "give this user read access to it, then run the same command again"));
         }
     };
     let hint = |error: &LockfileError| match error {

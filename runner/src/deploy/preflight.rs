@@ -4,9 +4,11 @@
 //! release; then it checks directories, databases and disk space. It creates nothing except granted directories.
 
 mod migrations;
+mod protected_paths;
 mod release;
 mod requirements;
 mod resources;
+mod secrets;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -17,13 +19,14 @@ use contract::{
     step::StepPhase,
 };
 use journal::{
-    JournalState, StepTarget,
+    JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
 };
 use plan::{ModuleRef, Plan, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 
 use modules::LoadedModules;
+pub(super) use secrets::{header_problem, input_problem};
 
 /// The options of a preflight.
 pub struct PreflightOptions {
@@ -53,6 +56,8 @@ pub struct PreparedPlan {
     pub hooks: PlannedHooks,
     /// The modules, compared with the lock file.
     pub pins: ModulePins,
+    /// The redactor of the plan's secrets.
+    pub redactor: Redactor,
     local: LocalExecutor,
     notify: NoticeHandler,
 }
@@ -91,9 +96,18 @@ impl PreparedPlan {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let release = release::resolve_release(&prepared.plan, &prepared.steps, requested).await;
-        prepared.release = release.map_err(|diagnostic| vec![diagnostic])?;
+        prepared.release = prepared.resolve_release(requested).await.map_err(|diagnostic| vec![diagnostic])?;
         Ok(prepared)
+    }
+
+    /// Resolves the release to its digest.
+    async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
+        let release = release::resolve_release(&self.plan, &self.steps, requested).await?;
+        let digest = release.digest.as_ref().map(ToString::to_string);
+        match header_problem("the release's digest", digest.as_deref(), &self.redactor) {
+            Some(problem) => Err(problem),
+            None => Ok(release),
+        }
     }
 
     /// The executor of a step's calls.
@@ -157,6 +171,7 @@ impl UnresolvedPlan {
     /// The sandbox can't be set up, or the lock file can't be read.
     pub async fn load(plan: Plan, label: Label, options: PreflightOptions) -> Result<Self, Diagnostic> {
         let PreflightOptions { cache_dirs, notify, pin_policy } = options;
+        let mut grant_problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
         let runtime = modules::new_runtime(cache_dirs, &notify)?;
         let (modules, problems) = LoadedModules::load(&runtime, &plan).await;
         let pins = ModulePins::read(&plan, pin_policy, |step| modules.of(step))?;
@@ -169,12 +184,17 @@ impl UnresolvedPlan {
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
-        let problems = planner.problems;
+        grant_problems.extend(planner.problems);
+        let mut problems = grant_problems;
+        let redactor = Redactor::of_plan(&plan.secrets);
+        let all = steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
+        problems.extend(secrets::secret_problems(&plan, &label, all, &redactor));
+        secrets::short_secret_notices(&plan.secrets).into_iter().for_each(|notice| notify(notice));
         if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
             notify(notice);
         }
         let (release, local) = (Release { label, digest: None }, LocalExecutor::new(runtime, modules));
-        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, local, notify }, problems })
+        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, local, notify }, problems })
     }
 
     /// Resolves the release to its digest.
@@ -182,7 +202,7 @@ impl UnresolvedPlan {
     /// # Errors
     /// The source of the release is missing, or its digest is not the requested one.
     pub async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
-        release::resolve_release(&self.prepared.plan, &self.prepared.steps, requested).await
+        self.prepared.resolve_release(requested).await
     }
 
     /// The plan with those steps whose modules could be loaded.

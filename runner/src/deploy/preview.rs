@@ -100,7 +100,7 @@ async fn preview_step(
         }
         Err(AttemptError::Plan(diagnostic)) => return Err(vec![diagnostic]),
         Err(error) => {
-            let resume_hint = ResumeHint { resume_command: "runner plan", skipped_steps: &[], next_step: None };
+            let resume_hint = ResumeHint { resume_command: "runner plan", resolve_command: None, skipped_steps: &[] };
             return Err(vec![error.diagnostic(view.header.attempt, &resume_hint)]);
         }
     };
@@ -126,7 +126,8 @@ async fn foresee_decision(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -
             NextAction::Probe(probe_input) => {
                 let input = resolved.probed_input(probe_input, view.state);
                 let executor = view.prepared.executor(planned);
-                finding = Some(executor.probe(&planned.step, input, unbounded_channel().0).await);
+                let found = executor.probe(&planned.step, input, unbounded_channel().0).await;
+                finding = Some(view.prepared.redactor.scanner().admit_finding(found));
             }
             NextAction::FinishUndo => return Decision::Run { reason: DecisionReason::UndoUnfinished },
             NextAction::Decided(decision) => return decision,

@@ -115,7 +115,7 @@ pub fn prune(
 
 /// Removes old releases after a verified deployment, if the plan sets `keep` and the lock is still held. A failure does
 /// not change how the attempt ends.
-pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> {
+pub(super) async fn prune_after(attempt: &mut RunningAttempt<'_>) -> Option<Notice> {
     let prepared = attempt.prepared();
     let keep = prepared.plan.keep?;
     let failed = match attempt.confirm_lock().await {

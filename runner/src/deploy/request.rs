@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{Interrupt, PreparedPlan, SiblingEnvironment};
+use super::{Interrupt, PreparedPlan, SiblingEnvironment, preflight::header_problem};
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
+    hash::Blake3Hash,
 };
 use journal::{JournalState, LoadedJournals, decision::Selection, state::AttemptSummary};
 use state::{DeploymentLock, LockRequest, LockWait, StateStore};
@@ -25,6 +26,8 @@ pub struct DeploymentRequest<'a> {
     pub wait: LockWait,
     /// The command that continues this deployment, for hints.
     pub resume_command: String,
+    /// `runner resolve` for this environment, for hints.
+    pub resolve_command: Option<String>,
     /// The plan's other environments, whose releases must not be pruned.
     pub siblings: Vec<SiblingEnvironment>,
     /// The deployments that this one runs inside, the outermost first, each as `APP/ENVIRONMENT ADDRESS`.
@@ -46,8 +49,9 @@ pub struct DeployOverrides {
     pub journal_missing: bool,
     /// The command that the journal records, if it is not `deploy`.
     pub command: Option<&'static str>,
-    /// The newest epoch when this deployment was planned. If there is a newer one now, the deployment is refused.
-    pub expected_epoch: Option<u64>,
+    /// The newest line of the journals when this deployment was planned. If there is a newer one under the lock, the
+    /// deployment is refused.
+    pub expected_last_line: Option<Blake3Hash>,
 }
 
 /// What to do if the journals of earlier attempts of the same CI run are missing.
@@ -87,12 +91,21 @@ impl DeploymentRequest<'_> {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Refuses secrets in what lock and journal record of the CI job. The preflight checked the rest.
+    pub(super) fn check_recorded_values(&self) -> Result<(), Vec<Diagnostic>> {
+        let values = [("the commit", self.commit.as_deref()), ("the URL of the CI job", self.url.as_deref())];
+        let problem = |(what, value)| header_problem(what, value, &self.prepared.redactor);
+        let problems: Vec<_> = values.into_iter().filter_map(problem).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     /// Acquires the lock. Gives up if the process is interrupted.
     pub(super) async fn take_lock(&self, interrupt: &Interrupt) -> Result<DeploymentLock, Diagnostic> {
         let release = &self.prepared.release;
         let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
         let purpose = Some(format!("{}{digest}", release.label));
-        let lock_request = LockRequest { by: self.operator.clone(), url: self.url.clone(), purpose, wait: self.wait };
+        let by = self.prepared.redactor.redact(&self.operator);
+        let lock_request = LockRequest { by, url: self.url.clone(), purpose, wait: self.wait };
         tokio::select! {
             lock = self.store.acquire_lock(lock_request) => lock.map_err(|error| (&error).into()),
             _ = interrupt.requested() => {
@@ -103,12 +116,13 @@ impl DeploymentRequest<'_> {
         }
     }
 
-    /// Reads the journals of earlier attempts, and checks that none began since this one was planned.
+    /// Reads the journals of earlier attempts, and checks that none wrote to them since this one was planned.
     pub(super) fn read_journals(&self) -> Result<EarlierJournals, Diagnostic> {
         let loaded = self.store.load(|_| {}).map_err(|error| Diagnostic::from(&error))?;
-        if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
+        let expected = self.overrides.expected_last_line;
+        if expected.is_some() && expected != loaded.state.last_line_hash {
             let message = "another deployment ran after this one was planned; nothing was started";
-            let hint = format!("check `runner history`, then run `{}` again", self.resume_command);
+            let hint = "check `runner history`, then run the rollback again if you still need it";
             return Err(Diagnostic::new(ErrorCode::StaleDecision, message).with_hint(hint));
         }
         let torn_tail = loaded.torn_files.iter().rfind(|(torn, _)| loaded.newest_file.as_ref() == Some(torn)).cloned();

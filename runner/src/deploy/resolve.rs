@@ -8,14 +8,17 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
-    fingerprint::{FingerprintParts, compute_fingerprint},
+    fingerprint::{FingerprintParts, compute_fingerprint, input_hash},
+    preflight::input_problem,
 };
 use contract::{AppName, EnvironmentName, StepId, diagnostic::ErrorCode, hash::Blake3Hash, step::ProbeFinding};
 use journal::{
     JournalState, StepTarget,
-    decision::{self, DecisionInput, ProbeSupport, RerunSafety},
+    decision::{self, DecisionInput, ModuleOrigin, ProbeSupport, RerunSafety},
     event::{Fingerprint, JournalHeader, ProbeInput},
 };
+use plan::ModuleRef;
+use sandbox::ProbeStrength;
 
 /// The identity of a history: a hash of its first attempt. It is the same on every machine, and a new state has a new
 /// one. Epochs of different lineages cannot be compared.
@@ -94,7 +97,12 @@ impl<'a> AttemptView<'a> {
         let StepTarget { step: id, target } = &planned.step_target;
         let key = format!("{} {id} {target} {}", header.run, fingerprint.digest());
         let key = Blake3Hash::of(key.as_bytes()).hex_prefix(16);
-        let input = self.input(planned, &key, config, &upstream);
+        let input = self.input(planned, &key, &fingerprint, config, &upstream);
+        // Outputs of earlier steps may make a secret of values that were none in the plan.
+        let redactor = &self.prepared.redactor;
+        if let Some(found) = redactor.scanner().find_in_input(&input) {
+            return Err(AttemptError::Plan(input_problem(plan, planned, &found, redactor)));
+        }
         Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name })
     }
 
@@ -103,6 +111,7 @@ impl<'a> AttemptView<'a> {
         &self,
         planned: &PlannedStep,
         key: &str,
+        fingerprint: &Fingerprint,
         config: Value,
         upstream: &BTreeMap<StepId, Map<String, Value>>,
     ) -> Value {
@@ -115,6 +124,7 @@ impl<'a> AttemptView<'a> {
             "step": planned.step_target.step,
             "target": planned.step_target.target,
             "key": key,
+            "input-hash": input_hash(fingerprint),
             "config": config,
             "release": header.release,
             "outputs": upstream,
@@ -155,11 +165,18 @@ impl<'a> AttemptView<'a> {
         let earlier = self.prepared.steps.iter().filter(|earlier| planned.upstream.contains(&earlier.step.id));
         let upstream: BTreeSet<&StepTarget> = earlier.map(|earlier| &earlier.step_target).collect();
         let config = &resolved.input["config"];
-        let (has_probe, may_repeat) =
-            (planned.description.has_probe(config), planned.description.is_repeatable(config));
+        let may_repeat = planned.description.is_repeatable(config);
         DecisionInput {
             phase: planned.description.phase,
-            probe_support: if has_probe { ProbeSupport::Available } else { ProbeSupport::Missing },
+            probe_support: match planned.description.probe_strength(config) {
+                ProbeStrength::None => ProbeSupport::Missing,
+                ProbeStrength::ConfirmsSuccess => ProbeSupport::ConfirmsSuccess,
+                ProbeStrength::Full => ProbeSupport::Available,
+            },
+            module_origin: match planned.step.uses {
+                ModuleRef::Official(_) => ModuleOrigin::Official,
+                ModuleRef::File(_) | ModuleRef::Registry(_) => ModuleOrigin::External,
+            },
             rerun_safety: if may_repeat { RerunSafety::Safe } else { RerunSafety::Unsafe },
             record: self.state.records.get(&planned.step_target),
             fingerprint: &resolved.fingerprint,
@@ -169,7 +186,8 @@ impl<'a> AttemptView<'a> {
                 accept_drift: self.overrides.accept_drift.contains(&planned.step.id),
                 fresh: self.overrides.fresh,
                 selected_by_name: resolved.selected_by_name,
-                journal_missing: self.overrides.journal_missing,
+                journal_missing: self.overrides.journal_missing
+                    || self.state.lost_records.contains(&planned.step_target),
             },
             finding,
         }

@@ -5,7 +5,7 @@
 use super::{AttemptError, attempt::RunningAttempt, undo};
 use contract::step::StepPhase;
 use journal::{
-    RecordStatus, StepTarget,
+    JournalTrust, RecordStatus, StepRecord, StepTarget,
     decision::{self, UndoSupport},
 };
 use plan::OnFailure;
@@ -47,6 +47,7 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
         AttemptError::Failed { step_target, .. } => attempt.prepared().index(&step_target.step).is_some(),
         AttemptError::Plan(_) => true,
         AttemptError::InDoubt { .. }
+        | AttemptError::SecretInReceipt { .. }
         | AttemptError::UndoFailed { .. }
         | AttemptError::Irreversible { .. }
         | AttemptError::Journal(_)
@@ -68,7 +69,7 @@ fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, Rollba
     });
     let state = attempt.journal.state();
     let steps = decision::steps_to_undo(state, &attempt.header.run, order);
-    let Some(exposing) = steps.last() else { return not_due(None) };
+    let Some(exposing) = steps.last() else { return not_due(masked_exposing_step(attempt).as_deref()) };
     match state.records.get(exposing).and_then(|record| record.live_before.as_ref()) {
         None => return not_due(Some("no release was live before this one")),
         Some(release) if release.is_same(&attempt.header.release) => {
@@ -83,6 +84,21 @@ fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, Rollba
         Some(step_target) => Err(RollbackResult::Failed(AttemptError::Irreversible { step_target, not_undone: steps })),
         None => Ok(steps),
     }
+}
+
+/// The reason why a step that exposed the release is not undone, if its record holds `***`.
+fn masked_exposing_step(attempt: &RunningAttempt<'_>) -> Option<String> {
+    let records = &attempt.journal.state().records;
+    let is_masked = |record: &StepRecord| {
+        let is_done = match record.status {
+            RecordStatus::Failed(_) | RecordStatus::Reverted => false,
+            RecordStatus::Intended | RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) => true,
+        };
+        let is_of_run = record.intent.exposes && record.intent.run == attempt.header.run;
+        is_done && is_of_run && record.trust == JournalTrust::Untrusted && record.is_masked()
+    };
+    let (step_target, _) = records.iter().find(|(_, record)| is_masked(record))?;
+    Some(format!("an older runner recorded step {step_target} with `***` in place of a secret"))
 }
 
 /// The first irreversible step, from the exposing one on, that may have had its effect in this run.

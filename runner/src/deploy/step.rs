@@ -9,7 +9,7 @@ use super::{
 };
 use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
 use journal::{
-    JournalError, StepIntent,
+    Journal, StepIntent,
     decision::{self, NextAction, StepDisposition},
     event::{Decision, DecisionReason, ProbeInput},
 };
@@ -45,9 +45,10 @@ impl StepRunner<'_, '_> {
     }
 
     /// Assumes that a step is done, because it comes before the named one. Returns its recorded outputs.
-    fn assume_done(&mut self, planned: &PlannedStep) -> Result<Map<String, Value>, JournalError> {
+    fn assume_done(&mut self, planned: &PlannedStep) -> Result<Map<String, Value>, AttemptError> {
         let journal = &mut self.attempt.journal;
         let receipt = assumed_receipt(journal.state(), planned, &self.attempt.header.release);
+        check_recorded_receipt(planned, journal, &receipt)?;
         let outputs = receipt.outputs.clone();
         let decision = Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt };
         journal.record_decision(&planned.step_target, decision)?;
@@ -87,14 +88,17 @@ impl StepRunner<'_, '_> {
     }
 
     /// Records a decision. An adoption without an authenticated record gets its intent first.
-    fn record_decision(&mut self, resolved: &ResolvedStep<'_>, decision: Decision) -> Result<(), JournalError> {
+    fn record_decision(&mut self, resolved: &ResolvedStep<'_>, decision: Decision) -> Result<(), AttemptError> {
         let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
         let (journal, step_target) = (&mut self.attempt.journal, &planned.step_target);
+        if let Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. } = &decision {
+            check_recorded_receipt(planned, journal, receipt)?;
+        }
         if let Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. } = &decision {
             let effect = planned.description.effect();
             journal.record_adoption_intent(step_target, key, fingerprint.clone(), input.clone(), effect)?;
         }
-        journal.record_decision(step_target, decision)
+        Ok(journal.record_decision(step_target, decision)?)
     }
 
     /// Probes whether an effect holds. A failed probe is called once more.
@@ -148,24 +152,31 @@ impl StepRunner<'_, '_> {
         let effect = planned.description.effect();
         let journal = &mut self.attempt.journal;
         let intent = journal.record_intent(&planned.step_target, key, fingerprint.clone(), input.clone(), effect)?;
-        let intent = self.ensure_lock_for_commit(planned, intent).await?;
+        let intent = self.ensure_lock(planned, intent).await?;
         let step = self.attempt.step_environment.apply_to(&planned.step);
         self.attempt.call(planned).apply(&step, intent).await
     }
 
-    /// Confirms the lock between the intent of a commit step and its effect; with a remote state, also that the intent
-    /// is uploaded. If this fails, it records that the step was not started.
-    async fn ensure_lock_for_commit(
-        &mut self,
-        planned: &PlannedStep,
-        intent: StepIntent,
-    ) -> Result<StepIntent, AttemptError> {
-        if planned.description.phase != StepPhase::Commit {
-            return Ok(intent);
+    /// Confirms the lock between the intent of a step and its effect; for a commit step with a remote state, also that the
+    /// intent is uploaded. If this fails, it records that the step was not started, unless the lock is lost.
+    async fn ensure_lock(&mut self, planned: &PlannedStep, intent: StepIntent) -> Result<StepIntent, AttemptError> {
+        let confirmed = match planned.description.phase {
+            StepPhase::Commit => self.attempt.confirm_lock().await,
+            StepPhase::Check | StepPhase::Prepare => self.attempt.confirm_lock_locally(),
+        };
+        let Err(error) = confirmed else { return Ok(intent) };
+        if !self.attempt.journal.is_fenced() {
+            let failure = StepFailure::new(FailureKind::NotBegun, "not started: the runner could not confirm the lock");
+            self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         }
-        let Err(error) = self.attempt.confirm_lock().await else { return Ok(intent) };
-        let failure = StepFailure::new(FailureKind::NotBegun, "not started: the runner could not confirm the lock");
-        self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         Err(error)
+    }
+}
+
+/// Refuses a receipt on record with a value that has become a secret since it was recorded.
+fn check_recorded_receipt(planned: &PlannedStep, journal: &Journal, receipt: &Receipt) -> Result<(), AttemptError> {
+    match journal.redactor().scanner().find_in_receipt(receipt) {
+        Some(found) => Err(AttemptError::SecretInReceipt { step_target: planned.step_target.clone(), found }),
+        None => Ok(()),
     }
 }

@@ -6,6 +6,7 @@ use journal::{
     FindingSummary, RecordStatus,
     event::{Decision, DecisionReason, ProbeInput},
 };
+use sandbox::ProbeStrength;
 
 /// Undoes one step by its record.
 pub(super) async fn undo_step(attempt: &mut RunningAttempt<'_>, planned: &PlannedStep) -> Result<(), AttemptError> {
@@ -39,10 +40,10 @@ async fn adopt_before_undo(attempt: &mut RunningAttempt<'_>, planned: &PlannedSt
     let step_target = &planned.step_target;
     let Some(record) = attempt.journal.state().records.get(step_target) else { return Ok(false) };
     let input = record.intent.input.clone();
-    let finding = if planned.description.has_probe(&input["config"]) {
+    let finding = if planned.description.probe_strength(&input["config"]) == ProbeStrength::Full {
         attempt.call(planned).probe(&input, ProbeInput::Recorded).await?
     } else {
-        ProbeFinding::Unknown { why: "it has no probe".to_owned() }
+        ProbeFinding::Unknown { why: "it has no probe that can tell".to_owned() }
     };
     let failure = match finding {
         ProbeFinding::Held { receipt } => {

@@ -10,12 +10,16 @@ use jiff::Timestamp;
 use super::{messages, step_label, terminal::Verbosity};
 use contract::text::{self, format_duration, millis_between};
 use contract::{
+    StepId,
     diagnostic::ExitKind,
-    step::{MessageLevel, StepOutcome, StepProgress},
+    hash::Blake3Hash,
+    step::{MessageLevel, StepFailure, StepOutcome, StepProgress},
 };
 use journal::{
     AttemptStatuses, StepStatus,
-    event::{COMMAND_OVERRIDES, Decision, JournalEntry, JournalEvent, JournalHeader, ProbeInput, StepTarget},
+    event::{
+        COMMAND_OVERRIDES, Decision, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, StepTarget,
+    },
 };
 
 /// An item to show.
@@ -119,21 +123,7 @@ impl EventFormatter {
                 });
                 [DisplayItem::Heading(heading(header))].into_iter().chain(continues).collect()
             }
-            JournalEvent::Plan { digest, path, steps } => {
-                self.label_width = steps
-                    .iter()
-                    .map(|step| text::column_count(&step_label(&step.step_target)))
-                    .max()
-                    .unwrap_or(0)
-                    .min(24);
-                self.planned_steps = steps.iter().map(|step| step.step_target.clone()).collect();
-                let text = format!(
-                    "{path}, {}, {}",
-                    text::format_amount(steps.len() as u64, None, "steps"),
-                    digest.hex_prefix(8)
-                );
-                vec![verbose_item("plan", text)]
-            }
+            JournalEvent::Plan { digest, path, steps } => self.plan_items(digest, path, steps),
             JournalEvent::Torn { file, bytes } => {
                 let text = format!("dropped the incomplete last line of {file} ({bytes} bytes)");
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "torn", String::new(), text, None)]
@@ -141,24 +131,19 @@ impl EventFormatter {
             JournalEvent::Lock { resource, holder } => {
                 vec![verbose_item("lock", format!("{resource} is held by {holder}"))]
             }
-            JournalEvent::Override { option, step } => {
-                let (keyword, text) = match step {
-                    Some(step) => ("option", format!("--{option} {step}")),
-                    None if COMMAND_OVERRIDES.contains(&option.as_str()) => ("call", format!("runner {option}")),
-                    None => ("option", format!("--{option}")),
-                };
-                vec![line_item(Verbosity::Normal, LineStyle::Plain, keyword, String::new(), text, None)]
+            JournalEvent::Override { option, step } => vec![override_item(option, step.as_ref())],
+            JournalEvent::Resolved { step_target, resolution, by, message } => {
+                let text = format!("{}, said {by}: {message}", messages::resolution(resolution));
+                vec![line_item(Verbosity::Normal, LineStyle::Plain, "resolved", step_label(step_target), text, None)]
+            }
+            JournalEvent::RecordLost { step_target } => {
+                let text = "an earlier attempt lost its lock and its last entries: the step is probed".to_owned();
+                vec![line_item(Verbosity::Normal, LineStyle::Plain, "lost", step_label(step_target), text, None)]
             }
             JournalEvent::Decision { step_target, decision } => self.decision_items(step_target, decision),
             JournalEvent::Intent { step_target, key, fingerprint, .. } => {
-                let label = step_label(step_target);
                 let text = format!("fingerprint {}, key {key}", fingerprint.digest().hex_prefix(8));
-                let intent = line_item(Verbosity::Verbose, LineStyle::Muted, "intent", label.clone(), text, None);
-                if self.is_adoption_intent(step_target) {
-                    return vec![intent];
-                }
-                let reason = self.reasons.get(step_target).cloned().unwrap_or_default();
-                vec![intent, DisplayItem::StepStarted { keyword: "start", label, reason }]
+                self.intent_items(step_target, text)
             }
             JournalEvent::Progress { step_target, progress } => vec![progress_item(step_target, progress)],
             JournalEvent::Outcome { step_target, took_ms, outcome: result } => {
@@ -181,28 +166,11 @@ impl EventFormatter {
                 )]
             }
             JournalEvent::UndoIntent { step_target } => {
-                vec![DisplayItem::StepStarted {
-                    keyword: "undo",
-                    label: step_label(step_target),
-                    reason: String::new(),
-                }]
+                let label = step_label(step_target);
+                vec![DisplayItem::StepStarted { keyword: "undo", label, reason: String::new() }]
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
-                let item = match failure {
-                    None => line_item(
-                        Verbosity::Normal,
-                        LineStyle::Success,
-                        "undid",
-                        step_label(step_target),
-                        String::new(),
-                        None,
-                    ),
-                    Some(failure) => {
-                        let text = format!("rollback failed: {}", messages::failure(failure));
-                        line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", step_label(step_target), text, None)
-                    }
-                };
-                vec![DisplayItem::StepEnded, item]
+                vec![DisplayItem::StepEnded, undo_item(step_target, failure.as_ref())]
             }
             JournalEvent::Ended { verified, .. } => {
                 self.verified = *verified;
@@ -210,6 +178,24 @@ impl EventFormatter {
             }
             JournalEvent::Unrecognized => Vec::new(),
         }
+    }
+
+    fn plan_items(&mut self, digest: &Blake3Hash, path: &str, steps: &[PlanStepRecord]) -> Vec<DisplayItem> {
+        let widths = steps.iter().map(|step| text::column_count(&step_label(&step.step_target)));
+        self.label_width = widths.max().unwrap_or(0).min(24);
+        self.planned_steps = steps.iter().map(|step| step.step_target.clone()).collect();
+        let count = text::format_amount(steps.len() as u64, None, "steps");
+        vec![verbose_item("plan", format!("{path}, {count}, {}", digest.hex_prefix(8)))]
+    }
+
+    fn intent_items(&self, step_target: &StepTarget, text: String) -> Vec<DisplayItem> {
+        let label = step_label(step_target);
+        let intent = line_item(Verbosity::Verbose, LineStyle::Muted, "intent", label.clone(), text, None);
+        if self.is_adoption_intent(step_target) {
+            return vec![intent];
+        }
+        let reason = self.reasons.get(step_target).cloned().unwrap_or_default();
+        vec![intent, DisplayItem::StepStarted { keyword: "start", label, reason }]
     }
 
     fn decision_items(&mut self, step_target: &StepTarget, decision: &Decision) -> Vec<DisplayItem> {
@@ -256,6 +242,10 @@ impl EventFormatter {
         let label = step_label(step_target);
         let took_ms = Some(took_ms);
         let item = match result {
+            StepOutcome::Succeeded { receipt } if !receipt.acted() => {
+                let text = messages::nothing_to_do(&receipt.notes);
+                line_item(Verbosity::Normal, LineStyle::Muted, "skip", label, text, took_ms)
+            }
             StepOutcome::Succeeded { receipt } => DisplayItem::Line(DisplayLine {
                 min_verbosity: Verbosity::Normal,
                 style: LineStyle::Success,
@@ -332,22 +322,42 @@ impl EventFormatter {
     }
 }
 
-/// The word under which a step is counted, once it has ended.
+/// The word under which a step is counted. One whose undo has not ended has run.
 fn count_word(status: StepStatus) -> Option<&'static str> {
     match status {
-        StepStatus::Ran => Some("ran"),
+        StepStatus::Ran | StepStatus::Undoing => Some("ran"),
         StepStatus::Skipped => Some("skipped"),
         StepStatus::Adopted => Some("adopted"),
         StepStatus::Failed | StepStatus::UndoFailed => Some("failed"),
         StepStatus::Unknown | StepStatus::Stopped => Some("in doubt"),
         StepStatus::Undone => Some("undone"),
-        StepStatus::NotReached | StepStatus::Started | StepStatus::Undoing => None,
+        StepStatus::NotReached | StepStatus::Started => None,
     }
 }
 
 fn heading(header: &JournalHeader) -> String {
     let JournalHeader { app, environment, run, attempt, release, .. } = header;
     format!("{app} {} to {environment} (run {run}, attempt {attempt})", release.label)
+}
+
+fn override_item(option: &str, step: Option<&StepId>) -> DisplayItem {
+    let (keyword, text) = match step {
+        Some(step) => ("option", format!("--{option} {step}")),
+        None if COMMAND_OVERRIDES.contains(&option) => ("call", format!("runner {option}")),
+        None => ("option", format!("--{option}")),
+    };
+    line_item(Verbosity::Normal, LineStyle::Plain, keyword, String::new(), text, None)
+}
+
+fn undo_item(step_target: &StepTarget, failure: Option<&StepFailure>) -> DisplayItem {
+    let label = step_label(step_target);
+    match failure {
+        None => line_item(Verbosity::Normal, LineStyle::Success, "undid", label, String::new(), None),
+        Some(failure) => {
+            let text = format!("rollback failed: {}", messages::failure(failure));
+            line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", label, text, None)
+        }
+    }
 }
 
 fn progress_item(step_target: &StepTarget, progress: &StepProgress) -> DisplayItem {

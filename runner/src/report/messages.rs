@@ -12,7 +12,7 @@ use contract::{
 };
 use journal::{
     FindingSummary,
-    event::{Decision, DecisionReason, StepTarget},
+    event::{Decision, DecisionReason, Resolution, StepTarget},
 };
 
 /// The most changed components that a phrase names; `why` lists all.
@@ -26,6 +26,16 @@ pub fn decision(decision: &Decision) -> &'static str {
         Decision::Adopt { .. } => "adopt",
         Decision::Run { .. } => "run",
         Decision::Stop { .. } => "stop",
+    }
+}
+
+/// What an operator says about a step.
+#[must_use]
+pub fn resolution(resolution: &Resolution) -> &'static str {
+    match resolution {
+        Resolution::Done { .. } => "done",
+        Resolution::Undone => "undone",
+        Resolution::NotBegun => "not begun",
     }
 }
 
@@ -147,6 +157,13 @@ pub fn failure(failure: &StepFailure) -> String {
     }
 }
 
+/// What a step found that had nothing to do: `nothing to do: found app/cache`.
+#[must_use]
+pub fn nothing_to_do(notes: &Map<String, Value>) -> String {
+    let found = self::notes(notes);
+    if found.is_empty() { "nothing to do".to_owned() } else { format!("nothing to do: {found}") }
+}
+
 /// The notes of a receipt in a few words: `2 files, 1.0 MiB`.
 ///
 /// Numbers come before their name. Nested values are left out, and so is `took_ms`: a line ends with the time anyway.
@@ -172,10 +189,8 @@ pub fn notes(notes: &Map<String, Value>) -> String {
 pub fn fields(fields: &Map<String, Value>) -> String {
     let mut phrase = String::new();
     for (name, value) in fields {
-        match value {
-            Value::String(value) => phrase.push_str(&format!(" {name}={value}")),
-            other => phrase.push_str(&format!(" {name}={other}")),
-        }
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        phrase.push_str(&format!(" {name}={value}"));
     }
     phrase
 }

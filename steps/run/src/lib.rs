@@ -1,20 +1,22 @@
 //! Runs one granted program, for tasks without a module of their own.
 //!
-//! Invariant: the program's exit status decides, never its output. The effect of a step with neither `creates` nor
+//! Invariant: the program's exit status decides, never its output. The effect of a step without `marker`, `creates` and
 //! `probe` is never reported as held.
 //!
 //! Deliberately absent: a shell, pipes, conditions, and outputs for later steps; write a module for those.
 
+mod marker;
 mod output;
 
 use pawl_step::process::Command;
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, Failure, Finding, Input, ModuleDescription, Phase, ProbeSupport,
-    Receipt, RerunSafety, Step, fs, log, time,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
+    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use marker::ProgramState;
 use output::{check_exit_status, command_line, finding_from_status, log_lines};
 
 /// The `run` module.
@@ -37,6 +39,11 @@ pub struct RunConfig {
     pub stdin: Option<String>,
     /// The working directory of the program.
     pub dir: Option<String>,
+    /// Files and directories that the program depends on; the runner hashes them.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// The file that records a success of the program.
+    pub marker: Option<String>,
     /// A path that exists after the program has run.
     pub creates: Option<String>,
     /// A program that determines whether the effect holds.
@@ -55,11 +62,18 @@ impl Step for RunStep {
             version: env!("CARGO_PKG_VERSION"),
             summary: "runs one granted program",
             config: include_str!("../config.schema.json"),
-            needs: vec![CapabilityNeed { capability: Capability::Programs, config: None, reason: "is run" }],
+            needs: vec![
+                CapabilityNeed { capability: Capability::Programs, config: None, reason: "is run" },
+                CapabilityNeed {
+                    capability: Capability::Dirs(DirectoryAccess::Write),
+                    config: Some("/marker"),
+                    reason: "gets the marker of a success",
+                },
+            ],
             phase: Phase::Commit,
             exposes: false,
             repeatable: RerunSafety::Config("/repeatable"),
-            probes: ProbeSupport::Config(&["/creates", "/probe"]),
+            probes: ProbeSupport::Config(&["/marker", "/creates", "/probe"]),
             reverts: false,
             behaves: &[],
         }
@@ -80,12 +94,18 @@ impl Step for RunStep {
         if is_created(config)? {
             let path = config.creates.as_deref().unwrap_or_default();
             log::info(format!("`{path}` already exists, so the program does not run"));
-            return Ok(Receipt::new().output("status", 0).note("ran", false));
+            return Ok(Receipt::new().output("status", 0).note("ran", false).note("found", path));
         }
-        let completion = build_command(config, &config.program, &config.args).run()?;
-        log_lines("stdout", &completion.stdout);
-        log_lines("stderr", &completion.stderr);
-        check_exit_status(&command_line(&config.program, &config.args), completion.status, &completion.stderr)?;
+        if let Some(path) = &config.marker {
+            marker::write(path, input, ProgramState::Started)?;
+        }
+        let ran = run_program(config);
+        match (&config.marker, &ran) {
+            (Some(path), Ok(())) => marker::write(path, input, ProgramState::Finished)?,
+            (Some(path), Err(_)) => marker::remove(path)?,
+            (None, _) => {}
+        }
+        ran?;
         if let Some(path) = &config.creates
             && !fs::exists(path)?
         {
@@ -97,6 +117,10 @@ impl Step for RunStep {
 
     fn probe(input: &Input<RunConfig>) -> Result<Finding, Failure> {
         let config = &input.config;
+        check_config(config)?;
+        if let Some(path) = &config.marker {
+            return marker::probe(path, input);
+        }
         if config.creates.is_some() {
             return Ok(if is_created(config)? {
                 Finding::Held(Receipt::new().output("status", 0))
@@ -106,7 +130,7 @@ impl Step for RunStep {
         }
         let Some([program, arguments @ ..]) = config.probe.as_deref() else {
             return Ok(Finding::Unknown(
-                "the step has neither `creates` nor `probe`, so its effect cannot be checked".to_owned(),
+                "the step has no `marker`, `creates` or `probe`, so its effect cannot be checked".to_owned(),
             ));
         };
         let completion = build_command(config, program, arguments).run()?;
@@ -119,13 +143,38 @@ impl Step for RunStep {
     }
 }
 
+/// Runs the program to its end.
+fn run_program(config: &RunConfig) -> Result<(), Failure> {
+    let completion = build_command(config, &config.program, &config.args).run()?;
+    log_lines("stdout", &completion.stdout);
+    log_lines("stderr", &completion.stderr);
+    check_exit_status(&command_line(&config.program, &config.args), completion.status, &completion.stderr)
+}
+
+/// Refuses settings that contradict each other.
+fn check_config(config: &RunConfig) -> Result<(), Failure> {
+    let evidence = [config.marker.is_some(), config.creates.is_some(), config.probe.is_some()];
+    if evidence.into_iter().filter(|is_set| *is_set).count() > 1 {
+        return Err(Failure::invalid_config("only one of `marker`, `creates` and `probe` can be used")
+            .hint("remove the others; `marker` tells most"));
+    }
+    let Some(marker) = &config.marker else { return Ok(()) };
+    let contains_marker = |input: &&String| {
+        marker.strip_prefix(input.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    match config.inputs.iter().find(contains_marker) {
+        None => Ok(()),
+        Some(input) => Err(Failure::invalid_config(format!("the marker `{marker}` lies in the input `{input}`"))
+            .hint("put it elsewhere: the step would change its own input, and run each time")),
+    }
+}
+
+/// Whether the path of `creates` exists, which is only the case if the step has one.
 fn is_created(config: &RunConfig) -> Result<bool, Failure> {
-    match (&config.creates, &config.probe) {
-        (Some(_), Some(_)) => {
-            Err(Failure::invalid_config("`creates` and `probe` cannot be used together").hint("remove one of them"))
-        }
-        (Some(path), None) => fs::exists(path),
-        (None, _) => Ok(false),
+    check_config(config)?;
+    match &config.creates {
+        Some(path) => fs::exists(path),
+        None => Ok(false),
     }
 }
 
@@ -185,12 +234,41 @@ mod tests {
     }
 
     #[test]
+    fn marker_tells_of_its_release_and_inputs_only() {
+        let sandbox = TestSandbox::new();
+        sandbox.grant("app", DirectoryAccess::Write);
+        let config = json!({ "program": "/usr/bin/warm", "marker": "app/.pawl/warm" });
+        let ours = input(config.clone());
+        let path = ours.config.marker.clone().unwrap();
+        assert_eq!(RunStep::probe(&ours).unwrap(), Finding::Absent);
+        marker::write(&path, &ours, ProgramState::Started).unwrap();
+        assert!(matches!(RunStep::probe(&ours).unwrap(), Finding::Unknown(_)));
+        marker::write(&path, &ours, ProgramState::Finished).unwrap();
+        assert_eq!(RunStep::probe(&ours).unwrap(), Finding::Held(Receipt::new().output("status", 0)));
+        // The key says whose marker it is, no more: another run finds it too.
+        let later = Input { key: "another".to_owned(), run: "2".to_owned(), ..input(config.clone()) };
+        assert!(matches!(RunStep::probe(&later).unwrap(), Finding::Held(_)));
+        let edited = Input { input_hash: "another".to_owned(), ..input(config.clone()) };
+        assert_eq!(RunStep::probe(&edited).unwrap(), Finding::Absent);
+        let mut other = input(config);
+        other.release.label = "r2".to_owned();
+        other.release.digest = None;
+        assert_eq!(RunStep::probe(&other).unwrap(), Finding::Absent);
+        fs::write_atomic(&path, b"touched by hand").unwrap();
+        assert!(matches!(RunStep::probe(&ours).unwrap(), Finding::Unknown(_)));
+        marker::remove(&path).unwrap();
+        assert_eq!(RunStep::probe(&ours).unwrap(), Finding::Absent);
+    }
+
+    #[test]
     fn probe_is_unknown_without_creates_or_probe() {
         let plain = input(json!({ "program": "/usr/bin/warm" }));
         assert!(matches!(RunStep::probe(&plain).unwrap(), Finding::Unknown(_)));
         assert!(RunStep::revert(&plain, &Receipt::new()).is_err());
         let both = input(json!({ "program": "p", "creates": "app/x", "probe": ["q"] }));
         assert_eq!(RunStep::apply(&both).unwrap_err().kind, FailureKind::InvalidConfig);
+        let own = input(json!({ "program": "p", "marker": "app/x/y", "inputs": ["app/x"] }));
+        assert_eq!(RunStep::apply(&own).unwrap_err().kind, FailureKind::InvalidConfig);
         let denied = input(json!({ "program": "p", "creates": "other/x" }));
         let _sandbox = TestSandbox::new();
         assert_eq!(RunStep::probe(&denied).unwrap_err().kind, FailureKind::Denied);

@@ -274,7 +274,7 @@ fn split_grant(path: &str) -> Result<(&str, String), Failure> {
     Ok((dir, if names.is_empty() { ".".to_owned() } else { names.join("/") }))
 }
 
-fn fs_failure(verb: &str, path: &str, cause: FsError) -> Failure {
+pub(crate) fn fs_failure(verb: &str, path: &str, cause: FsError) -> Failure {
     let (kind, what, hint) = match cause {
         FsError::NotFound => (FailureKind::NotFound, "not found".to_owned(), None),
         FsError::Denied => (

@@ -27,6 +27,9 @@ pub struct Input<C> {
     pub target: String,
     /// The idempotency key: a short hex text, the same for every call that is meant to have one effect.
     pub key: String,
+    /// The hash of what the step depends on besides the release: the same in every run, and with every version of the runner.
+    /// Empty with a runner that does not tell it.
+    pub input_hash: String,
     /// The step's configuration, from `with:`.
     pub config: C,
     /// The release to deploy.
@@ -91,16 +94,45 @@ impl<C> Input<C> {
 
 /// Parses the input text of a call.
 pub(crate) fn parse<C: DeserializeOwned>(text: &str) -> Result<Input<C>, Failure> {
-    let Input { app, environment, run, attempt, epoch, lineage, step, target, key, config, release, outputs, head } =
-        parse_frame(text).map_err(|error| {
-            Failure::invalid_config(format!("this step cannot read the runner's input: {error}"))
-                .hint("the runner and the step have different versions: update the older one")
-        })?;
+    let Input {
+        app,
+        environment,
+        run,
+        attempt,
+        epoch,
+        lineage,
+        step,
+        target,
+        key,
+        input_hash,
+        config,
+        release,
+        outputs,
+        head,
+    } = parse_frame(text).map_err(|error| {
+        Failure::invalid_config(format!("this step cannot read the runner's input: {error}"))
+            .hint("the runner and the step have different versions: update the older one")
+    })?;
     let config = C::deserialize(config).map_err(|error| {
         Failure::invalid_config(format!("invalid `with:` of step `{step}`: {error}"))
             .hint("`runner schema` shows the settings of the module")
     })?;
-    Ok(Input { app, environment, run, attempt, epoch, lineage, step, target, key, config, release, outputs, head })
+    Ok(Input {
+        app,
+        environment,
+        run,
+        attempt,
+        epoch,
+        lineage,
+        step,
+        target,
+        key,
+        input_hash,
+        config,
+        release,
+        outputs,
+        head,
+    })
 }
 
 /// Parses all members but the configuration, which belongs to the step. It reads them one by one, because a derived
@@ -119,6 +151,7 @@ fn parse_frame(text: &str) -> Result<Input<Value>, String> {
         step: String::new(),
         target: String::new(),
         key: String::new(),
+        input_hash: String::new(),
         config: Value::Object(Map::new()),
         release: Release { label: String::new(), digest: None },
         outputs: Map::new(),
@@ -132,6 +165,7 @@ fn parse_frame(text: &str) -> Result<Input<Value>, String> {
             ("step", Value::String(text)) => frame.step = text,
             ("target", Value::String(text)) => frame.target = text,
             ("key", Value::String(text)) => frame.key = text,
+            ("input-hash", Value::String(text)) => frame.input_hash = text,
             ("lineage", Value::String(text)) => frame.lineage = text,
             ("epoch", Value::Number(number)) => frame.epoch = number.as_u64().unwrap_or(0),
             ("attempt", Value::Number(number)) => {
@@ -143,8 +177,8 @@ fn parse_frame(text: &str) -> Result<Input<Value>, String> {
             ("head", Value::Object(head)) => frame.head = Some(EnvironmentHead { live: live(head)? }),
             ("head" | "outputs", Value::Null) => {}
             (
-                "app" | "environment" | "run" | "step" | "target" | "key" | "attempt" | "epoch" | "lineage" | "config"
-                | "outputs" | "head",
+                "app" | "environment" | "run" | "step" | "target" | "key" | "input-hash" | "attempt" | "epoch"
+                | "lineage" | "config" | "outputs" | "head",
                 _,
             ) => {
                 return Err(format!("`{name}` has the wrong type"));
@@ -197,6 +231,7 @@ mod tests {
     fn text(config: &Value) -> String {
         json!({
             "app": "shop", "environment": "prod", "run": "7", "attempt": 2, "step": "switch", "target": "local", "key": "ab12",
+            "input-hash": "cd34",
             "config": config, "release": { "label": "v1", "digest": null },
             "outputs": { "pull": { "path": "releases/x" } }, "head": { "live": null }, "later": true,
         })

@@ -99,6 +99,7 @@ pub fn input<C>(step: &str, config: C) -> Input<C> {
         step: step.to_owned(),
         target: "local".to_owned(),
         key: "0123456789abcdef".to_owned(),
+        input_hash: "89abcdef01234567".to_owned(),
         config,
         release: Release { label: "v1".to_owned(), digest: None },
         outputs: Map::new(),

@@ -226,7 +226,7 @@ impl ManagedLink {
         if live.as_deref() != Some(to) && live.as_deref() != back {
             let now = live.as_deref().unwrap_or("nothing");
             return Err(Failure::conflict(format!(
-                "`{}` points to `{now}`, not to `{to}`: it was changed by hand, so this step keeps it",
+                "`{}` points to `{now}`, not to `{to}`: it was changed by hand, so this step leaves it as it is",
                 self.path()
             ))
             .hint(format!(
@@ -259,7 +259,7 @@ impl ManagedLink {
             self.path()
         ))
         .hint(format!(
-            "move it away, or move it into `{}/releases/` and link to it: `ln -s releases/<name> {}`",
+            "move it elsewhere, or move it into `{}/releases/` and link to it: `ln -s releases/<name> {}`",
             self.dir, self.link
         ))
     }
@@ -296,7 +296,7 @@ impl ManagedLink {
                 self.path(),
                 self.epoch.number
             ))
-            .hint("`runner history` shows the newer deployment; find out who released the lock of this one")),
+            .hint("`runner history` shows the newer deployment; find out who released this deployment's lock")),
         }
     }
 

@@ -19,7 +19,7 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [wait.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, wait.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, wait.sh]] }
   act:
     uses: run
     trust: host
@@ -79,7 +79,7 @@ fn p0501_lock_that_another_deployment_holds() {
 #[test]
 fn p0502_lock_file_that_cannot_be_used() {
     let environment = waiting_environment("dir:.pawl");
-    fs::create_dir_all(environment.path(".pawl/shop/prod/lock")).unwrap();
+    fs::create_dir_all(environment.path(".pawl/shop/prod/lock/record")).unwrap();
     check_page("P0502", &environment, DEPLOY);
 }
 

@@ -1,6 +1,6 @@
 //! Errors of migrations that SQLite shows as well as a server.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use super::check_page;
 use crate::support::TestEnvironment;
@@ -68,6 +68,24 @@ fn p0315_migration_left_unfinished_by_another_tool() {
     execute(&environment, "UPDATE _sqlx_migrations SET success = FALSE WHERE version = 2");
     environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n");
     check_page("P0315", &environment, DEPLOY);
+}
+
+/// The folder of the state is put back as it was in a backup.
+#[test]
+fn p0316_state_that_is_older_than_the_database() {
+    let environment = migrated_environment();
+    let (state, backup) = (environment.path(".pawl"), environment.path("backup"));
+    assert!(Command::new("cp").arg("-r").args([&state, &backup]).status().unwrap().success());
+    for (number, table) in [(3, "orders"), (4, "customers"), (5, "suppliers")] {
+        let sql = format!("CREATE TABLE {table} (id INTEGER PRIMARY KEY);\n");
+        environment.write(&format!("migrations/000{number}_{table}.sql"), sql);
+        if number < 5 {
+            environment.run(DEPLOY).assert_exit(0);
+        }
+    }
+    fs::remove_dir_all(&state).unwrap();
+    fs::rename(backup, state).unwrap();
+    check_page("P0316", &environment, DEPLOY);
 }
 
 #[test]

@@ -79,3 +79,13 @@ fn p0131_module_that_hooks_cannot_use() {
     environment.pack("r1");
     check_page("P0131", &environment, DEPLOY);
 }
+
+#[test]
+fn p0225_secret_in_a_recorded_value() {
+    let mut environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "app: shop\n", "app: shop\nsecrets: { CUSTOMER: env:CUSTOMER }\n");
+    environment.edit("deploy.yml", "link: current", "link: \"${{ env.CUSTOMER }}\"");
+    environment.set_variable("CUSTOMER", "acme-bakery");
+    environment.pack("r1");
+    check_page("P0225", &environment, DEPLOY);
+}

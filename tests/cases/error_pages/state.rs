@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::{check_error, check_page};
 use crate::support::{
-    HttpReply, HttpTestServer, TestEnvironment, aws_variables,
+    HttpReply, HttpTestServer, TestEnvironment, aws_variables, delete_refs,
     doc_blocks::{check_error_page, command_line, exit_code},
     init_bare_repository,
 };
@@ -69,9 +69,9 @@ fn p0609_invalid_record() {
     let path = repository.path().display().to_string();
     let environment = environment_with_state(&format!("git:{path}"));
     environment.run(DEPLOY).assert_exit(0);
-    let reference = "refs/pawl/shop/test";
+    let reference = "refs/pawl-state/shop/test/data";
     let record = git(repository.path(), "", &["show", &format!("{reference}:state.json")]);
-    let newer = record.replacen("\"version\":1", "\"version\":2", 1).replacen("\"version\": 1", "\"version\": 2", 1);
+    let newer = record.replacen("\"version\":2", "\"version\":3", 1);
     assert_ne!(newer, record);
     let blob = git(repository.path(), &newer, &["hash-object", "-w", "--stdin"]);
     let files = git(repository.path(), "", &["ls-tree", reference]);
@@ -98,7 +98,7 @@ fn p0610_diverged_journals() {
     let first = environment_with_state(&state);
     first.run(DEPLOY).assert_exit(0);
     // The remote is emptied, and used by a machine that knows nothing of the first.
-    git(repository.path(), "", &["update-ref", "-d", "refs/pawl/shop/test"]);
+    delete_refs(repository.path());
     environment_with_state(&state).run(DEPLOY).assert_exit(0);
     let refused = first.run(DEPLOY);
     refused.assert_exit(exit_code("P0610"));

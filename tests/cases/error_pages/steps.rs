@@ -18,7 +18,7 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [index.sh], dir: work }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, index.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, index.sh]] }
   warm:
     uses: run
     trust: host
@@ -68,6 +68,18 @@ fn p0303_interrupted_step() {
     wait_until("the step began", || environment.exists("began"));
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     check_error("P0303", &environment, &environment.output_of(child));
+}
+
+/// The link led to a folder whose name is a secret, and the receipt would say so.
+#[test]
+fn p0304_returned_secret() {
+    let mut environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "app: shop\n", "app: shop\nsecrets: { TOKEN: env:TOKEN }\n");
+    environment.set_variable("TOKEN", "hunter2-correct-horse");
+    environment.pack("r1");
+    environment.write("deploy/test/hunter2-correct-horse/index.html", "");
+    symlink("hunter2-correct-horse", environment.path("deploy/test/current")).unwrap();
+    check_page("P0304", &environment, DEPLOY);
 }
 
 #[test]
@@ -127,4 +139,23 @@ fn p0405_irreversible_step() {
         "grants": { "programs": [["/bin/true"]] },
     });
     check_page("P0405", &failing_r2(&format!("  mail: {step}\n")), &["--local", "--release", "r2"]);
+}
+
+#[test]
+fn p0230_step_that_cannot_be_resolved_so() {
+    let arguments = ["resolve", "--local", "migrate", "--as", "done", "--message", "checked by hand"];
+    check_page("P0230", &TestEnvironment::deployed(), &arguments);
+}
+
+/// The step after it needs what the killed one did not return.
+#[test]
+fn p0231_outputs_that_nobody_knows() {
+    let environment = TestEnvironment::with_plan(INDEX_PLAN);
+    environment.write("index.sh", "kill -9 $PPID\n");
+    let args = "program: /bin/true, args: [\"${{ steps.index.stdout }}\"] }";
+    environment.edit("deploy.yml", "program: /bin/true }", args);
+    environment.edit("deploy.yml", "[[/bin/true]]", "[[/bin/true, \"*\"]]");
+    environment.run(DEPLOY);
+    let arguments = ["resolve", "--local", "index", "--as", "done", "--message", "checked by hand"];
+    check_page("P0231", &environment, &arguments);
 }

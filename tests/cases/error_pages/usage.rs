@@ -8,6 +8,7 @@ use super::check_page;
 use crate::support::{
     TestEnvironment,
     doc_blocks::{check_error_page, command_line, exit_code},
+    wait_until,
 };
 
 const DEPLOY: &[&str] = &["--local", "--release", "r1"];
@@ -44,6 +45,17 @@ fn p0202_resource_that_is_not_ready() {
 #[test]
 fn p0203_release_without_a_digest() {
     check_page("P0203", &packed(), &["--local", "--release", "r9"]);
+}
+
+/// Without two of its capabilities, not even root reads a file that nobody may read.
+#[test]
+fn p0204_unreadable_migration() {
+    let environment = packed();
+    let script = "chmod 000 migrations/0002_first_products.sql && \
+                  exec setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-dac_override,-dac_read_search \"$@\"";
+    let output = environment.run_in_mount_namespace(script, DEPLOY);
+    output.assert_exit(exit_code("P0204"));
+    check_error_page("P0204", Some(&command_line(DEPLOY)), &output.stderr, &environment.shown_paths());
 }
 
 #[test]
@@ -146,6 +158,31 @@ fn p0220_folder_of_a_new_step_that_is_not_empty() {
     let environment = packed();
     environment.write("warm/README.md", "");
     check_page("P0220", &environment, &["new-step", "warm"]);
+}
+
+/// A rollback is chosen while a deployment runs, which then changes what is live.
+#[test]
+fn p0221_rollback_that_another_deployment_overtook() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    environment.deploy("r2", &[]).assert_exit(0);
+    let wait = "touch began; until test -e go; do sleep 0.02; done";
+    let hooks = json!({ "before": [{ "program": ["/bin/sh", "-c", wait] }] });
+    environment.write("deploy.yml", environment.read("deploy.yml") + &format!("hooks: {hooks}\n"));
+    environment.pack("r3");
+    let deployment = environment.start(&["--local", "--release", "r3"]);
+    wait_until("the deployment has the lock", || environment.exists("began"));
+    // The rollback writes this file again after it has chosen a release, and before it waits for the lock.
+    fs::remove_file(environment.path("deploy.lock")).unwrap();
+    let arguments = ["rollback", "--local", "--lock-wait", "10m"];
+    let rollback = environment.start_with_stderr(&arguments);
+    wait_until("the rollback has chosen a release", || environment.exists("deploy.lock"));
+    environment.write("go", "");
+    assert_eq!(environment.wait(deployment), Some(0));
+    let output = environment.output_of(rollback);
+    output.assert_exit(exit_code("P0221"));
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r3");
+    check_error_page("P0221", Some(&command_line(&arguments)), &output.stderr, &environment.shown_paths());
 }
 
 #[test]

@@ -56,6 +56,24 @@ pub fn build(manifest_dir: &Path, target_dir: &Path) -> Result<Vec<BuiltComponen
         .collect()
 }
 
+/// Makes cargo run the calling build script again when a file changes: this one, or one in this folder except build outputs.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn rerun_if_changed(path: &Path) -> Result<()> {
+    if !path.is_dir() {
+        println!("cargo::rerun-if-changed={}", path.display());
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name != "target") {
+            rerun_if_changed(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// A member of the workspace that is a module.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct GuestModule {

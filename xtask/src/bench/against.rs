@@ -37,12 +37,21 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
     };
     let mut rows = Vec::new();
     for name in names {
-        println!("measuring {name:?} against {}", old.display());
+        println!("measuring {name} against {}", old.display());
         match name {
             BenchmarkName::Resume => rows.push(resume_row(&ours, old)?),
             BenchmarkName::Append => rows.push(append_row(old)?),
             BenchmarkName::Steps => rows.extend([first_run_row(&ours, old, 1)?, first_run_row(&ours, old, 4)?]),
-            other => bail!("`--against` compares `resume`, `append` and `steps`, not {other:?}"),
+            BenchmarkName::Pull
+            | BenchmarkName::Migrate
+            | BenchmarkName::Databases
+            | BenchmarkName::Faults
+            | BenchmarkName::Deadlines
+            | BenchmarkName::Launcher
+            | BenchmarkName::Growth
+            | BenchmarkName::Checkpoints => {
+                bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")
+            }
         }
     }
     let table: Vec<String> = rows.iter().map(BenchRow::to_string).collect();

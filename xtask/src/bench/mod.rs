@@ -66,6 +66,12 @@ pub(crate) struct BenchOptions {
     pub(crate) quick: bool,
 }
 
+impl fmt::Display for BenchmarkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("each benchmark can be asked for").get_name())
+    }
+}
+
 /// One line of the table.
 struct BenchRow {
     /// Its key in docs/benchmarks.md.
@@ -102,7 +108,7 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
     for name in BenchmarkName::value_variants().iter().filter(|name| names.is_empty() || names.contains(name)) {
-        println!("measuring {name:?}");
+        println!("measuring {name}");
         rows.extend(match name {
             BenchmarkName::Resume => resume::rows(&runner)?,
             BenchmarkName::Append => append::append_rows()?,

@@ -1,41 +1,8 @@
-//! Rules that compare files: error codes with their pages, dependencies with their reasons, links with their targets, and
-//! where crates come from.
+//! Rules that compare files: dependencies with their reasons, links with their targets, and where crates come from.
 
 use std::collections::BTreeSet;
 
 use super::{SourceFile, SourceTree, TidyFinding};
-
-const ERROR_PAGES_DIR: &str = "docs/errors/";
-
-/// Every error code of the runner has a page, and every page has a code.
-pub(super) fn error_pages(tree: &SourceTree) -> Vec<TidyFinding> {
-    let mut found = Vec::new();
-    let mut used = BTreeSet::new();
-    for file in tree.with_extension(&["rs"]).filter(|file| file.path.starts_with("runner/")) {
-        for (number, line) in file.lines() {
-            for code in error_codes(line) {
-                let page = format!("{ERROR_PAGES_DIR}{code}.md");
-                if used.insert(code) && tree.file(&page).is_none() {
-                    found.push(file.finding(number, format!("error code {code} has no page {page}")));
-                }
-            }
-        }
-    }
-    for page in tree.files.iter().filter(|file| file.path.starts_with(ERROR_PAGES_DIR)) {
-        let name = page.path[ERROR_PAGES_DIR.len()..].trim_end_matches(".md");
-        if error_codes(name).next() == Some(name) && !used.contains(name) {
-            found.push(page.finding(0, format!("no code of the runner is {name}")));
-        }
-    }
-    found
-}
-
-/// `P` and four digits, as a word.
-fn error_codes(line: &str) -> impl Iterator<Item = &str> {
-    line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| {
-        word.len() == 5 && word.starts_with('P') && word[1..].bytes().all(|digit| digit.is_ascii_digit())
-    })
-}
 
 /// Every dependency from outside has its line in docs/dependencies.md, and every line its dependency.
 pub(super) fn dependencies(tree: &SourceTree) -> Vec<TidyFinding> {
@@ -173,21 +140,6 @@ mod tests {
         super::{finding_texts, source_tree},
         *,
     };
-
-    #[test]
-    fn error_pages_reports_missing_and_unused_pages() {
-        let found = error_pages(&source_tree(&[
-            ("runner/src/plan/mod.rs", "Code(\"P0101\")\nCode(\"P0102\")\nlet MP0103 = P01034;\n"),
-            ("docs/errors/P0101.md", ""),
-            ("docs/errors/P0199.md", ""),
-            ("docs/errors/README.md", ""),
-        ]));
-        let expected = [
-            "runner/src/plan/mod.rs:2: error code P0102 has no page docs/errors/P0102.md",
-            "docs/errors/P0199.md: no code of the runner is P0199",
-        ];
-        assert_eq!(finding_texts(&found), expected);
-    }
 
     #[test]
     fn dependencies_reports_missing_and_unused_lines() {

@@ -47,7 +47,7 @@ impl fmt::Display for TidyFinding {
 
 type TidyRule = fn(&SourceTree) -> Vec<TidyFinding>;
 
-const RULES: [TidyRule; 12] = [
+const RULES: [TidyRule; 11] = [
     text::file_lengths,
     text::unfinished_work,
     text::machine_paths,
@@ -55,7 +55,6 @@ const RULES: [TidyRule; 12] = [
     text::terminal_output,
     layering::modules,
     type_names::unique,
-    cross_refs::error_pages,
     cross_refs::dependencies,
     cross_refs::workspace_dependencies,
     cross_refs::links,

@@ -91,7 +91,7 @@ error_codes! {
     NoJournal, "P0213", Refused, "no journal to check";
     OutputFailed, "P0214", Refused, "the answer cannot be written";
     NotTheVerifiedRelease, "P0215", Refused, "the content differs from the verified release";
-    EnvironmentOutOfOrder, "P0216", Refused, "not verified in the environment before";
+    EnvironmentOutOfOrder, "P0216", Refused, "not verified in the preceding environment";
     NoRollbackTarget, "P0217", Refused, "no release to roll back to";
     UserNotAllowed, "P0218", Refused, "not allowed";
     NestedDeployment, "P0219", Refused, "a deployment inside itself";
@@ -100,10 +100,14 @@ error_codes! {
     NotVerifiedUpstream, "P0222", Refused, "not verified in the source environment";
     PruneFailed, "P0223", Failed, "an old release cannot be removed";
     OutputsNotRecorded, "P0224", Refused, "outputs of an earlier step are not recorded for this release";
+    SecretInInput, "P0225", Refused, "a secret in a value that is recorded";
+    NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
+    OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";
     Interrupted, "P0303", Interrupted, "interrupted";
+    SecretInReceipt, "P0304", Failed, "a step returned a secret";
     MigrationChanged, "P0311", Failed, "an applied migration was changed";
     MigrationMissing, "P0312", Failed, "an applied migration is missing";
     DatabaseAhead, "P0313", Failed, "the database is ahead of the files";
@@ -137,7 +141,6 @@ error_codes! {
     ArtifactRefused, "P0513", InDoubt, "the artifact service refuses the request";
     ArtifactDigestMismatch, "P0514", Journal, "an artifact's digest does not match";
     ArtifactTooLarge, "P0515", InDoubt, "an artifact is too large";
-    InvalidArtifactName, "P0516", Refused, "invalid artifact name";
     JournalNotUploaded, "P0520", InDoubt, "the journal could not be uploaded";
     PreviousJournalMissing, "P0521", InDoubt, "the journal of earlier attempts is missing";
     JournalUnauthenticated, "P0522", Journal, "no journal has a valid MAC";

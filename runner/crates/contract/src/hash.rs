@@ -1,6 +1,6 @@
 //! BLAKE3 hashes, and the canonical form of a JSON value for hashing.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, io, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,16 @@ impl Blake3Hash {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The hash of all that a reader returns.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub fn of_reader(reader: impl io::Read) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// The hash of some bytes under a key: only someone who has the key can compute it.

@@ -30,6 +30,14 @@ pub struct Receipt {
     pub notes: serde_json::Map<String, Value>,
 }
 
+impl Receipt {
+    /// Whether the step acted. A note `ran: false` says that it found nothing to do.
+    #[must_use]
+    pub fn acted(&self) -> bool {
+        self.notes.get("ran") != Some(&Value::Bool(false))
+    }
+}
+
 macro_rules! failure_kinds {
     ($($(#[$doc:meta])* $kind:ident = $text:literal,)*) => {
         /// The kind of a failure: a text in the WIT contract and in the journal.
@@ -90,10 +98,7 @@ failure_kinds! {
 
 impl From<FailureKind> for String {
     fn from(kind: FailureKind) -> Self {
-        match kind {
-            FailureKind::Other(text) => text,
-            known => known.as_str().to_owned(),
-        }
+        if let FailureKind::Other(text) = kind { text } else { kind.as_str().to_owned() }
     }
 }
 

@@ -149,6 +149,21 @@ fn format_in_unit(count: u64, unit: u64, name: &str) -> String {
     if unit == 1 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") }
 }
 
+/// An error and its sources in one line, each text once.
+#[must_use]
+pub fn error_chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = inner.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

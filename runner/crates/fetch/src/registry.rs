@@ -123,7 +123,7 @@ impl ModuleLayer {
             return Err(bad(format!("its layer is {}, not {}", layer.media_type, MODULE_MEDIA_TYPES[0])));
         }
         if layer.size > MAX_MODULE_BYTES {
-            return Err(bad(format!("its module has {} bytes; the limit is {MAX_MODULE_BYTES}", layer.size)));
+            return Err(bad(format!("its module is {} bytes; the limit is {MAX_MODULE_BYTES}", layer.size)));
         }
         let digest = layer.digest.strip_prefix("sha256:").and_then(|_| layer.digest.parse().ok());
         let digest = digest.ok_or_else(|| bad(format!("its layer has the digest {:?}", layer.digest)))?;
@@ -160,7 +160,7 @@ impl<'a> RegistryClient<'a> {
         match bytes.len() as u64 == layer.size {
             true => Ok(bytes),
             false => {
-                Err(RegistryError::InvalidManifest(format!("its module has {} bytes, not {}", bytes.len(), layer.size)))
+                Err(RegistryError::InvalidManifest(format!("its module is {} bytes, not {}", bytes.len(), layer.size)))
             }
         }
     }

@@ -182,24 +182,48 @@ fn read_files(
 
 /// Hashes a directory without keeping its content.
 pub fn hash_dir(dir: &Dir) -> Result<Blake3Hash, PathReadError> {
+    hash_dir_within(dir, usize::MAX)
+}
+
+/// Hashes a directory of at most `max_files` files without keeping its content.
+pub fn hash_dir_within(dir: &Dir, max_files: usize) -> Result<Blake3Hash, PathReadError> {
     let mut lines = Vec::new();
-    collect_file_hashes(dir, "", &mut lines)?;
+    collect_file_hashes(dir, "", max_files, &mut lines)?;
     lines.sort();
     Ok(combined_hash(lines.iter().map(|(path, hash)| (path.as_str(), *hash))))
 }
 
-fn collect_file_hashes(dir: &Dir, prefix: &str, lines: &mut Vec<(String, Blake3Hash)>) -> Result<(), PathReadError> {
+fn collect_file_hashes(
+    dir: &Dir,
+    prefix: &str,
+    max_files: usize,
+    lines: &mut Vec<(String, Blake3Hash)>,
+) -> Result<(), PathReadError> {
     let listed = list_dir(dir, prefix)?;
+    if lines.len() + listed.files.len() > max_files {
+        let message = format!("the directory has more than {max_files} files; list a smaller one");
+        return Err((prefix.to_owned(), io::Error::other(message)));
+    }
     for entry in listed.files {
-        let bytes = confined_path::open_regular_file_with_size(dir, &entry.name)
-            .and_then(|(file, size)| read_sized(file, size));
-        let hash = Blake3Hash::of(&bytes.map_err(|error| (entry.path.clone(), error))?);
+        let hash = confined_path::open_regular_file_with_size(dir, &entry.name)
+            .and_then(|(file, size)| hash_sized(file, size))
+            .map_err(|error| (entry.path.clone(), error))?;
         lines.push((entry.path, hash));
     }
     for (path, subdir) in listed.dirs {
-        collect_file_hashes(&subdir.map_err(|error| (path.clone(), error))?, &format!("{path}/"), lines)?;
+        let subdir = subdir.map_err(|error| (path.clone(), error))?;
+        collect_file_hashes(&subdir, &format!("{path}/"), max_files, lines)?;
     }
     Ok(())
+}
+
+/// Reads a small file with few system calls, and a large one without keeping it.
+fn hash_sized(file: cap_std::fs::File, size: u64) -> io::Result<Blake3Hash> {
+    if size > MAX_SNAPSHOT_TEXT_BYTES {
+        Blake3Hash::of_reader(file)
+    } else {
+        Ok(Blake3Hash::of(&read_sized(file, size)?))
+    }
 }
 
 fn combined_hash<'a>(files: impl Iterator<Item = (&'a str, Blake3Hash)>) -> Blake3Hash {

@@ -9,7 +9,7 @@ mod selection;
 mod undo;
 
 use self::{
-    InputComparison::{Changed, Same},
+    InputComparison::{Changed, Same, Upgraded},
     ProbeAnswer::{Absent, Drifted, Failed, Held, Missing, NotAsked, Unknown},
     RecordMode::{Fresh, Resume},
 };
@@ -35,8 +35,19 @@ pub use undo::{UndoSupport, steps_to_undo};
 pub enum ProbeSupport {
     /// The module has a probe.
     Available,
+    /// Its probe confirms a success on record, but can't tell whether an interrupted step finished.
+    ConfirmsSuccess,
     /// The module has no probe.
     Missing,
+}
+
+/// Whether an upgrade of the runner brings another version of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleOrigin {
+    /// The module is contained in the runner.
+    Official,
+    /// The plan's author chose the module's version.
+    External,
 }
 
 /// Whether a step may run again after an unknown outcome.
@@ -70,6 +81,8 @@ pub struct DecisionInput<'a> {
     pub probe_support: ProbeSupport,
     /// Whether it may run twice.
     pub rerun_safety: RerunSafety,
+    /// Where its module comes from.
+    pub module_origin: ModuleOrigin,
     /// Its last record.
     pub record: Option<&'a StepRecord>,
     /// Its fingerprint now.
@@ -107,6 +120,8 @@ enum RecordMode {
 enum InputComparison {
     /// They are the same, or there is no record.
     Same,
+    /// Only these components differ, and within the run only an upgrade of the runner changes them.
+    Upgraded(Vec<String>),
     /// These components of the fingerprint differ.
     Changed(Vec<String>),
 }
@@ -123,6 +138,9 @@ enum ProbeAnswer<'a> {
     Unknown(&'a str),
     Failed(&'a StepFailure),
 }
+
+/// The doubt about a step that an older runner ran and that can't be probed.
+const UPGRADE_DOUBT: &str = "an older runner ran the step, and no probe can tell whether its effect still holds";
 
 /// Decides about one step by the first row that matches.
 #[must_use]
@@ -165,9 +183,13 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Authenticated, Some(Intended), .., Absent) => run(interrupted()),
         (Resume, Authenticated, Some(Intended), .., Missing | Drifted(_) | Unknown(_)) => in_doubt(interrupted()),
 
-        // A success, with the current inputs.
+        // A success, with the current inputs. After an upgrade of the runner, the probe tells whether the effect still holds.
         (Resume, Authenticated, Some(Succeeded(_)), Check, ..) if input.upstream_ran => run(Why::UpstreamRan),
         (Resume, _, Some(Succeeded(_)), ..) if named => run(Why::RequestedByOperator),
+        (Resume, Authenticated, Some(Succeeded(_)), Check, Upgraded(components), _) => run(Why::Changed { components }),
+        (Resume, Authenticated, Some(Succeeded(_)), _, Upgraded(components), Missing) => {
+            input.rerun_or_stop(Why::Changed { components }, UPGRADE_DOUBT)
+        }
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Missing) => run(Why::NoProbe),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Drifted(why) | Unknown(why)) => run(check_failed(why)),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Failed(failure)) => run(check_failed(&failure.message)),
@@ -211,18 +233,39 @@ impl<'a> DecisionInput<'a> {
 
     fn inputs(&self) -> InputComparison {
         let components = self.record.map(|record| record.intent.fingerprint.difference(self.fingerprint));
-        components.filter(|components| !components.is_empty()).map_or(Same, Changed)
+        match components {
+            None => Same,
+            Some(components) if components.is_empty() => Same,
+            Some(components) if self.is_upgrade(&components) => Upgraded(components),
+            Some(components) => Changed(components),
+        }
+    }
+
+    /// Whether only an upgrade of the runner can have changed these components since the recorded attempt of this run: the
+    /// digest of an official module, the version of the contract, and components that the older runner did not compute.
+    fn is_upgrade(&self, components: &[String]) -> bool {
+        let Some(record) = self.record.filter(|record| record.intent.run == *self.run) else { return false };
+        let is_of_runner = |name: &String| match name.as_str() {
+            "module" => self.module_origin == ModuleOrigin::Official,
+            "contract" => true,
+            _ => false,
+        };
+        let is_new = |name: &String| !record.intent.fingerprint.0.contains_key(name);
+        components.iter().any(is_of_runner) && components.iter().all(|name| is_of_runner(name) || is_new(name))
     }
 
     fn probe(&self) -> ProbeAnswer<'a> {
+        let confirms =
+            matches!((self.trust(), self.record.map(|record| &record.status)), (Authenticated, Some(Succeeded(_))));
         match (self.probe_support, self.finding) {
             (ProbeSupport::Missing, _) => Missing,
-            (ProbeSupport::Available, None) => NotAsked,
-            (ProbeSupport::Available, Some(ProbeFinding::Held { receipt })) => Held(receipt),
-            (ProbeSupport::Available, Some(ProbeFinding::Absent)) => Absent,
-            (ProbeSupport::Available, Some(ProbeFinding::Drifted { why })) => Drifted(why),
-            (ProbeSupport::Available, Some(ProbeFinding::Unknown { why })) => Unknown(why),
-            (ProbeSupport::Available, Some(ProbeFinding::Failed { failure })) => Failed(failure),
+            (ProbeSupport::ConfirmsSuccess, _) if !confirms => Missing,
+            (_, None) => NotAsked,
+            (_, Some(ProbeFinding::Held { receipt })) => Held(receipt),
+            (_, Some(ProbeFinding::Absent)) => Absent,
+            (_, Some(ProbeFinding::Drifted { why })) => Drifted(why),
+            (_, Some(ProbeFinding::Unknown { why })) => Unknown(why),
+            (_, Some(ProbeFinding::Failed { failure })) => Failed(failure),
         }
     }
 

@@ -5,7 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{event::JournalFormat, file::MAX_JOURNAL_BYTES, line, line::LineError, state::TransitionError};
+use super::{
+    event::JournalFormat,
+    file::MAX_JOURNAL_BYTES,
+    line,
+    line::LineError,
+    secret_scanner::{NOT_A_SECRET_HINT, SecretLocation},
+    state::TransitionError,
+};
 use contract::diagnostic::{Diagnostic, ErrorCode};
 
 /// Why a journal can't be read or written.
@@ -23,8 +30,12 @@ pub enum JournalError {
     TooLong { bytes: usize },
     #[error("the journal of this attempt is full ({MAX_JOURNAL_BYTES} bytes)")]
     Full,
+    #[error("a record would contain {} in `{}`", found.secret_text(), found.pointer.trim_start_matches('/'))]
+    SecretInRecord { found: SecretLocation },
     #[error("an earlier write to {} failed, so nothing more is written to it", path.display())]
     Poisoned { path: PathBuf },
+    #[error("this deployment lost its lock, so nothing more is written to {}", path.display())]
+    Fenced { path: PathBuf },
 }
 
 impl From<&JournalError> for Diagnostic {
@@ -35,7 +46,7 @@ impl From<&JournalError> for Diagnostic {
             }
             JournalError::Corrupt { .. } => (
                 ErrorCode::JournalCorrupt,
-                "restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`",
+                "restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`",
             ),
             JournalError::NewerFormat { .. }
             | JournalError::IllegalTransition { source: TransitionError::Format(_), .. } => {
@@ -43,8 +54,12 @@ impl From<&JournalError> for Diagnostic {
             }
             JournalError::IllegalTransition { .. } => (
                 ErrorCode::JournalContradiction,
-                "if two machines wrote to copies of one state, keep the longer chain, move the other away, and run again",
+                "if two machines wrote to copies of one state, keep the longer chain, move the other one out of the folder, and run again",
             ),
+            JournalError::SecretInRecord { .. } => (ErrorCode::SecretInInput, NOT_A_SECRET_HINT),
+            JournalError::Fenced { .. } => {
+                (ErrorCode::LockLost, "nothing ran after this error; check `runner history`, then run again")
+            }
             JournalError::TooLong { .. } | JournalError::Full => {
                 (ErrorCode::JournalFull, "make the step's configuration or its outputs smaller")
             }

@@ -22,7 +22,11 @@ use contract::{
 /// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides. `rollback` changes the target of a later
 ///   rollback.
 /// - 1.2: `url` in the header; `missing-journal` among the overrides; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
-pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 2 };
+/// - 1.3: the events `resolved` and `record-lost`; control values (inputs, receipts, names) are never masked. Before, a secret in them was written as `***`.
+pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
+
+/// The first format whose control values are what the step got and returned.
+pub const FIRST_EXACT_FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
 
 /// The word that identifies a header.
 pub const MAGIC: &str = "pawl-journal";
@@ -171,6 +175,22 @@ pub enum JournalEvent {
         /// The step that it names.
         step: Option<StepId>,
     },
+    /// An operator said how a step ended that the runner can't finish. Since 1.3.
+    Resolved {
+        #[serde(flatten)]
+        step_target: StepTarget,
+        #[serde(flatten)]
+        resolution: Resolution,
+        /// The operator: `user@host`.
+        by: String,
+        /// The operator's reason.
+        message: String,
+    },
+    /// Entries about the step were lost with the lock of an earlier attempt: it may have acted since its record. Since 1.3.
+    RecordLost {
+        #[serde(flatten)]
+        step_target: StepTarget,
+    },
     /// The attempt ended by itself.
     Ended {
         exit: ExitKind,
@@ -193,7 +213,9 @@ impl JournalEvent {
             | Self::Outcome { step_target, .. }
             | Self::Probe { step_target, .. }
             | Self::UndoIntent { step_target }
-            | Self::UndoOutcome { step_target, .. } => Some(step_target),
+            | Self::UndoOutcome { step_target, .. }
+            | Self::Resolved { step_target, .. }
+            | Self::RecordLost { step_target } => Some(step_target),
             Self::Started(_)
             | Self::Plan { .. }
             | Self::Lock { .. }
@@ -203,6 +225,21 @@ impl JournalEvent {
             | Self::Unrecognized => None,
         }
     }
+}
+
+/// What an operator says about a step that the runner can't finish.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "as", rename_all = "kebab-case")]
+pub enum Resolution {
+    /// Its effect is there, and stays.
+    Done {
+        /// What later steps see of it.
+        receipt: Receipt,
+    },
+    /// Its effect is gone.
+    Undone,
+    /// It was begun, and had no effect.
+    NotBegun,
 }
 
 /// The first line of a journal.

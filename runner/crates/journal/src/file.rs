@@ -3,8 +3,8 @@
 //! Invariants: only the process that created a file appends to it, while it holds the lock. Every intent and every outcome is on
 //! disk (`fdatasync`) when the call returns, and so is the file's name; those of a read-only step are on disk with the next
 //! record that must be (docs/adr/0007). After a failed write or sync nothing more is written (a failed fsync is final for that
-//! file), so there is never an effect without its record. Deliberately absent: locks, decisions, reports; an observer gets each
-//! entry.
+//! file), so there is never an effect without its record. Nor is anything written after the attempt has lost its lock
+//! ([`Journal::fence`]). Deliberately absent: the lock, decisions, reports; an observer gets each entry.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,7 +18,10 @@ use serde_json::Value;
 
 use super::{
     error::{JournalError, io_error},
-    event::{Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, StepTarget},
+    event::{
+        Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, Resolution,
+        StepTarget,
+    },
     line,
     load::LoadedJournals,
     redact::Redactor,
@@ -56,6 +59,7 @@ pub struct Journal {
     next_seq: u64,
     size: u64,
     poisoned: bool,
+    fenced: bool,
     redactor: Redactor,
     observer: EntryObserver,
 }
@@ -124,14 +128,6 @@ impl StepIntent {
     }
 }
 
-impl StepCompletion {
-    /// The outcome.
-    #[must_use]
-    pub fn outcome(&self) -> &StepOutcome {
-        &self.outcome
-    }
-}
-
 impl UndoIntent {
     /// The step that may be undone now.
     #[must_use]
@@ -165,28 +161,69 @@ impl Journal {
         redactor: Redactor,
         observer: EntryObserver,
     ) -> Result<Self, JournalError> {
+        Self::create_staged(None, path, header, loaded, redactor, observer)
+    }
+
+    /// Like [`create`](Self::create). With a `staging` directory, the file is created there, and then renamed to `path`: if the
+    /// directory is gone, another holder has the lock, and nothing was created.
+    ///
+    /// # Errors
+    /// The same, and [`JournalError::Fenced`] if the directory is gone.
+    pub fn create_staged(
+        staging: Option<&Path>,
+        path: &Path,
+        header: JournalHeader,
+        loaded: LoadedJournals,
+        redactor: Redactor,
+        observer: EntryObserver,
+    ) -> Result<Self, JournalError> {
         if let Some(format) = loaded.state.newer_format {
             return Err(JournalError::NewerFormat {
                 path: loaded.newer_format_file.unwrap_or_else(|| path.to_owned()),
                 format,
             });
         }
+        let staged = staging.map(|staging| staging.join("journal"));
         if let Some(headerless) = &loaded.headerless {
-            fs::remove_file(headerless).map_err(|source| io_error("remove the empty", headerless, source))?;
+            remove_headerless(headerless, staging)?;
         }
-        let file = OpenOptions::new().append(true).create_new(true).open(path);
-        let file = file.map_err(|source| io_error("create", path, source))?;
-        let path = path.to_owned();
-        let folder = folder_of(&path).to_owned();
-        let is_first = loaded.state.epoch() == 0;
+        if staged.is_some() && path.exists() {
+            return Err(io_error("create", path, io::ErrorKind::AlreadyExists.into()));
+        }
+        if let Some(previous) = &loaded.newest_file {
+            sync_previous(previous).map_err(|source| io_error("sync", previous, source))?;
+        }
+        let created_path = staged.as_deref().unwrap_or(path);
+        let file = OpenOptions::new().append(true).create_new(true).open(created_path);
+        let file = file.map_err(|source| fenced_or_io_error(staging, path, "create", source))?;
+        let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
+        let (next_seq, size, path) = (0, 0, path.to_owned());
+        let (folder_sync, poisoned, fenced) = (None, false, false);
+        let mut journal = Self { file, path, folder_sync, state, next_seq, size, poisoned, fenced, redactor, observer };
+        let entry = journal.write(JournalEvent::Started(header))?;
+        if let Some(staged) = staged {
+            let renamed = fs::rename(staged, &journal.path);
+            renamed.map_err(|source| fenced_or_io_error(staging, &journal.path, "create", source))?;
+        }
+        let folder = folder_of(&journal.path).to_owned();
+        let is_first = journal.state.attempts.len() == 1;
         // This runs in parallel; the first sync waits for it.
         let naming = thread::Builder::new().spawn(move || sync_names(&folder, is_first));
-        let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
-        let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
-        let mut journal =
-            Self { file, path, folder_sync: naming, state, next_seq: 0, size: 0, poisoned: false, redactor, observer };
-        journal.append(JournalEvent::Started(header))?;
+        let naming = naming.map_err(|source| io_error("sync the folder of", &journal.path, source))?;
+        journal.folder_sync = Some(naming);
+        (journal.observer)(&entry);
         Ok(journal)
+    }
+
+    /// Ends the writing: the attempt has lost its lock, so another one may read the file, or may have read it.
+    pub fn fence(&mut self) {
+        self.fenced = true;
+    }
+
+    /// Whether the attempt has lost its lock.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     /// The state, including this attempt.
@@ -248,18 +285,39 @@ impl Journal {
         self.record_intent(step_target, key, fingerprint, input, effect).map(drop)
     }
 
-    /// Writes the outcome of an action. The record is on disk on return, if the step has an effect.
+    /// Writes the outcome of an action, and returns it. The record is on disk on return, if the step has an effect. If the
+    /// receipt contains a secret, the outcome is unknown, and the receipt is not written.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end; the next one finds the intent without an outcome.
-    pub fn record_outcome(&mut self, completion: StepCompletion) -> Result<(), JournalError> {
-        let took_ms = millis(completion.took);
-        self.append(JournalEvent::Outcome {
-            step_target: completion.step_target,
-            took_ms,
-            outcome: completion.outcome,
+    pub fn record_outcome(&mut self, completion: StepCompletion) -> Result<StepOutcome, JournalError> {
+        let StepCompletion { step_target, effect, outcome, took } = completion;
+        let outcome = self.redactor.scanner().admit_outcome(outcome);
+        self.append(JournalEvent::Outcome { step_target, took_ms: millis(took), outcome: outcome.clone() })?;
+        self.sync_for(effect)?;
+        Ok(outcome)
+    }
+
+    /// Writes the finding of a probe, and returns it. If the receipt contains a secret, the probe has failed, and the receipt
+    /// is not written.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_probe(
+        &mut self,
+        step_target: &StepTarget,
+        probed_input: ProbeInput,
+        took: Duration,
+        finding: ProbeFinding,
+    ) -> Result<ProbeFinding, JournalError> {
+        let finding = self.redactor.scanner().admit_finding(finding);
+        self.append(JournalEvent::Probe {
+            step_target: step_target.clone(),
+            probed_input,
+            took_ms: millis(took),
+            finding: finding.clone(),
         })?;
-        self.sync_for(completion.effect)
+        Ok(finding)
     }
 
     /// Writes that `step_target` is about to be undone. The record is on disk on return.
@@ -291,6 +349,32 @@ impl Journal {
         if replaces_outcome { self.sync() } else { Ok(()) }
     }
 
+    /// Writes what an operator says about a step. The record is on disk on return.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_resolution(
+        &mut self,
+        step_target: &StepTarget,
+        resolution: Resolution,
+        by: &str,
+        message: &str,
+    ) -> Result<(), JournalError> {
+        let (by, message) = (by.to_owned(), message.to_owned());
+        self.append(JournalEvent::Resolved { step_target: step_target.clone(), resolution, by, message })?;
+        self.sync()
+    }
+
+    /// Writes that entries about these steps were lost with the lock of an earlier attempt. The records are on disk on return.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_lost(&mut self, steps: &[StepTarget]) -> Result<(), JournalError> {
+        let events = steps.iter().map(|step_target| JournalEvent::RecordLost { step_target: step_target.clone() });
+        events.into_iter().try_for_each(|event| self.append(event))?;
+        if steps.is_empty() { Ok(()) } else { self.sync() }
+    }
+
     /// Writes an event that no decision depends on. Progress beyond its limit is dropped.
     ///
     /// # Errors
@@ -307,9 +391,6 @@ impl Journal {
             JournalNote::Torn { file, bytes } => JournalEvent::Torn { file, bytes },
             JournalNote::Override { option, step } => JournalEvent::Override { option, step },
             JournalNote::Progress { step_target, progress } => JournalEvent::Progress { step_target, progress },
-            JournalNote::Probe { step_target, probed_input: question, took, finding } => {
-                JournalEvent::Probe { step_target, probed_input: question, took_ms: millis(took), finding }
-            }
         })
     }
 
@@ -323,8 +404,20 @@ impl Journal {
     }
 
     fn append(&mut self, event: JournalEvent) -> Result<(), JournalError> {
+        let entry = self.write(event)?;
+        (self.observer)(&entry);
+        Ok(())
+    }
+
+    fn write(&mut self, event: JournalEvent) -> Result<JournalEntry, JournalError> {
+        if self.fenced {
+            return Err(JournalError::Fenced { path: self.path.clone() });
+        }
         if self.poisoned {
             return Err(JournalError::Poisoned { path: self.path.clone() });
+        }
+        if let Some(found) = event.secret_location(self.redactor.scanner()) {
+            return Err(JournalError::SecretInRecord { found });
         }
         let room = size_limit_for(&event);
         let event = event.sanitized(&self.redactor);
@@ -347,8 +440,7 @@ impl Journal {
         }
         self.next_seq += 1;
         self.size = size;
-        (self.observer)(&entry);
-        Ok(())
+        Ok(entry)
     }
 
     /// Replaces the file, for tests of writes and syncs that fail.
@@ -370,6 +462,34 @@ impl Journal {
         let named = named.map_err(|source| io_error("sync", folder_of(&self.path), source));
         let synced = self.file.sync_data().map_err(|source| io_error("sync", &self.path, source));
         named.and(synced).inspect_err(|_| self.poisoned = true)
+    }
+}
+
+/// Removes a journal whose attempt never began.
+fn remove_headerless(path: &Path, staging: Option<&Path>) -> Result<(), JournalError> {
+    let removed = match staging {
+        None => fs::remove_file(path),
+        Some(staging) => fs::rename(path, staging.join("headerless")),
+    };
+    removed.map_err(|source| fenced_or_io_error(staging, path, "remove the empty", source))
+}
+
+/// The error of an action that needs the staging directory, if there is one.
+fn fenced_or_io_error(staging: Option<&Path>, path: &Path, action: &'static str, source: io::Error) -> JournalError {
+    if staging.is_some_and(|staging| !staging.exists()) {
+        return JournalError::Fenced { path: path.to_owned() };
+    }
+    io_error(action, path, source)
+}
+
+/// Makes the previous journal durable. A new one names its last line, and may reach the disk at any time: without that line, the
+/// chain would be broken. Its writer may have been killed before it synced.
+fn sync_previous(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(previous) => previous.sync_data(),
+        // It is in an archive, which was synced.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -399,7 +519,6 @@ pub enum JournalNote {
     Torn { file: String, bytes: u64 },
     Override { option: String, step: Option<StepId> },
     Progress { step_target: StepTarget, progress: StepProgress },
-    Probe { step_target: StepTarget, probed_input: ProbeInput, took: Duration, finding: ProbeFinding },
 }
 
 /// The largest size of the file after such an event.
@@ -418,6 +537,8 @@ fn size_limit_for(event: &JournalEvent) -> u64 {
         | JournalEvent::Probe { .. }
         | JournalEvent::UndoIntent { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::Resolved { .. }
+        | JournalEvent::RecordLost { .. }
         | JournalEvent::Unrecognized => INTENT_LIMIT_BYTES,
     }
 }

@@ -1,12 +1,10 @@
 //! The journal: each intent is on disk before its effect, and each outcome after it.
 //!
 //! [`event`] defines the entries, [`line`] their bytes on disk; [`file`] appends and syncs, `load` reads. [`state`]
-//! folds all attempts, [`step_status`] folds one. [`redact`] removes secrets, and `sanitize` applies it and limits the
-//! texts. [`decision`] is the decision table. The types enforce the order "intent, effect, outcome": only
+//! folds all attempts, [`step_status`] folds one. [`redact`] masks secrets in texts, [`secret_scanner`] finds them in
+//! values, and `sanitize` applies both and limits the texts. [`decision`] is the decision table. The types enforce the order "intent, effect, outcome": only
 //! [`Journal::record_intent`] creates a [`StepIntent`], acting turns it into a [`StepCompletion`], and only that can be
 //! recorded as an outcome.
-
-#![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod clock;
 pub mod decision;
@@ -16,11 +14,13 @@ pub mod file;
 mod finding_summary;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod head;
 pub mod line;
 mod load;
 mod message_redactor;
 pub mod redact;
 mod sanitize;
+pub mod secret_scanner;
 pub mod snapshot;
 pub mod state;
 pub mod step_status;
@@ -32,6 +32,7 @@ pub use finding_summary::FindingSummary;
 pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, decode_line, transition_error, trust_from_file_name};
 pub use message_redactor::MessageRedactor;
 pub use redact::Redactor;
+pub use secret_scanner::{SecretLocation, SecretScanner};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use state::{JournalState, JournalTrust, RecordStatus, StepRecord};
 pub use step_status::{AttemptStatuses, StepStatus};

@@ -28,7 +28,7 @@ struct Envelope {
 pub enum LineError {
     #[error("it does not have the form `<crc32c> <json>`")]
     Malformed,
-    #[error("its checksum is {stated:08x}, its content has {actual:08x}")]
+    #[error("its stated checksum is {stated:08x}, but its content has {actual:08x}")]
     Checksum { stated: u32, actual: u32 },
     #[error("its content can't be read: {0}")]
     Json(String),

@@ -29,7 +29,7 @@ pub struct LoadedJournals {
     pub newer_format_file: Option<PathBuf>,
     /// The number of complete lines that were read.
     pub line_count: u64,
-    /// The file that was read last.
+    /// The file of the newest attempt that began: the next one follows its last line.
     pub newest_file: Option<PathBuf>,
     /// The attempts whose journals were read, oldest first.
     pub summaries: Vec<AttemptSummary>,
@@ -107,8 +107,8 @@ impl LoadedJournals {
         each: impl FnMut(&JournalEntry),
     ) -> Result<(), JournalError> {
         self.state.trust = trust_from_file_name(path);
-        self.newest_file = Some(path.to_owned());
         if bytes.contains(&b'\n') {
+            self.newest_file = Some(path.to_owned());
             self.fold_lines(path, bytes, 0, each)?;
             self.summaries.extend(self.state.attempts.last().cloned());
         } else if is_newest {

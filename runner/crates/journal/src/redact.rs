@@ -2,9 +2,13 @@
 //! lines or, with [`MessageRedactor`](super::message_redactor::MessageRedactor), over messages.
 //!
 //! A text is redacted as a whole, before it is truncated or written. Code that splits a text earlier splits it between lines, and
-//! a secret of several lines is found line by line. Deliberately absent: finding out which values are secret.
+//! a secret of several lines is found line by line. A secret of less than [`MIN_SECRET_BYTES`] is masked only where it stands
+//! alone, since it may be a part of ordinary words. Deliberately absent: finding out which values are secret.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{
@@ -13,18 +17,22 @@ use base64::{
 };
 use serde_json::Value;
 
+use super::secret_scanner::SecretScanner;
 use contract::Secret;
 
 /// The replacement for a secret.
 pub const MASK: &str = "***";
 
-/// The length in bytes below which a value is not redacted, since it would hide ordinary words.
+/// The length in bytes from which a value is masked anywhere. A shorter one is masked where it stands alone.
 pub const MIN_SECRET_BYTES: usize = 4;
 
-/// Replaces secret values in texts.
+/// Replaces secret values in texts, and finds them in control values.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
     secrets: Option<SecretSpellings>,
+    /// The spellings of secrets that are too short to be masked inside a word.
+    short: Vec<String>,
+    scanner: SecretScanner,
 }
 
 /// All spellings of all secrets, without white space, since the search ignores white space.
@@ -36,12 +44,21 @@ struct SecretSpellings {
 }
 
 impl Redactor {
-    /// Creates a redactor of these secrets, and of each line of a multi-line secret.
+    /// Creates a redactor of a plan's secrets.
+    #[must_use]
+    pub fn of_plan(secrets: &BTreeMap<String, Secret>) -> Self {
+        let scanner = SecretScanner::new(secrets.iter().map(|(name, secret)| (name.as_str(), secret)));
+        Self { scanner, ..Self::new(secrets.values()) }
+    }
+
+    /// Creates a redactor of these secrets, and of each line of a multi-line secret. It refuses none in control values.
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut forms = BTreeSet::new();
+        let mut short = Vec::new();
         for secret in secrets {
             let value = secret.reveal();
+            short.extend(short_spellings(value.trim()));
             for part in std::iter::once(value).chain(value.lines()).map(str::trim) {
                 if part.len() >= MIN_SECRET_BYTES {
                     forms.extend(spellings(part).iter().map(|form| without_whitespace(form)));
@@ -49,10 +66,18 @@ impl Redactor {
             }
         }
         forms.retain(|form| form.len() >= MIN_SECRET_BYTES);
-        let Some(longest) = forms.iter().map(String::len).max() else { return Self::default() };
+        let scanner = SecretScanner::default();
+        let Some(longest) = forms.iter().map(String::len).max() else { return Self { secrets: None, short, scanner } };
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms);
         let automaton = automaton.expect("a handful of short patterns");
-        Self { secrets: Some(SecretSpellings { spellings: forms.into_iter().collect(), automaton, longest }) }
+        let secrets = Some(SecretSpellings { spellings: forms.into_iter().collect(), automaton, longest });
+        Self { secrets, short, scanner }
+    }
+
+    /// The scanner of control values.
+    #[must_use]
+    pub fn scanner(&self) -> &SecretScanner {
+        &self.scanner
     }
 
     /// Redacts a text.
@@ -63,6 +88,11 @@ impl Redactor {
 
     /// Redacts consecutive texts, including secrets that cross from one to the next.
     pub(super) fn redact_all(&self, texts: &[&str]) -> Vec<String> {
+        let mask_short = |text: String| self.short.iter().fold(text, |text, short| mask_standing_alone(text, short));
+        self.redact_long(texts).into_iter().map(mask_short).collect()
+    }
+
+    fn redact_long(&self, texts: &[&str]) -> Vec<String> {
         let unchanged = || texts.iter().map(|&text| text.to_owned()).collect();
         let Some(forms) = &self.secrets else { return unchanged() };
         let dense: String = texts.iter().flat_map(|text| text.chars()).filter(|c| !is_space(*c)).collect();
@@ -114,10 +144,20 @@ impl Redactor {
         forms.spellings.iter().any(begins)
     }
 
+    /// Redacts every string in a JSON value, but not its keys, which are the runner's own.
+    #[must_use]
+    pub fn redact_json_values(&self, value: Value) -> Value {
+        match value {
+            Value::Array(items) => items.into_iter().map(|item| self.redact_json_values(item)).collect(),
+            Value::Object(map) => map.into_iter().map(|(key, value)| (key, self.redact_json_values(value))).collect(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => self.redact_json(value),
+        }
+    }
+
     /// Redacts every string in a JSON value, including keys.
     #[must_use]
     pub fn redact_json(&self, value: Value) -> Value {
-        if self.secrets.is_none() {
+        if self.secrets.is_none() && self.short.is_empty() {
             return value;
         }
         match value {
@@ -140,7 +180,54 @@ fn is_space(c: char) -> bool {
     c.is_ascii_whitespace()
 }
 
-fn without_whitespace(text: &str) -> String {
+/// The spellings of a value that is too short to be masked inside a word; none of any other.
+fn short_spellings(value: &str) -> Vec<String> {
+    let is_mask = value.chars().all(|c| MASK.contains(c));
+    if is_mask || without_whitespace(value).len() >= MIN_SECRET_BYTES {
+        return Vec::new();
+    }
+    let mut all = vec![value.to_owned(), STANDARD_NO_PAD.encode(value)];
+    all.extend(spellings(value));
+    all.retain(|spelling| spelling == value || spelling.len() >= MIN_SECRET_BYTES);
+    // The longest first: a spelling may contain another one.
+    all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    all.dedup();
+    all
+}
+
+/// Masks each place where `secret` is not a part of a word.
+fn mask_standing_alone(text: String, secret: &str) -> String {
+    if !text.contains(secret) {
+        return text;
+    }
+    let is_punctuation = !secret.contains(char::is_alphanumeric);
+    let ends_word = |neighbour: char| match is_punctuation {
+        true => neighbour.is_whitespace() || "\"'`=:,;()[]{}".contains(neighbour),
+        false => !neighbour.is_alphanumeric(),
+    };
+    let mut masked = String::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(found) = text[at..].find(secret) {
+        let start = at + found;
+        let end = start + secret.len();
+        let (before, after) = (text[..start].chars().next_back(), text[end..].chars().next());
+        let is_alone = [before, after].into_iter().flatten().all(ends_word);
+        masked.push_str(&text[at..start]);
+        if is_alone {
+            masked.push_str(MASK);
+            at = end;
+        } else {
+            // The next place may begin inside of this one.
+            let next = start + text[start..].chars().next().map_or(1, char::len_utf8);
+            masked.push_str(&text[start..next]);
+            at = next;
+        }
+    }
+    masked.push_str(&text[at..]);
+    masked
+}
+
+pub(super) fn without_whitespace(text: &str) -> String {
     text.chars().filter(|c| !is_space(*c)).collect()
 }
 
@@ -160,7 +247,7 @@ fn ascii_escaped(text: &str) -> String {
 }
 
 /// The common spellings of a value.
-fn spellings(value: &str) -> Vec<String> {
+pub(super) fn spellings(value: &str) -> Vec<String> {
     let json = json_escaped(value);
     let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
     let every_byte: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
@@ -267,8 +354,26 @@ mod tests {
     }
 
     #[test]
-    fn a_short_value_is_not_masked() {
-        assert_eq!(Redactor::new([&Secret::new("on".to_owned())]).redact("month"), "month");
+    fn a_short_value_is_masked_only_where_it_stands_alone() {
+        let redact = |secret: &str, text: &str| Redactor::new([&Secret::new(secret.to_owned())]).redact(text);
+        for (secret, text, redacted) in [
+            ("on", "month on, on-call: (on) ON", "month ***, ***-call: (***) ON"),
+            ("abc", "abcabc abc abcd xabc \"abc\"", "abcabc *** abcd xabc \"***\""),
+            ("abc", "616263 YWJj %61%62%63 %6162", "*** *** *** %6162"),
+            ("a b", "a b, a  b, ca b", "***, a  b, ca b"),
+            ("ü", "über ü", "über ***"),
+            ("/", "/srv/shop / \"/\"", "/srv/shop *** \"***\""),
+            ("*", "a * b", "a * b"),
+            (" \n", "a b", "a b"),
+        ] {
+            assert_eq!(redact(secret, text), redacted, "{secret:?}");
+        }
+        let both = Redactor::new(["abc", "hunter2"].map(|text| Secret::new(text.to_owned())).iter());
+        assert_eq!(both.redact("abc hunter2 abc"), "*** *** ***");
+        assert_eq!(both.redact_json(serde_json::json!({ "abc": 1 })), serde_json::json!({ "***": 1 }));
+        let pin = Redactor::new([&Secret::new("123".to_owned())]);
+        assert_eq!(pin.redact_json(serde_json::json!([123, 1234])), serde_json::json!(["***", 1234]));
+        assert_eq!(pin.redact_json_values(serde_json::json!({ "123": "123" })), serde_json::json!({ "123": "***" }));
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! Prepares an event for writing: without secrets, and with texts of bounded length.
 //!
-//! Every free text is redacted as a whole and then truncated, so that no part of a secret remains at the end. Names, hashes and
-//! the runner's own words stay: they are never secret, and the journal could not be read without them. Inputs and receipts are
-//! never truncated, since decisions depend on them; the sandbox bounds them. Deliberately absent: the list of secrets.
+//! Every free text is redacted as a whole and then truncated, so that no part of a secret remains at the end. Control values
+//! (names, hashes, inputs, receipts) and the runner's own words are never changed, since decisions read them;
+//! [`JournalEvent::secret_location`] finds a secret in one, and the journal refuses the event. Deliberately absent: the list of
+//! secrets.
 
 use serde_json::{Map, Value};
 
 use super::{
     FindingSummary,
-    event::{Decision, DecisionReason, JournalEvent, JournalHeader, PlanStepRecord},
+    event::{Decision, DecisionReason, JournalEvent, JournalHeader, PlanStepRecord, Resolution},
     redact::Redactor,
+    secret_scanner::{SecretLocation, SecretScanner},
 };
-use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
+use contract::step::{FailureKind, ProbeFinding, StepFailure, StepOutcome, StepProgress};
 
 /// The longest message, in bytes. Each byte may take six in JSON, and the record must stay under 64 KiB.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024;
@@ -27,24 +29,15 @@ impl JournalEvent {
     pub(super) fn sanitized(self, redactor: &Redactor) -> Self {
         let clean = EventSanitizer(redactor);
         match self {
-            Self::Started(header) => Self::Started(JournalHeader {
-                by: clean.short_text(header.by),
-                commit: header.commit.map(|commit| clean.short_text(commit)),
-                ..header
-            }),
+            Self::Started(header) => Self::Started(JournalHeader { by: clean.short_text(header.by), ..header }),
             Self::Plan { digest, path, steps } => {
                 let steps = steps.into_iter().map(|step| PlanStepRecord { uses: clean.short_text(step.uses), ..step });
                 Self::Plan { digest, path: clean.short_text(path), steps: steps.collect() }
             }
-            Self::Lock { resource, holder } => {
-                Self::Lock { resource: clean.short_text(resource), holder: clean.short_text(holder) }
-            }
+            Self::Lock { resource, holder } => Self::Lock { resource, holder: clean.short_text(holder) },
             Self::Torn { file, bytes } => Self::Torn { file, bytes },
             Self::Decision { step_target, decision } => {
                 Self::Decision { step_target, decision: clean.decision(decision) }
-            }
-            Self::Intent { step_target, key, fingerprint, input, exposes } => {
-                Self::Intent { step_target, key, fingerprint, input: redactor.redact_json(input), exposes }
             }
             Self::Progress { step_target, progress } => {
                 Self::Progress { step_target, progress: clean.progress(progress) }
@@ -58,8 +51,80 @@ impl JournalEvent {
             Self::UndoOutcome { step_target, failure } => {
                 Self::UndoOutcome { step_target, failure: failure.map(|failure| clean.failure(failure)) }
             }
-            Self::UndoIntent { .. } | Self::Override { .. } | Self::Ended { .. } | Self::Unrecognized => self,
+            Self::Resolved { step_target, resolution, by, message } => {
+                Self::Resolved { step_target, resolution, by: clean.short_text(by), message: clean.message(message) }
+            }
+            Self::Intent { .. }
+            | Self::UndoIntent { .. }
+            | Self::Override { .. }
+            | Self::RecordLost { .. }
+            | Self::Ended { .. }
+            | Self::Unrecognized => self,
         }
+    }
+
+    /// A secret in one of the event's control values.
+    pub(super) fn secret_location(&self, scanner: &SecretScanner) -> Option<SecretLocation> {
+        let find = |pointer: &str, text: &str| {
+            let secret = scanner.find_in_text(text)?.to_owned();
+            Some(SecretLocation { secret, pointer: format!("/{pointer}") })
+        };
+        match self {
+            Self::Started(header) => header.control_values().into_iter().find_map(|(name, value)| find(name, &value)),
+            Self::Plan { steps, .. } => steps.iter().find_map(|step| find("steps", step.step_target.step.as_str())),
+            Self::Intent { step_target, key, fingerprint, input, .. } => {
+                let texts =
+                    [("step", step_target.step.as_str()), ("target", step_target.target.as_str()), ("key", key)];
+                texts
+                    .into_iter()
+                    .find_map(|(name, text)| find(name, text))
+                    .or_else(|| fingerprint.0.keys().find_map(|name| find("fingerprint", name)))
+                    .or_else(|| scanner.find_in_input(input))
+            }
+            Self::Outcome { outcome: StepOutcome::Succeeded { receipt }, .. }
+            | Self::Probe { finding: ProbeFinding::Held { receipt }, .. }
+            | Self::Resolved { resolution: Resolution::Done { receipt }, .. }
+            | Self::Decision { decision: Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. }, .. } => {
+                scanner.find_in_receipt(receipt)
+            }
+            Self::Decision { decision: Decision::Run { .. } | Decision::Stop { .. }, .. }
+            | Self::Outcome { outcome: StepOutcome::Failed { .. } | StepOutcome::Unknown { .. }, .. }
+            | Self::Probe {
+                finding:
+                    ProbeFinding::Absent
+                    | ProbeFinding::Drifted { .. }
+                    | ProbeFinding::Unknown { .. }
+                    | ProbeFinding::Failed { .. },
+                ..
+            }
+            | Self::Lock { .. }
+            | Self::Torn { .. }
+            | Self::Progress { .. }
+            | Self::UndoIntent { .. }
+            | Self::UndoOutcome { .. }
+            | Self::Override { .. }
+            | Self::Resolved { resolution: Resolution::Undone | Resolution::NotBegun, .. }
+            | Self::RecordLost { .. }
+            | Self::Ended { .. }
+            | Self::Unrecognized => None,
+        }
+    }
+}
+
+impl JournalHeader {
+    /// The values that later attempts compare, by their names in the header.
+    #[must_use]
+    pub fn control_values(&self) -> Vec<(&'static str, String)> {
+        let mut values = vec![
+            ("app", self.app.to_string()),
+            ("environment", self.environment.to_string()),
+            ("run", self.run.to_string()),
+            ("release/label", self.release.label.to_string()),
+        ];
+        values.extend(self.release.digest.as_ref().map(|digest| ("release/digest", digest.to_string())));
+        values.extend(self.commit.clone().map(|commit| ("commit", commit)));
+        values.extend(self.url.clone().map(|url| ("url", url)));
+        values
     }
 }
 
@@ -74,16 +139,11 @@ impl EventSanitizer<'_> {
         truncate_middle(&self.0.redact(&text), MAX_SHORT_TEXT_BYTES)
     }
 
-    fn full_object(&self, map: Map<String, Value>) -> Map<String, Value> {
+    /// Redacts an object that no decision depends on, and leaves it out if it is too large.
+    fn bounded_object(&self, map: Map<String, Value>) -> Map<String, Value> {
         let Value::Object(map) = self.0.redact_json(Value::Object(map)) else {
             unreachable!("an object stays an object")
         };
-        map
-    }
-
-    /// Redacts an object that no decision depends on, and leaves it out if it is too large.
-    fn bounded_object(&self, map: Map<String, Value>) -> Map<String, Value> {
-        let map = self.full_object(map);
         let bytes = serde_json::to_vec(&map).map_or(0, |json| json.len());
         if bytes <= MAX_OBJECT_BYTES {
             return map;
@@ -91,13 +151,9 @@ impl EventSanitizer<'_> {
         [("left-out".to_owned(), Value::String(format!("{bytes} bytes")))].into_iter().collect()
     }
 
-    fn receipt(&self, receipt: Receipt) -> Receipt {
-        Receipt { outputs: self.full_object(receipt.outputs), notes: self.full_object(receipt.notes) }
-    }
-
     fn failure(&self, failure: StepFailure) -> StepFailure {
         StepFailure {
-            kind: self.short_text(failure.kind.into()).into(),
+            kind: self.kind(failure.kind),
             message: self.message(failure.message),
             hint: failure.hint.map(|hint| self.short_text(hint)),
             retryable: failure.retryable,
@@ -105,9 +161,27 @@ impl EventSanitizer<'_> {
         }
     }
 
+    /// A kind that only the module knows is a text of the module.
+    fn kind(&self, kind: FailureKind) -> FailureKind {
+        match kind {
+            FailureKind::Other(text) => FailureKind::Other(self.short_text(text)),
+            FailureKind::InvalidConfig
+            | FailureKind::Denied
+            | FailureKind::NotFound
+            | FailureKind::Conflict
+            | FailureKind::Transient
+            | FailureKind::Permanent
+            | FailureKind::Limit
+            | FailureKind::BadContent
+            | FailureKind::TimeOut
+            | FailureKind::Trap
+            | FailureKind::NotBegun => kind,
+        }
+    }
+
     fn outcome(&self, outcome: StepOutcome) -> StepOutcome {
         match outcome {
-            StepOutcome::Succeeded { receipt } => StepOutcome::Succeeded { receipt: self.receipt(receipt) },
+            StepOutcome::Succeeded { receipt } => StepOutcome::Succeeded { receipt },
             StepOutcome::Failed { failure } => StepOutcome::Failed { failure: self.failure(failure) },
             StepOutcome::Unknown { failure } => StepOutcome::Unknown { failure: self.failure(failure) },
         }
@@ -115,7 +189,7 @@ impl EventSanitizer<'_> {
 
     fn finding(&self, finding: ProbeFinding) -> ProbeFinding {
         match finding {
-            ProbeFinding::Held { receipt } => ProbeFinding::Held { receipt: self.receipt(receipt) },
+            ProbeFinding::Held { receipt } => ProbeFinding::Held { receipt },
             ProbeFinding::Absent => ProbeFinding::Absent,
             ProbeFinding::Drifted { why } => ProbeFinding::Drifted { why: self.message(why) },
             ProbeFinding::Unknown { why } => ProbeFinding::Unknown { why: self.message(why) },
@@ -123,19 +197,19 @@ impl EventSanitizer<'_> {
         }
     }
 
-    /// Cleaned as the text that is written, so that a cut or a mask falls where it always fell.
     fn finding_summary(&self, finding: FindingSummary) -> FindingSummary {
-        self.message(finding.into()).into()
+        match finding {
+            FindingSummary::Held | FindingSummary::Absent => finding,
+            FindingSummary::Drifted { why } => FindingSummary::Drifted { why: self.message(why) },
+            FindingSummary::Unknown { why } => FindingSummary::Unknown { why: self.message(why) },
+            FindingSummary::Other { text } => FindingSummary::Other { text: self.message(text) },
+        }
     }
 
     fn decision(&self, decision: Decision) -> Decision {
         match decision {
-            Decision::Skip { reason, receipt } => {
-                Decision::Skip { reason: self.reason(reason), receipt: self.receipt(receipt) }
-            }
-            Decision::Adopt { reason, receipt } => {
-                Decision::Adopt { reason: self.reason(reason), receipt: self.receipt(receipt) }
-            }
+            Decision::Skip { reason, receipt } => Decision::Skip { reason: self.reason(reason), receipt },
+            Decision::Adopt { reason, receipt } => Decision::Adopt { reason: self.reason(reason), receipt },
             Decision::Run { reason } => Decision::Run { reason: self.reason(reason) },
             Decision::Stop { reason } => Decision::Stop { reason: self.reason(reason) },
         }

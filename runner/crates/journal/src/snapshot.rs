@@ -60,6 +60,7 @@ struct SnapshotForm {
     commits: Vec<(Release, String)>,
     records: Vec<(StepTarget, StepRecord)>,
     in_progress: BTreeSet<StepTarget>,
+    lost_records: BTreeSet<StepTarget>,
     statuses: Vec<(StepTarget, StepStatus)>,
     failed_step: Option<StepTarget>,
 }
@@ -75,6 +76,7 @@ impl Snapshot {
             attempts,
             head,
             in_progress,
+            lost_records,
             statuses,
             commits,
             last_line_hash,
@@ -97,8 +99,9 @@ impl Snapshot {
             commits,
             records: records.into_iter().collect(),
             in_progress,
+            lost_records,
             statuses: statuses.entries().map(|(step_target, status)| (step_target.clone(), status)).collect(),
-            failed_step: statuses.failed_step().cloned(),
+            failed_step: statuses.first_failed_step().cloned(),
         };
         let json = serde_json::to_vec(&form).expect("a snapshot has only text keys and finite numbers");
         let mut bytes = format!("{} ", Blake3Hash::of(&json)).into_bytes();
@@ -131,6 +134,7 @@ impl Snapshot {
             attempts: form.attempts,
             head: form.head,
             in_progress: form.in_progress,
+            lost_records: form.lost_records,
             statuses: AttemptStatuses::from_parts(form.statuses, form.failed_step),
             commits: form.commits,
             last_line_hash: form.last_line_hash,

@@ -4,15 +4,19 @@
 //! long the history: it keeps the newest attempts and verified releases. So [`super::snapshot`] can stand for everything before it.
 //! Deliberately absent: clock, files, decisions.
 
+// long: one transition function, with its parts; the state that it changes stands beside it.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::event::{
-    COMMAND_OVERRIDES, Decision, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat, JournalHeader, MAGIC,
-    MISSING_JOURNAL, ROLLBACK, Release, StepTarget,
+    COMMAND_OVERRIDES, Decision, FIRST_EXACT_FORMAT, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat,
+    JournalHeader, MAGIC, MISSING_JOURNAL, ROLLBACK, Release, Resolution, StepTarget,
 };
+pub use super::head::{EnvironmentHead, LiveSince, MAX_VERIFIED_RELEASES};
+use super::redact::MASK;
 use super::step_status::AttemptStatuses;
 use contract::{AttemptNumber, RunId, diagnostic::ExitKind};
 use contract::{
@@ -22,9 +26,6 @@ use contract::{
 
 /// How many attempts a state keeps, the newest ones.
 pub const MAX_RECENT_ATTEMPTS: usize = 20;
-
-/// How many verified releases a state keeps, the newest ones.
-pub const MAX_VERIFIED_RELEASES: usize = 100;
 
 /// Whether a journal is authentic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,8 @@ pub struct JournalState {
     pub head: EnvironmentHead,
     /// The steps that the newest attempt has begun to run or undo, and not finished.
     pub in_progress: BTreeSet<StepTarget>,
+    /// The steps whose newest entries were lost: whatever their record says, they may have acted since.
+    pub lost_records: BTreeSet<StepTarget>,
     /// The statuses of the steps in the newest attempt.
     pub statuses: AttemptStatuses,
     /// The commits of the newest releases, by their last deployment.
@@ -72,70 +75,6 @@ pub struct FirstAttempt {
     pub run: RunId,
     /// The time of its first line.
     pub started_at: jiff::Timestamp,
-}
-
-/// When the live release changed, and by whom.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct LiveSince {
-    /// The time of the record.
-    pub at: jiff::Timestamp,
-    /// The operator of the attempt.
-    pub by: String,
-}
-
-/// The live and the verified releases of an environment. "Live" and "verified" are separate facts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct EnvironmentHead {
-    /// The release that users see: that of the last exposing step that was not undone.
-    pub live: Option<Release>,
-    /// Since when, and by whom; also of the moment when nothing was live any more.
-    pub live_since: Option<LiveSince>,
-    /// The releases that were live with every check passed, oldest first, each once; the newest [`MAX_VERIFIED_RELEASES`].
-    pub verified: Vec<Release>,
-    /// The verified releases that an operator rolled back from, and that were not deployed again since.
-    pub withdrawn: Vec<Release>,
-}
-
-impl EnvironmentHead {
-    /// The target of a rollback: the last verified release before the live one, without withdrawn ones.
-    #[must_use]
-    pub fn rollback_target(&self) -> Option<&Release> {
-        let is_live = |release: &Release| self.live.as_ref().is_some_and(|live| live.is_same(release));
-        let is_withdrawn = |release: &Release| self.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
-        let until = self.verified.iter().position(is_live).unwrap_or(self.verified.len());
-        self.verified[..until].iter().rev().find(|release| !is_withdrawn(release))
-    }
-
-    /// Records that a release was live with every check passed.
-    fn record_verified(&mut self, release: Release, is_rollback: bool) {
-        let position = self.verified.iter().position(|verified| verified.is_same(&release));
-        match position {
-            Some(position) if is_rollback => {
-                for later in &self.verified[position + 1..] {
-                    if !self.withdrawn.iter().any(|withdrawn| withdrawn.is_same(later)) {
-                        self.withdrawn.push(later.clone());
-                    }
-                }
-            }
-            Some(_) | None => {
-                self.withdrawn.retain(|withdrawn| !withdrawn.is_same(&release));
-                self.verified.retain(|verified| !verified.is_same(&release));
-                self.verified.push(release);
-                let surplus = self.verified.len().saturating_sub(MAX_VERIFIED_RELEASES);
-                for dropped in self.verified.drain(..surplus) {
-                    self.withdrawn.retain(|withdrawn| !withdrawn.is_same(&dropped));
-                }
-            }
-        }
-    }
-
-    /// Whether a release was verified in this environment.
-    #[must_use]
-    pub fn is_verified(&self, release: &Release) -> bool {
-        self.verified.iter().any(|verified| verified.is_same(release))
-    }
 }
 
 /// The summary of one attempt.
@@ -160,6 +99,9 @@ pub struct AttemptSummary {
     pub trust: JournalTrust,
     /// Whether the earlier journals were missing: a step without a record may have run.
     pub journal_missing: bool,
+    /// The step that `resolve` settled, if that was the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_step: Option<StepTarget>,
 }
 
 /// The last record of a step.
@@ -168,12 +110,39 @@ pub struct AttemptSummary {
 pub struct StepRecord {
     /// The status.
     pub status: RecordStatus,
-    /// Whether the last event about it is authentic.
+    /// Whether the last event about it is authentic, and it holds no mask of an older runner.
     pub trust: JournalTrust,
     /// The intent that the record belongs to.
     pub intent: IntentRecord,
     /// The release that was live before this step exposed its own; undoing the step restores it.
     pub live_before: Option<Release>,
+}
+
+impl StepRecord {
+    /// Whether its input or its receipt holds `***`, which runners before format 1.3 wrote in place of a secret.
+    #[must_use]
+    pub fn is_masked(&self) -> bool {
+        let receipt = match &self.status {
+            RecordStatus::Succeeded(receipt) | RecordStatus::Undoing(Some(receipt)) => Some(receipt),
+            RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Undoing(None) | RecordStatus::Reverted => {
+                None
+            }
+        };
+        let in_map = |map: &serde_json::Map<String, Value>| {
+            map.iter().any(|(key, value)| key.contains(MASK) || contains_mask(value))
+        };
+        contains_mask(&self.intent.input)
+            || receipt.is_some_and(|receipt| in_map(&receipt.outputs) || in_map(&receipt.notes))
+    }
+}
+
+fn contains_mask(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains(MASK),
+        Value::Array(items) => items.iter().any(contains_mask),
+        Value::Object(map) => map.iter().any(|(key, value)| key.contains(MASK) || contains_mask(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// The content of an intent.
@@ -214,6 +183,18 @@ pub enum RecordStatus {
     Undoing(Option<Receipt>),
     /// Undone.
     Reverted,
+}
+
+impl RecordStatus {
+    /// Whether an operator may say this of a step with this status.
+    #[must_use]
+    pub fn can_be_resolved_as(&self, resolution: &Resolution) -> bool {
+        match resolution {
+            Resolution::Done { .. } => matches!(self, Self::Intended | Self::Undoing(_)),
+            Resolution::Undone => matches!(self, Self::Intended | Self::Undoing(_) | Self::Succeeded(_)),
+            Resolution::NotBegun => matches!(self, Self::Intended),
+        }
+    }
 }
 
 /// An event that contradicts the events before it.
@@ -271,12 +252,6 @@ impl JournalState {
         match &entry.event {
             JournalEvent::Started(header) => self.apply_header(header, entry.at),
             JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
-                // An unauthenticated, unfinished undo of an earlier attempt is not finished; the step is probed instead.
-                if matches!(self.status(step_target), Some(RecordStatus::Undoing(_)))
-                    && self.in_progress.contains(step_target)
-                {
-                    return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
-                }
                 let AttemptSummary { header, started_at, .. } = self.current_attempt(entry.seq)?;
                 let intent = IntentRecord {
                     run: header.run.clone(),
@@ -289,100 +264,188 @@ impl JournalState {
                     input: input.clone(),
                     exposes: *exposes,
                 };
-                let live_before = self.live_before(&intent.run, &intent.release).cloned();
-                let trust = self.trust;
-                self.records.insert(
-                    step_target.clone(),
-                    StepRecord { status: RecordStatus::Intended, trust, intent, live_before },
-                );
-                self.in_progress.insert(step_target.clone());
-                Ok(())
+                self.begin_step(step_target, intent)
             }
-            JournalEvent::Outcome { step_target, outcome: result, .. } => {
-                let is_open = self.in_progress.contains(step_target);
-                let record = self.expect_record(step_target, "an outcome", |record| {
-                    matches!(record.status, RecordStatus::Intended) && is_open
-                })?;
-                match result {
-                    StepOutcome::Succeeded { receipt } => record.status = RecordStatus::Succeeded(receipt.clone()),
-                    StepOutcome::Failed { failure } => record.status = RecordStatus::Failed(failure.clone()),
-                    StepOutcome::Unknown { .. } => {}
-                }
-                self.in_progress.remove(step_target);
-                self.mark_live(step_target, entry.at);
-                Ok(())
+            JournalEvent::Outcome { step_target, outcome, .. } => self.end_step(step_target, outcome, entry.at),
+            JournalEvent::Decision { step_target, decision: Decision::Adopt { receipt, .. } } => {
+                self.adopt_step(step_target, receipt, entry.at)
             }
-            JournalEvent::Decision { step_target, decision } => match decision {
-                Decision::Adopt { receipt, .. } => {
-                    let record = self.expect_record(step_target, "an adoption", |record| {
-                        matches!(record.status, RecordStatus::Intended)
-                    })?;
-                    record.status = RecordStatus::Succeeded(receipt.clone());
-                    self.in_progress.remove(step_target);
-                    self.mark_live(step_target, entry.at);
-                    Ok(())
-                }
-                Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. } => Ok(()),
-            },
-            JournalEvent::UndoIntent { step_target } => {
-                let record = self
-                    .expect_record(step_target, "an undo", |record| !matches!(record.status, RecordStatus::Reverted))?;
-                let receipt = match &record.status {
-                    RecordStatus::Succeeded(receipt) => Some(receipt.clone()),
-                    RecordStatus::Undoing(receipt) => receipt.clone(),
-                    RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => None,
-                };
-                record.status = RecordStatus::Undoing(receipt);
-                self.in_progress.insert(step_target.clone());
-                Ok(())
-            }
+            JournalEvent::UndoIntent { step_target } => self.begin_undo(step_target),
             JournalEvent::UndoOutcome { step_target, failure } => {
-                let is_open = self.in_progress.contains(step_target);
-                let record = self.expect_record(step_target, "the end of an undo", |record| {
-                    matches!(record.status, RecordStatus::Undoing(_)) && is_open
-                })?;
-                if failure.is_none() {
-                    record.status = RecordStatus::Reverted;
-                    if record.intent.exposes && record.trust == JournalTrust::Authenticated {
-                        let live_before = record.live_before.clone();
-                        self.set_live(live_before, entry.at);
-                    }
-                }
-                self.in_progress.remove(step_target);
+                self.end_undo(step_target, failure.as_ref(), entry.at)
+            }
+            JournalEvent::Override { option, .. } => {
+                self.apply_override(option);
                 Ok(())
             }
-            JournalEvent::Ended { exit, verified } => {
-                let attempt = self.attempts.last_mut().ok_or(TransitionError::Header { seq: entry.seq })?;
-                attempt.exit = Some(*exit);
-                attempt.verified = *verified;
-                let release = attempt.header.release.clone();
-                let is_rollback = attempt.command.as_deref() == Some(ROLLBACK);
-                if *verified && self.trust == JournalTrust::Authenticated {
-                    self.head.record_verified(release, is_rollback);
+            JournalEvent::Ended { exit, verified } => self.end_attempt(entry.seq, *exit, *verified),
+            JournalEvent::Unrecognized if self.newer_format.is_none() => {
+                Err(TransitionError::Foreign(format!("line {} has an event of an unknown type", entry.seq)))
+            }
+            JournalEvent::Resolved { step_target, resolution, .. } => {
+                self.apply_resolution(step_target, resolution, entry.at)
+            }
+            JournalEvent::RecordLost { step_target } => {
+                self.lost_records.insert(step_target.clone());
+                if let Some(record) = self.records.get_mut(step_target) {
+                    record.trust = JournalTrust::Untrusted;
                 }
                 Ok(())
             }
-            JournalEvent::Plan { .. }
+            JournalEvent::Decision {
+                decision: Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. },
+                ..
+            }
+            | JournalEvent::Plan { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }
-            | JournalEvent::Probe { .. } => Ok(()),
-            JournalEvent::Override { option, .. } => {
-                if let (Some(attempt), MISSING_JOURNAL) = (self.attempts.last_mut(), option.as_str()) {
-                    attempt.journal_missing = true;
-                }
-                let is_order =
-                    COMMAND_OVERRIDES.contains(&option.as_str()) && self.trust == JournalTrust::Authenticated;
-                if let (Some(attempt), true) = (self.attempts.last_mut(), is_order) {
-                    attempt.command = Some(option.clone());
-                }
-                Ok(())
-            }
-            JournalEvent::Unrecognized if self.newer_format.is_some() => Ok(()),
-            JournalEvent::Unrecognized => {
-                Err(TransitionError::Foreign(format!("line {} has an event of an unknown type", entry.seq)))
+            | JournalEvent::Probe { .. }
+            | JournalEvent::Unrecognized => Ok(()),
+        }
+    }
+
+    fn begin_step(&mut self, step_target: &StepTarget, intent: IntentRecord) -> Result<(), TransitionError> {
+        // An unauthenticated, unfinished undo of an earlier attempt is not finished; the step is probed instead.
+        if matches!(self.status(step_target), Some(RecordStatus::Undoing(_))) && self.in_progress.contains(step_target)
+        {
+            return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
+        }
+        let live_before = self.live_before(&intent.run, &intent.release).cloned();
+        let record = StepRecord { status: RecordStatus::Intended, trust: self.trust, intent, live_before };
+        self.records.insert(step_target.clone(), record);
+        self.distrust_masked_record(step_target);
+        self.in_progress.insert(step_target.clone());
+        self.lost_records.remove(step_target);
+        Ok(())
+    }
+
+    fn end_step(
+        &mut self,
+        step_target: &StepTarget,
+        outcome: &StepOutcome,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        let is_open = self.in_progress.contains(step_target);
+        let record = self.expect_record(step_target, "an outcome", |record| {
+            matches!(record.status, RecordStatus::Intended) && is_open
+        })?;
+        match outcome {
+            StepOutcome::Succeeded { receipt } => record.status = RecordStatus::Succeeded(receipt.clone()),
+            StepOutcome::Failed { failure } => record.status = RecordStatus::Failed(failure.clone()),
+            StepOutcome::Unknown { .. } => {}
+        }
+        self.distrust_masked_record(step_target);
+        self.in_progress.remove(step_target);
+        self.mark_live(step_target, at);
+        Ok(())
+    }
+
+    fn adopt_step(
+        &mut self,
+        step_target: &StepTarget,
+        receipt: &Receipt,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        let record =
+            self.expect_record(step_target, "an adoption", |record| matches!(record.status, RecordStatus::Intended))?;
+        record.status = RecordStatus::Succeeded(receipt.clone());
+        self.distrust_masked_record(step_target);
+        self.in_progress.remove(step_target);
+        self.mark_live(step_target, at);
+        Ok(())
+    }
+
+    fn begin_undo(&mut self, step_target: &StepTarget) -> Result<(), TransitionError> {
+        let record =
+            self.expect_record(step_target, "an undo", |record| !matches!(record.status, RecordStatus::Reverted))?;
+        let receipt = match &record.status {
+            RecordStatus::Succeeded(receipt) => Some(receipt.clone()),
+            RecordStatus::Undoing(receipt) => receipt.clone(),
+            RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => None,
+        };
+        record.status = RecordStatus::Undoing(receipt);
+        self.in_progress.insert(step_target.clone());
+        Ok(())
+    }
+
+    fn end_undo(
+        &mut self,
+        step_target: &StepTarget,
+        failure: Option<&StepFailure>,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        let is_open = self.in_progress.contains(step_target);
+        let is_authenticated = self.trust == JournalTrust::Authenticated;
+        let record = self.expect_record(step_target, "the end of an undo", |record| {
+            matches!(record.status, RecordStatus::Undoing(_)) && is_open
+        })?;
+        if failure.is_none() {
+            record.status = RecordStatus::Reverted;
+            if record.intent.exposes && is_authenticated {
+                let live_before = record.live_before.clone();
+                self.set_live(live_before, at);
             }
         }
+        self.in_progress.remove(step_target);
+        Ok(())
+    }
+
+    fn apply_override(&mut self, option: &str) {
+        let is_authenticated = self.trust == JournalTrust::Authenticated;
+        let Some(attempt) = self.attempts.last_mut() else { return };
+        if option == MISSING_JOURNAL {
+            attempt.journal_missing = true;
+        }
+        if is_authenticated && COMMAND_OVERRIDES.contains(&option) {
+            attempt.command = Some(option.to_owned());
+        }
+    }
+
+    fn end_attempt(&mut self, seq: u64, exit: ExitKind, verified: bool) -> Result<(), TransitionError> {
+        let attempt = self.attempts.last_mut().ok_or(TransitionError::Header { seq })?;
+        attempt.exit = Some(exit);
+        attempt.verified = verified;
+        let release = attempt.header.release.clone();
+        let is_rollback = attempt.command.as_deref() == Some(ROLLBACK);
+        if verified && self.trust == JournalTrust::Authenticated {
+            self.head.record_verified(release, is_rollback);
+        }
+        Ok(())
+    }
+
+    /// An operator's word counts only in an authentic journal.
+    fn apply_resolution(
+        &mut self,
+        step_target: &StepTarget,
+        resolution: &Resolution,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        if self.trust == JournalTrust::Untrusted {
+            return Ok(());
+        }
+        let record =
+            self.expect_record(step_target, "a resolution", |record| record.status.can_be_resolved_as(resolution))?;
+        match resolution {
+            Resolution::Done { receipt } => {
+                record.status = RecordStatus::Succeeded(receipt.clone());
+                self.mark_live(step_target, at);
+            }
+            Resolution::Undone => {
+                record.status = RecordStatus::Reverted;
+                if record.intent.exposes {
+                    let live_before = record.live_before.clone();
+                    self.set_live(live_before, at);
+                }
+            }
+            Resolution::NotBegun => drop(self.records.remove(step_target)),
+        }
+        self.in_progress.remove(step_target);
+        self.lost_records.remove(step_target);
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.resolved_step = Some(step_target.clone());
+        }
+        Ok(())
     }
 
     fn apply_header(&mut self, header: &JournalHeader, at: jiff::Timestamp) -> Result<(), TransitionError> {
@@ -433,6 +496,7 @@ impl JournalState {
             command: order,
             trust,
             journal_missing: false,
+            resolved_step: None,
         });
         Ok(())
     }
@@ -520,10 +584,25 @@ impl JournalState {
     ) -> Result<&mut StepRecord, TransitionError> {
         match self.records.get_mut(step_target) {
             Some(record) if allows(record) => {
-                record.trust = self.trust;
+                // A masked input stays masked until the next intent.
+                if record.trust == JournalTrust::Authenticated || !record.is_masked() {
+                    record.trust = self.trust;
+                }
                 Ok(record)
             }
             Some(_) | None => Err(TransitionError::Transition { step_target: step_target.clone(), event: what }),
+        }
+    }
+
+    /// Distrusts a record of an older runner that holds a mask: the step is probed with its current input, and neither skipped nor
+    /// undone by the record.
+    fn distrust_masked_record(&mut self, step_target: &StepTarget) {
+        let is_exact = self.attempts.last().is_some_and(|attempt| attempt.header.format >= FIRST_EXACT_FORMAT);
+        if !is_exact
+            && let Some(record) = self.records.get_mut(step_target)
+            && record.is_masked()
+        {
+            record.trust = JournalTrust::Untrusted;
         }
     }
 

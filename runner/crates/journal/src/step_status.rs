@@ -17,7 +17,7 @@ pub enum StepStatus {
     /// Neither decided on nor started.
     #[default]
     NotReached,
-    /// Its effect holds from an earlier attempt.
+    /// Its effect holds from an earlier attempt, or the step found that it has nothing to do.
     Skipped,
     /// Its effect was already there, without a record.
     Adopted,
@@ -52,6 +52,9 @@ impl StepStatus {
                 (Decision::Run { .. }, status) => status,
             },
             JournalEvent::Intent { .. } => Self::Started,
+            JournalEvent::Outcome { outcome: StepOutcome::Succeeded { receipt }, .. } if !receipt.acted() => {
+                Self::Skipped
+            }
             JournalEvent::Outcome { outcome: StepOutcome::Succeeded { .. }, .. } => Self::Ran,
             JournalEvent::Outcome { outcome: StepOutcome::Failed { .. }, .. } => Self::Failed,
             JournalEvent::Outcome { outcome: StepOutcome::Unknown { .. }, .. } => Self::Unknown,
@@ -65,6 +68,8 @@ impl StepStatus {
             | JournalEvent::Progress { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => self,
         }
@@ -92,14 +97,10 @@ impl AttemptStatuses {
             StepStatus::Started | StepStatus::Failed | StepStatus::Unknown | StepStatus::Stopped => {
                 self.failed_step.get_or_insert_with(|| step_target.clone());
             }
-            StepStatus::Ran | StepStatus::Adopted => {
+            StepStatus::Ran | StepStatus::Adopted | StepStatus::Skipped => {
                 self.failed_step.take_if(|failed| failed == step_target);
             }
-            StepStatus::NotReached
-            | StepStatus::Skipped
-            | StepStatus::Undoing
-            | StepStatus::Undone
-            | StepStatus::UndoFailed => {}
+            StepStatus::NotReached | StepStatus::Undoing | StepStatus::Undone | StepStatus::UndoFailed => {}
         }
     }
 
@@ -109,6 +110,11 @@ impl AttemptStatuses {
         failed_step: Option<StepTarget>,
     ) -> Self {
         Self { statuses: statuses.into_iter().collect(), failed_step }
+    }
+
+    /// The first step that failed, was stopped or has no outcome.
+    pub(super) fn first_failed_step(&self) -> Option<&StepTarget> {
+        self.failed_step.as_ref()
     }
 
     /// The steps that were reached, with their statuses.
@@ -127,10 +133,12 @@ impl AttemptStatuses {
         self.statuses.values().copied()
     }
 
-    /// The first step that failed, was stopped or has no outcome.
+    /// The first step that failed, was stopped or has no outcome; if there is none, one whose undo did not succeed.
     #[must_use]
     pub fn failed_step(&self) -> Option<&StepTarget> {
-        self.failed_step.as_ref()
+        let is_half_undone = |status: &StepStatus| matches!(status, StepStatus::Undoing | StepStatus::UndoFailed);
+        let half_undone = || self.statuses.iter().find(|(_, status)| is_half_undone(status));
+        self.failed_step.as_ref().or_else(|| half_undone().map(|(step_target, _)| step_target))
     }
 }
 
@@ -152,6 +160,10 @@ mod tests {
 
     fn outcome(step: &str, outcome: StepOutcome) -> JournalEvent {
         JournalEvent::Outcome { step_target: target(step), took_ms: 1, outcome }
+    }
+
+    fn ran() -> StepOutcome {
+        StepOutcome::Succeeded { receipt: Receipt::default() }
     }
 
     fn failure() -> StepFailure {
@@ -184,7 +196,6 @@ mod tests {
 
     #[test]
     fn the_first_failed_step_counts_until_it_succeeds() {
-        let ran = || StepOutcome::Succeeded { receipt: Receipt::default() };
         let mut events = vec![intent("a"), outcome("a", StepOutcome::Unknown { failure: failure() })];
         assert_eq!(fold(&events), (vec![StepStatus::Unknown], Some("a".to_owned())));
         events.extend([intent("hook"), outcome("hook", ran())]);
@@ -198,7 +209,7 @@ mod tests {
         let undo = |failure| JournalEvent::UndoOutcome { step_target: target("a"), failure };
         let mut events = vec![
             intent("a"),
-            outcome("a", StepOutcome::Succeeded { receipt: Receipt::default() }),
+            outcome("a", ran()),
             intent("b"),
             outcome("b", StepOutcome::Failed { failure: failure() }),
             JournalEvent::UndoIntent { step_target: target("a") },
@@ -208,5 +219,6 @@ mod tests {
         assert_eq!(fold(&events), (vec![StepStatus::UndoFailed, StepStatus::Failed], Some("b".to_owned())));
         events.push(undo(None));
         assert_eq!(fold(&events), (vec![StepStatus::Undone, StepStatus::Failed], Some("b".to_owned())));
+        assert_eq!(fold(&[intent("a"), outcome("a", ran()), undo(Some(failure()))]).1, Some("a".to_owned()));
     }
 }

@@ -1,5 +1,6 @@
 //! The journal as a whole: written journals are read back, and files of the first format are still read.
 
+mod control_values;
 mod corruption;
 mod limits;
 mod redaction;
@@ -123,14 +124,7 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
     let found = receipt(json!({ "applied": 12 }));
     let finding = ProbeFinding::Held { receipt: found.clone() };
     let took = Duration::from_millis(3);
-    journal
-        .record_note(JournalNote::Probe {
-            step_target: step_target("migrate"),
-            probed_input: ProbeInput::Recorded,
-            took,
-            finding,
-        })
-        .unwrap();
+    journal.record_probe(&step_target("migrate"), ProbeInput::Recorded, took, finding).unwrap();
     let reason = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };
     journal.record_decision(&step_target("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
     for host in ["local", "web-1", "web-2"] {
@@ -223,6 +217,44 @@ fn an_existing_file_is_never_overwritten() {
     );
     assert!(matches!(again, Err(JournalError::Io { .. })));
     assert_eq!(fs::read(&paths[1]).unwrap(), before);
+}
+
+#[test]
+fn nothing_is_written_after_the_lock_was_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(folder.path(), 1);
+    let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
+    let before = fs::read(&path).unwrap();
+    journal.fence();
+    assert!(journal.is_fenced());
+    let refused = journal.record_end(ExitKind::Success, true).unwrap_err();
+    assert!(matches!(refused, JournalError::Fenced { .. }));
+    let diagnostic = Diagnostic::from(&refused);
+    assert_eq!((diagnostic.code.as_str(), diagnostic.exit), ("P0503", ExitKind::Locked));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn staged_journal_gets_its_name_while_the_lock_is_held_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let (staging, path) = (folder.path().join("staging"), path(folder.path(), 2));
+    let headerless = folder.path().join("attempt-000001.journal");
+    fs::write(&headerless, "half a li").unwrap();
+    let create = || {
+        let loaded = load(std::slice::from_ref(&headerless)).unwrap();
+        let header = header(2, AttemptNumber::FIRST);
+        Journal::create_staged(Some(&staging), &path, header, loaded, Redactor::default(), Box::new(|_| {}))
+    };
+    // Another holder has moved the directory away.
+    assert!(matches!(create().err().unwrap(), JournalError::Fenced { .. }));
+    assert!(headerless.exists() && !path.exists());
+    fs::create_dir(&staging).unwrap();
+    create().unwrap().record_end(ExitKind::Success, false).unwrap();
+    assert!(!headerless.exists());
+    assert_eq!(load(std::slice::from_ref(&path)).unwrap().line_count, 2);
+    fs::write(&headerless, "").unwrap();
+    assert!(matches!(create().err().unwrap(), JournalError::Io { .. }), "an existing file is not replaced");
+    assert_eq!(load(std::slice::from_ref(&path)).unwrap().line_count, 2);
 }
 
 fn fixture() -> [PathBuf; 2] {

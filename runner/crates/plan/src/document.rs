@@ -45,6 +45,8 @@ pub struct HistoryLocation {
     pub app: AppName,
     /// The chosen environment.
     pub environment: EnvironmentName,
+    /// Who may change it; empty if everybody may.
+    pub allow: Vec<AllowedOperator>,
     /// The location of journals and lock.
     pub state: StateLocation,
 }
@@ -84,7 +86,8 @@ pub fn locate_history(
         // A variable that cannot be looked up now matters only if `state` uses it.
         let scope = scope(source, &release, env, &fields, &environments, chosen, &mut later);
         let state = state_location::read(&fields, &scope, source, env, &mut problems);
-        Some(HistoryLocation { app: app?, environment: chosen.name.clone(), state: state? })
+        let (environment, allow) = (chosen.name.clone(), chosen.allow.clone());
+        Some(HistoryLocation { app: app?, environment, allow, state: state? })
     });
     let problems = if found.is_none() && problems.is_empty() { later } else { problems };
     finish(found, problems, source.clone())
@@ -388,7 +391,7 @@ fn secret(
     let value = env(variable).filter(|value| !value.is_empty());
     if value.is_none() {
         let message = format!("secret `{}`: the environment variable `{variable}` is empty or not set", key.text);
-        let hint = format!("set it with `{variable}=… runner …`, or in a CI under `env:` of the job");
+        let hint = format!("set it with `{variable}=… runner …`, or in CI under `env:` of the job");
         problems.push(PlanError::new(ErrorCode::MissingSecret, message).at(&node.span, "no value").hint(hint));
     }
     value.map(Secret::new)

@@ -16,26 +16,27 @@ use super::{
     server_url,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{Secret, error_code::ErrorCode};
+use contract::{GrantName, Secret, error_code::ErrorCode};
 
 const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "secrets"];
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
 
-/// Reads the grants of a step; invalid ones are reported and left out.
+/// Reads the grants of a step, and the places of its directories in the text; invalid ones are reported and left out.
 pub(super) fn read(
     node: &YamlNode,
     what: &str,
     scope: &LookupScope<'_>,
     source: &PlanSource,
     problems: &mut PlanErrorCollector,
-) -> StepGrants {
-    let mut grants = StepGrants::default();
+) -> (StepGrants, BTreeMap<GrantName, Range<usize>>) {
+    let (mut grants, mut dir_spans) = (StepGrants::default(), BTreeMap::new());
     let Some(fields) = MappingFields::read(node, format!("`grants` of {what}"), &node.span, KEYS, problems) else {
-        return grants;
+        return (grants, dir_spans);
     };
     let mut reader = GrantReader { scope, source, problems };
     for (key, node) in reader.mapping(&fields, "dirs") {
-        if let (Some(name), Some(dir)) = (reader.name(key), reader.dir(key, node)) {
+        if let (Some(name), Some(dir)) = (reader.name::<GrantName>(key), reader.dir(key, node)) {
+            dir_spans.insert(name.clone(), node.span.clone());
             grants.dirs.insert(name, dir);
         }
     }
@@ -64,7 +65,7 @@ pub(super) fn read(
     if let Some(node) = fields.get("secrets") {
         grants.secrets = reader.secrets(node);
     }
-    grants
+    (grants, dir_spans)
 }
 
 struct GrantReader<'a> {

@@ -139,6 +139,7 @@ fn program_step(
         trust: StepTrust::Host,
         irreversible: false,
         span: key.span.clone(),
+        dir_spans: BTreeMap::new(),
         with_spans: BTreeMap::from([(String::new(), node.span.clone())]),
     })
 }

@@ -199,6 +199,8 @@ pub struct PlanStep {
     pub irreversible: bool,
     /// The byte range of the step's name in the source, for errors.
     pub span: Range<usize>,
+    /// The byte ranges of the granted directories, for errors.
+    pub dir_spans: BTreeMap<GrantName, Range<usize>>,
     /// The byte ranges of `with` and its values, by JSON pointer (`` for `with` itself), for errors.
     pub with_spans: BTreeMap<String, Range<usize>>,
 }

@@ -48,7 +48,7 @@ pub fn schema() -> Value {
             },
             "setup": {
                 "type": ["object", "null"],
-                "description": "Steps that `runner setup` runs before the others, once for an environment.",
+                "description": "Steps that `runner setup` runs before the others, once per environment.",
                 "propertyNames": { "$ref": "#/$defs/name" },
                 "additionalProperties": { "$ref": "#/$defs/step" }
             },

@@ -69,9 +69,9 @@ pub(super) fn draft(
     let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
         fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
     });
-    let grants = match fields.get("grants") {
+    let (grants, dir_spans) = match fields.get("grants") {
         Some(node) => grants::read(node, &what, scope, source, problems),
-        None => StepGrants::default(),
+        None => (StepGrants::default(), BTreeMap::new()),
     };
     let host_capability = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
         (false, _) => Some("programs"),
@@ -110,6 +110,7 @@ pub(super) fn draft(
                 trust,
                 irreversible,
                 span: key.span.clone(),
+                dir_spans,
                 with_spans: config.spans,
             })
         }

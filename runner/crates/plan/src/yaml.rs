@@ -69,7 +69,7 @@ impl YamlValue {
 /// Parses one document. Returns `None` after an error that leaves no tree; after lesser errors, the tree is still returned.
 pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
     if text.len() > MAX_PLAN_BYTES {
-        let message = format!("the plan has {} bytes; the limit is {MAX_PLAN_BYTES} (1 MiB)", text.len());
+        let message = format!("the plan is {} bytes long; the limit is {MAX_PLAN_BYTES} (1 MiB)", text.len());
         problems.push(
             PlanError::new(ErrorCode::PlanTooLarge, message)
                 .hint("check that this is the right file; a plan is a page or two"),

@@ -25,7 +25,7 @@ pub enum ComponentError {
     NoContract,
     #[error("it is a core module for the old WASI (`wasi_snapshot_preview1`)")]
     WasiPreview1,
-    #[error("this core module can't be made a component: {0}")]
+    #[error("this core module can't be turned into a component: {0}")]
     EncodingFailed(String),
 }
 

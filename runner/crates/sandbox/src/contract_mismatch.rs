@@ -114,14 +114,14 @@ fn function_signature(function: &ComponentFunc) -> String {
 /// A type in WIT syntax, without names of types.
 fn wit_type(kind: &Type) -> String {
     let or_nothing = |kind: Option<Type>| kind.map_or_else(|| "_".to_owned(), |kind| wit_type(&kind));
-    match kind {
-        Type::List(list) => format!("list<{}>", wit_type(&list.ty())),
-        Type::Option(option) => format!("option<{}>", wit_type(&option.ty())),
-        Type::Result(result) => format!("result<{}, {}>", or_nothing(result.ok()), or_nothing(result.err())),
+    let name = match kind {
+        Type::List(list) => return format!("list<{}>", wit_type(&list.ty())),
+        Type::Option(option) => return format!("option<{}>", wit_type(&option.ty())),
+        Type::Result(result) => return format!("result<{}, {}>", or_nothing(result.ok()), or_nothing(result.err())),
         Type::Record(record) => {
             let fields: Vec<_> =
                 record.fields().map(|field| format!("{}: {}", field.name, wit_type(&field.ty))).collect();
-            format!("record {{ {} }}", fields.join(", "))
+            return format!("record {{ {} }}", fields.join(", "));
         }
         Type::Variant(variant) => {
             let case = |name: &str, kind: Option<Type>| match kind {
@@ -129,11 +129,34 @@ fn wit_type(kind: &Type) -> String {
                 None => name.to_owned(),
             };
             let cases: Vec<_> = variant.cases().map(|case_of| case(case_of.name, case_of.ty)).collect();
-            format!("variant {{ {} }}", cases.join(", "))
+            return format!("variant {{ {} }}", cases.join(", "));
         }
-        // The contract's other types are simple ones, with these names.
-        other => format!("{other:?}").split('(').next().unwrap_or_default().to_lowercase(),
-    }
+        Type::Bool => "bool",
+        Type::S8 => "s8",
+        Type::U8 => "u8",
+        Type::S16 => "s16",
+        Type::U16 => "u16",
+        Type::S32 => "s32",
+        Type::U32 => "u32",
+        Type::S64 => "s64",
+        Type::U64 => "u64",
+        Type::Float32 => "f32",
+        Type::Float64 => "f64",
+        Type::Char => "char",
+        Type::String => "string",
+        Type::ErrorContext => "error-context",
+        // The contract has none of these, so that the name alone shows the difference.
+        Type::Map(_) => "map",
+        Type::Tuple(_) => "tuple",
+        Type::Enum(_) => "enum",
+        Type::Flags(_) => "flags",
+        Type::Own(_) => "own",
+        Type::Borrow(_) => "borrow",
+        Type::Future(_) => "future",
+        Type::Stream(_) => "stream",
+        Type::FixedLengthList(_) => "fixed-length list",
+    };
+    name.to_owned()
 }
 
 fn export_mismatch(
@@ -194,7 +217,7 @@ fn import_mismatch(
         }
         ("wasi:http", interface) => Some(ContractMismatch {
             reason: format!("it needs `wasi:http/{interface}`, which a step can't import"),
-            hint: "ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with \
+            hint: "send requests through `pawl:step/http`, which applies grants and credentials; in JavaScript, build with \
                    `disableFeatures: ['http', 'fetch-event']`"
                 .to_owned(),
         }),

@@ -70,7 +70,13 @@ impl CapabilityNeed {
     /// The grant's name in a configuration.
     #[must_use]
     pub fn grant_name<'c>(&self, config: &'c Value) -> Option<&'c str> {
-        config.pointer(self.config.as_deref()?)?.as_str()
+        // A path in the directory names its grant too.
+        let text = config.pointer(self.config.as_deref()?)?.as_str()?;
+        Some(if self.capability == CapabilityKind::Dirs {
+            text.split_once('/').map_or(text, |(name, _)| name)
+        } else {
+            text
+        })
     }
 
     /// Whether it is a directory to write to.
@@ -126,6 +132,25 @@ pub enum InputKind {
     Dir,
     /// A path `<dir>/<path>`.
     Path,
+    /// A granted directory, or `<dir>/<path>` of a file or a directory.
+    FileOrDir,
+    /// A granted program.
+    Program,
+    /// An argument of the program; it may name a file.
+    Argument,
+    /// The program's working directory, from which its arguments start.
+    WorkingDir,
+}
+
+/// What a step's probe can tell with a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeStrength {
+    /// It has no probe.
+    None,
+    /// It confirms that a step which succeeded still holds. It can't tell whether an interrupted one finished.
+    ConfirmsSuccess,
+    /// It tells whether the effect holds.
+    Full,
 }
 
 /// Why a description can't be used.
@@ -194,11 +219,20 @@ impl ModuleDescription {
         }
     }
 
-    /// Whether it can probe its effect with this configuration.
+    /// What its probe can tell with this configuration.
     #[must_use]
-    pub fn has_probe(&self, config: &Value) -> bool {
-        let is_set = |pointer: &String| config.pointer(pointer).is_some();
-        self.probes && (self.probes_config.is_empty() || self.probes_config.iter().any(is_set))
+    pub fn probe_strength(&self, config: &Value) -> ProbeStrength {
+        let set_count = self.probes_config.iter().filter(|pointer| config.pointer(pointer).is_some()).count();
+        let mut presence_count = 0;
+        visit_annotations(&self.config, config, "x-pawl-evidence", &mut |word, _| {
+            presence_count += usize::from(word == "presence");
+        });
+        match (self.probes, self.probes_config.is_empty()) {
+            (false, _) => ProbeStrength::None,
+            (true, false) if set_count == 0 => ProbeStrength::None,
+            (true, false) if set_count == presence_count => ProbeStrength::ConfirmsSuccess,
+            (true, _) => ProbeStrength::Full,
+        }
     }
 
     /// Whether it may run again after an unknown outcome with this configuration.
@@ -219,7 +253,15 @@ impl ModuleDescription {
     /// The values of a configuration that name input files.
     #[must_use]
     pub fn inputs(&self, config: &Value) -> Vec<(InputKind, String)> {
-        let kinds = [("source", InputKind::Source), ("dir", InputKind::Dir), ("path", InputKind::Path)];
+        let kinds = [
+            ("source", InputKind::Source),
+            ("dir", InputKind::Dir),
+            ("path", InputKind::Path),
+            ("file-or-dir", InputKind::FileOrDir),
+            ("program", InputKind::Program),
+            ("argument", InputKind::Argument),
+            ("working-dir", InputKind::WorkingDir),
+        ];
         let mut found = Vec::new();
         visit_annotations(&self.config, config, "x-pawl-input", &mut |word, value| {
             let kind = kinds.iter().find(|(name, _)| word == *name);
@@ -244,6 +286,7 @@ impl ModuleDescription {
 }
 
 /// Converts a schema error for the plan's author: each unknown key gets its own position.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of jsonschema")]
 fn schema_violations_of(error: jsonschema::ValidationError<'_>) -> Vec<SchemaViolation> {
     let pointer = error.instance_path().to_string();
     match error.kind() {

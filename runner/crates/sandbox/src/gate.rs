@@ -72,7 +72,7 @@ impl CapabilityGate {
                     let why = "a link in a writable directory leads out of it";
                     return failure(FailureKind::Denied, format!("directory `{name}` ({}): {why}", grant.path.display()))
                         .with_hint(format!(
-                            "if you mean that, grant step `{}` the directory that the link leads to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
+                            "if that is intended, grant step `{}` the directory that the link leads to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
                             step.id
                         ));
                 }

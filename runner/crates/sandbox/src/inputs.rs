@@ -10,6 +10,7 @@ use super::{
     ModuleRuntime, blobs,
     description::{InputKind, ModuleDescription},
     gate::{CallPurpose, CapabilityGate, ContentSource},
+    program_inputs,
 };
 use contract::{
     Digest,
@@ -20,7 +21,10 @@ use hostio::{
     confined_path::open_regular_file_with_size,
     dir_snapshot::{self, DirSnapshotCache},
 };
-use plan::PlanStep;
+use plan::{DirAccess, PlanStep};
+
+/// The largest number of files in a directory that a configuration lists as an input.
+const MAX_INPUT_DIR_FILES: usize = 100_000;
 
 /// Why an input can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +67,22 @@ impl ModuleRuntime {
         let gate = CapabilityGate::open(step, CallPurpose::Probe, &self.dir_snapshots)?;
         let read_error = |(path, source)| InputError::Read { path, source };
         let mut hashes = BTreeMap::new();
-        for (kind, text) in description.inputs(config) {
+        let inputs = description.inputs(config);
+        let working_dir = inputs.iter().find(|(kind, _)| *kind == InputKind::WorkingDir).map(|(_, dir)| dir.clone());
+        for (kind, text) in inputs {
             let hash = match kind {
                 // The release's digest, a separate component, represents this content.
-                InputKind::Source => continue,
+                InputKind::Source | InputKind::WorkingDir => continue,
+                InputKind::Program => match program_inputs::hash_program(step, &text) {
+                    Some(hash) => hash,
+                    None => continue,
+                },
+                InputKind::Argument => {
+                    let named = program_inputs::hash_named_files(&gate, step, working_dir.as_deref(), &text)?;
+                    hashes.extend(named);
+                    continue;
+                }
+                InputKind::FileOrDir => hash_file_or_dir(&gate, step, &text)?,
                 InputKind::Path => {
                     let (dir, path) = gate.split_dir_path(&text)?;
                     hash_file(dir, path, &text)?
@@ -114,8 +130,38 @@ pub async fn release_digest(
     }
 }
 
+/// The hash of a file, or of all files of a directory. In a directory that the step may write to, it may be missing: the hash
+/// then says so.
+fn hash_file_or_dir(gate: &CapabilityGate, step: &PlanStep, text: &str) -> Result<Blake3Hash, InputError> {
+    let name = text.split_once('/').map_or(text, |(name, _)| name);
+    let is_writable = step
+        .grants
+        .dirs
+        .iter()
+        .any(|(granted, grant)| granted.as_str() == name && grant.access == DirAccess::ReadWrite);
+    let read_error = |source| InputError::Read { path: text.to_owned(), source };
+    let (dir, path) = match gate.split_dir_path(text) {
+        Ok(found) => found,
+        Err(failure) if failure.kind == FailureKind::NotFound && is_writable => return Ok(missing_input()),
+        Err(failure) => return Err(failure.into()),
+    };
+    match dir.metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            let inner = dir.open_dir(path).map_err(read_error)?;
+            dir_snapshot::hash_dir_within(&inner, MAX_INPUT_DIR_FILES)
+                .map_err(|(path, source)| InputError::Read { path: format!("{text}/{path}"), source })
+        }
+        Ok(_) => hash_file(dir, path, text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_writable => Ok(missing_input()),
+        Err(error) => Err(read_error(error)),
+    }
+}
+
+fn missing_input() -> Blake3Hash {
+    Blake3Hash::of(b"missing")
+}
+
 fn hash_file(dir: &Dir, path: &str, display_path: &str) -> Result<Blake3Hash, InputError> {
-    let read = open_regular_file_with_size(dir, path).and_then(|(file, size)| dir_snapshot::read_sized(file, size));
-    let bytes = read.map_err(|source| InputError::Read { path: display_path.to_owned(), source })?;
-    Ok(Blake3Hash::of(&bytes))
+    let hash = open_regular_file_with_size(dir, path).and_then(|(file, _)| Blake3Hash::of_reader(file));
+    hash.map_err(|source| InputError::Read { path: display_path.to_owned(), source })
 }

@@ -24,6 +24,7 @@ mod migrations;
 mod modules;
 mod precompiled;
 mod process;
+mod program_inputs;
 mod secrets;
 
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ use wasmtime::{Store, component::ResourceTableError};
 
 pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use description::{
-    CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, SchemaViolation,
+    CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength, SchemaViolation,
 };
 pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names};
 pub use gate::{CallPurpose, module_display_name};
@@ -84,7 +85,7 @@ fn failure(kind: FailureKind, message: impl Into<String>) -> StepFailure {
 /// Parses the options of a host call.
 fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, StepFailure> {
     if text.len() > MAX_OPTIONS_BYTES {
-        let message = format!("the options of {what} have {} bytes; the limit is {MAX_OPTIONS_BYTES}", text.len());
+        let message = format!("the options of {what} are {} bytes; the limit is {MAX_OPTIONS_BYTES}", text.len());
         return Err(failure(FailureKind::Limit, message));
     }
     serde_json::from_str(text)
@@ -333,7 +334,7 @@ fn check_length(what: &str, limit: usize, bytes: usize) -> Result<(), StepFailur
 }
 
 fn length_failure(what: &str, limit: usize, bytes: usize) -> StepFailure {
-    failure(FailureKind::Limit, format!("its {what} has {bytes} bytes; the limit is {limit}"))
+    failure(FailureKind::Limit, format!("its {what} is {bytes} bytes; the limit is {limit}"))
 }
 
 /// The module's failure, within limits.
@@ -360,7 +361,7 @@ fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
         if text.len() > MAX_RECEIPT_BYTES {
             return Err(failure(
                 FailureKind::Limit,
-                format!("its {what} have {} bytes; the limit is {MAX_RECEIPT_BYTES}", text.len()),
+                format!("its {what} are {} bytes; the limit is {MAX_RECEIPT_BYTES}", text.len()),
             ));
         }
         serde_json::from_str(if text.is_empty() { "{}" } else { text })
@@ -372,7 +373,7 @@ fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
     if written > MAX_RECEIPT_BYTES + MAX_RECEIPT_BYTES / 2 {
         return Err(failure(
             FailureKind::Limit,
-            format!("its receipt has {written} bytes as a journal record, which is too large"),
+            format!("its receipt is {written} bytes as a journal record, which is too large"),
         ));
     }
     Ok(receipt)

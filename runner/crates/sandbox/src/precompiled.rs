@@ -1,4 +1,4 @@
-//! Loads precompiled code: the only unsafe code.
+//! Loads precompiled code: the only unsafe code, besides that of the runner's environment (`cli::hidden_environment`).
 //!
 //! Invariant: precompiled code comes only from this binary's build or, unchanged, from this user's runner
 //! ([`VerifiedCode`]), because it has no integrity check and runs as native code. Official modules run in place in the

@@ -142,6 +142,19 @@ pub enum BundleError {
     InvalidMac,
 }
 
+impl BundleError {
+    /// The error of the state whose artifact `name` this checkpoint is in.
+    pub(super) fn in_artifact(&self, name: &str) -> StateError {
+        let (name, why) = (name.to_owned(), self.to_string());
+        match self {
+            Self::NameMismatch | Self::InvalidMac => StateError::UnauthenticatedCheckpoint { name, why },
+            Self::Truncated | Self::Damaged(_) | Self::UnknownVersion(_) | Self::WrongIdentity { .. } => {
+                StateError::InvalidCheckpoint { name, why }
+            }
+        }
+    }
+}
+
 /// The key for MACs.
 #[derive(Clone)]
 pub struct CheckpointKey([u8; 32]);
@@ -423,12 +436,12 @@ fn ensure_readable_together(
     match journal::LoadedJournals::read(&paths, |_| ()) {
         Ok(loaded) if loaded.newer_format_file.is_some() => {
             let why = "a newer runner wrote it".to_owned();
-            Err(StateError::InvalidCheckpoint { name: location.to_owned(), source: BundleError::Damaged(why) })
+            Err(BundleError::Damaged(why).in_artifact(location))
         }
         Ok(_) => Ok(()),
         Err(error) => {
             let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Err(StateError::InvalidCheckpoint { name: location.to_owned(), source: BundleError::Damaged(why) })
+            Err(BundleError::Damaged(why).in_artifact(location))
         }
     }
 }

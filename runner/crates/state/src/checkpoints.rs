@@ -29,10 +29,9 @@ use super::{
     bundle::{
         self, BundleError, ChainComparison, CheckpointIdentity, CheckpointJournal, CheckpointKey, JournalSnapshot,
     },
-    error::error_chain_text,
     journals_in,
 };
-use contract::step::StepPhase;
+use contract::{step::StepPhase, text::error_chain_text};
 use journal::{
     JournalEvent, LoadedJournals, StepTarget,
     event::{Decision, JournalEntry},
@@ -168,6 +167,8 @@ impl CheckpointUploader {
             | JournalEvent::Progress { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => return,
         };
@@ -459,9 +460,9 @@ impl CheckpointWorker {
                     if key.is_some() =>
                 {
                     self.note_skipped(&name, &error.to_string());
-                    refused.get_or_insert(StateError::InvalidCheckpoint { name, source: error });
+                    refused.get_or_insert_with(|| error.in_artifact(&name));
                 }
-                Err(source) => return Err(StateError::InvalidCheckpoint { name, source }),
+                Err(error) => return Err(error.in_artifact(&name)),
             }
         }
         match refused {
@@ -486,7 +487,7 @@ async fn reject_all_commands(mut commands: UnboundedReceiver<CheckpointCommand>,
             | CheckpointCommand::InspectExisting(answer)
             | CheckpointCommand::EnsureUploaded(answer)
             | CheckpointCommand::Close(_, answer) => {
-                let _ = answer.send(Err(not_uploaded_error(&error_chain_text(error))));
+                let _ = answer.send(Err(error.clone().into()));
             }
             CheckpointCommand::UploadSoon => {}
         }

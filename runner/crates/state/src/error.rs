@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     artifacts::ArtifactError,
-    bundle::BundleError,
     record::{LockHolder, LockRecord},
 };
 use contract::diagnostic::{Diagnostic, ErrorCode};
@@ -35,7 +34,10 @@ pub enum StateError {
     Artifact(#[from] ArtifactError),
     /// A journal in the artifacts can't be resumed from.
     #[error("can't resume from the journal in artifact {name}")]
-    InvalidCheckpoint { name: String, source: BundleError },
+    InvalidCheckpoint { name: String, why: String },
+    /// A journal in the artifacts is not authenticated by this job's key.
+    #[error("can't resume from the journal in artifact {name}")]
+    UnauthenticatedCheckpoint { name: String, why: String },
     /// A journal was not uploaded.
     #[error("could not upload the journal to the artifacts of this run")]
     NotUploaded { why: String },
@@ -45,13 +47,13 @@ pub enum StateError {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another deployment holds it.
-    #[error("another deployment holds the lock of {resource}")]
+    #[error("another deployment holds the lock on {resource}")]
     Held { resource: String, record: Option<LockRecord> },
     /// Its file can't be used.
     #[error("can't use the lock file {}", path.display())]
     Io { path: PathBuf, source: io::Error },
     /// This deployment lost it.
-    #[error("this deployment lost the lock of {resource}: epoch {epoch} is over")]
+    #[error("this deployment (epoch {epoch}) lost the lock on {resource}")]
     Lost { resource: String, epoch: u64, why: String },
     /// The holder is alive, so taking the lock needs `--force`.
     #[error("{resource} is locked by a running deployment")]
@@ -60,25 +62,11 @@ pub enum LockError {
     #[error("PAWL_LOCK is not a valid lock token for {resource}")]
     InvalidToken { resource: String, why: &'static str },
     /// The last upload failed.
-    #[error("could not write the end of epoch {epoch} of {resource} to {location}")]
+    #[error("could not upload the last records of epoch {epoch} of {resource} to {location}")]
     FinalWriteFailed { resource: String, epoch: u64, location: String, why: String },
     /// The state can't be used.
     #[error(transparent)]
     State(#[from] StateError),
-}
-
-/// An error and its sources in one line, each text once.
-pub(super) fn error_chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = inner.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl StateError {
@@ -94,9 +82,10 @@ impl StateError {
                 why.clone()
             }
             Self::Diverged { why, .. } => (*why).to_owned(),
-            Self::NotUploaded { why } => why.clone(),
+            Self::NotUploaded { why }
+            | Self::InvalidCheckpoint { why, .. }
+            | Self::UnauthenticatedCheckpoint { why, .. } => why.clone(),
             Self::Artifact(error) => error.to_string(),
-            Self::InvalidCheckpoint { source, .. } => source.to_string(),
         }
     }
 }
@@ -109,9 +98,9 @@ impl From<&StateError> for Diagnostic {
                 ErrorCode::JournalNotUploaded,
                 "nothing ran after this error; re-run the failed jobs when the service is available again".to_owned(),
             ),
-            StateError::InvalidCheckpoint { source: BundleError::InvalidMac | BundleError::NameMismatch, .. } => (
+            StateError::UnauthenticatedCheckpoint { .. } => (
                 ErrorCode::JournalUnauthenticated,
-                "use the same `key` in every attempt; if you do, find the job of this run that wrote the artifact".to_owned(),
+                "use the same `key` in every attempt; if you already do, find the job of this run that wrote the artifact".to_owned(),
             ),
             StateError::InvalidCheckpoint { .. } => (
                 ErrorCode::InvalidCheckpoint,
@@ -119,7 +108,7 @@ impl From<&StateError> for Diagnostic {
             ),
             StateError::Io { .. } => (
                 ErrorCode::StateFolderIo,
-                "let this user read and write the folder in `state:`, then run again".to_owned(),
+                "give this user read and write access to the folder in `state:`, then run again".to_owned(),
             ),
             StateError::Remote { .. } => (
                 ErrorCode::StateUnavailable,
@@ -127,17 +116,14 @@ impl From<&StateError> for Diagnostic {
             ),
             StateError::NoConditionalWrites { .. } => (
                 ErrorCode::NoConditionalWrites,
-                "use an object store that supports `If-None-Match` and `If-Match`, or `state: git:REMOTE`".to_owned(),
+                "use a git host with atomic pushes, or an object store that supports `If-None-Match` and `If-Match`".to_owned(),
             ),
             StateError::InvalidManifest { .. } => {
                 (ErrorCode::InvalidStateManifest, "update the runner: a newer version may have written the record".to_owned())
             }
-            StateError::Diverged { path, .. } => (
+            StateError::Diverged { .. } => (
                 ErrorCode::StateDiverged,
-                format!(
-                    "compare the two, move {} away, and run again: the next attempt probes each step before it acts",
-                    path.display()
-                ),
+                "`runner state repair --local` takes the remote's history: it moves the other one away, and the next attempt probes the steps that it says have begun".to_owned(),
             ),
         };
         let diagnostic = Self::new(code, error.to_string()).with_hint(hint);
@@ -145,6 +131,7 @@ impl From<&StateError> for Diagnostic {
             StateError::Io { source, .. } => diagnostic.with_cause(source),
             StateError::Artifact(_)
             | StateError::InvalidCheckpoint { .. }
+            | StateError::UnauthenticatedCheckpoint { .. }
             | StateError::NotUploaded { .. }
             | StateError::Remote { .. }
             | StateError::NoConditionalWrites { .. }
@@ -172,10 +159,10 @@ impl From<&LockError> for Diagnostic {
             }
             LockError::Io { source, .. } => Self::new(ErrorCode::LockIo, error.to_string())
                 .with_cause(source)
-                .with_hint("let this user write to the folder in `state:`, then run again"),
+                .with_hint("give this user write access to the folder in `state:`, then run again"),
             LockError::Lost { why, .. } => Self::new(ErrorCode::LockLost, error.to_string())
                 .with_cause(why)
-                .with_hint("nothing ran after this error; read `runner history`, then run again"),
+                .with_hint("nothing ran after this error; check `runner history`, then run again"),
             LockError::HolderRunning { holder, .. } => {
                 let diagnostic = Self::new(ErrorCode::HolderRunning, error.to_string());
                 let diagnostic = match holder {
@@ -186,7 +173,7 @@ impl From<&LockError> for Diagnostic {
             }
             LockError::InvalidToken { why, .. } => {
                 Self::new(ErrorCode::InvalidLockToken, error.to_string()).with_cause(why).with_hint(
-                    "unset PAWL_LOCK to run on your own; a deployment sets it only for the runners that it starts",
+                    "unset PAWL_LOCK to start a separate deployment; a deployment sets it only for the runners that it starts",
                 )
             }
             LockError::FinalWriteFailed { why, .. } => {

@@ -1,29 +1,42 @@
 //! The lock of a state folder.
 //!
-//! A kernel lock (`flock`) on the file `lock` ends with its holder, so a killed run never blocks the next one. The file
-//! contains the holder's record and the epoch, which only grows and numbers the attempts. To take the lock from a
-//! running holder, an operator's command replaces the locked file; the holder notices that before its next effect.
-//! Deliberately absent: leases and renewal, which only remote states need.
+//! A kernel lock (`flock`) on the file `lock/record` ends with its holder, so a killed run never blocks the next one. The file
+//! contains the holder's record and the epoch, which only grows and numbers the attempts. To take the lock from a running holder, an
+//! operator's command replaces the locked file, and nothing else; the holder notices that before its next effect, and the next
+//! holder keeps the former one from changing anything ([`folder_protocol`](super::folder_protocol)). `lock/staging-…` is a holder's
+//! staging directory.
+//!
+//! Runners before this one locked the file `lock`. The first holder makes it a directory, which they refuse to lock. Deliberately
+//! absent: leases and renewal, which only remote states need.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use hostio::atomic_file::replace_file;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 use super::{
-    LockError, LockRequest, LockStatus, StateError, journal_cache, journals_in,
-    record::{ForcedRelease, LockRecord, LockToken, forced_release, random_nonce},
+    LockError, LockRequest, LockStatus, StateError,
+    folder_protocol::{FolderTaker, TakeEvent, TakeStep, may_still_write},
+    journals_in,
+    record::{ForcedRelease, HoldingNonces, LockRecord, LockToken, ReleasedBy, forced_release, random_nonce},
 };
 use journal::clock;
 
-/// The name of the lock file.
-const LOCK_FILE: &str = "lock";
+/// The directory of the record and of staging directories. The lock file of older runners had this name.
+const LOCK_DIR: &str = "lock";
+/// The file that is locked, in the lock's directory.
+const RECORD_FILE: &str = "record";
+/// The beginning of the names of staging directories, before the nonce.
+const STAGING_PREFIX: &str = "staging-";
 /// The log of forced releases, one a line.
 const FORCED_RELEASES_FILE: &str = "released";
 
@@ -34,61 +47,70 @@ const LOCK_RETRY_DELAY: Duration = Duration::from_millis(2);
 /// The lock, held until dropped.
 #[derive(Debug)]
 pub(super) struct FolderLock {
+    /// Removed before the kernel's lock ends with the file.
+    staging: StagingDir,
     file: File,
     path: PathBuf,
     record: LockRecord,
+    release_nonce: String,
 }
 
 impl FolderLock {
     /// Takes the lock, or reports its holder.
     pub(super) fn acquire(folder: &Path, resource: &str, request: &LockRequest) -> Result<Self, LockError> {
-        let path = folder.join(LOCK_FILE);
+        let path = record_path(folder);
         let error = |source| LockError::Io { path: path.clone(), source };
-        fs::create_dir_all(folder).map_err(error)?;
-        let mut tries = 0;
-        let file = loop {
-            let mut file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(error)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // The file was replaced between the two calls, so this lock protects nothing.
-                Ok(()) if !is_same_file(&file, &path) => {}
-                Ok(()) => break file,
-                // An observer holds the lock for a moment.
-                Err(rustix::io::Errno::WOULDBLOCK) if tries < MAX_LOCK_RETRIES => {
-                    tries += 1;
-                    std::thread::sleep(LOCK_RETRY_DELAY);
+        let mut taker = FolderTaker::new();
+        let mut taking: Option<Taking<'_>> = None;
+        let Taking { file, last, staging, nonces, .. } = loop {
+            let event = match (taker.step(), taking.take()) {
+                (TakeStep::Lock, former) => {
+                    drop(former);
+                    let (file, last) = lock_record(folder, resource)?;
+                    let is_writer_alive = may_still_write(last.as_ref());
+                    // New for each try: a former holder may have noted the name of an earlier staging directory.
+                    let nonces = HoldingNonces::random().map_err(|failed| error(io::Error::other(failed)))?;
+                    let staging = StagingDir::at(folder, &nonces.holding);
+                    taking = Some(Taking { folder, staging, file, last, nonces });
+                    TakeEvent::Locked { is_writer_alive }
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let record = read_record(&mut file).map_err(error)?;
-                    return Err(LockError::Held { resource: resource.to_owned(), record });
+                (TakeStep::Taken, Some(taken)) => break taken,
+                (step, Some(current)) => {
+                    let event = current.perform(step).map_err(error)?;
+                    taking = Some(current);
+                    event
                 }
-                Err(errno) => return Err(error(errno.into())),
-            }
+                (_, None) => unreachable!("the first step takes the kernel's lock"),
+            };
+            taker.on(event);
         };
-        let mut file = file;
         // A record that a crash has torn is ignored; the journals know the epoch.
-        let before =
-            read_record(&mut file).map_err(error)?.unwrap_or_else(|| LockRecord::never_held(resource, clock::now()));
-        let nonce = random_nonce().map_err(|failed| error(io::Error::other(failed)))?;
+        let last = last.unwrap_or_else(|| LockRecord::never_held(resource, clock::now()));
         let record = LockRecord {
             resource: resource.to_owned(),
-            nonce,
+            nonce: nonces.holding,
             holder: Some(request.holder()),
+            released_by: None,
             since: clock::now(),
-            ..before
+            ..last
         };
-        Ok(Self { file, path, record })
+        Ok(Self { staging, file, path, record, release_nonce: nonces.release })
     }
 
     pub(super) fn record(&self) -> &LockRecord {
         &self.record
     }
 
+    /// The directory out of which this holder renames the files that it creates. It is gone once another has the lock.
+    pub(super) fn staging(&self) -> &Path {
+        &self.staging.0
+    }
+
     /// Takes the next epoch after those in the lock and the journals (`newest`), and records the holder.
     pub(super) fn next_epoch(&mut self, newest: u64) -> Result<u64, LockError> {
         self.ensure_held()?;
         self.record.epoch = self.record.epoch.max(newest) + 1;
-        self.write_record().map_err(|source| LockError::Io { path: self.path.clone(), source })?;
+        write_record(&self.file, &self.record).map_err(|source| LockError::Io { path: self.path.clone(), source })?;
         Ok(self.record.epoch)
     }
 
@@ -98,7 +120,7 @@ impl FolderLock {
             return Ok(());
         }
         let LockRecord { resource, epoch, .. } = &self.record;
-        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let folder = self.path.ancestors().nth(2).unwrap_or(Path::new("."));
         let by = forced_releases_in(folder).ok().and_then(|all| all.into_iter().rfind(|one| one.epoch == *epoch));
         let why = by.map_or_else(
             || format!("{} was replaced", self.path.display()),
@@ -106,37 +128,180 @@ impl FolderLock {
         );
         Err(LockError::Lost { resource: resource.clone(), epoch: *epoch, why })
     }
-
-    fn write_record(&mut self) -> io::Result<()> {
-        let mut text = serde_json::to_vec(&self.record)?;
-        text.push(b'\n');
-        self.file.rewind()?;
-        self.file.write_all(&text)?;
-        // Not synced: a crash of the machine frees the kernel lock, and the journals know the epoch.
-        self.file.set_len(text.len() as u64)
-    }
 }
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
-        self.record = self.record.tombstone(clock::now());
+        self.record = self.record.tombstone(self.release_nonce.clone(), ReleasedBy::Holder, clock::now());
         // The kernel lock ends with the file; a record that still names this process is only outdated.
-        let _ = self.write_record();
+        let _ = write_record(&self.file, &self.record);
     }
+}
+
+/// A staging directory. It is removed when dropped, unless another holder has moved it away.
+#[derive(Debug)]
+struct StagingDir(PathBuf);
+
+impl StagingDir {
+    fn at(folder: &Path, nonce: &str) -> Self {
+        Self(folder.join(LOCK_DIR).join(format!("{STAGING_PREFIX}{nonce}")))
+    }
+}
+
+impl Drop for StagingDir {
+    fn drop(&mut self) {
+        // What is left over is removed by the next holder.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that has the kernel's lock, and makes sure that former holders do nothing more.
+struct Taking<'a> {
+    folder: &'a Path,
+    staging: StagingDir,
+    file: File,
+    last: Option<LockRecord>,
+    nonces: HoldingNonces,
+}
+
+impl Taking<'_> {
+    fn perform(&self, step: &TakeStep) -> io::Result<TakeEvent> {
+        let (lock_dir, staging) = (self.folder.join(LOCK_DIR), &self.staging.0);
+        match step {
+            TakeStep::CreateStaging => fs::create_dir(staging).map(|()| TakeEvent::Done),
+            TakeStep::ListStaging => {
+                let names = fs::read_dir(&lock_dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+                let names = names.collect::<io::Result<Vec<_>>>()?.into_iter().flatten();
+                let others = names.filter(|name| name.starts_with(STAGING_PREFIX) && !staging.ends_with(name));
+                Ok(TakeEvent::Staging(others.collect()))
+            }
+            TakeStep::CheckRecord if is_same_file(&self.file, &record_path(self.folder)) => Ok(TakeEvent::Done),
+            TakeStep::CheckRecord => Ok(TakeEvent::Lost),
+            // If it is not there, its holder has ended meanwhile.
+            TakeStep::Fence(name) => match fs::rename(lock_dir.join(name), staging.join(name)) {
+                Err(missing) if missing.kind() == io::ErrorKind::NotFound && staging.exists() => Ok(TakeEvent::Done),
+                renamed => self.done_unless_fenced(renamed),
+            },
+            TakeStep::ListJournals => {
+                let journals = journals_in(self.folder).map_err(io::Error::other)?;
+                Ok(TakeEvent::Journals(journals.into_iter().map(|(epoch, _)| epoch).collect()))
+            }
+            TakeStep::CopyJournal(epoch) => {
+                let copied = self.journal(*epoch).and_then(|path| copy_synced(&path, &staging.join("sealed")));
+                self.done_unless_fenced(copied)
+            }
+            TakeStep::PlaceJournal(epoch) => {
+                let placed = self.journal(*epoch).and_then(|path| fs::rename(staging.join("sealed"), path));
+                self.done_unless_fenced(placed.and_then(|()| File::open(self.folder)?.sync_all()))
+            }
+            TakeStep::Lock | TakeStep::Taken => unreachable!("the caller does this step"),
+        }
+    }
+
+    fn journal(&self, epoch: u64) -> io::Result<PathBuf> {
+        let journals = journals_in(self.folder).map_err(io::Error::other)?;
+        let found = journals.into_iter().find(|(known, _)| *known == epoch);
+        found.map(|(_, path)| path).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// A file is missing only once another holder has moved the staging directory away.
+    fn done_unless_fenced(&self, done: io::Result<()>) -> io::Result<TakeEvent> {
+        match done {
+            Ok(()) => Ok(TakeEvent::Done),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound && !self.staging.0.exists() => {
+                Ok(TakeEvent::Lost)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens the record, and takes the kernel's lock on it. Also returns the record.
+fn lock_record(folder: &Path, resource: &str) -> Result<(File, Option<LockRecord>), LockError> {
+    let path = record_path(folder);
+    let error = |source| LockError::Io { path: path.clone(), source };
+    loop {
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = match opened {
+            Ok(file) => file,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folder.join(LOCK_DIR)).map_err(error)?;
+                continue;
+            }
+            Err(is_file) if is_file.kind() == io::ErrorKind::NotADirectory => {
+                replace_lock_file_of_0_1_0(folder, resource)?;
+                continue;
+            }
+            Err(source) => return Err(error(source)),
+        };
+        lock_exclusively(&mut file, &path, resource)?;
+        // Otherwise it was replaced between the two calls, and its lock protects nothing.
+        if is_same_file(&file, &path) {
+            let record = read_record(&mut file).map_err(error)?;
+            return Ok((file, record));
+        }
+    }
+}
+
+/// Takes the kernel's lock on an open record, or reports its holder. An observer holds it for a moment only.
+fn lock_exclusively(file: &mut File, path: &Path, resource: &str) -> Result<(), LockError> {
+    let error = |source| LockError::Io { path: path.to_owned(), source };
+    let mut tries = 0;
+    loop {
+        match flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if tries < MAX_LOCK_RETRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_RETRY_DELAY);
+            }
+            Err(Errno::WOULDBLOCK) => {
+                let record = read_record(file).map_err(error)?;
+                return Err(LockError::Held { resource: resource.to_owned(), record });
+            }
+            Err(errno) => return Err(error(errno.into())),
+        }
+    }
+}
+
+/// Makes the lock file of an older runner a directory with the same record. Runners that wait for the file find that it was
+/// replaced, and refuse to lock a directory.
+fn replace_lock_file_of_0_1_0(folder: &Path, resource: &str) -> Result<(), LockError> {
+    let path = folder.join(LOCK_DIR);
+    let error = |source| LockError::Io { path: path.clone(), source };
+    let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => file,
+        // Another process was faster.
+        Err(gone) if is_missing_or_other_kind(&gone) => return Ok(()),
+        Err(source) => return Err(error(source)),
+    };
+    lock_exclusively(&mut file, &path, resource)?;
+    if !is_same_file(&file, &path) {
+        return Ok(());
+    }
+    let nonce = random_nonce().map_err(|failed| error(io::Error::other(failed)))?;
+    let (made, old) = (folder.join(format!("lock.{nonce}.tmp")), folder.join(format!("lock.{nonce}.old")));
+    let replaced = (|| {
+        fs::create_dir(&made)?;
+        fs::copy(&path, made.join(RECORD_FILE))?;
+        fs::rename(&path, &old)?;
+        match fs::rename(&made, &path) {
+            // Another process made a lock in between, and may hold it: this one begins again with that.
+            Err(_) if path.exists() => fs::remove_dir_all(&made),
+            renamed => renamed,
+        }?;
+        fs::remove_file(&old)
+    })();
+    replaced.map_err(error)
 }
 
 /// The holder of the lock, and whether it is alive.
 pub(super) fn lock_status(folder: &Path) -> Result<(Option<LockRecord>, LockStatus), LockError> {
-    let path = folder.join(LOCK_FILE);
+    let opened = open_record(folder, OpenOptions::new().read(true))?;
+    let Some((path, mut file)) = opened else { return Ok((None, LockStatus::Free)) };
     let error = |source| LockError::Io { path: path.clone(), source };
-    let mut file = match File::open(&path) {
-        Ok(file) => file,
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok((None, LockStatus::Free)),
-        Err(source) => return Err(error(source)),
-    };
     let is_held = match flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => false,
-        Err(rustix::io::Errno::WOULDBLOCK) => true,
+        Err(Errno::WOULDBLOCK) => true,
         Err(errno) => return Err(error(errno.into())),
     };
     let record = read_record(&mut file).map_err(error)?;
@@ -152,7 +317,11 @@ pub(super) fn lock_status(folder: &Path) -> Result<(Option<LockRecord>, LockStat
 pub(super) fn verify_token(folder: &Path, token: &LockToken) -> Result<LockRecord, LockError> {
     let refused = |why| LockError::InvalidToken { resource: token.resource.clone(), why };
     match lock_status(folder)? {
-        (Some(record), LockStatus::Held) if record.token() == *token && !token.nonce.is_empty() => Ok(record),
+        (Some(record), LockStatus::Held)
+            if record.holder.is_some() && record.token() == *token && !token.nonce.is_empty() =>
+        {
+            Ok(record)
+        }
         (_, LockStatus::Held) => Err(refused("another deployment holds the lock, or the token is forged")),
         (_, LockStatus::Free | LockStatus::Stale | LockStatus::Unknown) => {
             Err(refused("the lock is free: the deployment that issued the token has ended"))
@@ -160,25 +329,43 @@ pub(super) fn verify_token(folder: &Path, token: &LockToken) -> Result<LockRecor
     }
 }
 
-/// Replaces a held lock by a free one. The holder is not asked, and loses it.
-pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &str) -> Result<(), LockError> {
-    let path = folder.join(LOCK_FILE);
+/// Releases the lock of the holding that `seen` shows, and leaves a later one alone. A holder that is alive is only released by
+/// force: it is not asked, and loses the lock.
+pub(super) fn release(folder: &Path, seen: &LockRecord, by: &str, message: &str, force: bool) -> Result<(), LockError> {
+    let opened = open_record(folder, OpenOptions::new().read(true).write(true))?;
+    let Some((path, mut file)) = opened else { return Ok(()) };
     let error = |source| LockError::Io { path: path.clone(), source };
-    let record = lock_status(folder)?.0.unwrap_or_else(|| LockRecord::never_held(resource, clock::now()));
-    let written = forced_release(&record, by, message);
-    let mut line = serde_json::to_vec(&written).map_err(|failed| error(failed.into()))?;
-    line.push(b'\n');
-    // The release is logged before it happens.
-    let opened_log = OpenOptions::new().append(true).create(true).open(folder.join(FORCED_RELEASES_FILE));
-    opened_log.and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_data())).map_err(error)?;
-    let mut text = serde_json::to_vec(&record.tombstone(clock::now())).map_err(|failed| error(failed.into()))?;
-    text.push(b'\n');
-    replace_file(&path, &text).map_err(error)?;
-    // Writes of the old holder must not change what the next one reads.
-    if !journals_in(folder)?.is_empty() {
-        journal_cache::replace_newest_journal_file(folder)?;
+    let is_alive = match lock_exclusively(&mut file, &path, &seen.resource) {
+        Ok(()) => false,
+        Err(LockError::Held { record, .. }) if !force => {
+            let holder = record.and_then(|record| record.holder);
+            return Err(LockError::HolderRunning { resource: seen.resource.clone(), holder });
+        }
+        Err(LockError::Held { .. }) => true,
+        Err(error) => return Err(error),
+    };
+    let record = read_record(&mut file).map_err(error)?.unwrap_or_else(|| seen.clone());
+    let is_seen = seen.holder.is_none() || record.token() == seen.token();
+    if !is_seen || !is_same_file(&file, &path) {
+        return Ok(());
     }
-    Ok(())
+    let nonce = random_nonce().map_err(|failed| error(io::Error::other(failed)))?;
+    // The release is logged before it happens.
+    log_forced_release(folder, &forced_release(&record, by, message)).map_err(error)?;
+    let tombstone = record.tombstone(nonce, ReleasedBy::Operator, clock::now());
+    if is_alive {
+        replace_file(&path, &encode_record(&tombstone, 0).map_err(error)?).map_err(error)
+    } else {
+        write_record(&file, &tombstone).map_err(error)
+    }
+}
+
+fn log_forced_release(folder: &Path, release: &ForcedRelease) -> io::Result<()> {
+    let mut line = serde_json::to_vec(release)?;
+    line.push(b'\n');
+    let mut log = OpenOptions::new().append(true).create(true).open(folder.join(FORCED_RELEASES_FILE))?;
+    log.write_all(&line)?;
+    log.sync_data()
 }
 
 /// Forced releases, oldest first.
@@ -192,6 +379,30 @@ pub(super) fn forced_releases_in(folder: &Path) -> Result<Vec<ForcedRelease>, St
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(StateError::io("read", &path, source)),
     }
+}
+
+fn record_path(folder: &Path) -> PathBuf {
+    folder.join(LOCK_DIR).join(RECORD_FILE)
+}
+
+/// Opens the record if there is one, also that of an older runner.
+fn open_record(folder: &Path, options: &OpenOptions) -> Result<Option<(PathBuf, File)>, LockError> {
+    for path in [record_path(folder), folder.join(LOCK_DIR)] {
+        match options.open(&path) {
+            Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => return Ok(Some((path, file))),
+            // The directory, in which another process is about to create the record.
+            Ok(_) => {}
+            Err(missing) if is_missing_or_other_kind(&missing) => {}
+            Err(source) => return Err(LockError::Io { path, source }),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the lock's file is not there, or a directory is where a file was, or the other way round.
+fn is_missing_or_other_kind(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
 }
 
 fn is_same_file(file: &File, path: &Path) -> bool {
@@ -208,72 +419,28 @@ fn read_record(file: &mut File) -> io::Result<Option<LockRecord>> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn acquire(folder: &Path, who: &str) -> Result<FolderLock, LockError> {
-        FolderLock::acquire(folder, "shop/test", &LockRequest::new(who))
-    }
-
-    #[test]
-    fn second_holder_learns_who_the_first_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut first = acquire(folder.path(), "ann@host").unwrap();
-        assert_eq!(first.next_epoch(0).unwrap(), 1);
-        let Err(LockError::Held { record: Some(record), .. }) = acquire(folder.path(), "bob@host") else {
-            panic!("the lock is held");
-        };
-        assert!(record.holder.unwrap().to_string().starts_with("ann@host, process "));
-    }
-
-    #[test]
-    fn epoch_only_grows() {
-        let folder = tempfile::tempdir().unwrap();
-        for (newest, expected) in [(0, 1), (0, 2), (7, 8), (3, 9)] {
-            assert_eq!(acquire(folder.path(), "ann@host").unwrap().next_epoch(newest).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn torn_record_does_not_block() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("lock"), "{\"resou").unwrap();
-        assert_eq!(acquire(folder.path(), "ann@host").unwrap().next_epoch(4).unwrap(), 5);
-    }
-
-    #[test]
-    fn holder_detects_a_forced_release() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut first = acquire(folder.path(), "ann@host").unwrap();
-        assert_eq!(first.next_epoch(0).unwrap(), 1);
-        let token = first.record().token();
-        verify_token(folder.path(), &token).unwrap();
-        force_release(folder.path(), "shop/test", "bob@host", "it hangs").unwrap();
-        assert!(matches!(lock_status(folder.path()).unwrap(), (Some(_), LockStatus::Free)));
-        let mut second = acquire(folder.path(), "bob@host").unwrap();
-        assert_eq!(second.next_epoch(0).unwrap(), 2);
-        let lost = first.ensure_held().unwrap_err();
-        let LockError::Lost { epoch: 1, why, .. } = &lost else { panic!("{lost:?}") };
-        assert!(why.contains("bob@host released it") && why.contains("it hangs"), "{why}");
-        assert!(matches!(first.next_epoch(0), Err(LockError::Lost { .. })));
-        assert!(matches!(verify_token(folder.path(), &token), Err(LockError::InvalidToken { .. })));
-        drop(first);
-        second.ensure_held().unwrap();
-        assert_eq!(lock_status(folder.path()).unwrap().0.unwrap().epoch, 2, "the old holder's end is not written here");
-        assert_eq!(forced_releases_in(folder.path()).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn token_is_invalid_when_the_lock_is_free() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut held = acquire(folder.path(), "ann@host").unwrap();
-        held.next_epoch(0).unwrap();
-        let token = held.record().token();
-        let forged = LockToken { nonce: "0".repeat(32), ..token.clone() };
-        assert!(matches!(verify_token(folder.path(), &forged), Err(LockError::InvalidToken { .. })));
-        verify_token(folder.path(), &token).unwrap();
-        drop(held);
-        assert!(matches!(verify_token(folder.path(), &token), Err(LockError::InvalidToken { .. })));
-    }
+/// Not synced: a crash of the machine frees the kernel lock, and the journals know the epoch.
+fn write_record(file: &File, record: &LockRecord) -> io::Result<()> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    file.write_all_at(&encode_record(record, length)?, 0)
 }
+
+/// A record as a line of at least that length: spaces overwrite what is left of a longer one, so that one write changes the whole
+/// file.
+fn encode_record(record: &LockRecord, length: usize) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(record)?;
+    text.resize(length.max(text.len() + 1) - 1, b' ');
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Copies a file; the copy is on disk when this returns.
+fn copy_synced(from: &Path, to: &Path) -> io::Result<()> {
+    let content = fs::read(from)?;
+    let mut copy = File::create(to)?;
+    copy.write_all(&content)?;
+    copy.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,24 @@
-//! State in a git repository: one ref, `refs/pawl/<app>/<environment>`, whose commit holds the record and the journals.
+//! State in a git repository: refs below `refs/pawl-state/<app>/<environment>/` (docs/adr/0012).
+//!
+//! - `lock` is a commit without a parent, with `lock.json`: a renewal pushes nothing else.
+//! - `data` is a commit whose parent is the data before, with `state.json` and the files: so a push is a thin pack.
+//! - `archive/<first>-<last>` is a commit without a parent for each archive.
 //!
 //! Any git host works. The runner calls the system's git with argument vectors, because git knows the user's
-//! credentials and proxies. It keeps its objects in a bare repository in the cache, so it changes neither the branches
-//! nor the work tree of the plan's repository. Commits have no parents: the journals are the history.
+//! credentials and proxies. It keeps its objects in a shallow bare repository in the cache, so it changes neither the
+//! branches nor the work tree of the plan's repository, and the cache does not grow with history.
 //!
-//! A swap is a push with `--force-with-lease=<ref>:<old>`, which the host decides under its own lock. Deliberately
-//! absent: parsing git's messages. After a failed push, the caller reads the ref back to learn whether it arrived.
+//! A swap is a `push --atomic` with `--force-with-lease=<ref>:<old>` for each ref, which the host decides under its own
+//! lock. Data are never pushed without the lock, so a holder that lost it can't write. Deliberately absent: parsing
+//! git's messages, but for one. After a failed push, the caller reads the refs back to learn whether it arrived.
+
+// long: one storage, from the command line of git to its answers.
 
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -17,8 +26,12 @@ use tokio::{io::AsyncWriteExt as _, process::Command, runtime::Runtime};
 
 use super::{
     StateError,
-    remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
+    git_import::ImportStream,
+    manifest::{self, LockFile, MANIFEST_VERSION, RemoteArchive, StateManifest},
+    record::LockRecord,
+    remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
 };
+use contract::hash::Blake3Hash;
 use journal::clock;
 use plan::RemoteState;
 
@@ -50,8 +63,66 @@ enum GitContext {
     CacheRepository,
 }
 
-/// How often a read restarts because the ref changed during it.
-const MAX_READ_ATTEMPTS: usize = 10;
+/// How often a read restarts because the refs changed during it.
+const MAX_READ_ATTEMPTS: u32 = 10;
+
+/// How often a fetch that failed is tried again: another process of this machine may fetch at the same time.
+const MAX_FETCH_ATTEMPTS: u32 = 3;
+
+/// How often refs that do not belong together are read again, since the host may be moving them right now.
+const MAX_PAIRING_ATTEMPTS: u32 = 6;
+
+/// The pause before a read restarts; the next ones are longer.
+const READ_RETRY_DELAY: Duration = Duration::from_millis(30);
+
+/// The bare repository is cleaned when its list of shallow commits is longer than this.
+const MAX_SHALLOW_BYTES: u64 = 8 * 1024;
+
+/// How long to wait for the files of a commit that another process is fetching.
+const PARTIAL_FETCH_DELAY: std::time::Duration = std::time::Duration::from_millis(30);
+
+/// The file with the lock record, in the commit of the lock.
+const LOCK_FILE: &str = "lock.json";
+
+/// The file with the archive, in the commit of an archive.
+const ARCHIVE_FILE: &str = "archive.tar.zst";
+
+/// The words of a fetch that changes nothing but the refs that it names.
+const FETCH: [&str; 7] = [
+    "fetch",
+    "--quiet",
+    "--no-tags",
+    "--no-write-fetch-head",
+    "--no-recurse-submodules",
+    "--no-auto-maintenance",
+    "--depth=1",
+];
+
+/// The names of the refs of one state.
+#[derive(Debug)]
+struct StateRefs {
+    lock: String,
+    data: String,
+    /// The only ref of runners before manifest version 2. It then holds a manifest that they refuse.
+    old: String,
+    archives: String,
+}
+
+impl StateRefs {
+    fn new(resource: &str) -> Self {
+        let root = format!("refs/pawl-state/{resource}");
+        Self {
+            lock: format!("{root}/lock"),
+            data: format!("{root}/data"),
+            old: format!("refs/pawl/{resource}"),
+            archives: format!("{root}/archive"),
+        }
+    }
+
+    fn archive(&self, archive: &RemoteArchive) -> String {
+        format!("{}/{:06}-{:06}", self.archives, archive.first, archive.last)
+    }
+}
 
 /// State in a git repository.
 #[derive(Debug)]
@@ -59,15 +130,18 @@ pub struct GitStorage {
     /// The state's address as the plan spells it, for messages.
     location: String,
     url: String,
-    reference: String,
+    refs: StateRefs,
+    resource: String,
     /// The bare repository in the cache.
     repository: PathBuf,
     configuration: Vec<(String, String)>,
     /// Whether to set an ssh command that never prompts, because the user set none.
     sets_ssh_command: bool,
-    /// The last record that was read or written, with its commit and tree.
-    last_commit: Option<(String, String, Vec<u8>)>,
-    /// A ref name that only this process uses.
+    /// The last state that was read or written.
+    last_read: Option<RemoteRecord>,
+    /// The revision of its manifest.
+    last_revision: String,
+    /// A name that only this process uses.
     scratch_ref: String,
     runtime: Runtime,
 }
@@ -80,11 +154,13 @@ impl GitStorage {
         let mut git = Self {
             location: state.written.clone(),
             url: remote.to_owned(),
-            reference: format!("refs/pawl/{resource}"),
+            refs: StateRefs::new(resource),
+            resource: resource.to_owned(),
             repository: cache.join("repository.git"),
             configuration: Vec::new(),
             sets_ssh_command: !state.settings.contains_key("GIT_SSH_COMMAND"),
-            last_commit: None,
+            last_read: None,
+            last_revision: String::new(),
             scratch_ref: super::record::random_nonce().map_err(|error| failed(error.to_string()))?,
             runtime,
         };
@@ -239,30 +315,161 @@ impl GitStorage {
         }
     }
 
-    /// The commit that the remote ref points to.
-    fn remote_commit(&self) -> Result<Option<String>, StateError> {
-        let listed =
-            self.git_in_cache(&["ls-remote", "--quiet", "--", &self.url, &self.reference], Vec::new(), "read")?;
-        let listed = String::from_utf8_lossy(&listed).into_owned();
-        let ours = listed.lines().filter_map(|line| line.split_once('\t')).find(|(_, name)| *name == self.reference);
-        Ok(ours.map(|(commit, _)| commit.to_owned()))
+    /// The file in which git lists the commits whose parents are not here.
+    fn shallow_file(&self) -> PathBuf {
+        self.repository.join("shallow")
     }
 
-    /// The tree and the record of a commit; `None` if the commit is not in the bare repository.
-    fn read_commit(&self, commit: &str) -> Result<Option<(String, Vec<u8>)>, StateError> {
-        let input = format!("{commit}\n{commit}:{RECORD_FILE}\n").into_bytes();
+    /// The commits that the remote's refs point to.
+    fn remote_refs(&self) -> Result<RecordVersion, StateError> {
+        let StateRefs { lock, data, old, .. } = &self.refs;
+        let words = ["ls-remote", "--quiet", "--", &self.url, lock, data, old];
+        let listed = self.git_in_cache(&words, Vec::new(), "read")?;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let commit_of = |reference: &String| {
+            let mut refs = listed.lines().filter_map(|line| line.split_once('\t'));
+            refs.find(|(_, name)| name == reference).map(|(commit, _)| commit.to_owned())
+        };
+        Ok(RecordVersion { data: commit_of(data), lock: commit_of(lock), old: commit_of(old) })
+    }
+
+    /// Fetches the commits of refs that are not here. Another process may fetch at the same time, or a ref may move:
+    /// the caller looks which commits are here.
+    fn fetch(&self, version: &RecordVersion, missing: &[&String]) -> Result<(), StateError> {
+        let is_new = version.lock.is_some() || version.data.is_some();
+        let StateRefs { lock, data, old, .. } = &self.refs;
+        let named = [(lock, &version.lock), (data, &version.data), (old, &version.old)];
+        let refspecs: Vec<_> = named
+            .into_iter()
+            .filter(|(name, _)| !is_new || *name != old)
+            .filter(|(_, commit)| commit.as_ref().is_some_and(|commit| missing.contains(&commit)))
+            .map(|(name, _)| format!("+{name}:{name}"))
+            .collect();
+        let refspecs = refspecs.iter().map(String::as_str);
+        let words: Vec<&str> = FETCH.into_iter().chain(["--", &self.url]).chain(refspecs).collect();
+        self.git_in_cache(&words, Vec::new(), "read").map(drop)
+    }
+
+    /// Reads objects of the bare repository; `None` for each that is not there.
+    fn objects(&self, names: &[String]) -> Result<Vec<Option<Vec<u8>>>, StateError> {
+        let input = names.iter().flat_map(|name| [name.as_bytes(), b"\n"]).flatten().copied().collect();
         let answer = self.git_in_cache(&["cat-file", "--batch"], input, "read")?;
         let mut rest = answer.as_slice();
-        let Some(text) = next_object(&mut rest) else { return Ok(None) };
-        let tree = text.split(|byte| *byte == b'\n').next().and_then(|line| line.strip_prefix(b"tree "));
-        let record = next_object(&mut rest);
-        match (tree, record) {
-            (Some(tree), Some(record)) => Ok(Some((String::from_utf8_lossy(tree).into_owned(), record.to_vec()))),
-            (None, _) | (_, None) => Err(StateError::InvalidManifest {
-                location: self.location.clone(),
-                why: format!("{} is a commit without {RECORD_FILE}", self.reference),
-            }),
+        Ok(names.iter().map(|_| next_object(&mut rest).map(<[u8]>::to_vec)).collect())
+    }
+
+    /// Reads the state of these commits; `Err` has the commits that are not here.
+    fn read_commits<'v>(&self, version: &'v RecordVersion) -> Result<Result<GitRead, Vec<&'v String>>, StateError> {
+        let is_new = version.lock.is_some() || version.data.is_some();
+        let old = version.old.as_ref().filter(|_| !is_new).map(|commit| (commit, RECORD_FILE));
+        let lock = version.lock.as_ref().map(|commit| (commit, LOCK_FILE));
+        let data = version.data.as_ref().map(|commit| (commit, RECORD_FILE));
+        let wanted: Vec<_> = [lock, data, old].into_iter().flatten().collect();
+        let names: Vec<_> =
+            wanted.iter().flat_map(|(commit, file)| [(*commit).clone(), format!("{commit}:{file}")]).collect();
+        let mut objects = if names.is_empty() { Vec::new() } else { self.objects(&names)? };
+        // Another process of this machine may be fetching: a commit can be here before its files.
+        let is_partial =
+            |objects: &[Option<Vec<u8>>]| objects.chunks(2).any(|found| found[0].is_some() && found[1].is_none());
+        for _ in 0..MAX_READ_ATTEMPTS {
+            if !is_partial(&objects) {
+                break;
+            }
+            std::thread::sleep(PARTIAL_FETCH_DELAY);
+            objects = self.objects(&names)?;
         }
+        let missing = wanted.iter().zip(objects.chunks(2)).filter(|(_, found)| found[0].is_none());
+        let missing: Vec<_> = missing.map(|((commit, _), _)| *commit).collect();
+        if !missing.is_empty() {
+            return Ok(Err(missing));
+        }
+        let mut files = objects.into_iter().skip(1).step_by(2);
+        let mut next = |wanted: Option<(&String, &str)>| match wanted {
+            None => Ok(None),
+            Some((commit, file)) => files.next().flatten().map(Some).ok_or_else(|| StateError::InvalidManifest {
+                location: self.location.clone(),
+                why: format!("commit {commit} has no {file}"),
+            }),
+        };
+        let (lock, data, old) = (next(lock)?, next(data)?, next(old)?);
+        let parse = |bytes: Option<Vec<u8>>| {
+            bytes.map(|bytes| manifest::parse(&bytes, &self.resource, &self.location)).transpose()
+        };
+        let lock = lock.map(|bytes| manifest::parse_lock_file(&bytes, &self.resource, &self.location)).transpose()?;
+        let (data, old) = (parse(data)?, parse(old)?);
+        let never_held = || LockRecord::never_held(&self.resource, clock::now());
+        let read = match (lock, data, old) {
+            (None, None, None) => GitRead::unpaired(never_held(), StateManifest::empty(&self.resource)),
+            // A ref of version 2 without the others is what is left of a state whose data were removed.
+            (None, None, Some(old)) => GitRead::unpaired(old.lock.unwrap_or_else(never_held), old.manifest),
+            (None, Some(data), _) => GitRead::unpaired(never_held(), data.manifest),
+            (Some(file), None, _) => GitRead::unpaired(file.lock, StateManifest::empty(&self.resource)),
+            (Some(file), Some(data), _) => {
+                let is_paired = data.revision.as_ref() == Some(&file.revision);
+                GitRead { lock: file.lock, manifest: data.manifest, revision: file.revision, is_paired }
+            }
+        };
+        Ok(Ok(read))
+    }
+
+    /// Creates the commits of a write in the bare repository. Returns those of the lock, the data, the old ref and the
+    /// archives.
+    fn create_commits(&self, change: &RecordUpdate<'_>, revision: &str) -> Result<Vec<String>, StateError> {
+        let version = &change.expected.version;
+        let mut stream = ImportStream::new(&self.scratch_ref, change.message, clock::now().as_second());
+        let file = LockFile { version: MANIFEST_VERSION, revision: revision.to_owned(), lock: change.lock.clone() };
+        stream.commit(None, &[], &[(LOCK_FILE, &manifest::json_line(&file))]);
+        if let Some(manifest) = change.manifest {
+            let record = manifest::encode(manifest, None, Some(revision));
+            let files = change.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+            let files: Vec<_> = files.chain([(RECORD_FILE, record.as_slice())]).collect();
+            match (&version.data, &version.old) {
+                (Some(parent), _) => stream.commit(Some(parent), change.removed, &files),
+                (None, Some(old)) => {
+                    // The files of version 1 stay; the commit of its record is not what the new data follow.
+                    let tree = self.git_in_cache(&["rev-parse", &format!("{old}^{{tree}}")], Vec::new(), "write")?;
+                    stream.commit_on_tree(String::from_utf8_lossy(&tree).trim(), change.removed, &files);
+                }
+                (None, None) => stream.commit(None, &[], &files),
+            }
+            if version.data.is_none() {
+                let lock = LockRecord { holder: None, nonce: String::new(), ttl_ms: None, ..change.lock.clone() };
+                let tombstone = manifest::encode(&StateManifest::empty(&self.resource), Some(&lock), None);
+                stream.commit(None, &[], &[(RECORD_FILE, &tombstone)]);
+            }
+        }
+        for (_, bytes) in change.archives {
+            stream.commit(None, &[], &[(ARCHIVE_FILE, bytes)]);
+        }
+        let answer = self.git_in_cache(&["fast-import", "--quiet", "--done"], stream.finish(), "write")?;
+        Ok(String::from_utf8_lossy(&answer).lines().map(ToOwned::to_owned).collect())
+    }
+
+    fn push(&self, refspecs: &[String], leases: &[String]) -> Result<(), StateError> {
+        let words = ["push", "--quiet", "--atomic", "--no-verify", "--no-recurse-submodules"];
+        let leases = leases.iter().map(String::as_str);
+        let refspecs = refspecs.iter().map(String::as_str);
+        let words: Vec<&str> = words.into_iter().chain(leases).chain(["--", &self.url]).chain(refspecs).collect();
+        let output = self.run_git(&words, GitContext::CacheRepository, Vec::new(), "write")?;
+        if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("does not support --atomic") {
+            let why = "it does not support `git push --atomic`".to_owned();
+            return Err(StateError::NoConditionalWrites { location: self.location.clone(), why });
+        }
+        self.successful_stdout(output, "write").map(drop)
+    }
+}
+
+/// The state in two commits.
+struct GitRead {
+    lock: LockRecord,
+    manifest: StateManifest,
+    revision: String,
+    is_paired: bool,
+}
+
+impl GitRead {
+    fn unpaired(lock: LockRecord, manifest: StateManifest) -> Self {
+        Self { lock, manifest, revision: String::new(), is_paired: false }
     }
 }
 
@@ -272,80 +479,132 @@ impl RemoteStorage for GitStorage {
         Ok(())
     }
 
-    fn read_record(&mut self) -> Result<Option<VersionedRecord>, StateError> {
-        for _ in 0..MAX_READ_ATTEMPTS {
-            let Some(commit) = self.remote_commit()? else {
-                self.last_commit = None;
-                return Ok(None);
-            };
-            if let Some((last, _, record)) = &self.last_commit
-                && *last == commit
+    fn read_record(&mut self) -> Result<RemoteRecord, StateError> {
+        let (mut failures, mut unpaired) = (0, 0);
+        for attempt in 0..MAX_READ_ATTEMPTS {
+            thread::sleep(READ_RETRY_DELAY * attempt.min(4));
+            let version = self.remote_refs()?;
+            if let Some(last) = &self.last_read
+                && last.version == version
             {
-                return Ok(Some(VersionedRecord { version: RecordVersion(commit), bytes: record.clone() }));
+                return Ok(last.clone());
             }
-            let refspec = format!("+{0}:{0}", self.reference);
-            let words = [
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--no-recurse-submodules",
-                "--no-auto-maintenance",
-            ];
-            let fetched = self.git_in_cache(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read");
-            // Another process may have fetched at the same time, or the ref may have moved. Either way the next read
-            // finds a commit.
-            match (self.read_commit(&commit)?, fetched) {
-                (Some((tree, record)), _) => {
-                    self.last_commit = Some((commit.clone(), tree, record.clone()));
-                    return Ok(Some(VersionedRecord { version: RecordVersion(commit), bytes: record }));
-                }
-                (None, Ok(_)) => {}
-                (None, Err(error)) => {
-                    if self.remote_commit()?.as_ref() == Some(&commit) {
-                        return Err(error);
+            let read = match self.read_commits(&version)? {
+                Ok(read) => read,
+                Err(missing) => {
+                    let fetched = self.fetch(&version, &missing);
+                    match (self.read_commits(&version)?, fetched) {
+                        (Ok(read), _) => read,
+                        (Err(_), Ok(())) => continue,
+                        (Err(_), Err(error)) => {
+                            failures += 1;
+                            if failures == MAX_FETCH_ATTEMPTS {
+                                return Err(error);
+                            }
+                            continue;
+                        }
                     }
                 }
+            };
+            // A host that crashed between the two refs leaves them so. Nobody was told that such a write arrived.
+            let should_pair = version.lock.is_some() && version.data.is_some();
+            if should_pair && !read.is_paired && unpaired < MAX_PAIRING_ATTEMPTS {
+                unpaired += 1;
+                continue;
             }
+            let GitRead { lock, manifest, revision, is_paired } = read;
+            let record = RemoteRecord { version, lock, manifest, needs_manifest: !is_paired };
+            self.last_revision = revision;
+            self.last_read = Some(record.clone());
+            // Each fetch adds a line; a machine that only reads must not collect them for ever.
+            if std::fs::metadata(self.shallow_file()).is_ok_and(|file| file.len() > MAX_SHALLOW_BYTES) {
+                self.clean_local_cache();
+            }
+            return Ok(record);
         }
-        Err(self.remote_error("read", "the ref changed during every read"))
+        Err(self.remote_error("read", "the refs changed during every read"))
     }
 
     fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError> {
-        let base = match (change.expected, &self.last_commit) {
-            (None, _) => None,
-            (Some(RecordVersion(expected)), Some((last, tree, _))) if last == expected => Some(tree.clone()),
-            (Some(RecordVersion(expected)), _) => self.read_commit(expected)?.map(|(tree, _)| tree),
+        let expected = &change.expected.version;
+        let revision = match change.manifest {
+            None => self.last_revision.clone(),
+            Some(_) => super::record::random_nonce().map_err(|error| self.remote_error("write", error.to_string()))?,
         };
-        let answer = self.git_in_cache(
-            &["fast-import", "--quiet", "--done"],
-            fast_import_stream(change, base.as_deref(), &self.scratch_ref),
-            "write",
-        )?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let mut lines = answer.lines();
-        let commit = lines.next().unwrap_or_default().to_owned();
-        let tree = lines.next().and_then(|line| line.split_whitespace().nth(2)).unwrap_or_default().to_owned();
-        let expected = change.expected.map_or("", |RecordVersion(version)| version.as_str());
-        let lease = format!("--force-with-lease={}:{expected}", self.reference);
-        let refspec = format!("{commit}:{}", self.reference);
-        let words = ["push", "--quiet", "--no-verify", "--no-recurse-submodules", &lease, "--", &self.url, &refspec];
-        self.git_in_cache(&words, Vec::new(), "write")?;
-        self.last_commit = Some((commit.clone(), tree, change.record.to_vec()));
-        Ok(RecordVersion(commit))
+        let commits = self.create_commits(change, &revision)?;
+        let mut created = commits.iter();
+        let mut next = || created.next().cloned().ok_or_else(|| self.remote_error("write", "git made no commit"));
+        let mut written = RecordVersion { lock: Some(next()?), ..expected.clone() };
+        let mut moved = vec![(&self.refs.lock, &expected.lock, written.lock.clone())];
+        if change.manifest.is_some() {
+            written.data = Some(next()?);
+            moved.push((&self.refs.data, &expected.data, written.data.clone()));
+            if expected.data.is_none() {
+                written.old = Some(next()?);
+                moved.push((&self.refs.old, &expected.old, written.old.clone()));
+            }
+        }
+        let mut refspecs = Vec::new();
+        let mut leases = Vec::new();
+        for (name, before, commit) in moved {
+            leases.push(format!("--force-with-lease={name}:{}", before.as_deref().unwrap_or_default()));
+            refspecs.push(format!("{}:{name}", commit.unwrap_or_default()));
+        }
+        for (archive, _) in change.archives {
+            // Who was interrupted may have left one that no manifest names.
+            refspecs.push(format!("+{}:{}", next()?, self.refs.archive(archive)));
+        }
+        self.push(&refspecs, &leases)?;
+        self.last_read = Some(RemoteRecord {
+            version: written.clone(),
+            lock: change.lock.clone(),
+            manifest: change.manifest.unwrap_or(&change.expected.manifest).clone(),
+            needs_manifest: change.manifest.is_none() && change.expected.needs_manifest,
+        });
+        self.last_revision = revision;
+        Ok(written)
     }
 
-    fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
-        let Some((commit, ..)) = &self.last_commit else {
-            return Err(self.remote_error("read", "the record was not read before its files"));
+    fn read_files(&mut self, record: &RemoteRecord, names: &[String]) -> Result<Vec<Vec<u8>>, StateError> {
+        let Some(commit) = record.version.data.as_ref().or(record.version.old.as_ref()) else {
+            return Err(self.remote_error("read", "there are no files"));
         };
-        self.git_in_cache(&["cat-file", "blob", &format!("{commit}:{name}")], Vec::new(), "read")
+        let objects: Vec<_> = names.iter().map(|name| format!("{commit}:{name}")).collect();
+        let contents = if objects.is_empty() { Vec::new() } else { self.objects(&objects)? };
+        let missing = |name: &str| self.remote_error("read", format!("{name} is missing"));
+        names.iter().zip(contents).map(|(name, content)| content.ok_or_else(|| missing(name))).collect()
+    }
+
+    fn read_archive(&mut self, archive: &RemoteArchive) -> Result<Vec<u8>, StateError> {
+        let reference = self.refs.archive(archive);
+        let temporary = format!("refs/import/{}/archive", self.scratch_ref);
+        let words: Vec<&str> = FETCH.to_vec();
+        let refspec = format!("+{reference}:{temporary}");
+        self.git_in_cache(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read")?;
+        let content =
+            self.git_in_cache(&["cat-file", "blob", &format!("{temporary}:{ARCHIVE_FILE}")], Vec::new(), "read");
+        let _ = self.git_in_cache(&["update-ref", "-d", &temporary], Vec::new(), "tidy");
+        content
+    }
+
+    /// A commit has the files of its version, so they keep their names, and git sends differences.
+    fn stored_name(&self, name: &str, _: &Blake3Hash) -> String {
+        name.to_owned()
     }
 
     fn clean_local_cache(&mut self) {
-        let Some((commit, ..)) = &self.last_commit else { return };
-        // The ref keeps the objects that the next fetch builds on. Git decides when to collect the rest.
-        let _ = self.git_in_cache(&["update-ref", &self.reference, commit], Vec::new(), "tidy");
+        let Some(RemoteRecord { version: RecordVersion { data, lock, .. }, .. }) = &self.last_read else { return };
+        // The refs keep the objects that the next fetch builds on. Git decides when to collect the rest.
+        let updates = [(&self.refs.data, data), (&self.refs.lock, lock)];
+        let updates: String = updates
+            .into_iter()
+            .filter_map(|(name, commit)| Some(format!("update {name} {}\n", commit.as_ref()?)))
+            .collect();
+        let _ = self.git_in_cache(&["update-ref", "--stdin"], updates.into_bytes(), "tidy");
+        if let Some(data) = data {
+            // What came before is not needed here, and would make this repository grow with history.
+            let _ = hostio::atomic_file::replace_file(&self.shallow_file(), format!("{data}\n").as_bytes());
+        }
         let _ = self.git_in_cache(
             &[
                 "-c",
@@ -379,40 +638,4 @@ fn next_object<'a>(answer: &mut &'a [u8]) -> Option<&'a [u8]> {
     let content = answer.get(..size)?;
     *answer = answer.get(size + 1..)?;
     Some(content)
-}
-
-/// The input of `git fast-import` for one commit without a parent. The command prints its name and tree.
-fn fast_import_stream(change: &RecordUpdate<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
-    fn data(stream: &mut Vec<u8>, bytes: &[u8]) {
-        stream.extend_from_slice(format!("data {}\n", bytes.len()).as_bytes());
-        stream.extend_from_slice(bytes);
-        stream.push(b'\n');
-    }
-    let mut stream = Vec::new();
-    let files = change.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
-    let files: Vec<_> = files.chain([(RECORD_FILE, change.record)]).collect();
-    for (index, (_, bytes)) in files.iter().enumerate() {
-        stream.extend_from_slice(format!("blob\nmark :{}\n", index + 1).as_bytes());
-        data(&mut stream, bytes);
-    }
-    let commit = files.len() + 1;
-    let at = clock::now().as_second();
-    // Git needs a ref during an import; the last command deletes it.
-    let head = format!("commit refs/import/{scratch}\nmark :{commit}\ncommitter Pawl <pawl@localhost> {at} +0000\n");
-    stream.extend_from_slice(head.as_bytes());
-    data(&mut stream, change.message.as_bytes());
-    if let Some(tree) = base {
-        stream.extend_from_slice(format!("M 040000 {tree} \n").as_bytes());
-    }
-    for name in change.removed {
-        stream.extend_from_slice(format!("D {name}\n").as_bytes());
-    }
-    for (index, (name, _)) in files.iter().enumerate() {
-        stream.extend_from_slice(format!("M 100644 :{} {name}\n", index + 1).as_bytes());
-    }
-    let nothing = "0".repeat(40);
-    let tail =
-        format!("\nget-mark :{commit}\nls :{commit} \"\"\nreset refs/import/{scratch}\nfrom {nothing}\n\ndone\n");
-    stream.extend_from_slice(tail.as_bytes());
-    stream
 }

@@ -3,23 +3,27 @@
 //! Reading costs the snapshot and the newest journal, however long the history is. Writing happens under the lock, when an attempt
 //! has ended. Invariant: the journals are the truth. A snapshot or an index that does not verify is dropped and made again, so they
 //! are not synced; an archive is, before its journals are removed. Whatever a kill leaves, the next attempt finishes.
-//! Deliberately absent: remotes, which only bring files into the folder.
+//! A remote state has the same files; those that are read but not here are downloaded first. Deliberately absent: how that is
+//! done ([`super::local_copy`]).
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
 };
 
 use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
 use hostio::atomic_file::replace_unsynced_file;
-use journal::{JournalError, JournalState, LoadedJournals, Snapshot, event::JournalEntry, state::AttemptSummary};
+use journal::{
+    JournalError, JournalState, LoadedJournals, Snapshot, StepTarget, event::JournalEntry, state::AttemptSummary,
+};
 
 use super::{
     StateError, StateStore,
     archive::{Archive, ArchiveRange, archives_in},
     attempt_index,
-    journal_files::{epoch_of, journals_in},
+    journal_cache::WantedFile,
+    journal_files::{epoch_of, journals_in, remove_if_present},
+    lost_lines::BEGUN_FILE,
 };
 
 /// The snapshot after the newest attempt that has ended.
@@ -29,14 +33,14 @@ pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
 
 /// When old journals go into an archive.
 #[derive(Clone, Copy, Debug)]
-struct ArchivePolicy {
+pub(super) struct ArchivePolicy {
     /// How many attempts an archive holds.
     length: usize,
     /// How many of the newest journals stay loose, at least.
     min_loose: usize,
 }
 
-const ARCHIVE_POLICY: ArchivePolicy = ArchivePolicy { length: 256, min_loose: 16 };
+pub(super) const ARCHIVE_POLICY: ArchivePolicy = ArchivePolicy { length: 256, min_loose: 16 };
 
 /// An error of reading the history.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +84,13 @@ pub enum AttemptChoice {
 
 /// The files of a state folder.
 #[derive(Debug)]
-struct HistoryFolder {
-    folder: PathBuf,
-    archives: Vec<ArchiveRange>,
+pub(super) struct HistoryFolder<'a> {
+    pub(super) folder: PathBuf,
+    /// Where files that are not here are downloaded from.
+    store: Option<&'a StateStore>,
+    pub(super) archives: Vec<ArchiveRange>,
     /// The journals that are in no archive, in epoch order.
-    loose: Vec<(u64, PathBuf)>,
+    pub(super) loose: Vec<(u64, PathBuf)>,
 }
 
 impl StateStore {
@@ -94,8 +100,8 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
     pub fn load(&self, each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
-        self.download()?;
-        HistoryFolder::open(self.folder())?.load(each)
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.load(each)
     }
 
     /// The state after all attempts, folded from all journals: nothing is taken from a snapshot.
@@ -103,8 +109,8 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
     pub fn load_all(&self, each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
-        self.download()?;
-        HistoryFolder::open(self.folder())?.load_all(each)
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.load_all(each)
     }
 
     /// The newest attempts, newest first.
@@ -112,8 +118,8 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
     pub fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
-        self.download()?;
-        HistoryFolder::open(self.folder())?.newest_attempts(limit)
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.newest_attempts(limit)
     }
 
     /// One attempt; `None` if there is none with that epoch.
@@ -121,8 +127,35 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
     pub fn recorded_attempt(&self, choice: AttemptChoice) -> Result<Option<RecordedAttempt>, HistoryError> {
-        self.download()?;
-        HistoryFolder::open(self.folder())?.recorded_attempt(choice)
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.recorded_attempt(choice)
+    }
+
+    /// The steps whose newest entries were lost with the lock of an attempt of this machine: they may have acted since their
+    /// records. The next attempt records them ([`forget_lost_records`](Self::forget_lost_records)).
+    ///
+    /// # Errors
+    /// [`StateError`] when the list can't be read.
+    pub fn lost_records(&self) -> Result<Vec<StepTarget>, StateError> {
+        let path = self.folder().join(BEGUN_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(StateError::io("read", &path, source)),
+        };
+        serde_json::from_slice(&text).map_err(|error| StateError::io("read", &path, error.into()))
+    }
+
+    /// Removes the list of [`lost_records`](Self::lost_records), once a journal has them.
+    ///
+    /// # Errors
+    /// [`StateError`] when it can't be removed.
+    pub fn forget_lost_records(&self) -> Result<(), StateError> {
+        let path = self.folder().join(BEGUN_FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Writes the snapshot and the index, if there are attempts that they do not have: `loaded` is all that was read under the lock.
@@ -131,12 +164,12 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when a file can't be written.
     pub fn record_loaded(&self, loaded: &LoadedJournals) -> Result<(), HistoryError> {
-        let history = HistoryFolder::open(self.folder())?;
+        let history = HistoryFolder::of(self)?;
         let is_current = history.snapshot().is_some_and(|snapshot| snapshot.state.epoch() == loaded.state.epoch());
         if is_current || loaded.state.newer_format.is_some() || loaded.state.epoch() == 0 {
             return Ok(());
         }
-        history.record(&loaded.state, &loaded.summaries, self.archive_policy())
+        history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY)
     }
 
     /// Writes the snapshot after an attempt that has ended, and adds it to the index. Old journals go into an archive.
@@ -145,41 +178,55 @@ impl StateStore {
     /// [`HistoryError`] when a file can't be written: the journals still have everything.
     pub fn record_ended(&self, state: &JournalState) -> Result<(), HistoryError> {
         let ended = state.attempts.last().cloned();
-        HistoryFolder::open(self.folder())?.record(state, ended.as_slice(), self.archive_policy())
-    }
-
-    /// Brings what a remote state has into the local folder.
-    fn download(&self) -> Result<(), StateError> {
-        match &self.remote {
-            Some(backend) if !backend.is_cached.load(Ordering::Relaxed) => self.with_remote(|remote, location| {
-                let root =
-                    super::remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
-                super::journal_cache::pull_journals(remote, &root, &self.folder, location)
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn archive_policy(&self) -> Option<ArchivePolicy> {
-        self.is_folder().then_some(ARCHIVE_POLICY)
+        HistoryFolder::of(self)?.record(state, ended.as_slice(), ARCHIVE_POLICY)
     }
 }
 
-impl HistoryFolder {
+impl<'a> HistoryFolder<'a> {
+    /// The history of a store, as it was read last if it is remote.
+    pub(super) fn of(store: &'a StateStore) -> Result<Self, StateError> {
+        let mut history = Self { store: Some(store), ..Self::open(store.folder())? };
+        if let Some(listed) = store.listed()? {
+            history.archives.extend(listed.archives);
+            history.archives.sort();
+            history.archives.dedup();
+            let archived = history.archives.last().map_or(0, |archive| archive.last);
+            history.loose.extend(listed.journals.iter().map(|&epoch| (epoch, store.journal_path(epoch))));
+            history.loose.retain(|(epoch, _)| *epoch > archived);
+            history.loose.sort();
+            history.loose.dedup_by_key(|(epoch, _)| *epoch);
+        }
+        Ok(history)
+    }
+
+    /// Downloads files that are not here, if the state is remote.
+    fn fetch(&self, wanted: &[WantedFile]) -> Result<(), StateError> {
+        self.store.filter(|_| !wanted.is_empty()).map_or(Ok(()), |store| store.pull(wanted))
+    }
+
+    pub(super) fn fetch_journals(&self, journals: &[(u64, PathBuf)]) -> Result<(), StateError> {
+        self.fetch(&journals.iter().map(|(epoch, _)| WantedFile::Journal(*epoch)).collect::<Vec<_>>())
+    }
+
+    fn read_archive(&self, range: ArchiveRange) -> Result<Archive, StateError> {
+        self.fetch(&[WantedFile::Archive(range)])?;
+        Archive::read(&range.path(&self.folder))
+    }
+
     fn open(folder: &Path) -> Result<Self, StateError> {
         let mut loose = journals_in(folder)?;
         let archives = archives_in(folder)?;
         let archived = archives.last().map_or(0, |archive| archive.last);
         // A killed process may have left journals that an archive has.
         loose.retain(|(epoch, _)| *epoch > archived);
-        Ok(Self { folder: folder.to_owned(), archives, loose })
+        Ok(Self { folder: folder.to_owned(), store: None, archives, loose })
     }
 
-    fn snapshot(&self) -> Option<Snapshot> {
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
         read_snapshot(&self.folder.join(SNAPSHOT_FILE))
     }
 
-    fn load(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+    pub(super) fn load(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
         let snapshot = self.snapshot().filter(|snapshot| {
             let epoch = snapshot.state.epoch();
             self.loose.iter().any(|(known, _)| *known == epoch)
@@ -196,15 +243,30 @@ impl HistoryFolder {
         self.load_all(each)
     }
 
-    fn load_all(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+    pub(super) fn load_all(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
         let mut loaded = LoadedJournals::default();
         for range in &self.archives {
-            for (name, bytes) in Archive::read(&range.path(&self.folder))?.journals {
+            for (name, bytes) in self.read_archive(*range)?.journals {
                 loaded.read_file(&self.folder.join(name), &bytes, false, &mut each)?;
             }
         }
         self.read_loose(&mut loaded, u64::MAX, each)?;
         Ok(loaded)
+    }
+
+    /// Folds the journals of an archive.
+    pub(super) fn fold_archive(&self, range: ArchiveRange, loaded: &mut LoadedJournals) -> Result<(), HistoryError> {
+        for (name, bytes) in self.read_archive(range)?.journals {
+            loaded.read_file(&self.folder.join(name), &bytes, false, |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// Removes the snapshots and the index, which are made again.
+    pub(super) fn forget_caches(&self) -> Result<(), StateError> {
+        [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE]
+            .iter()
+            .try_for_each(|name| remove_if_present(&self.folder.join(name)))
     }
 
     /// Folds the loose journals before an epoch.
@@ -215,6 +277,7 @@ impl HistoryFolder {
         mut each: impl FnMut(&JournalEntry),
     ) -> Result<(), HistoryError> {
         let until = self.loose.partition_point(|(epoch, _)| *epoch < before);
+        self.fetch_journals(&self.loose[..until])?;
         for (index, (_, path)) in self.loose[..until].iter().enumerate() {
             loaded.read_path(path, index + 1 == self.loose.len(), &mut each)?;
         }
@@ -229,7 +292,7 @@ impl HistoryFolder {
     fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
         match self.archives.last() {
             None => Ok(LoadedJournals::default()),
-            Some(range) => Archive::read(&range.path(&self.folder))?.fold(&self.folder, u64::MAX),
+            Some(range) => self.read_archive(*range)?.fold(&self.folder, u64::MAX),
         }
     }
 
@@ -244,7 +307,7 @@ impl HistoryFolder {
             if attempts.len() >= limit {
                 break;
             }
-            let mut earlier = Archive::read(&range.path(&self.folder))?.index;
+            let mut earlier = self.read_archive(*range)?.index;
             attempt_index::merge(&mut earlier, std::mem::take(&mut attempts));
             attempts = earlier;
         }
@@ -257,7 +320,7 @@ impl HistoryFolder {
     fn index(&self) -> Result<Vec<AttemptSummary>, HistoryError> {
         let archived = self.archives.last().map_or(0, |archive| archive.last);
         if let Some(snapshot) = self.snapshot()
-            && let Some(mut index) = attempt_index::read(&self.folder, snapshot.index)
+            && let Some(mut index) = self.index_with_hash(snapshot.index)?
         {
             index.retain(|summary| summary.header.epoch > archived);
             return Ok(index);
@@ -266,6 +329,15 @@ impl HistoryFolder {
         loaded.summaries.clear();
         self.read_loose(&mut loaded, u64::MAX, |_| {})?;
         Ok(loaded.summaries)
+    }
+
+    /// The index file, if it is the one with this hash.
+    fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<Vec<AttemptSummary>>, StateError> {
+        if let Some(index) = attempt_index::read(&self.folder, hash) {
+            return Ok(Some(index));
+        }
+        self.fetch(&[WantedFile::Index])?;
+        Ok(attempt_index::read(&self.folder, hash))
     }
 
     fn recorded_attempt(&self, choice: AttemptChoice) -> Result<Option<RecordedAttempt>, HistoryError> {
@@ -296,25 +368,30 @@ impl HistoryFolder {
     /// The state before an attempt, and its journal.
     fn earlier_attempt(&self, epoch: u64) -> Result<Option<(JournalState, PathBuf, Vec<u8>)>, HistoryError> {
         if let Some(range) = self.archives.iter().find(|range| (range.first..=range.last).contains(&epoch)) {
-            let archive = Archive::read(&range.path(&self.folder))?;
+            let archive = self.read_archive(*range)?;
             let before = archive.fold(&self.folder, epoch)?.state;
             let journal = archive.journals.into_iter().find(|(name, _)| epoch_of(name) == Some(epoch));
             return Ok(journal.map(|(name, bytes)| (before, self.folder.join(name), bytes)));
         }
         let Some((_, path)) = self.loose.iter().find(|(known, _)| *known == epoch) else { return Ok(None) };
+        self.fetch(&[WantedFile::Journal(epoch)])?;
         let bytes = fs::read(path).map_err(|source| StateError::io("read", path, source))?;
         Ok(Some((self.state_before(epoch)?, path.clone(), bytes)))
     }
 
     /// The state before the newest attempt, whose first entry is `first`.
     fn state_before_newest(&self, first: &JournalEntry, epoch: u64) -> Result<JournalState, HistoryError> {
-        let snapshots = [PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE];
-        let known = snapshots.iter().filter_map(|name| read_snapshot(&self.folder.join(name)));
-        let mut states = known.map(|snapshot| snapshot.state);
-        match states.find(|state| state.epoch() < epoch && state.last_line_hash == first.prev) {
-            Some(state) => Ok(state),
-            None => self.state_before(epoch),
+        let find = || {
+            let snapshots = [PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE];
+            let known = snapshots.iter().filter_map(|name| read_snapshot(&self.folder.join(name)));
+            let mut states = known.map(|snapshot| snapshot.state);
+            states.find(|state| state.epoch() < epoch && state.last_line_hash == first.prev)
+        };
+        if let Some(state) = find() {
+            return Ok(state);
         }
+        self.fetch(&[WantedFile::PreviousSnapshot])?;
+        find().map_or_else(|| self.state_before(epoch), Ok)
     }
 
     /// The state before an attempt whose journal is loose.
@@ -325,18 +402,16 @@ impl HistoryFolder {
     }
 
     /// Writes archive, index and snapshot, in this order.
-    fn record(
+    pub(super) fn record(
         &self,
         state: &JournalState,
         later: &[AttemptSummary],
-        archives: Option<ArchivePolicy>,
+        archives: ArchivePolicy,
     ) -> Result<(), HistoryError> {
         let archived = self.archives.last().map_or(0, |archive| archive.last);
         let mut index = self.index()?;
         attempt_index::merge(&mut index, later.iter().filter(|one| one.header.epoch > archived).cloned());
-        if let Some(policy) = archives {
-            self.archive_old_journals(&mut index, policy)?;
-        }
+        self.archive_old_journals(&mut index, archives)?;
         let lines = attempt_index::encode(&index);
         let snapshot = Snapshot { state: state.clone(), index: Blake3Hash::of(&lines) };
         let Some(encoded) = snapshot.encode() else { return Ok(()) };
@@ -359,6 +434,7 @@ impl HistoryFolder {
         let mut before: Option<JournalState> = None;
         while loose.len() >= policy.length + policy.min_loose {
             let (old, rest) = loose.split_at(policy.length);
+            self.fetch_journals(old)?;
             let start = match before.take() {
                 Some(state) => state,
                 None => self.archived_state()?.state,

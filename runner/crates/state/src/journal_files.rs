@@ -1,6 +1,6 @@
-//! The names of journal files, and the journals in a folder.
+//! The names of the files in a state folder, and the journals and archives in it.
 //!
-//! Deliberately absent: the content of journals, apart from their length.
+//! Deliberately absent: the content of the files, apart from their length and where lines end.
 
 use std::{
     fs, io,
@@ -57,4 +57,36 @@ pub(super) fn epoch_of(path: &Path) -> Option<u64> {
         .0
         .parse()
         .ok()
+}
+
+/// The content of a file, if there is one.
+pub(super) fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::io("read", path, source)),
+    }
+}
+
+/// The length of a file, if there is one.
+pub(super) fn length_if_present(path: &Path) -> Result<Option<u64>, StateError> {
+    match fs::metadata(path) {
+        Ok(file) => Ok(Some(file.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::io("read", path, source)),
+    }
+}
+
+/// Removes a file, if there is one.
+pub(super) fn remove_if_present(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", path, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The bytes up to the last newline.
+pub(super) fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    &bytes[..end]
 }

@@ -6,7 +6,8 @@
 //! - The record changes only by compare-and-swap, and no two records are alike (nonce, epoch, counter), so an old
 //!   version never comes back.
 //! - A write without a reply is neither a failure nor a success: the caller reads the record back and compares the
-//!   nonce.
+//!   nonce. A release that is read back was the holder's own only if the tombstone has the holder's nonce; another is an operator's,
+//!   and what the holder wrote with its release did not arrive.
 //! - An observer judges a holder by its own monotonic clock, from the moment *it saw* the record change. The holder
 //!   stops believing in its lease one lease after it *sent* the last confirmed write. So the observer's time span
 //!   contains the holder's.
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::record::{LockHolder, LockRecord};
+use super::record::{HoldingNonces, LockHolder, LockRecord, ReleasedBy};
 
 /// Time since the start of this process, by its monotonic clock.
 pub type MonotonicTime = Duration;
@@ -34,7 +35,7 @@ pub fn observer_timeout(ttl: Duration) -> Duration {
 }
 
 /// Observes a record to tell whether its holder is alive.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LockWatcher {
     last_seen: Option<(u64, String, u64, MonotonicTime)>,
 }
@@ -75,7 +76,7 @@ impl LockWatcher {
 }
 
 /// How long to wait for a lock with another holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LockWait {
     /// One lease if the holder deploys the same release, because it may be a killed attempt of our own. Otherwise no
     /// time.
@@ -85,10 +86,10 @@ pub enum LockWait {
 }
 
 /// A state machine that acquires the lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LockAcquirer {
     holder: LockHolder,
-    nonce: String,
+    nonces: HoldingNonces,
     ttl: Duration,
     wait: LockWait,
     started_at: MonotonicTime,
@@ -112,17 +113,17 @@ pub enum AcquireAction {
 }
 
 impl LockAcquirer {
-    /// Requests the lock from `now` on. The nonce must be new; `since` is for people.
+    /// Requests the lock from `now` on. The nonces must be new; `since` is for people.
     #[must_use]
     pub fn new(
         now: MonotonicTime,
         holder: LockHolder,
-        nonce: String,
+        nonces: HoldingNonces,
         ttl: Duration,
         wait: LockWait,
         since: Timestamp,
     ) -> Self {
-        Self { holder, nonce, ttl, wait, started_at: now, since, watch: LockWatcher::default(), pending_write: None }
+        Self { holder, nonces, ttl, wait, started_at: now, since, watch: LockWatcher::default(), pending_write: None }
     }
 
     /// Takes a record that was read; `newest` is the newest epoch known from elsewhere.
@@ -130,11 +131,11 @@ impl LockAcquirer {
         if let Some((tried, sent)) = &self.pending_write
             && tried.is_same_holding(record)
         {
-            return AcquireAction::Acquired(Box::new(Lease::new(record.clone(), *sent)));
+            return AcquireAction::Acquired(Box::new(self.lease(record.clone(), *sent)));
         }
         match self.watch.observe(now, Some(record)) {
             LockObservation::Free | LockObservation::Expired => {
-                let (holder, nonce) = (self.holder.clone(), self.nonce.clone());
+                let (holder, nonce) = (self.holder.clone(), self.nonces.holding.clone());
                 AcquireAction::Write(record.acquired_by(holder, nonce, Some(self.ttl), newest, self.since))
             }
             LockObservation::Held(runs_out) => {
@@ -168,7 +169,12 @@ impl LockAcquirer {
     /// Notes that the write was confirmed.
     #[must_use]
     pub fn on_write_confirmed(&self) -> Option<Lease> {
-        self.pending_write.as_ref().map(|(record, sent)| Lease::new(record.clone(), *sent))
+        self.pending_write.as_ref().map(|(record, sent)| self.lease(record.clone(), *sent))
+    }
+
+    fn lease(&self, record: LockRecord, confirmed_at: MonotonicTime) -> Lease {
+        let release_nonce = self.nonces.release.clone();
+        Lease { record, release_nonce, confirmed_at, pending_write: None, loss_reason: None }
     }
 
     fn is_ours_by_purpose(&self, record: &LockRecord) -> bool {
@@ -182,9 +188,10 @@ const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A state machine that holds the lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     record: LockRecord,
+    release_nonce: String,
     /// When the last confirmed write was sent.
     confirmed_at: MonotonicTime,
     /// The unconfirmed write.
@@ -193,7 +200,7 @@ pub struct Lease {
 }
 
 /// Why the lock was lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LockLossReason {
     /// It was not renewed in time.
     Expired,
@@ -213,10 +220,6 @@ pub enum ReadBackResult {
 }
 
 impl Lease {
-    fn new(record: LockRecord, confirmed: MonotonicTime) -> Self {
-        Self { record, confirmed_at: confirmed, pending_write: None, loss_reason: None }
-    }
-
     /// The last confirmed record.
     #[must_use]
     pub fn record(&self) -> &LockRecord {
@@ -240,6 +243,13 @@ impl Lease {
     pub fn next_record(&self) -> LockRecord {
         let counter = self.pending_write.as_ref().map_or(0, |(sent, _)| sent.counter).max(self.record.counter);
         LockRecord { counter, ..self.record.clone() }.renewed()
+    }
+
+    /// The tombstone to write. However often it is tried, it is this holder's, and no operator's.
+    #[must_use]
+    pub fn released_record(&self, since: Timestamp) -> LockRecord {
+        let tombstone = self.record.tombstone(self.release_nonce.clone(), ReleasedBy::Holder, since);
+        LockRecord { counter: self.next_record().counter, ..tombstone }
     }
 
     /// When the next renewal is due.
@@ -297,7 +307,7 @@ impl Lease {
     ) -> Result<ReadBackResult, LockLossReason> {
         self.check(now)?;
         match record {
-            Some(record) if self.pending_write.as_ref().is_some_and(|(sent, _)| is_same_write(sent, record)) => {
+            Some(record) if self.pending_write.as_ref().is_some_and(|(sent, _)| sent.is_same_write(record)) => {
                 self.on_write_confirmed(now)?;
                 Ok(ReadBackResult::Confirmed)
             }
@@ -317,9 +327,7 @@ impl Lease {
     }
 }
 
-fn is_same_write(one: &LockRecord, other: &LockRecord) -> bool {
-    (one.epoch, &one.nonce, one.counter) == (other.epoch, &other.nonce, other.counter)
-}
-
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod simulation;

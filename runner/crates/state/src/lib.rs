@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   StateStore ── dir:       folder_lock   the kernel's lock; journals are written in place
-//!              └─ git:, s3:  remote_lock   a thread: lease (the protocol, pure) · record (what is written) · journal_cache
-//!                               └─ RemoteStorage   one record by compare-and-swap, and files: git, s3
+//!              └─ git:, s3:  remote_lock   a thread: lease (the protocol, pure) · record (the lock)
+//!                               │      manifest (what is there) · upload · journal_cache (the local copy) · lost_lines
+//!                               └─ RemoteStorage   lock and manifest by compare-and-swap, and files: git, s3
 //! ```
 //!
 //! [`artifacts`] is separate: on a CI without shared state, it carries the journals from one run of a job to the next.
@@ -16,7 +17,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -24,7 +25,7 @@ use std::{
 };
 
 use contract::{AppName, EnvironmentName};
-use hostio::atomic_file::replace_file;
+use journal::clock;
 use plan::{RemoteLocation, RemoteState, StateLocation};
 
 mod archive;
@@ -32,31 +33,43 @@ pub mod artifacts;
 mod attempt_index;
 pub mod bundle;
 pub mod checkpoints;
+mod deployment_lock;
 mod error;
 mod folder_lock;
+mod folder_protocol;
 mod git;
+mod git_import;
 mod history;
 pub mod http;
 mod journal_cache;
 mod journal_files;
 pub mod lease;
+mod local_copy;
+mod lost_lines;
+pub mod manifest;
+#[cfg(test)]
+mod model_checker;
 pub mod record;
 pub mod remote;
 mod remote_lock;
+mod repair;
 mod s3;
+pub mod tail;
+mod upload;
 
 pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
-pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken};
+pub use local_copy::LocalCopyReport;
+pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
+pub use repair::StateFinding;
 
 use self::{
     checkpoints::UploadPolicy,
     journal_files::{epoch_of, journal_name, journals_in, suggested_name},
     lease::{LockObservation, LockWatcher, observer_timeout},
-    record::StateManifest,
-    remote::{RecordUpdate, RemoteStorage},
+    remote::{RecordUpdate, RemoteRecord, RemoteStorage},
     remote_lock::{RemoteLock, RemoteLockParams},
 };
 
@@ -84,8 +97,10 @@ struct RemoteBackend {
     state: RemoteState,
     /// The local cache of this remote.
     cache: PathBuf,
-    /// Set once this process has taken the lock: from then on the cache is complete.
+    /// Set once this process has taken the lock: from then on, nothing is newer than the cache.
     is_cached: AtomicBool,
+    /// The state that this process read last.
+    last_read: Mutex<Option<RemoteRecord>>,
 }
 
 /// Who requests the lock, and why.
@@ -126,7 +141,7 @@ pub struct DeploymentLock {
 
 #[derive(Debug)]
 enum LockKind {
-    Folder(folder_lock::FolderLock),
+    Folder(Box<folder_lock::FolderLock>),
     Remote(RemoteLock),
 }
 
@@ -161,10 +176,15 @@ impl StateStore {
             StateLocation::Dir(root) => (root.clone(), None),
             StateLocation::Remote(state) => {
                 // One cache for each remote and plan: two checkouts on one machine behave like two machines.
-                let key = format!("{}\n{:?}\n{}", state.written, state.location, state.folder.display());
+                let key =
+                    format!("{}\n{}\n{}", state.written, remote::cache_key(&state.location), state.folder.display());
                 let cache = state.cache.join(contract::hash::Blake3Hash::of(key.as_bytes()).hex_prefix(16));
-                let backend =
-                    RemoteBackend { state: state.clone(), cache: cache.clone(), is_cached: AtomicBool::new(false) };
+                let backend = RemoteBackend {
+                    state: state.clone(),
+                    cache: cache.clone(),
+                    is_cached: AtomicBool::new(false),
+                    last_read: Mutex::new(None),
+                };
                 (cache, Some(Arc::new(backend)))
             }
         };
@@ -257,7 +277,7 @@ impl StateStore {
                         }
                         let note = self.held_by_path();
                         return Ok(DeploymentLock {
-                            kind: LockKind::Folder(held),
+                            kind: LockKind::Folder(Box::new(held)),
                             location,
                             held_by_path: note,
                             checkpoints,
@@ -274,7 +294,8 @@ impl StateStore {
             request,
         };
         let (connecting, resource) = (Arc::clone(backend), self.resource.clone());
-        let lock = RemoteLock::acquire(move || connecting.connect(&resource), params).await?;
+        let (lock, record) = RemoteLock::acquire(move || connecting.connect(&resource), params).await?;
+        backend.remember(&record);
         backend.is_cached.store(true, Ordering::Relaxed);
         Ok(DeploymentLock { kind: LockKind::Remote(lock), location, held_by_path: self.held_by_path(), checkpoints })
     }
@@ -298,7 +319,7 @@ impl StateStore {
         let is_ours = |record: &LockRecord| record.holder.is_some() && record.token() == token;
         if self.remote.is_none()
             || Path::new("/proc").join(process.to_string()).exists()
-            || !is_ours(&self.read_manifest()?.lock)
+            || !is_ours(&self.read_record()?.lock)
         {
             return Ok(None);
         }
@@ -322,9 +343,9 @@ impl StateStore {
         if self.remote.is_none() {
             return folder_lock::verify_token(&self.folder, token);
         }
-        let manifest = self.read_manifest()?;
-        if manifest.lock.holder.is_some() && manifest.lock.token() == *token && !token.nonce.is_empty() {
-            return Ok(manifest.lock);
+        let RemoteRecord { lock, .. } = self.read_record()?;
+        if lock.holder.is_some() && lock.token() == *token && !token.nonce.is_empty() {
+            return Ok(lock);
         }
         let why = "the lock is free, another deployment holds it, or the token is forged";
         Err(LockError::InvalidToken { resource: self.resource.clone(), why })
@@ -339,35 +360,8 @@ impl StateStore {
         if self.remote.is_none() {
             return folder_lock::lock_status(&self.folder);
         }
-        let (manifest, status) =
-            self.with_remote(|remote, location| self.watch_lock(remote, location, should_watch))?;
-        Ok(((manifest.lock.epoch > 0).then_some(manifest.lock), status))
-    }
-
-    fn watch_lock(
-        &self,
-        remote: &mut dyn RemoteStorage,
-        location: &str,
-        should_watch: bool,
-    ) -> Result<(StateManifest, LockStatus), StateError> {
-        let (began, mut watch) = (Instant::now(), LockWatcher::default());
-        let mut first: Option<LockRecord> = None;
-        loop {
-            let manifest = remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
-            let observation = watch.observe(began.elapsed(), Some(&manifest.lock));
-            let has_moved = first.as_ref().is_some_and(|first| *first != manifest.lock);
-            match observation {
-                LockObservation::Free => return Ok((manifest, LockStatus::Free)),
-                LockObservation::Expired => return Ok((manifest, LockStatus::Stale)),
-                LockObservation::Held(_) if has_moved => return Ok((manifest, LockStatus::Held)),
-                LockObservation::Held(_) if !should_watch => return Ok((manifest, LockStatus::Unknown)),
-                LockObservation::Held(runs_out) => {
-                    let pause = observer_timeout(manifest.lock.ttl().unwrap_or_default()) / 16;
-                    first.get_or_insert(manifest.lock);
-                    thread::sleep(pause.min(runs_out.saturating_sub(began.elapsed())));
-                }
-            }
-        }
+        let (lock, status) = self.with_remote(|remote, _| watch_lock(remote, should_watch))?;
+        Ok(((lock.epoch > 0).then_some(lock), status))
     }
 
     /// Frees a lock whose holder has ended. Only `force` takes it from a running holder, who notices before its next
@@ -377,7 +371,8 @@ impl StateStore {
     /// [`LockError::HolderRunning`] when the holder is alive; other errors when the release fails.
     pub fn release_lock(&self, by: &str, message: &str, force: bool) -> Result<Option<LockRecord>, LockError> {
         let (record, status) = self.lock_status(!force)?;
-        let Some(record) = record.filter(|record| record.holder.is_some()) else { return Ok(None) };
+        // The holder of a folder's lock writes its record a moment after it has taken the lock.
+        let record = record.unwrap_or_else(|| LockRecord::never_held(&self.resource, journal::clock::now()));
         match status {
             LockStatus::Free => return Ok(None),
             LockStatus::Held | LockStatus::Unknown if !force => {
@@ -386,25 +381,30 @@ impl StateStore {
             LockStatus::Held | LockStatus::Unknown | LockStatus::Stale => {}
         }
         if self.remote.is_none() {
-            folder_lock::force_release(&self.folder, &self.resource, by, message)?;
+            folder_lock::release(&self.folder, &record, by, message, force)?;
             return Ok(Some(record));
         }
-        self.with_remote(|remote, location| {
+        let nonce = record::random_nonce().map_err(|error| StateError::Remote {
+            action: "release the lock of",
+            location: self.display_location(),
+            why: error.to_string(),
+        })?;
+        self.with_remote(|remote, _| {
             let mut failed = None;
             // The holder may renew the lock in the meantime: read and write again.
             for _ in 0..10 {
                 let seen = remote.read_record()?;
-                let manifest = remote_lock::parse_manifest(seen.as_ref(), &self.resource, location)?;
-                if !manifest.lock.is_same_holding(&record) {
+                if !seen.lock.is_same_holding(&record) {
                     return Ok(Some(record.clone()));
                 }
-                let root = manifest.with_forced_release(by, message);
                 let change = RecordUpdate {
-                    expected: seen.as_ref().map(|seen| &seen.version),
-                    record: &remote_lock::encode_manifest(&root),
+                    expected: &seen,
+                    lock: &seen.lock.tombstone(nonce.clone(), ReleasedBy::Operator, clock::now()),
+                    manifest: Some(&seen.manifest.with_forced_release(&seen.lock, by, message)),
                     files: &[],
                     removed: &[],
-                    message: &format!("{}: epoch {} released by {by}", self.resource, root.lock.epoch),
+                    archives: &[],
+                    message: &format!("{}: epoch {} released by {by}", self.resource, seen.lock.epoch),
                 };
                 match remote.compare_and_swap(&change) {
                     Ok(_) => return Ok(Some(record.clone())),
@@ -424,14 +424,12 @@ impl StateStore {
         if self.remote.is_none() {
             folder_lock::forced_releases_in(&self.folder)
         } else {
-            Ok(self.read_manifest()?.released)
+            Ok(self.read_record()?.manifest.released)
         }
     }
 
-    fn read_manifest(&self) -> Result<StateManifest, StateError> {
-        self.with_remote(|remote, location| {
-            remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)
-        })
+    fn read_record(&self) -> Result<RemoteRecord, StateError> {
+        self.with_remote(|remote, _| remote.read_record())
     }
 
     /// Runs on its own thread, because it blocks and the caller may run the async runtime.
@@ -448,6 +446,14 @@ impl StateStore {
 }
 
 impl RemoteBackend {
+    fn remember(&self, record: &RemoteRecord) {
+        *self.last_read.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.clone());
+    }
+
+    fn last_read(&self) -> Option<RemoteRecord> {
+        self.last_read.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn connect(&self, resource: &str) -> Result<Box<dyn RemoteStorage>, StateError> {
         Ok(match &self.state.location {
             RemoteLocation::Git(remote) => Box::new(git::GitStorage::new(&self.state, remote, resource, &self.cache)?),
@@ -458,121 +464,25 @@ impl RemoteBackend {
     }
 }
 
-impl DeploymentLock {
-    /// The last record that was written.
-    #[must_use]
-    pub fn record(&self) -> LockRecord {
-        match &self.kind {
-            LockKind::Folder(held) => held.record().clone(),
-            LockKind::Remote(lock) => lock.record(),
-        }
-    }
-
-    /// The resource that is locked.
-    #[must_use]
-    pub fn resource(&self) -> String {
-        self.record().resource
-    }
-
-    /// The holder's name.
-    #[must_use]
-    pub fn holder(&self) -> String {
-        self.record().holder.map_or_else(String::new, |holder| holder.to_string())
-    }
-
-    /// The token with which a child process proves that it runs for this deployment. Valid after
-    /// [`next_epoch`](Self::next_epoch).
-    #[must_use]
-    pub fn token(&self) -> LockToken {
-        self.record().token()
-    }
-
-    /// Takes the next epoch after those in the lock and the journals (`newest`).
-    ///
-    /// # Errors
-    /// [`LockError`] when it can't be written, or the lock was lost.
-    pub fn next_epoch(&mut self, newest: u64) -> Result<u64, LockError> {
-        match &mut self.kind {
-            LockKind::Folder(held) => held.next_epoch(newest),
-            LockKind::Remote(lock) => {
-                // Acquiring the lock already took an epoch; the journals may know a later one that was never uploaded.
-                if lock.record().epoch <= newest {
-                    lock.raise_epoch(newest)?;
-                }
-                // Without this file, the lock of a killed holder expires by itself.
-                let note = format!("{} {}", std::process::id(), lock.record().token());
-                let _ = replace_file(&self.held_by_path, note.as_bytes());
-                Ok(lock.record().epoch)
+/// Reads the lock, and reads it again while only time can tell whether its holder is alive.
+fn watch_lock(remote: &mut dyn RemoteStorage, should_watch: bool) -> Result<(LockRecord, LockStatus), StateError> {
+    let (began, mut watch) = (Instant::now(), LockWatcher::default());
+    let mut first: Option<LockRecord> = None;
+    loop {
+        let RemoteRecord { lock, .. } = remote.read_record()?;
+        let observation = watch.observe(began.elapsed(), Some(&lock));
+        let has_moved = first.as_ref().is_some_and(|first| *first != lock);
+        match observation {
+            LockObservation::Free => return Ok((lock, LockStatus::Free)),
+            LockObservation::Expired => return Ok((lock, LockStatus::Stale)),
+            LockObservation::Held(_) if has_moved => return Ok((lock, LockStatus::Held)),
+            LockObservation::Held(_) if !should_watch => return Ok((lock, LockStatus::Unknown)),
+            LockObservation::Held(runs_out) => {
+                let pause = observer_timeout(lock.ttl().unwrap_or_default()) / 16;
+                first.get_or_insert(lock);
+                thread::sleep(pause.min(runs_out.saturating_sub(began.elapsed())));
             }
         }
-    }
-
-    /// Uploads the journal to the state from now on. When this returns, its current content is uploaded.
-    ///
-    /// # Errors
-    /// [`LockError`] when it can't be written, or the lock was lost.
-    pub async fn sync_journal(&self, journal: &Path) -> Result<(), LockError> {
-        match &self.kind {
-            LockKind::Folder(_) => Ok(()),
-            LockKind::Remote(lock) => lock.sync_journal(journal.to_owned()).await,
-        }
-    }
-
-    /// Called right before every effect of the commit phase. Confirms that the lock is held and, if the next attempt
-    /// may run on another machine, that the journal is uploaded.
-    ///
-    /// # Errors
-    /// [`LockError::Lost`] with the epoch, or another error if that is unknown. In both cases the effect must not
-    /// happen.
-    pub async fn ensure_held(&self) -> Result<(), LockError> {
-        if let Some(checkpoints) = &self.checkpoints {
-            checkpoints.ensure_uploaded().await?;
-        }
-        match &self.kind {
-            LockKind::Folder(held) => held.ensure_held(),
-            LockKind::Remote(lock) => lock.ensure_held().await,
-        }
-    }
-
-    /// Uploads the rest and releases the lock within a time limit.
-    ///
-    /// # Errors
-    /// [`LockError`] when the lock was lost, or the upload failed; the lock then expires by itself.
-    pub async fn close(self, within: Duration) -> Result<(), LockError> {
-        let saved = async {
-            if let Some(checkpoints) = &self.checkpoints {
-                checkpoints.close(within).await;
-            }
-        };
-        match self.kind {
-            LockKind::Folder(held) => {
-                saved.await;
-                let result = held.ensure_held();
-                drop(held);
-                result
-            }
-            LockKind::Remote(lock) => {
-                let closed = tokio::join!(lock.close(within, &self.location), saved).0;
-                let _ = fs::remove_file(&self.held_by_path);
-                closed
-            }
-        }
-    }
-}
-
-impl InheritedLock {
-    /// The record at the time of verification.
-    #[must_use]
-    pub fn record(&self) -> &LockRecord {
-        &self.record
-    }
-
-    /// Checks again that the deployment that started this process holds the lock.
-    ///
-    /// # Errors
-    /// [`LockError::InvalidToken`] when it does not.
-    pub fn ensure_held(&self) -> Result<(), LockError> {
-        self.store.verify_token(&self.token).map(drop)
     }
 }
 

@@ -1,34 +1,25 @@
-//! The lock record: who holds the lock, under which epoch, and when it was renewed. A remote state keeps it in one
-//! manifest together with the list of journals.
+//! The lock record: who holds the lock, under which epoch, and when it was renewed.
 //!
-//! Invariant: the epoch only grows, and each holding has its own nonce. A released lock keeps its record as a
-//! tombstone, so that the next epoch continues from there. Times are for people; no decision depends on them.
+//! Invariant: the epoch only grows, and no two records are alike: each holding has its own nonce, and so has each release. A released
+//! lock keeps its record as a tombstone, so that the next epoch continues from there. Times are for people; no decision depends on
+//! them.
 
 use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use contract::hash::Blake3Hash;
 use journal::clock;
 
-/// The version of [`StateManifest`].
-///
-/// - 1: the first.
-pub const MANIFEST_VERSION: u32 = 1;
-
-/// The most forced releases that a manifest keeps.
-const MAX_FORCED_RELEASES: usize = 100;
-
 /// Who holds the lock of (app, environment), or held it last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct LockRecord {
     /// `<app>/<environment>`.
     pub resource: String,
     /// The epoch of the last attempt that took the lock; it only grows.
     pub epoch: u64,
-    /// Random for each holding; empty after a release. Absent in records of 0.1.0.
+    /// Random for each holding, and for each release. Absent in records of 0.1.0, and empty in their tombstones.
     #[serde(default)]
     pub nonce: String,
     /// Grows with every renewal. Observers use it to tell whether the holder is alive.
@@ -39,12 +30,44 @@ pub struct LockRecord {
     pub ttl_ms: Option<u64>,
     /// `None` after a release.
     pub holder: Option<LockHolder>,
+    /// Who released it. Absent while it is held, and in tombstones of 0.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_by: Option<ReleasedBy>,
     /// When the holder took the lock.
     pub since: Timestamp,
 }
 
+/// Who released a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleasedBy {
+    /// Its holder, after its last write.
+    Holder,
+    /// An operator, who did not ask the holder: it may still be running.
+    Operator,
+}
+
+/// The nonces of a holding, for [`LockRecord::nonce`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HoldingNonces {
+    /// Of its records.
+    pub holding: String,
+    /// Of its tombstone, the same each time that the release is tried.
+    pub release: String,
+}
+
+impl HoldingNonces {
+    /// New nonces.
+    ///
+    /// # Errors
+    /// The operating system has no random numbers.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        Ok(Self { holding: random_nonce()?, release: random_nonce()? })
+    }
+}
+
 /// Who holds a lock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "HolderForm", rename_all = "kebab-case")]
 pub struct LockHolder {
     /// `user@host, process n`.
@@ -97,6 +120,7 @@ impl LockRecord {
             counter: 0,
             ttl_ms: None,
             holder: None,
+            released_by: None,
             since,
         }
     }
@@ -124,6 +148,7 @@ impl LockRecord {
             counter: 0,
             ttl_ms: ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
             holder: Some(by),
+            released_by: None,
             since,
         }
     }
@@ -134,16 +159,26 @@ impl LockRecord {
         Self { counter: self.counter + 1, ..self.clone() }
     }
 
-    /// The record of a released lock. It keeps the epoch.
+    /// The record of a released lock. It keeps the epoch; the nonce must be new.
     #[must_use]
-    pub fn tombstone(&self, since: Timestamp) -> Self {
-        Self { nonce: String::new(), counter: self.counter + 1, ttl_ms: None, holder: None, since, ..self.clone() }
+    pub fn tombstone(&self, nonce: String, released_by: ReleasedBy, since: Timestamp) -> Self {
+        let released_by = Some(released_by);
+        Self { nonce, counter: self.counter + 1, ttl_ms: None, holder: None, released_by, since, ..self.clone() }
     }
 
-    /// Whether both records belong to the same holding.
+    /// Whether both records belong to the same holding. A tombstone belongs to none.
     #[must_use]
     pub fn is_same_holding(&self, other: &Self) -> bool {
-        !self.nonce.is_empty() && self.epoch == other.epoch && self.nonce == other.nonce
+        let is_held = self.holder.is_some() && other.holder.is_some();
+        is_held && !self.nonce.is_empty() && self.epoch == other.epoch && self.nonce == other.nonce
+    }
+
+    /// Whether both records were written by the same write. A release may be written more than once, and is one write.
+    #[must_use]
+    pub fn is_same_write(&self, other: &Self) -> bool {
+        let is_release = self.holder.is_none() && other.holder.is_none();
+        let is_same_nonce = !self.nonce.is_empty() && self.epoch == other.epoch && self.nonce == other.nonce;
+        is_same_nonce && (is_release || self.counter == other.counter)
     }
 
     /// The token with which a child process proves that it runs for the holder.
@@ -208,60 +243,6 @@ pub struct ForcedRelease {
     pub message: String,
 }
 
-/// Everything that a remote keeps about (app, environment), in one record that is replaced by compare-and-swap. The
-/// record with the lock also lists the journals, so a deployment that lost the lock can't add to them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct StateManifest {
-    /// [`MANIFEST_VERSION`].
-    pub version: u32,
-    /// The lock record.
-    pub lock: LockRecord,
-    /// The journals, in epoch order.
-    pub journals: Vec<RemoteJournal>,
-    /// Forced releases, oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub released: Vec<ForcedRelease>,
-}
-
-/// A journal in a remote.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct RemoteJournal {
-    /// The epoch of its attempt.
-    pub epoch: u64,
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// The BLAKE3 hash of its content.
-    pub hash: Blake3Hash,
-    /// The files that make it up, in order. A single file once the attempt has ended.
-    pub parts: Vec<String>,
-}
-
-impl StateManifest {
-    /// The manifest of a remote without any state.
-    #[must_use]
-    pub fn empty(resource: &str) -> Self {
-        Self {
-            version: MANIFEST_VERSION,
-            lock: LockRecord::never_held(resource, clock::now()),
-            journals: Vec::new(),
-            released: Vec::new(),
-        }
-    }
-
-    /// The manifest after an operator took the lock from its holder.
-    #[must_use]
-    pub fn with_forced_release(&self, by: &str, message: &str) -> Self {
-        let mut root = self.clone();
-        root.released.push(forced_release(&self.lock, by, message));
-        let surplus = root.released.len().saturating_sub(MAX_FORCED_RELEASES);
-        root.released.drain(..surplus);
-        root.lock = self.lock.tombstone(clock::now());
-        root
-    }
-}
-
 pub(super) fn forced_release(lock: &LockRecord, by: &str, message: &str) -> ForcedRelease {
     ForcedRelease {
         epoch: lock.epoch,
@@ -291,6 +272,33 @@ mod tests {
         assert_eq!(record.holder.as_ref().unwrap().to_string(), "ann@host, process 7");
         let again: LockRecord = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
         assert_eq!(again, record);
+    }
+
+    #[test]
+    fn tombstone_of_0_1_0_is_read_and_resembles_no_other() {
+        let old =
+            r#"{"resource":"shop/test","epoch":2,"nonce":"","counter":7,"holder":null,"since":"2025-11-23T03:20:00Z"}"#;
+        let old: LockRecord = serde_json::from_str(old).unwrap();
+        assert_eq!((old.holder.as_ref(), old.released_by), (None, None));
+        assert!(!old.is_same_holding(&old) && !old.is_same_write(&old));
+        let text = serde_json::to_string(&old).unwrap();
+        assert!(!text.contains("released-by"), "{text}");
+    }
+
+    #[test]
+    fn tombstones_tell_who_released_the_lock() {
+        let free = LockRecord::never_held("shop/test", Timestamp::UNIX_EPOCH);
+        let by = LockHolder { who: "ann@host".to_owned(), url: None, purpose: None };
+        let held = free.acquired_by(by, "0a".to_owned(), None, 0, Timestamp::UNIX_EPOCH);
+        let own = held.tombstone("0b".to_owned(), ReleasedBy::Holder, Timestamp::UNIX_EPOCH);
+        let forced = held.tombstone("0c".to_owned(), ReleasedBy::Operator, Timestamp::UNIX_EPOCH);
+        assert!(!own.is_same_write(&forced) && !held.is_same_holding(&own));
+        let again = LockRecord { counter: own.counter + 1, ..own.clone() };
+        assert!(own.is_same_write(&again), "a release that is tried twice is one release");
+        assert!(!held.is_same_write(&held.renewed()));
+        let text = serde_json::to_string(&forced).unwrap();
+        assert!(text.contains(r#""released-by":"operator""#), "{text}");
+        assert_eq!(serde_json::from_str::<LockRecord>(&text).unwrap(), forced);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Only this thread talks to the remote. So a busy or blocked async runtime does not lose the lock, and a slow remote
 //! does not block the runtime. The thread answers the commands of [`RemoteLock`] in order. When it confirms a write,
 //! the remote has everything that the journal held at the time of the command, and the lock was held: one
-//! compare-and-swap proves both. Deliberately absent: the rules, which are in [`super::lease`].
+//! compare-and-swap proves both. A renewal writes the lock only. Deliberately absent: the rules, which are in
+//! [`super::lease`], and what is uploaded, which is in [`super::upload`].
 
 use std::{
     path::PathBuf,
@@ -17,10 +18,13 @@ use std::{
 };
 
 use super::{
-    LockError, LockRequest, StateError, journal_cache, journal_name, journals_in,
+    LockError, LockRequest, StateError,
+    journal_cache::{self, LocalCopy},
+    journals_in,
     lease::{AcquireAction, Lease, LockAcquirer, LockLossReason, MonotonicTime, ReadBackResult},
-    record::{LockRecord, MANIFEST_VERSION, RemoteJournal, StateManifest, random_nonce},
-    remote::{RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
+    record::{HoldingNonces, LockRecord},
+    remote::{RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
+    upload::{LocalJournals, UploadScope},
 };
 use journal::clock;
 
@@ -28,13 +32,15 @@ use journal::clock;
 const MAX_WRITE_ATTEMPTS: u32 = 5;
 /// The pause between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How long such a call is repeated.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(10);
 /// How long dropping an unclosed lock waits for its release.
 const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
 type LockReply = Box<dyn FnOnce(Result<(), LockError>) + Send>;
 
 enum LockCommand {
-    /// Uploads this journal as it grows. The reply comes when its current content is uploaded.
+    /// Uploads this journal as it grows, soon or with the next command.
     SyncJournal(PathBuf, LockReply),
     /// The reply comes when the journal's current content is uploaded and the lock is still held.
     EnsureHeld(LockReply),
@@ -67,12 +73,12 @@ pub(super) struct RemoteLockParams {
 }
 
 impl RemoteLock {
-    /// Starts the thread and waits until it holds the lock and has downloaded the journals. Dropping the future cancels
-    /// it.
+    /// Starts the thread and waits until it holds the lock and has downloaded the newest journals. Returns also what the
+    /// remote has. Dropping the future cancels it.
     pub(super) async fn acquire(
         connect: impl FnOnce() -> Result<Box<dyn RemoteStorage>, StateError> + Send + 'static,
         params: RemoteLockParams,
-    ) -> Result<Self, LockError> {
+    ) -> Result<(Self, RemoteRecord), LockError> {
         let (commands, receiver) = channel();
         let (ready, taken) = tokio::sync::oneshot::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -88,7 +94,7 @@ impl RemoteLock {
                     worker.published_record = published_record;
                     worker.publish_record();
                     // The requester is gone: release the lock, so that it blocks nobody.
-                    if cancelled.load(Ordering::Relaxed) || ready.send(Ok(())).is_err() {
+                    if cancelled.load(Ordering::Relaxed) || ready.send(Ok(worker.state.clone())).is_err() {
                         let _ = worker.release();
                     } else {
                         worker.run(&receiver);
@@ -99,7 +105,7 @@ impl RemoteLock {
         });
         spawned.map_err(|source| LockError::Io { path: PathBuf::from(resource.as_str()), source })?;
         match taken.await {
-            Ok(Ok(())) => Ok(Self { commands, record, is_closed: false }),
+            Ok(Ok(state)) => Ok((Self { commands, record, is_closed: false }, state)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(worker_stopped_error(&resource, 0)),
         }
@@ -181,15 +187,11 @@ fn worker_stopped_error(resource: &str, epoch: u64) -> LockError {
 struct LockWorker {
     remote: Box<dyn RemoteStorage>,
     location: String,
-    folder: PathBuf,
     started_at: Instant,
     lease: Lease,
-    manifest: StateManifest,
-    version: RecordVersion,
-    /// Journals that may be longer here than in the remote.
-    synced_journals: Vec<PathBuf>,
-    /// A counter that makes file names unique.
-    files_written: u32,
+    /// What the remote has.
+    state: RemoteRecord,
+    journals: LocalJournals,
     published_record: Arc<Mutex<LockRecord>>,
 }
 
@@ -227,25 +229,25 @@ impl LockWorker {
     ) -> Result<Self, LockError> {
         let RemoteLockParams { location: place, resource, folder, ttl, request } = params;
         let began = Instant::now();
-        remote.verify_conditional_writes()?;
-        let nonce = random_nonce().map_err(|error| StateError::Remote {
+        retried(|| remote.verify_conditional_writes())?;
+        let nonces = HoldingNonces::random().map_err(|error| StateError::Remote {
             action: "lock",
             location: place.clone(),
             why: error.to_string(),
         })?;
-        let mut acquirer = LockAcquirer::new(began.elapsed(), request.holder(), nonce, ttl, request.wait, clock::now());
+        let mut acquirer =
+            LockAcquirer::new(began.elapsed(), request.holder(), nonces, ttl, request.wait, clock::now());
+        let copy = LocalCopy { folder: &folder, location: &place };
         let (mut tries, mut is_pulled) = (0, false);
-        let mut failed: Option<(Option<RecordVersion>, StateError)> = None;
+        let mut failed: Option<(RecordVersion, StateError)> = None;
         loop {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(LockError::Held { resource, record: None });
             }
-            let seen = remote.read_record()?;
-            let manifest = parse_manifest(seen.as_ref(), &resource, &place)?;
-            let version = seen.map(|seen| seen.version);
+            let seen = retried(|| remote.read_record())?;
             // A write failed although nobody else wrote, so this was not a race.
             if let Some((before, error)) = failed.take()
-                && before == version
+                && before == seen.version
             {
                 tries += 1;
                 if tries == MAX_WRITE_ATTEMPTS {
@@ -254,56 +256,60 @@ impl LockWorker {
                 thread::sleep(RETRY_DELAY * tries);
             }
             let newest = journals_in(&folder)?.last().map_or(0, |(epoch, _)| *epoch);
-            let newest = newest.max(manifest.journals.last().map_or(0, |kept| kept.epoch));
-            let (lease, version, root) = match acquirer.on_read(began.elapsed(), &manifest.lock, newest) {
+            let newest = newest.max(seen.manifest.newest_epoch());
+            let (lease, state) = match acquirer.on_read(began.elapsed(), &seen.lock, newest) {
                 AcquireAction::GiveUp(record) => return Err(LockError::Held { resource, record: Some(record) }),
                 AcquireAction::ReadAt(at) => {
                     sleep_until(began, at, cancelled);
                     continue;
                 }
-                AcquireAction::Acquired(lease) => match version {
-                    Some(version) => (*lease, version, manifest),
-                    None => continue,
-                },
+                AcquireAction::Acquired(lease) => (*lease, seen),
                 AcquireAction::Write(lock) => {
                     if !is_pulled {
-                        // Most journals are downloaded before the lock is held, because it may take long.
-                        journal_cache::pull_journals(remote.as_mut(), &manifest, &folder, &place)?;
-                        is_pulled = true;
+                        // Most files are downloaded before the lock is held, because it may take long. The holder may replace
+                        // them meanwhile; what is missing is downloaded under the lock.
+                        match copy.pull_recent(remote.as_mut(), &seen) {
+                            Ok(()) | Err(StateError::Remote { .. }) => is_pulled = true,
+                            Err(error) => return Err(error.into()),
+                        }
                     }
                     acquirer.on_write_sent(began.elapsed(), &lock);
-                    let root = StateManifest { lock, ..manifest };
-                    let change = RecordUpdate {
-                        expected: version.as_ref(),
-                        record: &encode_manifest(&root),
-                        files: &[],
-                        removed: &[],
-                        message: &format!("{resource}: taken, epoch {}", root.lock.epoch),
-                    };
+                    let message = format!("{resource}: taken, epoch {}", lock.epoch);
+                    let change = RecordUpdate::of_lock(&seen, &lock, &message);
                     match (remote.compare_and_swap(&change), acquirer.on_write_confirmed()) {
-                        (Ok(version), Some(lease)) => (lease, version, root),
+                        (Ok(version), Some(lease)) => {
+                            (lease, RemoteRecord { version, lock, manifest: seen.manifest, needs_manifest: false })
+                        }
                         (Ok(_), None) => continue,
                         (Err(error), _) => {
-                            failed = Some((version, error));
+                            failed = Some((seen.version, error));
                             continue;
                         }
                     }
                 }
             };
-            journal_cache::pull_journals(remote.as_mut(), &root, &folder, &place)?;
-            journal_cache::replace_newest_journal_file(&folder)?;
-            let followed = journals_in(&folder)?.into_iter().map(|(_, path)| path).collect();
-            let shown = Arc::new(Mutex::new(root.lock.clone()));
+            let prepared = copy
+                .pull_recent(remote.as_mut(), &state)
+                .and_then(|()| journal_cache::seal_newest_journal(&folder, lease.record().epoch))
+                .and_then(|()| LocalJournals::ahead_of(&state.manifest, &folder));
+            let journals = match prepared {
+                Ok(journals) => journals,
+                Err(error) => {
+                    // Without it, the next deployment would wait for a lease. Nothing here is uploaded.
+                    let lock = lease.released_record(clock::now());
+                    let message = format!("{resource}: released, epoch {}", lock.epoch);
+                    let _ = remote.compare_and_swap(&RecordUpdate::of_lock(&state, &lock, &message));
+                    return Err(error.into());
+                }
+            };
+            let shown = Arc::new(Mutex::new(state.lock.clone()));
             return Ok(Self {
                 remote,
                 location: place,
-                folder,
                 started_at: began,
                 lease,
-                manifest: root,
-                version,
-                synced_journals: followed,
-                files_written: 0,
+                state,
+                journals,
                 published_record: shown,
             });
         }
@@ -319,15 +325,11 @@ impl LockWorker {
             let pause = self.next_wakeup().saturating_sub(self.now());
             match commands.recv_timeout(pause) {
                 Ok(LockCommand::SyncJournal(path, answer)) => {
-                    if !self.synced_journals.contains(&path) {
-                        self.synced_journals.push(path);
-                    }
-                    answer(self.write_manifest(LockWriteKind::Renew));
+                    self.journals.add(path);
+                    answer(Ok(()));
                 }
-                Ok(LockCommand::EnsureHeld(answer)) => answer(self.write_manifest(LockWriteKind::Renew)),
-                Ok(LockCommand::RaiseEpoch(newest, answer)) => {
-                    answer(self.write_manifest(LockWriteKind::RaiseEpoch(newest)))
-                }
+                Ok(LockCommand::EnsureHeld(answer)) => answer(self.write(LockWriteKind::Renew)),
+                Ok(LockCommand::RaiseEpoch(newest, answer)) => answer(self.write(LockWriteKind::RaiseEpoch(newest))),
                 Ok(LockCommand::Close(answer)) => {
                     let released = self.release();
                     answer(released);
@@ -337,7 +339,9 @@ impl LockWorker {
                 Err(RecvTimeoutError::Timeout) => {
                     let is_due = self.now() >= self.lease.renewal_due();
                     // A failed renewal is retried in the next turn. The next command reports a lost lock.
-                    if self.lease.check(self.now()).is_ok() && (is_due || self.has_unsynced_lines()) {
+                    if self.lease.check(self.now()).is_ok()
+                        && (is_due || self.journals.has_new_lines(&self.state.manifest))
+                    {
                         let _ = self.write_with_retries(LockWriteKind::Renew, false);
                     }
                 }
@@ -358,12 +362,6 @@ impl LockWorker {
         }
     }
 
-    fn has_unsynced_lines(&self) -> bool {
-        self.synced_journals
-            .iter()
-            .any(|path| matches!(journal_cache::unsynced_part(&self.manifest, path), Ok(Some(_))))
-    }
-
     fn release(&mut self) -> Result<(), LockError> {
         match self.write_with_retries(LockWriteKind::Release, true) {
             Ok(()) => Ok(()),
@@ -377,7 +375,7 @@ impl LockWorker {
         }
     }
 
-    fn write_manifest(&mut self, kind: LockWriteKind) -> Result<(), LockError> {
+    fn write(&mut self, kind: LockWriteKind) -> Result<(), LockError> {
         self.write_with_retries(kind, true).map_err(|failure| match failure {
             LockWriteError::Lost(lost) => self.lost_error(&lost),
             LockWriteError::State(error) => error.into(),
@@ -410,25 +408,38 @@ impl LockWorker {
                 Err(LockWriteError::Lost(lost)) => return Err(lost.into()),
                 Err(LockWriteError::State(error)) => error,
             };
-            let before = self.version.clone();
+            let before = self.state.version.clone();
             if let Ok(seen) = self.remote.read_record() {
-                let manifest = parse_manifest(seen.as_ref(), &self.manifest.lock.resource, &self.location)?;
-                let readback = self.lease.on_read_back(self.now(), Some(&manifest.lock))?;
-                if let Some(seen) = seen {
-                    (self.version, self.manifest) = (seen.version, manifest);
-                }
+                let readback = self.lease.on_read_back(self.now(), Some(&seen.lock))?;
+                self.state = seen;
                 self.publish_record();
-                if readback == ReadBackResult::Confirmed {
+                // The lock may be there without the data: a host that crashed moved only one of two refs.
+                if readback == ReadBackResult::Confirmed && !self.has_changes(kind)? {
                     return Ok(());
                 }
             }
             self.lease.check(self.now())?;
             // A remote that answers reads but rejects writes will keep rejecting them.
-            tries = if before == self.version { tries + 1 } else { 0 };
+            tries = if before == self.state.version { tries + 1 } else { 0 };
             if !keeps_trying || tries == MAX_WRITE_ATTEMPTS * 4 {
                 return Err(error.into());
             }
             thread::sleep((RETRY_DELAY * tries.max(1)).min(self.lease.ttl() / 10));
+        }
+    }
+
+    fn has_changes(&self, kind: LockWriteKind) -> Result<bool, StateError> {
+        Ok(self.journals.changes(self.remote.as_ref(), &self.state.manifest, self.scope(kind))?.is_some())
+    }
+
+    /// What a write uploads. An empty remote gets everything at once, so that no part of it is taken for the whole.
+    fn scope(&self, kind: LockWriteKind) -> UploadScope {
+        match kind {
+            LockWriteKind::Release => UploadScope::Everything,
+            LockWriteKind::Renew | LockWriteKind::RaiseEpoch(_) if self.state.manifest.is_empty() => {
+                UploadScope::Everything
+            }
+            LockWriteKind::Renew | LockWriteKind::RaiseEpoch(_) => UploadScope::Journals,
         }
     }
 
@@ -439,117 +450,57 @@ impl LockWorker {
                 let next = self.lease.next_record();
                 LockRecord { epoch: next.epoch.max(newest + 1), ..next }
             }
-            LockWriteKind::Release => {
-                LockRecord { counter: self.lease.next_record().counter, ..self.lease.record().tombstone(clock::now()) }
-            }
+            LockWriteKind::Release => self.lease.released_record(clock::now()),
         };
-        let mut manifest = StateManifest { version: MANIFEST_VERSION, lock: lock.clone(), ..self.manifest.clone() };
-        let (mut files, mut dropped) = (Vec::new(), Vec::new());
-        for path in &self.synced_journals {
-            let Some((mut journal, more)) = journal_cache::unsynced_part(&manifest, path)? else { continue };
-            let name =
-                format!("{}-{:04}-{}.part", journal_name(journal.epoch), self.files_written, self.file_name_tag());
-            self.files_written += 1;
-            journal.parts.push(name.clone());
-            files.push((name, more));
-            insert_by_epoch(&mut manifest.journals, journal);
-        }
-        if kind == LockWriteKind::Release {
-            self.merge_parts(&mut manifest, &mut files, &mut dropped)?;
-        }
+        let change = self.journals.changes(self.remote.as_ref(), &self.state.manifest, self.scope(kind))?;
         let message = match kind {
             LockWriteKind::Release => format!("{}: released, epoch {}", lock.resource, lock.epoch),
             LockWriteKind::Renew | LockWriteKind::RaiseEpoch(_) => {
                 format!("{}: epoch {}, {}", lock.resource, lock.epoch, lock.counter)
             }
         };
-        self.lease.on_write_sent(self.now(), lock)?;
-        let record = encode_manifest(&manifest);
-        let change = RecordUpdate {
-            expected: Some(&self.version),
-            record: &record,
-            files: &files,
-            removed: &dropped,
+        self.lease.on_write_sent(self.now(), lock.clone())?;
+        let kept = self.state.needs_manifest.then_some(&self.state.manifest);
+        let update = RecordUpdate {
+            expected: &self.state,
+            lock: &lock,
+            manifest: change.as_ref().map(|change| &change.manifest).or(kept),
+            files: change.as_ref().map_or(&[], |change| &change.files),
+            removed: change.as_ref().map_or(&[], |change| &change.removed),
+            archives: change.as_ref().map_or(&[], |change| &change.archives),
             message: &message,
         };
-        self.version = self.remote.compare_and_swap(&change)?;
-        self.manifest = manifest;
+        let version = self.remote.compare_and_swap(&update)?;
+        let manifest = change.map_or_else(|| self.state.manifest.clone(), |change| change.manifest);
+        self.state = RemoteRecord { version, lock, manifest, needs_manifest: false };
         self.lease.on_write_confirmed(self.now())?;
         self.publish_record();
         Ok(())
     }
 
-    /// Merges the parts of each journal into one file.
-    fn merge_parts(
-        &self,
-        manifest: &mut StateManifest,
-        files: &mut Vec<(String, Vec<u8>)>,
-        removed: &mut Vec<String>,
-    ) -> Result<(), StateError> {
-        for journal in manifest.journals.iter_mut().filter(|kept| kept.parts.len() > 1) {
-            let path = self.folder.join(journal_name(journal.epoch));
-            let mut whole = std::fs::read(&path).map_err(|source| StateError::io("read", &path, source))?;
-            whole.truncate(usize::try_from(journal.bytes).unwrap_or(usize::MAX));
-            let name = format!("{}-{}", journal_name(journal.epoch), self.file_name_tag());
-            for part in std::mem::replace(&mut journal.parts, vec![name.clone()]) {
-                let waiting = files.len();
-                files.retain(|(file, _)| *file != part);
-                if files.len() == waiting {
-                    removed.push(part);
-                }
-            }
-            files.push((name, whole));
-        }
-        Ok(())
-    }
-
-    /// Part of file names, so that no two holders write the same file.
-    fn file_name_tag(&self) -> String {
-        self.lease.record().nonce.chars().take(8).collect()
-    }
-
     fn publish_record(&self) {
         let mut shown = self.published_record.lock().unwrap_or_else(PoisonError::into_inner);
         // A tombstone names no holder, but later callers ask who the holder was.
-        if !self.lease.record().nonce.is_empty() {
+        if self.lease.record().holder.is_some() {
             self.lease.record().clone_into(&mut shown);
         }
     }
 }
 
-/// Inserts a journal in epoch order, or replaces the one with its epoch.
-fn insert_by_epoch(journals: &mut Vec<RemoteJournal>, journal: RemoteJournal) {
-    match journals.binary_search_by_key(&journal.epoch, |kept| kept.epoch) {
-        Ok(at) => journals[at] = journal,
-        Err(at) => journals.insert(at, journal),
+/// Repeats a call that failed fast, before the lock is held: a busy server drops connections.
+fn retried<T>(mut call: impl FnMut() -> Result<T, StateError>) -> Result<T, StateError> {
+    let (began, mut tries) = (Instant::now(), 0);
+    loop {
+        tries += 1;
+        match call() {
+            Err(StateError::Remote { .. } | StateError::NoConditionalWrites { .. })
+                if tries < MAX_WRITE_ATTEMPTS && began.elapsed() < MAX_RETRY_TIME =>
+            {
+                thread::sleep(RETRY_DELAY * tries);
+            }
+            result => return result,
+        }
     }
-}
-
-/// Parses the record that was read; an empty manifest if there is none.
-pub(super) fn parse_manifest(
-    seen: Option<&VersionedRecord>,
-    resource: &str,
-    location: &str,
-) -> Result<StateManifest, StateError> {
-    let Some(seen) = seen else { return Ok(StateManifest::empty(resource)) };
-    let broken = |why: String| StateError::InvalidManifest { location: location.to_owned(), why };
-    let manifest: StateManifest = serde_json::from_slice(&seen.bytes).map_err(|error| broken(error.to_string()))?;
-    if manifest.version != MANIFEST_VERSION {
-        return Err(broken(format!(
-            "its version is {}; this runner supports version {MANIFEST_VERSION}",
-            manifest.version
-        )));
-    }
-    if manifest.lock.resource != resource {
-        return Err(broken(format!("it belongs to {}, not to {resource}", manifest.lock.resource)));
-    }
-    Ok(manifest)
-}
-
-pub(super) fn encode_manifest(manifest: &StateManifest) -> Vec<u8> {
-    let mut text = serde_json::to_vec_pretty(manifest).expect("records are JSON: their keys are texts");
-    text.push(b'\n');
-    text
 }
 
 /// Sleeps in short steps, so that a cancelled request ends soon.

@@ -1,6 +1,9 @@
-//! State in a bucket of an S3-compatible object store: the record and the journals are objects with a common prefix.
+//! State in a bucket of an S3-compatible object store: the record, with the lock in it, and the files are objects with
+//! a common prefix.
 //!
-//! A swap is a conditional put: `If-None-Match: *` for the first, `If-Match` for later ones.
+//! A swap is a conditional put: `If-None-Match: *` for the first, `If-Match` for later ones. The objects that it names
+//! are there before; a name contains the hash of the content, so an object is never changed. Objects are written, read
+//! and deleted in parallel.
 //! [`RemoteStorage::verify_conditional_writes`] detects and refuses a store that ignores either. A call that timed out
 //! may still arrive; the reader of the record finds out. `object_store` uses this runner's HTTP and TLS, so that there
 //! is one of each. Deliberately absent: listing; the record names all objects.
@@ -14,22 +17,33 @@ use object_store::{
     client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService},
     path::Path,
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::{
     StateError,
-    error::error_chain_text,
-    remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
+    archive::ARCHIVE_FOLDER,
+    manifest::{self, RemoteArchive, StateManifest},
+    record::LockRecord,
+    remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
 };
+use contract::{hash::Blake3Hash, text::error_chain_text};
+use journal::clock;
 use plan::RemoteState;
 
 /// The region for stores without regions.
 const DEFAULT_REGION: &str = "us-east-1";
 
+/// How many calls run at the same time.
+const MAX_PARALLEL_CALLS: usize = 16;
+
+/// The hash digits in an object's name.
+const NAME_HASH_DIGITS: usize = 16;
+
 /// State in a bucket.
 #[derive(Debug)]
 pub struct S3Storage {
     location: String,
+    resource: String,
     store: AmazonS3,
     /// The prefix of the objects' names.
     prefix: String,
@@ -57,7 +71,7 @@ impl S3Storage {
         }
         let store = builder.build().map_err(|error| failed(error_chain_text(&error)))?;
         let prefix = if prefix.is_empty() { resource.to_owned() } else { format!("{prefix}/{resource}") };
-        Ok(Self { location: state.written.clone(), store, prefix, runtime })
+        Ok(Self { location: state.written.clone(), resource: resource.to_owned(), store, prefix, runtime })
     }
 
     fn object_path(&self, name: &str) -> Path {
@@ -77,45 +91,80 @@ impl S3Storage {
         StateError::Remote { action, location: self.location.clone(), why: why.into() }
     }
 
+    /// Writes the record or a probe under a condition. Returns its ETag.
     fn put(
         &self,
         action: &'static str,
         name: &str,
         bytes: &[u8],
         mode: PutMode,
-    ) -> Result<Result<RecordVersion, object_store::Error>, StateError> {
+    ) -> Result<Result<String, object_store::Error>, StateError> {
         let payload = PutPayload::from(bytes.to_vec());
         let options = PutOptions::from(mode);
         let (store, path) = (&self.store, self.object_path(name));
         let put = self.block_with_timeout(action, async { store.put_opts(&path, payload, options).await })?;
         match put {
             Ok(result) => match result.e_tag {
-                Some(tag) => Ok(Ok(RecordVersion(tag))),
+                Some(tag) => Ok(Ok(tag)),
                 None => Err(self.remote_error(action, "the store returned no ETag")),
             },
             Err(error) => Ok(Err(error)),
         }
     }
 
-    fn get(&self, name: &str) -> Result<Option<VersionedRecord>, StateError> {
-        let (store, path) = (&self.store, self.object_path(name));
-        let got = self.block_with_timeout("read", async {
-            let got = store.get(&path).await?;
-            let tag = got.meta.e_tag.clone();
-            Ok((tag, got.bytes().await?))
+    /// Runs a call for each name, some at the same time. Returns the results in order, or the first error.
+    fn for_each_object<T, F>(
+        &self,
+        action: &'static str,
+        names: &[String],
+        call: impl Fn(usize, AmazonS3, Path) -> F,
+    ) -> Result<Vec<T>, StateError>
+    where
+        T: Send + 'static,
+        F: Future<Output = object_store::Result<T>> + Send + 'static,
+    {
+        let mut results: Vec<Option<T>> = names.iter().map(|_| None).collect();
+        self.runtime.block_on(async {
+            let (mut running, mut waiting) = (JoinSet::new(), names.iter().enumerate());
+            loop {
+                while running.len() < MAX_PARALLEL_CALLS
+                    && let Some((index, name)) = waiting.next()
+                {
+                    let work = call(index, self.store.clone(), self.object_path(name));
+                    running.spawn(async move { (index, tokio::time::timeout(CALL_TIMEOUT, work).await) });
+                }
+                let Some(ended) = running.join_next().await else { return Ok::<(), StateError>(()) };
+                let (index, ended) = ended.map_err(|error| self.remote_error(action, error.to_string()))?;
+                let ended = ended
+                    .map_err(|_| self.remote_error(action, format!("no answer in {} s", CALL_TIMEOUT.as_secs())))?;
+                let value = ended.map_err(|error| {
+                    let is_missing = matches!(error, object_store::Error::NotFound { .. });
+                    let why =
+                        if is_missing { format!("{} is missing", names[index]) } else { error_chain_text(&error) };
+                    self.remote_error(action, why)
+                })?;
+                results[index] = Some(value);
+            }
         })?;
-        match got {
-            Ok((Some(tag), bytes)) => Ok(Some(VersionedRecord { version: RecordVersion(tag), bytes: bytes.to_vec() })),
-            Ok((None, _)) => Err(self.remote_error("read", "the store returned no ETag")),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.remote_error("read", error_chain_text(&error))),
-        }
+        Ok(results.into_iter().flatten().collect())
     }
 
-    fn delete(&self, name: &str) {
-        let (store, path) = (&self.store, self.object_path(name));
-        // A leftover probe object is named by no record and costs a few bytes.
-        let _ = self.block_with_timeout("tidy", async { store.delete(&path).await });
+    fn read_objects(&self, names: &[String]) -> Result<Vec<Vec<u8>>, StateError> {
+        self.for_each_object("read", names, |_, store, path| async move {
+            Ok(store.get(&path).await?.bytes().await?.to_vec())
+        })
+    }
+
+    fn delete(&self, names: &[String]) {
+        // A leftover object is named by no record and costs a few bytes.
+        let _ = self.for_each_object("tidy", names, |_, store, path| async move {
+            let _ = store.delete(&path).await;
+            Ok(())
+        });
+    }
+
+    fn archive_name(&self, archive: &RemoteArchive) -> String {
+        self.stored_name(&format!("{ARCHIVE_FOLDER}/{}", archive.range()), &archive.hash)
     }
 }
 
@@ -123,7 +172,7 @@ impl RemoteStorage for S3Storage {
     fn verify_conditional_writes(&mut self) -> Result<(), StateError> {
         let nonce = super::record::random_nonce().map_err(|error| self.remote_error("probe", error.to_string()))?;
         let name = format!("probe-{nonce}");
-        let refused = |put: Result<RecordVersion, object_store::Error>, what: &str| match put {
+        let refused = |put: Result<String, object_store::Error>, what: &str| match put {
             Err(object_store::Error::Precondition { .. } | object_store::Error::AlreadyExists { .. }) => Ok(()),
             Ok(_) => Err(StateError::NoConditionalWrites {
                 location: self.location.clone(),
@@ -138,41 +187,74 @@ impl RemoteStorage for S3Storage {
         let first = first.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
         let outcome = (|| {
             refused(self.put("write", &name, b"2", PutMode::Create)?, "If-None-Match: *")?;
-            let update = |version: &RecordVersion| {
-                PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None })
-            };
+            let update = |tag: &String| PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None });
             let second = self.put("write", &name, b"3", update(&first))?;
             second.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
             refused(self.put("write", &name, b"4", update(&first))?, "If-Match")
         })();
-        self.delete(&name);
+        self.delete(&[name]);
         outcome
     }
 
-    fn read_record(&mut self) -> Result<Option<VersionedRecord>, StateError> {
-        self.get(RECORD_FILE)
+    fn read_record(&mut self) -> Result<RemoteRecord, StateError> {
+        let (store, path) = (&self.store, self.object_path(RECORD_FILE));
+        let got = self.block_with_timeout("read", async {
+            let got = store.get(&path).await?;
+            let tag = got.meta.e_tag.clone();
+            Ok((tag, got.bytes().await?))
+        })?;
+        match got {
+            Ok((Some(tag), bytes)) => {
+                let parsed = manifest::parse(&bytes, &self.resource, &self.location)?;
+                let lock = parsed.lock.ok_or_else(|| StateError::InvalidManifest {
+                    location: self.location.clone(),
+                    why: "it has no lock record".to_owned(),
+                })?;
+                let version = RecordVersion { data: Some(tag), ..RecordVersion::default() };
+                let needs_manifest = parsed.version != manifest::MANIFEST_VERSION;
+                Ok(RemoteRecord { version, lock, manifest: parsed.manifest, needs_manifest })
+            }
+            Ok((None, _)) => Err(self.remote_error("read", "the store returned no ETag")),
+            Err(object_store::Error::NotFound { .. }) => Ok(RemoteRecord {
+                version: RecordVersion::default(),
+                lock: LockRecord::never_held(&self.resource, clock::now()),
+                manifest: StateManifest::empty(&self.resource),
+                needs_manifest: true,
+            }),
+            Err(error) => Err(self.remote_error("read", error_chain_text(&error))),
+        }
     }
 
     fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError> {
-        for (name, bytes) in change.files {
-            let put = self.put("write", name, bytes, PutMode::Overwrite)?;
-            put.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
-        }
-        let mode = match change.expected {
+        let archives = change.archives.iter().map(|(archive, bytes)| (self.archive_name(archive), bytes.clone()));
+        let (names, payloads): (Vec<_>, Vec<_>) =
+            change.files.iter().cloned().chain(archives).map(|(name, bytes)| (name, PutPayload::from(bytes))).unzip();
+        self.for_each_object("write", &names, |index, store, path| {
+            let payload = payloads[index].clone();
+            async move { store.put(&path, payload).await }
+        })?;
+        let manifest = change.manifest.unwrap_or(&change.expected.manifest);
+        let record = manifest::encode(manifest, Some(change.lock), None);
+        let mode = match &change.expected.version.data {
             None => PutMode::Create,
-            Some(RecordVersion(tag)) => PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None }),
+            Some(tag) => PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None }),
         };
-        let put = self.put("write", RECORD_FILE, change.record, mode)?;
-        let version = put.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
-        change.removed.iter().for_each(|name| self.delete(name));
-        Ok(version)
+        let put = self.put("write", RECORD_FILE, &record, mode)?;
+        let tag = put.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
+        self.delete(change.removed);
+        Ok(RecordVersion { data: Some(tag), ..RecordVersion::default() })
     }
 
-    fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
-        match self.get(name)? {
-            Some(seen) => Ok(seen.bytes),
-            None => Err(self.remote_error("read", format!("{name} is missing"))),
-        }
+    fn read_files(&mut self, _: &RemoteRecord, names: &[String]) -> Result<Vec<Vec<u8>>, StateError> {
+        self.read_objects(names)
+    }
+
+    fn read_archive(&mut self, archive: &RemoteArchive) -> Result<Vec<u8>, StateError> {
+        self.read_objects(&[self.archive_name(archive)]).map(|mut contents| contents.remove(0))
+    }
+
+    fn stored_name(&self, name: &str, hash: &Blake3Hash) -> String {
+        format!("{name}.{}", hash.hex_prefix(NAME_HASH_DIGITS))
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleD
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
         let what = need.display_text(&step.with);
         let message = format!("step `{}` needs {what}, but the plan does not grant it", step.id);
-        let hint = format!("add to the step: grants: {{ {line} }}; it {}", need.reason);
+        let hint = format!("add to the step: grants: {{ {line} }}; the module's reason: it {}", need.reason);
         Some(plan.error_at(ErrorCode::MissingGrant, span, message, "not granted", Some(hint)))
     };
     description.needs.iter().filter_map(missing).collect()

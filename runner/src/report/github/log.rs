@@ -184,6 +184,8 @@ fn log_position(event: &JournalEvent) -> LogPosition<'_> {
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::Resolved { .. }
+        | JournalEvent::RecordLost { .. }
         | JournalEvent::Ended { .. }
         | JournalEvent::Unrecognized => LogPosition::OutsideGroups,
     }

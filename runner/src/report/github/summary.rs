@@ -339,6 +339,7 @@ impl DeploymentReporter for JobSummaryReporter {
             JournalEvent::Outcome { step_target, took_ms, outcome } => {
                 let row = self.row(step_target);
                 row.detail = match outcome {
+                    StepOutcome::Succeeded { receipt } if !receipt.acted() => messages::nothing_to_do(&receipt.notes),
                     StepOutcome::Succeeded { receipt } => messages::notes(&receipt.notes),
                     StepOutcome::Failed { failure } | StepOutcome::Unknown { failure } => messages::failure(failure),
                 };
@@ -355,6 +356,8 @@ impl DeploymentReporter for JobSummaryReporter {
             JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Progress { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Unrecognized => {}

@@ -100,6 +100,7 @@ impl From<std::fs::FileType> for FileType {
 }
 
 impl From<Error> for FsError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of std")]
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::NotFound => Self::NotFound,

@@ -107,5 +107,5 @@ pub(crate) fn remove(dir: &str, path: &str) -> Result<(), Failure> {
     for entry in fs::list(&here)? {
         remove(dir, &format!("{path}/{}", entry.name))?;
     }
-    backend::remove_dir(dir, path).map_err(|cause| Failure::permanent(format!("cannot remove `{here}`: {cause:?}")))
+    backend::remove_dir(dir, path).map_err(|cause| fs::fs_failure("remove", &here, cause))
 }

@@ -137,7 +137,7 @@ pub(super) fn read_sql_files(
             SnapshotContent::Bytes(bytes) => Err(utf8_error(bytes)),
             SnapshotContent::NotKept => {
                 let message =
-                    format!("the file has {} MiB; the limit is {} MiB", size >> 20, MAX_SNAPSHOT_TEXT_BYTES >> 20);
+                    format!("the file is {} MiB; the limit is {} MiB", size >> 20, MAX_SNAPSHOT_TEXT_BYTES >> 20);
                 return Err(failure(FailureKind::Limit, message)
                     .with_detail("file", format!("{dir_prefix}{}", file.path))
                     .with_hint("load that much data with a separate program, not with a migration"));
@@ -190,7 +190,7 @@ pub(super) fn parse_migrations(
             let (one, other) = (&pair[0].file_name, &pair[1].file_name);
             let message = format!("`{one}` and `{other}` have the same number {}", pair[1].version);
             return Err(failure(FailureKind::InvalidConfig, message)
-                .with_hint("give a higher number to the one that no database has applied yet")
+                .with_hint("give a higher number to the one that was not applied to any database yet")
                 .with_detail("file", format!("{dir_prefix}{other}"))
                 .with_detail("line", 1));
         }

@@ -213,7 +213,7 @@ impl HistoryProblem {
         let (code, failure) = match self {
             Self::Changed { file_name, version } => (
                 ErrorCode::MigrationChanged,
-                failure(FailureKind::Permanent, format!("{file_name} changed after the database `{database}` applied it"))
+                failure(FailureKind::Permanent, format!("{file_name} changed after it was applied to the database `{database}`"))
                     .with_hint(format!(
                         "restore the file and move the change to a new migration; if the change is harmless, run \
                          `runner migrate accept {version}`"
@@ -224,7 +224,7 @@ impl HistoryProblem {
                 ErrorCode::MigrationMissing,
                 failure(
                     FailureKind::Permanent,
-                    format!("the database `{database}` has applied {name}, but the file is missing from `{dir}`"),
+                    format!("{name} was applied to the database `{database}`, but the file is missing from `{dir}`"),
                 )
                 .with_hint("restore the file; never delete an applied migration")
                 .with_detail("file", format!("{dir_prefix}{name}"))
@@ -234,7 +234,7 @@ impl HistoryProblem {
                 ErrorCode::DatabaseAhead,
                 failure(
                     FailureKind::Permanent,
-                    format!("the database `{database}` is ahead: it has applied {name}, which is newer than every file in `{dir}`"),
+                    format!("the database `{database}` is ahead: {name} was applied to it, and is newer than every file in `{dir}`"),
                 )
                 .with_hint("deploy a release that contains it, or set `ahead: allow` to leave it applied")
                 .with_detail("file", format!("{dir_prefix}{name}")),

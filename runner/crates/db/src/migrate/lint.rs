@@ -181,6 +181,7 @@ const DROP_TABLE: LintRuleHit =
     ("ban-drop-table", "Dropping a table may break the live release.", "Drop it when no release uses it anymore.");
 
 /// The risks of a statement. Tables that the same file creates do not count.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of sqlparser")]
 fn check_statement(ast: &Ast, created_tables: &[String]) -> Vec<LintRuleHit> {
     match ast {
         Ast::Drop { object_type: ObjectType::Table, .. } => vec![DROP_TABLE],
@@ -215,6 +216,7 @@ fn check_statement(ast: &Ast, created_tables: &[String]) -> Vec<LintRuleHit> {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of sqlparser")]
 fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit> {
     match operation {
         AlterTableOperation::DropColumn { .. } => Some((
@@ -234,7 +236,7 @@ fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit>
         )),
         AlterTableOperation::ModifyColumn { .. } | AlterTableOperation::ChangeColumn { .. } => Some((
             "changing-column-type",
-            "Changing a column rewrites the table and blocks writers meanwhile.",
+            "Changing a column rewrites the table and blocks writers while it runs.",
             "Add a new one, fill it in batches, and drop the old one later.",
         )),
         AlterTableOperation::AddColumn { column_def, .. } => {
@@ -249,7 +251,7 @@ fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit>
         }
         AlterTableOperation::AddConstraint { constraint: TableConstraint::ForeignKey(_), .. } => Some((
             "adding-foreign-key-constraint",
-            "A new foreign key scans the whole table and blocks writers meanwhile.",
+            "A new foreign key scans the whole table and blocks writers while it runs.",
             "Add it when there is little traffic.",
         )),
         _ => None,

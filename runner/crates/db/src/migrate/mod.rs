@@ -21,6 +21,7 @@ mod split;
 mod unit;
 
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     ops::Range,
     path::PathBuf,
@@ -285,7 +286,7 @@ impl MigrationJob {
     fn lock_held_failure(&self, holder: &str) -> StepFailure {
         let mut failure = failure(
             FailureKind::Transient,
-            format!("{holder} holds the migration lock of the database `{}`", self.database_name),
+            format!("{holder} holds the migration lock on the database `{}`", self.database_name),
         )
         .with_hint("wait until it ends; the lock ends with its session")
         .with_code(ErrorCode::MigrationLockHeld);
@@ -344,8 +345,7 @@ impl MigrationJob {
         let held = self.acquire_lock(&session, log).await?;
         self.create_tables(&session).await?;
         self.session = Some(session);
-        let mut history = self.read_history().await?;
-        let mut history_reloaded = false;
+        let history = self.read_history().await?;
         let diff = self.history_diff(&history);
         let session = self.session.as_ref().ok_or_else(|| failure(FailureKind::Permanent, "no session"))?;
         if let Some(problem) = diff.problems.first() {
@@ -363,11 +363,28 @@ impl MigrationJob {
         if !diff.pending.is_empty() {
             run.apply_session_settings().await?;
         }
-        let total = diff.pending.len();
+        let began = Instant::now();
+        let applied = self.apply_pending(&run, &held, &diff.pending, history, progress).await?;
+        let notes = self.notes(applied, began.elapsed(), held.wait_time);
+        drop(held);
+        Ok(json!({ "outputs": self.outputs(), "notes": notes }))
+    }
+
+    /// Applies the files with these indices, and returns the time that each took.
+    async fn apply_pending(
+        &self,
+        run: &MigrationRun<'_>,
+        held: &lock::MigrationLock,
+        pending: &[usize],
+        mut history: MigrationHistory,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<Vec<(&str, Duration)>, StepFailure> {
+        let (session, log, total) = (run.session, run.log, pending.len());
         let (mut applied, mut unlisted) = (Vec::new(), 0);
+        let mut history_reloaded = false;
         let began = Instant::now();
         let mut last_progress: Option<Instant> = None;
-        for (done, index) in diff.pending.iter().enumerate() {
+        for (done, index) in pending.iter().enumerate() {
             if last_progress.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
                 progress(done as u64, total as u64);
                 last_progress = Some(Instant::now());
@@ -378,7 +395,7 @@ impl MigrationJob {
             }
             // A program that waits for this lock in the server has a snapshot, for which `CONCURRENTLY` would wait.
             let released_tool_lock =
-                held.tool_lock.as_ref().filter(|_| file.no_transaction && dialect.engine == SqlEngine::Postgres);
+                held.tool_lock.as_ref().filter(|_| file.no_transaction && self.dialect.engine == SqlEngine::Postgres);
             if let Some(tool_lock) = released_tool_lock {
                 session.run_batch(&tool_lock.release_sql).await?;
             }
@@ -400,7 +417,7 @@ impl MigrationJob {
             } else {
                 unlisted += 1;
             }
-            applied.push(json!({ "file": file.file_name, "ms": millis(took) }));
+            applied.push((file.file_name.as_str(), took));
         }
         if unlisted > 0 {
             let took = began.elapsed().as_millis();
@@ -409,21 +426,23 @@ impl MigrationJob {
                 format!("applied {total} files in {took} ms; the {unlisted} fast ones are not listed"),
             );
         }
+        Ok(applied)
+    }
+
+    /// The notes of the receipt.
+    fn notes(&self, mut applied: Vec<(&str, Duration)>, took: Duration, lock_time: Duration) -> Value {
         let count = applied.len();
         // A receipt has a size limit, and every later attempt repeats it; the slowest files matter most.
         if count > MAX_LISTED_FILES {
-            applied.sort_by(|one, other| {
-                other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0))
-            });
+            applied.sort_by_key(|(_, took)| Reverse(*took));
             applied.truncate(MAX_RECORDED_FILES);
         }
-        let names: Vec<_> = applied.iter().map(|file| file["file"].clone()).collect();
-        let notes = json!({
-            "applied_now": names, "took_ms": millis(began.elapsed()),
-            "migrations": { "format": self.format.name(), "count": count, "lock_ms": millis(held.wait_time), "files": applied },
-        });
-        drop(held);
-        Ok(json!({ "outputs": self.outputs(), "notes": notes }))
+        let names: Vec<_> = applied.iter().map(|(name, _)| name).collect();
+        let files: Vec<_> = applied.iter().map(|(name, took)| json!({ "file": name, "ms": millis(*took) })).collect();
+        json!({
+            "applied_now": names, "took_ms": millis(took),
+            "migrations": { "format": self.format.name(), "count": count, "lock_ms": millis(lock_time), "files": files },
+        })
     }
 }
 

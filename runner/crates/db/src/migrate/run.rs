@@ -156,7 +156,7 @@ impl MigrationRun<'_> {
         let resource = self.fence.resource.split('@').next().unwrap_or_default();
         failure(
             FailureKind::Conflict,
-            format!("epoch {recorded_epoch} of {resource} has migrated this database after this attempt (epoch {epoch}) began"),
+            format!("epoch {recorded_epoch} of {resource} migrated this database after this attempt (epoch {epoch}) began"),
         )
         .with_hint(
             "let the newer attempt finish; if there is none because the state was lost or reset, run `runner migrate resolve --fence`",

@@ -45,7 +45,7 @@ pub(super) fn hint_for(engine: SqlEngine, section: &MigrationSection<'_>, fault:
     let default_hint = if section.no_transaction || engine == SqlEngine::Mysql {
         "correct the file: the statements that are on record will not run again"
     } else {
-        "correct the file: it was rolled back, and the files before it will not run again"
+        "correct the file: its statements were rolled back, and the files before it will not run again"
     };
     if fault.has_code(&["25001"]) {
         return Some(

@@ -253,6 +253,14 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
+/// Refuses a statement that would end or begin the runner's transaction.
+fn refuse_transaction_control(engine: SqlEngine, statement: &str) -> Result<(), SqlSessionError> {
+    match transaction_control_word(crate::migrate::skip_blank(engine, statement)) {
+        Some(word) => Err(transaction_control_denied(word)),
+        None => Ok(()),
+    }
+}
+
 /// Whether a statement begins with a keyword that would end or begin the runner's transaction.
 fn transaction_control_word(statement: &str) -> Option<&'static str> {
     const CONTROL_WORDS: [&str; 7] = ["BEGIN", "START", "COMMIT", "ROLLBACK", "END", "ABORT", "XA"];

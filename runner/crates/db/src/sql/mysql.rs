@@ -14,9 +14,7 @@ use contract::step::FailureKind;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Params, SslOpts, consts::ColumnType, prelude::Queryable};
 use tokio::sync::Mutex;
 
-use super::{
-    SqlEngine, SqlPosition, SqlSessionError, TextRow, hex, tls, transaction_control_denied, transaction_control_word,
-};
+use super::{SqlEngine, SqlPosition, SqlSessionError, TextRow, hex, refuse_transaction_control, tls};
 use crate::sqlite::{MAX_RESULT_BYTES, MAX_RESULT_ROWS, SqlRows, SqlValue};
 use hostio::blocking::BlockingTaskGuard;
 use plan::{DirAccess, ServerEndpoint, ServerTlsMode, ServerUrl};
@@ -61,8 +59,9 @@ impl MysqlSession {
         Ok(session)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
     pub(super) async fn query(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlSessionError> {
-        refuse_transaction_control(sql)?;
+        refuse_transaction_control(SqlEngine::Mysql, sql)?;
         self.enforce_read_only(self.with_connection(async |connection| {
             let mut result = connection.exec_iter(sql, to_mysql_params(parameters)).await?;
             let columns = result.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
@@ -100,7 +99,7 @@ impl MysqlSession {
     }
 
     pub(super) async fn execute(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<u64, SqlSessionError> {
-        refuse_transaction_control(sql)?;
+        refuse_transaction_control(SqlEngine::Mysql, sql)?;
         self.enforce_read_only(self.with_connection(async |connection| {
             connection.exec_drop(sql, to_mysql_params(parameters)).await?;
             Ok(connection.affected_rows())
@@ -111,7 +110,7 @@ impl MysqlSession {
     pub(super) async fn run_script(&self, sql: &str) -> Result<(), SqlSessionError> {
         let statements = crate::migrate::statement_ranges(SqlEngine::Mysql, sql)?;
         for statement in &statements {
-            refuse_transaction_control(&sql[statement.clone()])?;
+            refuse_transaction_control(SqlEngine::Mysql, &sql[statement.clone()])?;
         }
         self.enforce_read_only(async {
             for statement in statements {
@@ -137,6 +136,7 @@ impl MysqlSession {
         outcome
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
     pub(super) async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
         let rows: Vec<mysql_async::Row> = self.with_connection(async |connection| connection.query(sql).await).await?;
         let text = |value: mysql_async::Value| match value {
@@ -273,13 +273,6 @@ async fn connect(url: &ServerUrl, with_tls: bool) -> mysql_async::Result<(Conn, 
     Ok((Conn::new(options.clone()).await?, options))
 }
 
-fn refuse_transaction_control(sql: &str) -> Result<(), SqlSessionError> {
-    match transaction_control_word(crate::migrate::skip_blank(SqlEngine::Mysql, sql)) {
-        Some(word) => Err(transaction_control_denied(word)),
-        None => Ok(()),
-    }
-}
-
 fn to_mysql_params(values: Vec<SqlValue>) -> Params {
     let one = |value| match value {
         SqlValue::Null => mysql_async::Value::NULL,
@@ -292,6 +285,7 @@ fn to_mysql_params(values: Vec<SqlValue>) -> Params {
     if values.is_empty() { Params::Empty } else { Params::Positional(values.into_iter().map(one).collect()) }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
 fn from_mysql_value(value: mysql_async::Value, kind: ColumnType, binary: bool) -> SqlValue {
     match value {
         mysql_async::Value::NULL => SqlValue::Null,
@@ -326,6 +320,7 @@ fn is_text_or_blob(kind: ColumnType) -> bool {
     .contains(&kind)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
 fn mysql_error(error: Error) -> SqlSessionError {
     let Error::Server(server) = error else {
         return match error {

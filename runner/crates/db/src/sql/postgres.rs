@@ -27,9 +27,8 @@ use tokio_postgres::{
 };
 
 use super::{
-    SqlPosition, SqlSessionError, TextRow,
+    SqlEngine, SqlPosition, SqlSessionError, TextRow, refuse_transaction_control,
     tls::{PostgresTlsConnector, ServerStream},
-    transaction_control_denied, transaction_control_word,
 };
 use crate::sqlite::{MAX_RESULT_BYTES, MAX_RESULT_ROWS, SqlRows, SqlValue};
 use hostio::blocking::BlockingTaskGuard;
@@ -116,7 +115,7 @@ impl PostgresSession {
 
     /// Runs a step's statement, in a read-only transaction if this session is read-only.
     pub(super) async fn query(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlSessionError> {
-        self.refuse_transaction_control(sql)?;
+        refuse_transaction_control(SqlEngine::Postgres, sql)?;
         self.enforce_read_only(async {
             let guard = self.begin_call()?;
             let statement = self.client.prepare(sql).await.map_err(|error| postgres_error(&error, sql))?;
@@ -163,7 +162,7 @@ impl PostgresSession {
     }
 
     pub(super) async fn execute(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<u64, SqlSessionError> {
-        self.refuse_transaction_control(sql)?;
+        refuse_transaction_control(SqlEngine::Postgres, sql)?;
         self.enforce_read_only(async {
             let guard = self.begin_call()?;
             let statement = self.client.prepare(sql).await.map_err(|error| postgres_error(&error, sql))?;
@@ -176,17 +175,10 @@ impl PostgresSession {
     }
 
     pub(super) async fn run_script(&self, sql: &str) -> Result<(), SqlSessionError> {
-        for statement in crate::migrate::statement_ranges(super::SqlEngine::Postgres, sql)? {
-            self.refuse_transaction_control(&sql[statement.clone()])?;
+        for statement in crate::migrate::statement_ranges(SqlEngine::Postgres, sql)? {
+            refuse_transaction_control(SqlEngine::Postgres, &sql[statement.clone()])?;
         }
         self.enforce_read_only(self.run_batch(sql)).await
-    }
-
-    fn refuse_transaction_control(&self, sql: &str) -> Result<(), SqlSessionError> {
-        match transaction_control_word(crate::migrate::skip_blank(super::SqlEngine::Postgres, sql)) {
-            Some(word) => Err(transaction_control_denied(word)),
-            None => Ok(()),
-        }
     }
 
     /// Runs work in a read-only transaction if this session is read-only.
@@ -205,6 +197,7 @@ impl PostgresSession {
     }
 
     /// Returns the rows of all statements of a text.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
     pub(super) async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
         let guard = self.begin_call()?;
         let mut completed = 0;

@@ -71,6 +71,7 @@ impl SqliteAuthorizer {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of rusqlite")]
 fn denial_reason(action: &AuthAction<'_>, in_transaction: bool) -> Option<String> {
     match action {
         AuthAction::Attach { .. } | AuthAction::Detach { .. } => Some(

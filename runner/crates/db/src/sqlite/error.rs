@@ -90,6 +90,7 @@ pub enum SqliteFault {
 impl SqliteError {
     /// The kind in the step contract.
     #[must_use]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of rusqlite")]
     pub fn kind(&self) -> FailureKind {
         match &self.fault {
             SqliteFault::FileMissing(_) => FailureKind::NotFound,
@@ -124,6 +125,7 @@ impl SqliteError {
 
     /// The position of a library error in the text that starts at byte `start` of `whole`. An error without a position
     /// is at the start.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of rusqlite")]
     pub(super) fn at_statement(error: Error, whole: &str, start: usize, length: usize) -> Self {
         let offset = match &error {
             // The library may have prepared only the end of the text; its `sql` tells how much.
@@ -164,6 +166,7 @@ impl From<SqliteFault> for SqliteError {
 }
 
 impl From<Error> for SqliteError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of rusqlite")]
     fn from(error: Error) -> Self {
         let fault = match error {
             Error::SqlInputError { error, msg, .. } => SqliteFault::Sqlite { code: error.code, message: msg },

@@ -145,10 +145,10 @@ pub enum EntryRefusal {
     #[error("another entry has the same name")]
     Duplicate,
     /// Another entry's name differs only by case.
-    #[error("its name differs from {0:?} only by case")]
+    #[error("its name differs from {0:?} only in case")]
     CaseCollision(String),
     /// Another entry's name differs only by the encoding of its characters.
-    #[error("its name differs from {0:?} only by how its characters are encoded (see Unicode normalization)")]
+    #[error("its name differs from {0:?} only in how its characters are encoded (see Unicode normalization)")]
     NormalizationCollision(String),
     /// A parent is a symlink of the same archive.
     #[error("its path goes through the link {0:?}")]

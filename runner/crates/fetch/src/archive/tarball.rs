@@ -88,6 +88,7 @@ fn skip_padding(input: &mut ChunkReader, size: u64) -> Result<(), ArchiveError> 
     pass_bytes(input, size.next_multiple_of(BLOCK_BYTES as u64) - size, |_| Ok(()))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of tar")]
 fn extract_entry(
     header: &Header,
     extended: TarExtendedHeader,

@@ -130,14 +130,14 @@ impl<'a> ExtractionTree<'a> {
     /// Creates a hard link to an earlier file.
     pub(super) fn hard_link(&mut self, path: EntryPath, raw: &[u8]) -> Result<(), ArchiveError> {
         let shown = String::from_utf8_lossy(raw).into_owned();
-        let target = EntryPath::parse(raw, self.job.limits).map_err(|error| match error {
-            ArchiveError::Refused { refusal: EntryRefusal::Absolute, .. } => {
+        let target = EntryPath::parse(raw, self.job.limits).map_err(|error| {
+            if matches!(error, ArchiveError::Refused { refusal: EntryRefusal::Absolute, .. }) {
                 ArchiveError::refused_entry(path.as_str(), EntryRefusal::AbsoluteTarget(shown.clone()))
-            }
-            ArchiveError::Refused { refusal: EntryRefusal::ParentComponent, .. } => {
+            } else if matches!(error, ArchiveError::Refused { refusal: EntryRefusal::ParentComponent, .. }) {
                 ArchiveError::refused_entry(path.as_str(), EntryRefusal::TargetOutside(shown.clone()))
+            } else {
+                error
             }
-            other => other,
         })?;
         let node = self.nodes.get(&entry::fold_path(target.as_str()));
         if !node.is_some_and(|node| node.kind == ArchiveEntryKind::File && node.path == target.as_str()) {

@@ -87,6 +87,7 @@ struct ZipContentState<'a> {
     length: u64,
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of rustix")]
 fn extract_entry(
     archive: &mut ZipArchive<BufReader<&File>>,
     index: usize,
@@ -158,6 +159,7 @@ fn extract_entry(
 }
 
 /// The type of an entry by its Unix mode; without one, a name that ends with `/` is a directory.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of rustix")]
 fn entry_type(mode: u32, ends_with_slash: bool) -> FileType {
     match FileType::from_raw_mode(mode) {
         FileType::Unknown if mode & 0o170_000 == 0 && ends_with_slash => FileType::Directory,
@@ -273,6 +275,7 @@ fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(
 }
 
 /// The modification time: UTC if the archive has it, else the writer's local time, taken as UTC.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of zip")]
 fn modified_time<R: Read>(file: &zip::read::ZipFile<'_, R>) -> ModifiedTime {
     let exact = file.extra_data_fields().find_map(|field| match field {
         ExtraField::ExtendedTimestamp(times) => times.mod_time(),
@@ -298,6 +301,7 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of zip")]
 fn archive_error(error: ZipError) -> ArchiveError {
     match error {
         ZipError::Io(error) => decode_error(&error),

@@ -139,7 +139,7 @@ pub enum NetError {
         size: u64,
     },
     /// The server sent something other than the requested rest of a download.
-    #[error("{peer} answered a request for the bytes from {asked} on with {answered}")]
+    #[error("{peer} answered a request for the bytes from {asked} onward with {answered}")]
     WrongRange {
         /// The address.
         peer: String,
@@ -328,6 +328,7 @@ impl NetError {
     }
 
     /// Converts a library's error of an exchange with `peer`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of rustls")]
     pub(super) fn from_reqwest_with_peer(error: &reqwest::Error, peer: String) -> Self {
         if let Some(own) = find_cause::<Self>(error) {
             return own.clone();
@@ -346,6 +347,7 @@ impl NetError {
     }
 
     /// Converts a system error of a connection to `peer`.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of std")]
     pub(super) fn from_io(fault: &io::Error, peer: String) -> Self {
         match fault.kind() {
             io::ErrorKind::ConnectionRefused => Self::ConnectionRefused { peer },

@@ -50,14 +50,7 @@ fn long_texts_are_truncated_and_never_prevent_an_outcome() {
         ProbeFinding::Unknown { why: flood.clone() },
         ProbeFinding::Failed { failure: failure.clone() },
     ] {
-        journal
-            .record_note(JournalNote::Probe {
-                step_target: step_target("pull"),
-                probed_input: ProbeInput::Current,
-                took,
-                finding,
-            })
-            .unwrap();
+        journal.record_probe(&step_target("pull"), ProbeInput::Current, took, finding).unwrap();
     }
     journal
         .record_decision(&step_target("pull"), Decision::Stop { reason: DecisionReason::Drifted { why: flood } })

@@ -1,4 +1,4 @@
-//! No secret reaches the file, in any record and any spelling, and the file stays readable.
+//! No secret reaches a text of the file, in any record and any spelling, and the file stays readable.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -20,7 +20,7 @@ fn every_spelling() -> String {
 fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -> String {
     let text = || text.to_owned();
     let map = || object(json!({ "a": { text(): [text(), 1] } }));
-    let receipt = || Receipt { outputs: map(), notes: map() };
+    let receipt = || receipt(json!({ "path": "releases/1.4.0" }));
     let failure =
         || StepFailure { kind: text().into(), message: text(), hint: Some(text()), retryable: true, details: map() };
     let by = JournalHeader { by: text(), ..header(1, AttemptNumber::FIRST) };
@@ -31,7 +31,7 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
     journal
         .record_note(JournalNote::Plan { digest: Blake3Hash::of(b"plan"), path: text(), steps: vec![planned] })
         .unwrap();
-    journal.record_note(JournalNote::Lock { resource: text(), holder: text() }).unwrap();
+    journal.record_note(JournalNote::Lock { resource: "shop/prod".to_owned(), holder: text() }).unwrap();
     journal
         .record_note(JournalNote::Override { option: "only".to_owned(), step: Some("pull".parse().unwrap()) })
         .unwrap();
@@ -47,14 +47,7 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
         ProbeFinding::Unknown { why: text() },
         ProbeFinding::Failed { failure: failure() },
     ] {
-        journal
-            .record_note(JournalNote::Probe {
-                step_target: pull.clone(),
-                probed_input: ProbeInput::Current,
-                took,
-                finding,
-            })
-            .unwrap();
+        journal.record_probe(&pull, ProbeInput::Current, took, finding).unwrap();
     }
     for reason in [
         DecisionReason::Drifted { why: text() },
@@ -74,7 +67,7 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
         StepOutcome::Unknown { failure: failure() },
     ] {
         let intent = journal
-            .record_intent(&pull, "key", fingerprint("pull"), Value::Object(map()), StepEffect::Mutating)
+            .record_intent(&pull, "key", fingerprint("pull"), json!({ "config": {} }), StepEffect::Mutating)
             .unwrap();
         journal.record_outcome(intent.complete(result, took)).unwrap();
     }

@@ -287,14 +287,14 @@ fn secrets() {
               |
             3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
               |               ^^^^^^^^^ no value
-              hint: set it with `UNSET=… runner …`, or in a CI under `env:` of the job
+              hint: set it with `UNSET=… runner …`, or in CI under `env:` of the job
 
             error[P0114]: secret `B`: the environment variable `EMPTY` is empty or not set
              --> deploy.yml:3:29
               |
             3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
               |                             ^^^^^^^^^ no value
-              hint: set it with `EMPTY=… runner …`, or in a CI under `env:` of the job
+              hint: set it with `EMPTY=… runner …`, or in CI under `env:` of the job
 
             error[P0107]: "d.e" is not a valid secret name
              --> deploy.yml:3:52

@@ -33,7 +33,7 @@ fn ten_megabytes() {
     check(
         &"x".repeat(10_000_000),
         expect![[r#"
-            error[P0103]: the plan has 10000000 bytes; the limit is 1048576 (1 MiB)
+            error[P0103]: the plan is 10000000 bytes long; the limit is 1048576 (1 MiB)
               hint: check that this is the right file; a plan is a page or two
         "#]],
     );

@@ -180,9 +180,8 @@ impl ModuleCacheStorage {
         let Some(mut file) = self.dir.open_file(name, FilePrivacy::ReadableByOthers)? else { return Ok(None) };
         let unusable = |source| self.dir.io_error(name, source);
         let changed = || PrivateDirError::from(UntrustedFileError::Modified { path: self.dir.file_path(name) });
-        let unread = |error: io::Error| match error.kind() {
-            ErrorKind::UnexpectedEof => changed(),
-            _ => unusable(error),
+        let unread = |error: io::Error| {
+            if error.kind() == ErrorKind::UnexpectedEof { changed() } else { unusable(error) }
         };
         let mut mac = [0; MAC_BYTES];
         file.read_exact(&mut mac).map_err(unread)?;

@@ -77,7 +77,7 @@ fn expect_status(
         return Ok(());
     }
     let said = answer.headers.get("x-ms-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
-    let why = format!("the blob storage answered: {}", calls.redacted_line(said));
+    let why = format!("the blob storage rejected the request: {}", calls.redacted_line(said));
     let why = why.trim_end_matches([':', ' ']).to_owned();
     Err(ArtifactError::Refused { action: call.action, status: answer.status, why })
 }

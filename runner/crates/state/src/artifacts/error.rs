@@ -30,9 +30,6 @@ pub enum ArtifactError {
     /// The content is larger than the limit.
     #[error("can't {action}: it is larger than {} MiB", max >> 20)]
     TooLarge { action: &'static str, max: u64 },
-    /// The service would reject the name.
-    #[error("{name:?} is not a valid artifact name")]
-    InvalidName { name: String, why: &'static str },
     /// Both the service and GitHub's REST API failed.
     #[error("{service}")]
     BothFailed { service: Box<ArtifactError>, rest: Box<ArtifactError> },
@@ -55,7 +52,6 @@ impl ArtifactError {
             Self::Refused { status, why, .. } => format!("{status}: {why}"),
             Self::DigestMismatch { listed, found, .. } => format!("it is {found}; the service listed {listed}"),
             Self::TooLarge { .. } => "a journal is never that large".to_owned(),
-            Self::InvalidName { why, .. } => (*why).to_owned(),
             Self::BothFailed { service, .. } => service.reason(),
         }
     }
@@ -66,11 +62,11 @@ impl From<&ArtifactError> for Diagnostic {
         let (code, hint) = match error {
             ArtifactError::InvalidAccess { .. } => (
                 ErrorCode::InvalidArtifactAccess,
-                "start the runner with `uses:`, and let no step overwrite the CI's variables",
+                "start the runner with `uses:`, and check that no step overwrites the variables of the CI job",
             ),
             ArtifactError::Unauthorized { .. } => (
                 ErrorCode::ArtifactUnauthorized,
-                "re-run the job for a new token; the REST API needs `permissions: actions: read`",
+                "re-run the job to get a new token; the REST API needs `permissions: actions: read`",
             ),
             ArtifactError::Unavailable { .. } => (
                 ErrorCode::ArtifactServiceUnavailable,
@@ -86,10 +82,6 @@ impl From<&ArtifactError> for Diagnostic {
             ArtifactError::TooLarge { .. } => {
                 (ErrorCode::ArtifactTooLarge, "find the job that stored it: the runner did not write this artifact")
             }
-            ArtifactError::InvalidName { .. } => (
-                ErrorCode::InvalidArtifactName,
-                "rename the application, environment or job: their names make up the artifact's",
-            ),
             ArtifactError::BothFailed { service, rest } => {
                 let diagnostic = Self::from(service.as_ref());
                 return diagnostic.with_cause(format!("through GitHub's REST API: {rest}: {}", rest.reason()));

@@ -14,8 +14,10 @@ use reqwest::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ArtifactError;
-use crate::error::error_chain_text;
-use contract::Secret;
+use contract::{
+    Secret,
+    text::{error_chain_text, format_duration},
+};
 
 /// Limits of retries and times.
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +158,7 @@ impl ServiceHttpClient {
             let result = timeout(limit, send_once(call.max_bytes, send())).await;
             let tried = result.unwrap_or_else(|_| {
                 CallAttemptResult::Failed(TransportError {
-                    reason: format!("no answer in {limit:.0?}"),
+                    reason: format!("no answer in {}", format_duration(limit.as_millis() as u64)),
                     was_never_sent: false,
                 })
             });

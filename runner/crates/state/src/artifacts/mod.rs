@@ -129,13 +129,12 @@ impl ArtifactStore {
         Ok(Self { client: ServiceHttpClient { client, limits: patience, secrets }, service, rest })
     }
 
-    /// Uploads a zip under the name `<stem>-<nonce>`.
+    /// Uploads a zip under the name `<stem>-<nonce>`, which must be [valid](is_valid_name).
     ///
     /// # Errors
     /// When the outcome is a failure or unknown. The artifact may exist nevertheless.
     pub async fn upload(&self, stem: &str, content: Bytes) -> Result<ArtifactInfo, ArtifactError> {
         let until = self.client.deadline();
-        ensure_valid_name(stem)?;
         if content.len() as u64 > MAX_ARTIFACT_BYTES {
             return Err(ArtifactError::TooLarge { action: "store an artifact", max: MAX_ARTIFACT_BYTES });
         }
@@ -164,16 +163,20 @@ impl ArtifactStore {
         digest: &Digest,
         until: Instant,
     ) -> Result<ArtifactInfo, UploadFailure> {
-        let url = self.service.create(&self.client, until, name).await.map_err(|error| match error {
+        let url = self.service.create(&self.client, until, name).await.map_err(|error| {
             // The name exists, most likely from a lost response.
-            ArtifactError::Refused { status: StatusCode::CONFLICT | StatusCode::OK, .. } => {
+            if error.is_refused_with(StatusCode::CONFLICT) || error.is_refused_with(StatusCode::OK) {
                 UploadFailure::NameUnusable(error)
+            } else {
+                UploadFailure::Final(error)
             }
-            error => UploadFailure::Final(error),
         })?;
-        blob::upload_blocks(&self.client, until, &url, content).await.map_err(|error| match error {
-            ArtifactError::Refused { .. } => UploadFailure::NameUnusable(error),
-            error => UploadFailure::Final(error),
+        blob::upload_blocks(&self.client, until, &url, content).await.map_err(|error| {
+            if matches!(error, ArtifactError::Refused { .. }) {
+                UploadFailure::NameUnusable(error)
+            } else {
+                UploadFailure::Final(error)
+            }
         })?;
         let failed = match self.service.finalize(&self.client, until, name, content.len(), digest).await {
             Ok(stored) => return Ok(stored),
@@ -304,16 +307,10 @@ fn verify_digest(listed: &ArtifactInfo, content: Vec<u8>) -> Result<Vec<u8>, Art
     }
 }
 
-/// Checks that the service would accept a name.
-fn ensure_valid_name(name: &str) -> Result<(), ArtifactError> {
-    let wrong = |why| Err(ArtifactError::InvalidName { name: name.chars().take(100).collect(), why });
-    if name.is_empty() {
-        return wrong("it is empty");
-    }
-    if name.chars().any(|c| FORBIDDEN_NAME_CHARS.contains(&c) || c.is_control()) {
-        return wrong("it contains one of \" : < > | * ? \\ / or a control character");
-    }
-    Ok(())
+/// Whether the service accepts a name.
+#[must_use]
+pub fn is_valid_name(name: &str) -> bool {
+    !name.is_empty() && !name.chars().any(|c| FORBIDDEN_NAME_CHARS.contains(&c) || c.is_control())
 }
 
 #[cfg(test)]
@@ -322,9 +319,9 @@ mod tests {
 
     #[test]
     fn invalid_names_are_rejected() {
-        ensure_valid_name("pawl-shop-prod-deploy (ümläut, 1)-a01-s0001").unwrap();
+        assert!(is_valid_name("pawl-shop-prod-deploy (ümläut, 1)-a01-s0001"));
         for name in ["", "a/b", "a\\b", "a:b", "a\nb", "a\tb", "a*", "a?", "a|b", "<a", "a>", "\"a\""] {
-            assert!(matches!(ensure_valid_name(name), Err(ArtifactError::InvalidName { .. })), "{name:?}");
+            assert!(!is_valid_name(name), "{name:?}");
         }
     }
 }

@@ -19,7 +19,7 @@ use super::*;
 /// Small archives, so that few attempts make several.
 const POLICY: ArchivePolicy = ArchivePolicy { length: 4, min_loose: 2 };
 
-fn open(folder: &Path) -> HistoryFolder {
+fn open(folder: &Path) -> HistoryFolder<'static> {
     HistoryFolder::open(folder).unwrap()
 }
 
@@ -62,10 +62,10 @@ fn deploy(folder: &Path) -> JournalState {
     if history.snapshot().map(|snapshot| snapshot.state.epoch()) != Some(loaded.state.epoch())
         && loaded.state.epoch() > 0
     {
-        history.record(&loaded.state, &loaded.summaries, Some(POLICY)).unwrap();
+        history.record(&loaded.state, &loaded.summaries, POLICY).unwrap();
     }
     let state = attempt(folder, true);
-    open(folder).record(&state, state.attempts.last().cloned().as_slice(), Some(POLICY)).unwrap();
+    open(folder).record(&state, state.attempts.last().cloned().as_slice(), POLICY).unwrap();
     state
 }
 

@@ -130,6 +130,8 @@ struct LockSimulation {
     queued: u64,
     record: Option<LockRecord>,
     epochs: BTreeMap<u64, String>,
+    /// The nonce, epoch and counter of each record that was written.
+    written: BTreeSet<(String, u64, u64)>,
     forced: BTreeSet<u64>,
     newest_effect: u64,
     nodes: Vec<SimulatedNode>,
@@ -157,6 +159,7 @@ impl LockSimulation {
             queued: 0,
             record: None,
             epochs: BTreeMap::new(),
+            written: BTreeSet::new(),
             forced: BTreeSet::new(),
             newest_effect: 0,
             nodes,
@@ -214,7 +217,8 @@ impl LockSimulation {
                 if let Some(record) = self.record.clone().filter(|record| record.holder.is_some()) {
                     self.forced.insert(record.epoch);
                     self.counts.forced += 1;
-                    self.record = Some(record.tombstone(record.since));
+                    let nonce = format!("{:016x}", self.rng.next());
+                    self.replace_record(record.tombstone(nonce, ReleasedBy::Operator, record.since));
                 }
             }
             SimulationEvent::CallArrives { node, number, call } => self.handle_call(node, number, call),
@@ -282,11 +286,12 @@ impl LockSimulation {
         self.schedule(self.now + way, SimulationEvent::ReplyArrives { node, number, reply });
     }
 
-    /// Checks that the epoch only grows, and that each epoch has one nonce forever.
+    /// Checks that the epoch only grows, that each epoch has one holder forever, and that no two records are alike.
     fn replace_record(&mut self, new: LockRecord) {
         let before = self.record.as_ref();
         assert!(before.is_none_or(|before| before.epoch <= new.epoch), "the epoch fell: {before:?} {new:?}");
-        if !new.nonce.is_empty() {
+        assert!(self.written.insert((new.nonce.clone(), new.epoch, new.counter)), "two records are alike: {new:?}");
+        if new.holder.is_some() {
             let nonce = self.epochs.entry(new.epoch).or_insert_with(|| new.nonce.clone());
             assert_eq!(*nonce, new.nonce, "two holders have epoch {}", new.epoch);
             let newest = self.epochs.keys().next_back();
@@ -305,7 +310,7 @@ impl LockSimulation {
             SimulatedNodeState::Idle if end => {}
             SimulatedNodeState::Idle => {
                 let holder = LockHolder { who: format!("node {node}"), url: None, purpose: None };
-                let nonce = format!("{:016x}", self.rng.next());
+                let (holding, release) = (format!("{:016x}", self.rng.next()), format!("{:016x}", self.rng.next()));
                 let wait = if self.rng.percent(70) {
                     LockWait::For(Duration::from_millis(5 * TTL_MS))
                 } else {
@@ -313,7 +318,8 @@ impl LockSimulation {
                 };
                 let wall = 1_700_000_000_000 + self.now.cast_signed() + self.nodes[node].wall_clock_offset;
                 let since = Timestamp::from_millisecond(wall).unwrap();
-                let taker = LockAcquirer::new(now, holder, nonce, Duration::from_millis(TTL_MS), wait, since);
+                let nonces = HoldingNonces { holding, release };
+                let taker = LockAcquirer::new(now, holder, nonces, Duration::from_millis(TTL_MS), wait, since);
                 self.nodes[node].state = SimulatedNodeState::Acquiring(taker);
                 self.send_call(node, SimulatedCall::Read);
             }
@@ -338,11 +344,10 @@ impl LockSimulation {
     fn send_write(&mut self, node: usize, aim: SimulatedWriteKind) {
         let now = self.clock(node);
         let SimulatedNodeState::Holding { lease, known, .. } = &mut self.nodes[node].state else { unreachable!() };
-        let next = lease.next_record();
         let new = if aim == SimulatedWriteKind::Release {
-            LockRecord { counter: next.counter, ..next.tombstone(next.since) }
+            lease.released_record(lease.record().since)
         } else {
-            next
+            lease.next_record()
         };
         match lease.on_write_sent(now, new.clone()) {
             Ok(()) => {
@@ -444,7 +449,13 @@ impl LockSimulation {
 
     fn handle_confirmed(&mut self, node: usize) {
         match self.nodes[node].write_kind {
-            SimulatedWriteKind::Release => return self.go_idle(node),
+            SimulatedWriteKind::Release => {
+                let SimulatedNodeState::Holding { lease, .. } = &self.nodes[node].state else { unreachable!() };
+                let tombstone = &lease.record().nonce;
+                let has_arrived = self.written.iter().any(|(nonce, ..)| nonce == tombstone);
+                assert!(has_arrived, "an operator's release confirmed the holder's: {:?}", self.record);
+                return self.go_idle(node);
+            }
             SimulatedWriteKind::Effect => self.perform_effect(node),
             SimulatedWriteKind::Renew => {}
         }
@@ -485,7 +496,8 @@ impl LockSimulation {
         let holder = LockHolder { who: "last".to_owned(), url: None, purpose: None };
         let (ttl, began) = (Duration::from_millis(TTL_MS), self.clock(0));
         let wait = LockWait::For(2 * ttl);
-        let mut taker = LockAcquirer::new(began, holder, "last".to_owned(), ttl, wait, Timestamp::UNIX_EPOCH);
+        let nonces = HoldingNonces { holding: "last".to_owned(), release: "end".to_owned() };
+        let mut taker = LockAcquirer::new(began, holder, nonces, ttl, wait, Timestamp::UNIX_EPOCH);
         let mut now = began;
         loop {
             let record = self.record.clone().expect("the first race has a winner");

@@ -164,9 +164,9 @@ fn page_of_an_interrupted_undo() {
         .run("switch", DecisionReason::UpstreamRan, 2, json!({"links": 1}))
         .push(1, JournalEvent::UndoIntent { step_target: step_target("switch") });
     expect![[r#"
-        ## ⚠️ shop r2 → test: interrupted
+        ## ⚠️ shop r2 → test: interrupted at \`switch\`
 
-        INTERRUPTED r2 to test after 5 ms (run 2\-bbbbbb, attempt 1)
+        INTERRUPTED r2 to test at \`switch\` after 5 ms \(1 ran\) (run 2\-bbbbbb, attempt 1)
 
         | Step | Result | Why | Time |
         |---|---|---|---:|

@@ -1,0 +1,221 @@
+//! Checks a state as a whole, and repairs what needs no judgement: caches are made again, and lines that can't be read are moved away,
+//! with a note of the steps that they may have begun.
+//!
+//! Nothing is deleted: what a repair takes out of a journal lies in `lost/`. Deliberately absent: damage in an archive or on a
+//! remote, which only a copy can mend.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use hostio::atomic_file::replace_file;
+use journal::{JournalEvent, JournalState, LoadedJournals, StepTarget, line};
+
+use super::{
+    HistoryError, StateError, StateStore, attempt_index,
+    history::{ARCHIVE_POLICY, HistoryFolder},
+    journal_files::{read_if_present, whole_lines},
+    lost_lines::{keep_lost_lines, note_begun_steps},
+};
+
+/// Something that a check found.
+#[derive(Debug)]
+pub enum StateFinding {
+    /// Lines of a journal can't be read, or contradict those before them. A repair moves them and all later ones away.
+    DamagedJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong.
+        error: HistoryError,
+        /// How many of its lines are sound.
+        sound_lines: usize,
+        /// The journals after it, which can't be read without it.
+        later: Vec<PathBuf>,
+    },
+    /// An archive can't be read. No repair mends it.
+    DamagedArchive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong.
+        error: HistoryError,
+    },
+    /// The snapshot or the index is missing, damaged or of another history. A repair makes both again.
+    OutdatedSnapshot,
+    /// A journal here and the remote's have diverged. A repair takes the remote's.
+    Diverged(PathBuf),
+    /// A journal here has lines that the next deployment uploads. Nothing to repair.
+    NotUploaded(PathBuf),
+    /// Lines that were moved away earlier. Nothing to repair.
+    LostLines(PathBuf),
+}
+
+impl StateFinding {
+    /// Whether a repair changes something because of it.
+    #[must_use]
+    pub fn is_repairable(&self) -> bool {
+        match self {
+            Self::DamagedJournal { .. } | Self::OutdatedSnapshot | Self::Diverged(_) => true,
+            Self::DamagedArchive { .. } | Self::NotUploaded(_) | Self::LostLines(_) => false,
+        }
+    }
+
+    /// Whether deployments can't go on because of it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::DamagedJournal { .. } | Self::DamagedArchive { .. } | Self::Diverged(_) => true,
+            Self::OutdatedSnapshot | Self::NotUploaded(_) | Self::LostLines(_) => false,
+        }
+    }
+}
+
+impl StateStore {
+    /// Checks all journals, archives, the snapshot and the index, and compares the local copy with the remote. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StateError`] when the folder or the remote can't be read.
+    pub fn check(&self) -> Result<Vec<StateFinding>, StateError> {
+        let copy = self.inspect_local_copy()?;
+        let mut findings: Vec<_> = copy.diverged.into_iter().map(StateFinding::Diverged).collect();
+        if findings.is_empty() {
+            // With a diverged copy, everything else would be told of the wrong history.
+            self.pull_recent()?;
+            findings.extend(HistoryFolder::of(self)?.check()?);
+        }
+        findings.extend(copy.not_uploaded.into_iter().map(StateFinding::NotUploaded));
+        findings.extend(copy.lost.into_iter().map(StateFinding::LostLines));
+        Ok(findings)
+    }
+
+    /// Takes the remote's history, if the local copy has diverged. Needs no lock: only this machine's copy changes.
+    ///
+    /// # Errors
+    /// [`StateError`] when something can't be read or written.
+    pub fn repair_copy(&self) -> Result<(), StateError> {
+        self.reset_local_copy().map(drop)
+    }
+
+    /// Repairs the folder; the caller holds the lock.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when something can't be read or written.
+    pub fn repair(&self) -> Result<(), HistoryError> {
+        let history = HistoryFolder::of(self)?;
+        for finding in history.check()? {
+            if let StateFinding::DamagedJournal { path, sound_lines, later, .. } = finding {
+                history.move_lines_away(&path, sound_lines)?;
+                later.iter().try_for_each(|path| history.move_lines_away(path, 0))?;
+            }
+        }
+        let history = HistoryFolder::of(self)?;
+        let loaded = history.load_all(|_| {})?;
+        history.forget_caches()?;
+        if loaded.state.epoch() > 0 {
+            history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY)?;
+        }
+        Ok(())
+    }
+}
+
+impl HistoryFolder<'_> {
+    fn check(&self) -> Result<Vec<StateFinding>, StateError> {
+        let mut loaded = LoadedJournals::default();
+        for range in &self.archives {
+            if let Err(error) = self.fold_archive(*range, &mut loaded) {
+                return Ok(vec![StateFinding::DamagedArchive { path: range.path(&self.folder), error }]);
+            }
+        }
+        self.fetch_journals(&self.loose)?;
+        for (index, (_, path)) in self.loose.iter().enumerate() {
+            let before = loaded.state.clone();
+            if let Err(error) = loaded.read_path(path, index + 1 == self.loose.len(), |_| {}) {
+                let sound_lines = sound_lines(&before, path)?;
+                let later = self.loose[index + 1..].iter().map(|(_, path)| path.clone()).collect();
+                let error = error.into();
+                return Ok(vec![StateFinding::DamagedJournal { path: path.clone(), error, sound_lines, later }]);
+            }
+        }
+        let is_current = self.snapshot().is_some_and(|snapshot| {
+            let read = self.load(|_| {}).is_ok_and(|read| read.state == loaded.state);
+            read && attempt_index::read(&self.folder, snapshot.index).is_some()
+        });
+        let is_outdated = !is_current && loaded.state.epoch() > 0 && loaded.state.newer_format.is_none();
+        Ok(is_outdated.then_some(StateFinding::OutdatedSnapshot).into_iter().collect())
+    }
+
+    /// Moves the lines of a journal from one on away, and notes the steps that they may have begun.
+    fn move_lines_away(&self, path: &std::path::Path, sound_lines: usize) -> Result<(), StateError> {
+        let content = read_if_present(path)?.unwrap_or_default();
+        let sound: usize = content.split_inclusive(|byte| *byte == b'\n').take(sound_lines).map(<[u8]>::len).sum();
+        let lost = &content[sound..];
+        keep_lost_lines(&self.folder, super::epoch_of(path).unwrap_or_default(), lost)?;
+        note_begun_steps(&self.folder, self.steps_in(lost))?;
+        if sound == 0 {
+            return fs::remove_file(path).map_err(|source| StateError::io("remove", path, source));
+        }
+        replace_file(path, &content[..sound]).map_err(|source| StateError::io("write", path, source))
+    }
+
+    /// The steps that lines are about; all known steps, if a line can't be read.
+    fn steps_in(&self, lines: &[u8]) -> BTreeSet<StepTarget> {
+        let mut steps = BTreeSet::new();
+        for text in whole_lines(lines).split(|byte| *byte == b'\n').filter(|text| !text.is_empty()) {
+            match line::decode(text) {
+                Ok((entry, _)) => steps.extend(begun_step(&entry.event)),
+                Err(_) => steps.extend(self.known_steps()),
+            }
+        }
+        steps
+    }
+
+    fn known_steps(&self) -> BTreeSet<StepTarget> {
+        let state = self.snapshot().map(|snapshot| snapshot.state);
+        state.map(|state| state.records.into_keys().collect()).unwrap_or_default()
+    }
+}
+
+/// The step that an event says has begun.
+fn begun_step(event: &JournalEvent) -> Option<StepTarget> {
+    match event {
+        JournalEvent::Intent { step_target, .. }
+        | JournalEvent::UndoIntent { step_target }
+        | JournalEvent::Outcome { step_target, .. }
+        | JournalEvent::UndoOutcome { step_target, .. }
+        | JournalEvent::Resolved { step_target, .. }
+        | JournalEvent::RecordLost { step_target } => Some(step_target.clone()),
+        JournalEvent::Started(_)
+        | JournalEvent::Plan { .. }
+        | JournalEvent::Lock { .. }
+        | JournalEvent::Torn { .. }
+        | JournalEvent::Decision { .. }
+        | JournalEvent::Progress { .. }
+        | JournalEvent::Probe { .. }
+        | JournalEvent::Override { .. }
+        | JournalEvent::Ended { .. }
+        | JournalEvent::Unrecognized => None,
+    }
+}
+
+/// How many lines of a journal can be folded after a state.
+fn sound_lines(before: &JournalState, path: &std::path::Path) -> Result<usize, StateError> {
+    let content = read_if_present(path)?.unwrap_or_default();
+    let lines: Vec<_> = whole_lines(&content).split_inclusive(|byte| *byte == b'\n').collect();
+    let is_sound = |count: &usize| {
+        let mut loaded = LoadedJournals { state: before.clone(), ..LoadedJournals::default() };
+        loaded.read_file(path, &lines[..*count].concat(), true, |_| {}).is_ok()
+    };
+    Ok((1..=lines.len()).rev().find(is_sound).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_names_what_is_kept() {
+        // Two repairs of different lines of one epoch keep both.
+        let folder = tempfile::tempdir().unwrap();
+        keep_lost_lines(folder.path(), 3, b"one\n").unwrap();
+        keep_lost_lines(folder.path(), 3, b"two\n").unwrap();
+        let kept = fs::read_dir(folder.path().join("lost")).unwrap().count();
+        assert_eq!(kept, 2);
+    }
+}
