@@ -1,9 +1,9 @@
 //! What an older runner left is gone on with: nothing is repeated, nothing is forgotten.
 //!
-//! The folders were recorded with the runner of commit faa8fda (tests/fixtures/upgrade). Deliberately absent: that runner itself; that it
-//! refuses what this one wrote was checked by hand, and what it refuses by is asserted here.
+//! The folders were recorded with the runner of commit faa8fda (tests/fixtures/upgrade). Deliberately absent: that runner itself. That it
+//! refuses what this one wrote was tried by hand (README.md there); what it refuses by is asserted here.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use crate::support::{MotoServer, TestEnvironment, aws_variables};
 
@@ -72,6 +72,7 @@ fn ended_run_is_followed_by_the_next_release() {
     }
     environment.deploy("r2", &[]).assert_exit(0);
     check_deployed(&environment, 3);
+    check_folder_is_refused(&environment);
 }
 
 #[test]
@@ -115,7 +116,29 @@ fn unfinished_undo_is_finished() {
 
 #[test]
 fn repository_is_migrated_and_resumed() {
-    check_resumes(&recorded("git"));
+    let environment = recorded("git");
+    check_resumes(&environment);
+    let repository = environment.path("remote.git");
+    let record =
+        Command::new("git").arg("--git-dir").arg(repository).args(["show", "refs/pawl/shop/test:state.json"]).output();
+    check_manifest_is_refused(&record.unwrap().stdout);
+}
+
+/// The older runner takes version 1 only.
+#[track_caller]
+fn check_manifest_is_refused(manifest: &[u8]) {
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+    assert_eq!(manifest["version"], 2);
+}
+
+/// The older runner locks a file, and refuses a directory; and it begins no attempt after a journal of a newer format.
+#[track_caller]
+fn check_folder_is_refused(environment: &TestEnvironment) {
+    let state = Path::new(".pawl/shop/test");
+    assert!(environment.path(state.join("lock")).is_dir());
+    let newest = environment.list(".pawl/shop/test").into_iter().rfind(|name| name.ends_with(".journal")).unwrap();
+    let header = environment.read(&format!("{}/{newest}", state.display()));
+    assert!(!header.lines().next().unwrap().contains(r#""format":{"major":1,"minor":2}"#), "{header}");
 }
 
 #[test]
@@ -125,6 +148,7 @@ fn bucket_is_migrated_and_resumed() {
     put_objects(&moto, &environment.path("objects"), "");
     aws_variables(&moto.address()).iter().for_each(|(name, value)| environment.set_variable(name, value));
     check_resumes(&environment);
+    check_manifest_is_refused(moto.get("upgrade/shop/test/state.json").as_bytes());
 }
 
 fn put_objects(moto: &MotoServer, folder: &Path, prefix: &str) {
