@@ -45,5 +45,6 @@ mod cases {
     mod shared_state;
     mod shared_storage;
     mod state_repair;
+    mod upgrade;
     mod verify;
 }

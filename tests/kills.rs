@@ -1,8 +1,8 @@
 //! The runner is killed at calls of a whole deployment, and run again: the end must be an undisturbed run's.
 //!
 //! Points are chosen by a seed, which is printed: `PAWL_SEED=… cargo test --release -p runner --test kills` repeats a run,
-//! and `PAWL_POINTS=all` takes every point (`cargo xtask bench faults`). Deliberately absent: power loss and torn
-//! writes, which no signal makes; the journal's own tests cut and flip its bytes.
+//! and `PAWL_POINTS=all` takes every point (`cargo xtask bench faults`). What no signal makes, lost and torn writes, is in
+//! `power_loss`. Deliberately absent: damaged bytes; the journal's own tests cut and flip them.
 
 #[path = "kills/example_shop.rs"]
 mod example_shop;
@@ -10,6 +10,8 @@ mod example_shop;
 mod forced_releases;
 #[path = "kills/journal_sync.rs"]
 mod journal_sync;
+#[path = "kills/power_loss.rs"]
+mod power_loss;
 #[path = "kills/rng.rs"]
 mod rng;
 #[path = "kills/server.rs"]

@@ -1,22 +1,11 @@
-//! Makes a long history of attempts, for `cargo xtask bench growth`: repeats the newest attempt of a state folder, each time as the
-//! next epoch, as a run of its own and for a release of its own.
-//!
-//! The journals are written by the product's own code, one sync for each record. Deliberately absent: the snapshot, the index and the
-//! archives, which the next deployment makes, as it does for a folder that an older runner left.
+//! Makes a long history of attempts, for `cargo xtask bench growth`: repeats the newest attempt of a state folder.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    time::Duration,
-};
+#[path = "../../tests/support/attempt_template.rs"]
+mod attempt_template;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use contract::{AttemptNumber, Digest, step::StepPhase};
-use journal::{
-    Journal, LoadedJournals, Redactor, StepTarget,
-    event::{JournalEntry, JournalEvent, JournalHeader, Release},
-    file::{JournalNote, StepEffect, StepIntent},
-};
+use std::path::Path;
+
+use anyhow::{Result, bail};
 use plan::StateLocation;
 use state::StateStore;
 
@@ -27,110 +16,5 @@ fn main() -> Result<()> {
     };
     let location = StateLocation::Dir(Path::new(root).to_owned());
     let store = StateStore::new(&location, &app.parse()?, &environment.parse()?);
-    let mut template = Vec::new();
-    let loaded = store.load(|entry| {
-        if entry.seq == 0 {
-            template.clear();
-        }
-        template.push(entry.clone());
-    })?;
-    let template = AttemptTemplate::new(template)?;
-    let mut state = loaded.state;
-    for _ in 0..count.parse::<u64>()? {
-        let loaded = LoadedJournals { state, ..LoadedJournals::default() };
-        state = template.repeat(&store, loaded)?;
-    }
-    Ok(())
-}
-
-/// An attempt that is written again and again.
-struct AttemptTemplate {
-    header: JournalHeader,
-    rest: Vec<JournalEntry>,
-    /// The steps that change nothing.
-    checks: BTreeSet<StepTarget>,
-}
-
-impl AttemptTemplate {
-    fn new(entries: Vec<JournalEntry>) -> Result<Self> {
-        let mut entries = entries.into_iter();
-        let first = entries.next().context("there is no attempt to repeat")?;
-        let JournalEvent::Started(header) = first.event else { bail!("the newest journal has no header") };
-        let rest: Vec<_> = entries.collect();
-        let ends = matches!(rest.last(), Some(JournalEntry { event: JournalEvent::Ended { .. }, .. }));
-        ensure!(ends, "the newest attempt has not ended");
-        let mut checks = BTreeSet::new();
-        for entry in &rest {
-            let JournalEvent::Plan { steps, .. } = &entry.event else { continue };
-            let read_only = steps.iter().filter(|step| step.phase == StepPhase::Check);
-            checks.extend(read_only.map(|step| step.step_target.clone()));
-        }
-        Ok(Self { header, rest, checks })
-    }
-
-    /// Writes the attempt after those in `loaded`. Returns the state after it.
-    fn repeat(&self, store: &StateStore, loaded: LoadedJournals) -> Result<journal::JournalState> {
-        let epoch = loaded.state.epoch() + 1;
-        let mut sum = [0; 32];
-        sum[..8].copy_from_slice(&epoch.to_be_bytes());
-        let header = JournalHeader {
-            epoch,
-            run: format!("{epoch}-{:06x}", epoch & 0xff_ffff).parse()?,
-            attempt: AttemptNumber::FIRST,
-            release: Release { label: format!("s{epoch}").parse()?, digest: Some(Digest::from_bytes(sum)) },
-            ..self.header.clone()
-        };
-        let path = store.journal_path(epoch);
-        let mut journal = Journal::create(&path, header, loaded, Redactor::default(), Box::new(|_| {}))?;
-        let mut begun = BTreeMap::new();
-        for entry in &self.rest {
-            self.write(&mut journal, &mut begun, entry.event.clone())?;
-        }
-        Ok(journal.state().clone())
-    }
-
-    fn write(
-        &self,
-        journal: &mut Journal,
-        begun: &mut BTreeMap<StepTarget, StepIntent>,
-        event: JournalEvent,
-    ) -> Result<()> {
-        match event {
-            JournalEvent::Plan { digest, path, steps } => {
-                journal.record_note(JournalNote::Plan { digest, path, steps })?
-            }
-            JournalEvent::Lock { resource, holder } => journal.record_note(JournalNote::Lock { resource, holder })?,
-            JournalEvent::Override { option, step } => journal.record_note(JournalNote::Override { option, step })?,
-            JournalEvent::Progress { step_target, progress } => {
-                journal.record_note(JournalNote::Progress { step_target, progress })?;
-            }
-            JournalEvent::Probe { step_target, probed_input, took_ms, finding } => {
-                let took = Duration::from_millis(took_ms);
-                journal.record_probe(&step_target, probed_input, took, finding)?;
-            }
-            JournalEvent::Decision { step_target, decision } => journal.record_decision(&step_target, decision)?,
-            JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
-                let effect = match exposes {
-                    true => StepEffect::Exposing,
-                    false if self.checks.contains(&step_target) => StepEffect::ReadOnly,
-                    false => StepEffect::Mutating,
-                };
-                let intent = journal.record_intent(&step_target, &key, fingerprint, input, effect)?;
-                begun.insert(step_target, intent);
-            }
-            JournalEvent::Outcome { step_target, took_ms, outcome } => {
-                let intent = begun.remove(&step_target).context("an outcome without an intent")?;
-                journal.record_outcome(intent.complete(outcome, Duration::from_millis(took_ms)))?;
-            }
-            JournalEvent::Ended { exit, verified } => journal.record_end(exit, verified)?,
-            other @ (JournalEvent::Started(_)
-            | JournalEvent::Torn { .. }
-            | JournalEvent::UndoIntent { .. }
-            | JournalEvent::UndoOutcome { .. }
-            | JournalEvent::Resolved { .. }
-            | JournalEvent::RecordLost { .. }
-            | JournalEvent::Unrecognized) => bail!("{other:?} is not repeated"),
-        }
-        Ok(())
-    }
+    attempt_template::repeat_newest_attempt(&store, count.parse()?)
 }

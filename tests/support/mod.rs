@@ -81,6 +81,16 @@ impl TestEnvironment {
         environment
     }
 
+    /// What is in the folder `name` of an archive, with modes and times.
+    pub fn unpacked(archive: &Path, name: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let bytes = fs::read(archive).unwrap_or_else(|error| panic!("{}: {error}", archive.display()));
+        tar::Archive::new(zstd::Decoder::new(&bytes[..]).unwrap()).unpack(root.path()).unwrap();
+        fs::rename(root.path().join(name), root.path().join("shop")).unwrap();
+        fs::create_dir(root.path().join("home")).unwrap();
+        Self { root, variables: BTreeMap::new() }
+    }
+
     /// Another plan, in a folder with nothing else.
     pub fn with_plan(plan: &str) -> Self {
         let environment = Self::new();

@@ -34,15 +34,28 @@ impl MotoServer {
         self.send_put(&format!("/acme-state/{key}"), content);
     }
 
+    /// Reads an object that is text.
+    pub fn get(&self, key: &str) -> String {
+        let answer = self.send("GET", &format!("/acme-state/{key}"), &[]);
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
     fn send_put(&self, path: &str, content: &[u8]) {
+        self.send("PUT", path, content);
+    }
+
+    /// Returns the answer to a request, which must succeed.
+    fn send(&self, method: &str, path: &str, content: &[u8]) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let length = content.len();
-        let head =
-            format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        );
         stream.write_all(&[head.as_bytes(), content].concat()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
     }
 
     /// `127.0.0.1:<port>`.

@@ -43,6 +43,9 @@ const PROGRESS_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES / 2;
 /// The size in bytes beyond which no step begins, so that running steps have room for their outcomes.
 const INTENT_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES - 16 * line::MAX_LINE_BYTES as u64;
 
+/// How many folders above a journal's own the first attempt creates: `<state>/<app>/<environment>`.
+const CREATED_FOLDERS: usize = 3;
+
 /// A callback that gets every entry after it is written.
 pub type EntryObserver = Box<dyn FnMut(&JournalEntry)>;
 
@@ -187,6 +190,9 @@ impl Journal {
         if staged.is_some() && path.exists() {
             return Err(io_error("create", path, io::ErrorKind::AlreadyExists.into()));
         }
+        if let Some(previous) = &loaded.newest_file {
+            sync_previous(previous).map_err(|source| io_error("sync", previous, source))?;
+        }
         let created_path = staged.as_deref().unwrap_or(path);
         let file = OpenOptions::new().append(true).create_new(true).open(created_path);
         let file = file.map_err(|source| fenced_or_io_error(staging, path, "create", source))?;
@@ -200,19 +206,9 @@ impl Journal {
             renamed.map_err(|source| fenced_or_io_error(staging, &journal.path, "create", source))?;
         }
         let folder = folder_of(&journal.path).to_owned();
-        let previous = loaded.newest_file;
-        // This runs in parallel; the first sync waits for it. The new file names the last line of the previous one, so that line
-        // must not be lost if this file is not: its writer may have been killed before it synced.
-        let naming = thread::Builder::new().spawn(move || {
-            match previous.map(File::open) {
-                Some(Ok(previous)) => previous.sync_data()?,
-                // It is in an archive, which was synced.
-                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                Some(Err(error)) => return Err(error),
-                None => {}
-            }
-            File::open(folder)?.sync_all()
-        });
+        let is_first = journal.state.attempts.len() == 1;
+        // This runs in parallel; the first sync waits for it.
+        let naming = thread::Builder::new().spawn(move || sync_names(&folder, is_first));
         let naming = naming.map_err(|source| io_error("sync the folder of", &journal.path, source))?;
         journal.folder_sync = Some(naming);
         (journal.observer)(&entry);
@@ -484,6 +480,31 @@ fn fenced_or_io_error(staging: Option<&Path>, path: &Path, action: &'static str,
         return JournalError::Fenced { path: path.to_owned() };
     }
     io_error(action, path, source)
+}
+
+/// Makes the previous journal durable. A new one names its last line, and may reach the disk at any time: without that line, the
+/// chain would be broken. Its writer may have been killed before it synced.
+fn sync_previous(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(previous) => previous.sync_data(),
+        // It is in an archive, which was synced.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the names in a folder durable. The first attempt may have created the folder and those above it, so their names are synced too.
+fn sync_names(folder: &Path, is_first: bool) -> io::Result<()> {
+    File::open(folder)?.sync_all()?;
+    let above = folder.ancestors().skip(1).take(if is_first { CREATED_FOLDERS } else { 0 });
+    for folder in above.filter(|folder| *folder != Path::new("")) {
+        match File::open(folder).and_then(|folder| folder.sync_all()) {
+            // It can't be read, so this user did not create anything in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 fn folder_of(journal: &Path) -> &Path {

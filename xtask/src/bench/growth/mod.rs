@@ -152,7 +152,9 @@ fn measure(kind: StateKind, tools: &BenchedRunner, lengths: &[u64]) -> Result<Ve
         let name = format!("{} {}", kind.prefix(), command.name());
         println!("measuring {name}");
         let values = interleaved(&mut shops, |shop| shop.time(command))?.into_iter().map(Measured::Time).collect();
-        rows.push(GrowthRow { name, values, aim: command.aim(kind) });
+        let row = GrowthRow { name, values, aim: command.aim(kind) };
+        println!("{row}");
+        rows.push(row);
     }
     if kind != StateKind::Folder {
         rows.extend(traffic_rows(kind, &mut shops)?);

@@ -1,6 +1,9 @@
 //! The table of the growth bench, and its place in docs/benchmarks.md.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 const BEGIN: &str = "<!-- cargo xtask bench growth --write: begin -->";
 const END: &str = "<!-- cargo xtask bench growth --write: end -->";
@@ -52,6 +55,15 @@ impl Measured {
     }
 }
 
+impl fmt::Display for GrowthRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values: Vec<String> = self.values.iter().map(|value| value.text()).collect();
+        let growth = self.growth().map_or_else(|| "–".to_owned(), |growth| format!("{growth:.2}×"));
+        let (aim, met) = (self.aim_text(), self.met_text());
+        write!(f, "| {} | {} | {growth} | {aim} | {met} |", self.name, values.join(" | "))
+    }
+}
+
 impl GrowthRow {
     fn growth(&self) -> Option<f64> {
         let (first, last) = (self.values.first()?.number(), self.values.last()?.number());
@@ -88,11 +100,7 @@ pub(super) fn render(lengths: &[u64], rows: &[GrowthRow]) -> String {
         "---:|".repeat(lengths.len())
     );
     for row in rows {
-        let values: Vec<String> = row.values.iter().map(|value| value.text()).collect();
-        let growth = row.growth().map_or_else(|| "–".to_owned(), |growth| format!("{growth:.2}×"));
-        let (aim, met) = (row.aim_text(), row.met_text());
-        writeln!(table, "| {} | {} | {growth} | {aim} | {met} |", row.name, values.join(" | "))
-            .expect("a String takes all");
+        writeln!(table, "{row}").expect("a String takes all");
     }
     table
 }
