@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    disk::{Disk, InodeId, Tear},
+    disk::{Disk, DiskChange, InodeId, Tear},
     trace::DiskTrace,
 };
 use crate::rng::SplitMix64;
@@ -98,13 +98,14 @@ impl CrashState {
 }
 
 fn unsynced(trace: &DiskTrace, point: usize) -> Unsynced {
-    use super::disk::DiskChange;
     let mut unsynced = Unsynced::new();
     for (at, change) in trace.changes[..point].iter().enumerate() {
-        match change {
-            DiskChange::Sync(inode) => drop(unsynced.remove(inode)),
-            DiskChange::SyncAll => unsynced.clear(),
-            change => unsynced.entry(change.queue().expect("only a sync has none")).or_default().push(at),
+        if let Some(queue) = change.queue() {
+            unsynced.entry(queue).or_default().push(at);
+        } else if let DiskChange::Sync(inode) = change {
+            unsynced.remove(inode);
+        } else {
+            unsynced.clear();
         }
     }
     unsynced

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::Arc,
 };
@@ -283,9 +283,9 @@ impl DiskTrace {
         let mut plain = PathBuf::new();
         for part in path.components() {
             match part {
-                std::path::Component::ParentDir => drop(plain.pop()),
-                std::path::Component::CurDir => {}
-                part => plain.push(part),
+                Component::ParentDir => drop(plain.pop()),
+                Component::CurDir => {}
+                part @ (Component::Prefix(_) | Component::RootDir | Component::Normal(_)) => plain.push(part),
             }
         }
         plain.strip_prefix(&self.root).ok().map(Path::to_owned)

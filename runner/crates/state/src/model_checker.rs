@@ -30,8 +30,6 @@ pub(crate) trait Model {
 pub(crate) struct Exploration<A> {
     pub(crate) states: usize,
     pub(crate) transitions: usize,
-    /// The longest of the shortest ways to a state.
-    pub(crate) depth: usize,
     pub(crate) counter_example: Option<CounterExample<A>>,
 }
 
@@ -45,13 +43,12 @@ pub(crate) struct CounterExample<A> {
 /// Explores all states, up to the first that breaks a property.
 pub(crate) fn explore<M: Model>(model: &M) -> Exploration<M::Action> {
     let mut search = Search::<M> { model, seen: HashMap::new(), steps: Vec::new(), queue: VecDeque::new() };
-    let (mut transitions, mut depth) = (0, 0);
+    let mut transitions = 0;
     let mut broken = search.visit(model.initial_state(), None, 0).err();
     let mut actions = Vec::new();
     while broken.is_none()
         && let Some((state, id, level)) = search.queue.pop_front()
     {
-        depth = level;
         actions.clear();
         model.actions(&state, &mut actions);
         for action in &actions {
@@ -68,7 +65,7 @@ pub(crate) fn explore<M: Model>(model: &M) -> Exploration<M::Action> {
         }
     }
     let counter_example = broken.map(|(broken, last)| CounterExample { broken, actions: search.way_to(last) });
-    Exploration { states: search.seen.len(), transitions, depth, counter_example }
+    Exploration { states: search.seen.len(), transitions, counter_example }
 }
 
 impl<A: Debug> Exploration<A> {
