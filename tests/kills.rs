@@ -4,12 +4,16 @@
 //! and `PAWL_POINTS=all` takes every point (`cargo xtask bench faults`). What no signal makes, lost and torn writes, is in
 //! `power_loss`. Deliberately absent: damaged bytes; the journal's own tests cut and flip them.
 
+#[path = "support/attempt_template.rs"]
+mod attempt_template;
 #[path = "kills/example_shop.rs"]
 mod example_shop;
 #[path = "kills/forced_releases.rs"]
 mod forced_releases;
 #[path = "kills/journal_sync.rs"]
 mod journal_sync;
+#[path = "kills/operators.rs"]
+mod operators;
 #[path = "kills/power_loss.rs"]
 mod power_loss;
 #[path = "kills/rng.rs"]

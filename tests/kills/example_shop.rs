@@ -7,7 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use plan::StateLocation;
+use state::StateStore;
 use tar::{Builder, Header};
+
+use crate::attempt_template;
+
+/// After so many attempts, the next one is the last that an archive waits for.
+pub(crate) const ATTEMPTS_BEFORE_ARCHIVE: u64 = 271;
 
 /// The migrations that come with r2. The first fails when it is applied twice; of the second, rows and prices tell.
 const R2_MIGRATIONS: [(&str, &str); 2] = [
@@ -51,6 +58,13 @@ impl ExampleShop {
             fs::write(self.folder.join("migrations").join(name), sql)?;
         }
         Ok(())
+    }
+
+    /// Adds `count` attempts to the state that are as the newest one.
+    pub(crate) fn repeat_newest_attempt(&self, count: u64) -> Result<()> {
+        let location = StateLocation::Dir(self.folder.join(".pawl"));
+        let store = StateStore::new(&location, &"shop".parse()?, &"test".parse()?);
+        attempt_template::repeat_newest_attempt(&store, count)
     }
 
     /// A folder that has a plan already.

@@ -4,8 +4,6 @@
 //! an undisturbed run's; exit 65 never happens, no attempt before is forgotten, and a program that fails when it is run twice, whose
 //! effect survives everything, is run once. Deliberately absent: disks that lie about what is synced.
 
-#[path = "../support/attempt_template.rs"]
-mod attempt_template;
 #[path = "power_loss/crash.rs"]
 mod crash;
 #[path = "power_loss/disk.rs"]
@@ -16,9 +14,6 @@ mod trace;
 use std::{collections::BTreeSet, fs, io::Write as _, path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use plan::StateLocation;
-use serde_json::Value;
-use state::StateStore;
 use tempfile::TempDir;
 
 use self::{
@@ -26,17 +21,15 @@ use self::{
     trace::{DiskTrace, TraceKill},
 };
 use crate::{
-    example_shop::{ExampleShop, deploy_arguments},
+    example_shop::{ATTEMPTS_BEFORE_ARCHIVE, ExampleShop, deploy_arguments},
     rng::{self, SplitMix64},
     server::{HealthServer, ServerHealth},
-    snapshot::DeploymentSnapshot,
+    snapshot::{DeploymentSnapshot, recorded_epochs},
     wants_every_point,
 };
 
 /// How many states are taken when not all are.
 const STATES: usize = 12;
-/// So many attempts before, and the deployment's own is the last that an archive waits for.
-const ATTEMPTS_BEFORE_ARCHIVE: u64 = 271;
 /// The journal is synced for the outcome of `pull` at the second, and for the intent of `migrate` at the third.
 const KILLED_SYNCS: [usize; 2] = [2, 3];
 
@@ -131,9 +124,7 @@ impl PowerHarness {
             PowerScenario::Second | PowerScenario::Rollback => shop.deploy_first()?,
             PowerScenario::Archive => {
                 shop.deploy_first()?;
-                let location = StateLocation::Dir(shop.folder().join(".pawl"));
-                let store = StateStore::new(&location, &"shop".parse()?, &"test".parse()?);
-                attempt_template::repeat_newest_attempt(&store, ATTEMPTS_BEFORE_ARCHIVE - 1)?;
+                shop.repeat_newest_attempt(ATTEMPTS_BEFORE_ARCHIVE - 1)?;
             }
         }
         let epochs = recorded_epochs(&shop)?;
@@ -247,12 +238,4 @@ fn add_counted_step(shop: &ExampleShop) -> Result<()> {
 fn counted_effects(folder: &Path) -> Result<BTreeSet<String>> {
     let entries = fs::read_dir(folder.join("outside"))?;
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-}
-
-/// The epochs of the attempts that have ended, as `history` shows them.
-fn recorded_epochs(shop: &ExampleShop) -> Result<BTreeSet<u64>> {
-    let output = shop.run_expecting(&["history", "--limit", "1000", "--json"], 0)?;
-    let attempts: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    let ended = attempts.iter().filter(|attempt| !attempt["exit"].is_null());
-    ended.map(|attempt| attempt["epoch"].as_u64().context("an attempt without an epoch")).collect()
 }

@@ -151,6 +151,14 @@ pub(crate) fn failure_report(shop: &ExampleShop, skipped: usize) -> Result<Strin
     Ok(text)
 }
 
+/// The epochs of the attempts that have ended, as `history` shows them.
+pub(crate) fn recorded_epochs(shop: &ExampleShop) -> Result<BTreeSet<u64>> {
+    let output = shop.run_expecting(&["history", "--limit", "1000", "--json"], 0)?;
+    let attempts: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let ended = attempts.iter().filter(|attempt| !attempt["exit"].is_null());
+    ended.map(|attempt| attempt["epoch"].as_u64().context("an attempt without an epoch")).collect()
+}
+
 /// File name and text, in the order of epochs.
 fn read_journals(shop: &ExampleShop) -> Result<BTreeMap<String, String>> {
     let mut journals = BTreeMap::new();

@@ -1,0 +1,156 @@
+//! Commands that write the record beside a deployment are killed at their calls: making an archive, a forced release, a repair,
+//! an operator's resolution.
+//!
+//! After a kill, the same command ends as it would have, or says that nothing is left to do. The deployment after it ends where it
+//! ends without a kill, the record is sound, and no attempt is missing. Deliberately absent: kills of a deployment's other calls.
+
+use std::{fs, io::Write as _};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::{
+    example_shop::{ATTEMPTS_BEFORE_ARCHIVE, ExampleShop, deploy_arguments},
+    rng::{self, SplitMix64},
+    server::HealthServer,
+    snapshot::{DeploymentSnapshot, recorded_epochs},
+    strace::{self, TracedCall},
+    wants_every_point,
+};
+
+/// How many calls of each command are killed behind, when not every one is.
+const POINTS: usize = 20;
+
+#[test]
+fn killed_archiving_loses_no_attempt() -> Result<()> {
+    let shop = TwoReleases::new()?;
+    shop.deployed.repeat_newest_attempt(ATTEMPTS_BEFORE_ARCHIVE - 1)?;
+    let command = OperatorCommand { words: &deploy_arguments("r2"), is_again_refused: false };
+    let calls = shop.check_kills("kills of a deployment that makes an archive", &command)?;
+    let writes_archive = |call: &&TracedCall| call.name.starts_with("rename") && call.text.contains("/archive/");
+    ensure!(calls.iter().filter(writes_archive).count() == 1, "no archive was made");
+    Ok(())
+}
+
+/// The holder was killed, so its lock is still on record.
+#[test]
+fn killed_forced_release_leaves_a_lock_that_can_be_taken() -> Result<()> {
+    let shop = TwoReleases::new()?;
+    shop.kill_deployment(|call| call.name.starts_with("rename") && call.text.contains("\".current.new\""))?;
+    let words = ["lock", "release", "--local", "--force", "--message", "the machine is gone"];
+    let command = OperatorCommand { words: &words, is_again_refused: false };
+    shop.check_kills("kills of a forced release", &command)?;
+    Ok(())
+}
+
+/// The snapshot is gone, and a journal is damaged: its lines are moved, and snapshot and index are made again.
+#[test]
+fn killed_repair_is_finished_by_the_next_one() -> Result<()> {
+    let shop = TwoReleases::new()?;
+    shop.deployed.run_expecting(&deploy_arguments("r1"), 0)?;
+    let folder = shop.deployed.state_dir();
+    let journal = folder.join("attempt-000002.journal");
+    let mut bytes = fs::read(&journal)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(journal, bytes)?;
+    fs::remove_file(folder.join("snapshot.json"))?;
+    let command = OperatorCommand { words: &["state", "repair", "--local"], is_again_refused: false };
+    let calls = shop.check_kills("kills of a repair", &command)?;
+    ensure!(calls.iter().any(|call| call.text.contains("/lost/")), "nothing was moved aside");
+    Ok(())
+}
+
+/// `migrate` was begun, and an operator says that it had no effect.
+#[test]
+fn killed_resolution_is_recorded_by_the_next_one() -> Result<()> {
+    let shop = TwoReleases::new()?;
+    let is_intent = |call: &TracedCall| call.name == "write" && call.text.contains("attempt-000002.journal>");
+    shop.kill_deployment(|call| is_intent(call) && call.text.contains("intent\\\",\\\"step\\\":\\\"migrate\\\""))?;
+    let words = ["resolve", "migrate", "--as", "not-begun", "--local", "--message", "looked at the tables"];
+    // Recorded before the kill, the step is no longer in doubt.
+    let command = OperatorCommand { words: &words, is_again_refused: true };
+    shop.check_kills("kills of a resolution", &command)?;
+    Ok(())
+}
+
+/// A command of an operator.
+struct OperatorCommand<'a> {
+    words: &'a [&'a str],
+    /// Whether it may say, after a kill, that it has nothing to do (P0230, exit code 2).
+    is_again_refused: bool,
+}
+
+/// A shop with r1 live, to which r2 is deployed after the command.
+struct TwoReleases {
+    deployed: ExampleShop,
+    folder: tempfile::TempDir,
+    _server: HealthServer,
+}
+
+impl TwoReleases {
+    fn new() -> Result<Self> {
+        let (server, folder) = (HealthServer::start()?, tempfile::tempdir()?);
+        let start = folder.path().join("start");
+        fs::create_dir(&start)?;
+        let deployed = ExampleShop::new(&start, &server.origin())?;
+        deployed.deploy_first()?;
+        Ok(Self { deployed, folder, _server: server })
+    }
+
+    /// Deploys r2, up to a call.
+    fn kill_deployment(&self, is_last: impl Fn(&TracedCall) -> bool) -> Result<()> {
+        let traced = strace::run_traced(&self.deployed, &deploy_arguments("r2"), is_last)?;
+        ensure!(traced.killed_after.is_some(), "the deployment was not killed: {:?}", traced.status);
+        Ok(())
+    }
+
+    /// Kills the command at some of its calls, or at all. All are tried before it fails. Returns the calls.
+    fn check_kills(&self, what: &str, command: &OperatorCommand) -> Result<Vec<TracedCall>> {
+        let seed = rng::seed_from_env()?;
+        let plain = self.deployed.copy_to(&self.folder.path().join("plain"))?;
+        let undisturbed = strace::run_traced(&plain, command.words, |_| false)?;
+        ensure!(undisturbed.status.success(), "undisturbed, it ended with {}", undisturbed.status);
+        plain.run_expecting(&deploy_arguments("r2"), 0)?;
+        let (expected, epochs) = (DeploymentSnapshot::capture(&plain)?, recorded_epochs(&self.deployed)?);
+        let calls = undisturbed.calls;
+        let count = if wants_every_point() { calls.len() } else { POINTS.min(calls.len()) };
+        let mut failures = Vec::new();
+        for point in SplitMix64::new(seed).choose_distinct(count, calls.len()) {
+            let folder = tempfile::tempdir()?;
+            let shop = self.deployed.copy_to(&folder.path().join("shop"))?;
+            let traced = strace::run_traced(&shop, command.words, |call| call.index == point)?;
+            let checked = check_end(&shop, command, &expected).and_then(|()| {
+                let forgotten: Vec<_> = epochs.difference(&recorded_epochs(&shop)?).copied().collect();
+                ensure!(forgotten.is_empty(), "the history has lost the attempts {forgotten:?}");
+                Ok(())
+            });
+            if let Err(error) = checked {
+                failures.push(format!("killed behind {:?}\n{error:#}", traced.killed_after));
+            }
+        }
+        let failed = failures.len();
+        // Straight to the terminal: what is printed of a test that passes is swallowed, and the seed must be known.
+        let mut terminal = std::io::stderr().lock();
+        writeln!(terminal, "{what}: {count} cases of {} calls, {failed} failed, PAWL_SEED={seed}", calls.len())?;
+        ensure!(failed == 0, "{failed} {what} failed, PAWL_SEED={seed}:\n\n{}", failures.join("\n\n"));
+        Ok(calls)
+    }
+}
+
+/// The command again, and r2 after it.
+fn check_end(shop: &ExampleShop, command: &OperatorCommand, expected: &DeploymentSnapshot) -> Result<()> {
+    let again = shop.runner_command(command.words).output()?;
+    let stderr = String::from_utf8_lossy(&again.stderr);
+    let has_nothing_to_do =
+        command.is_again_refused && again.status.code() == Some(2) && stderr.contains("error[P0230]");
+    ensure!(again.status.success() || has_nothing_to_do, "again, it ended with {}:\n{stderr}", again.status);
+    shop.run_expecting(&deploy_arguments("r2"), 0)?;
+    let differences = DeploymentSnapshot::capture(shop)?.differences(expected);
+    ensure!(differences.is_empty(), "the end is another than undisturbed (+ found, - missing): {differences:#?}");
+    let check = shop.run_expecting(&["state", "check", "--json"], 0)?;
+    let check: Value = serde_json::from_slice(&check.stdout)?;
+    let findings = check[0]["findings"].as_array().context("`state check` has no findings")?;
+    ensure!(findings.is_empty(), "the state is not sound: {findings:?}");
+    Ok(())
+}
