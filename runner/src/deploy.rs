@@ -20,6 +20,7 @@ mod fingerprint;
 mod hooks;
 mod interrupt;
 mod modules;
+mod output_recorder;
 pub mod pins;
 mod preflight;
 mod preview;
@@ -75,6 +76,7 @@ pub async fn run(
     request.check_recorded_values()?;
 
     let mut lock = request.take_lock(&interrupt).await.map_err(single)?;
+    request.end_leftover_programs(&interrupt).await.map_err(single)?;
     let earlier = request.read_journals().map_err(single)?;
     let state = &earlier.loaded.state;
     request.overrides.journal_missing = request.is_journal_missing(state).map_err(single)?;

@@ -142,6 +142,7 @@ fn step_target_of(event: &JournalEvent) -> Option<&StepTarget> {
         JournalEvent::Decision { step_target: place, .. }
         | JournalEvent::Intent { step_target: place, .. }
         | JournalEvent::Progress { step_target: place, .. }
+        | JournalEvent::Output { step_target: place, .. }
         | JournalEvent::Outcome { step_target: place, .. }
         | JournalEvent::Probe { step_target: place, .. }
         | JournalEvent::UndoIntent { step_target: place }

@@ -96,6 +96,9 @@ impl AttemptTemplate {
             JournalEvent::Progress { step_target, progress } => {
                 journal.record_note(JournalNote::Progress { step_target, progress })?;
             }
+            JournalEvent::Output { step_target, output } => {
+                journal.record_note(JournalNote::Output { step_target, output })?;
+            }
             JournalEvent::Probe { step_target, probed_input, took_ms, finding } => {
                 let took = Duration::from_millis(took_ms);
                 journal.record_probe(&step_target, probed_input, took, finding)?;

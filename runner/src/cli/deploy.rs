@@ -23,7 +23,7 @@ use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice};
 use journal::{
     JournalState,
     event::{JournalHeader, ROLLBACK},
-    file::EntryObserver,
+    file::{EntryObserver, JournalObservation},
 };
 use plan::Plan;
 use state::{LockWait, StateStore, checkpoints::CheckpointStatus};
@@ -168,6 +168,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let released_of = commit.clone();
     let missing_journal = orders.missing_journal;
     let deployment = DeploymentRequest {
+        notify: Arc::clone(&tell),
         siblings: siblings(&prepared.plan)?,
         parent_deployments: guards::enclosing_deployments(),
         prepared: &prepared,
@@ -190,9 +191,14 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
             checkpoint_notices(&shown, missing_journal).into_iter().for_each(|notice| tell(notice));
         }
-        Box::new(move |entry| {
-            checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
-            report.borrow_mut().iter_mut().for_each(|report| report.on_event(entry));
+        Box::new(move |observed| match observed {
+            JournalObservation::Entry(entry) => {
+                checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
+                report.borrow_mut().iter_mut().for_each(|report| report.on_event(entry));
+            }
+            JournalObservation::Output { step_target, lines } => {
+                report.borrow_mut().iter_mut().for_each(|report| report.on_output(step_target, lines));
+            }
         })
     };
     let ending = run_deployment(deployment, interrupt, observe).await;

@@ -1,15 +1,24 @@
-//! `runner logs [STEP]`: shows the messages of steps, and when the steps began and ended.
+//! `runner logs [STEP]`: shows the messages of steps and the lines of their programs, and when the steps began and ended.
+//!
+//! The lines come from the log beside the journal. On another machine, or after many attempts, there is only what the journal has of
+//! them. Deliberately absent: following a running attempt ([`follow`]).
+
+mod follow;
+mod output;
 
 use std::io::Write;
 
+use jiff::Timestamp;
+
+use self::output::OutputItem;
 use super::attempts::read_attempt;
 use crate::report::{self, OutputFormat, json, messages};
 use contract::text::{self, GUTTER, format_duration};
 use contract::{
-    diagnostic::{Diagnostic, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
     step::{StepOutcome, StepProgress},
 };
-use journal::{JournalEvent, StepTarget, event::JournalEntry};
+use journal::{JournalEvent, StepTarget, attempt_log::AttemptLogReader, event::JournalEntry};
 use state::StateStore;
 
 /// Arguments of `logs`.
@@ -20,6 +29,9 @@ pub(super) struct LogsArgs {
     /// The epoch of an attempt, from `runner history`; by default the last one
     #[arg(long, value_name = "EPOCH")]
     pub(super) attempt: Option<u64>,
+    /// Show what is written from now on, until the attempt ends
+    #[arg(short, long)]
+    pub(super) follow: bool,
 }
 
 /// Shows the log of an attempt: time, level, step and message, in lines of any length; or the journal entries behind them, as
@@ -34,23 +46,76 @@ pub(super) fn run(
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
     let reading = read_attempt(store, args.attempt)?;
-    let is_wanted = |place: &StepTarget| args.step.as_ref().is_none_or(|step| place.step.as_str() == step);
-    let said: Vec<_> = reading
-        .entries
-        .iter()
-        .filter_map(|entry| Some((entry, step_log_line(&entry.event)?)))
-        .filter(|(_, said)| is_wanted(said.place))
-        .collect();
+    if args.follow {
+        return follow::follow(args, store, &reading, form, out);
+    }
+    let logged = AttemptLogReader::of_journal(&store.journal_path(reading.summary.header.epoch)).read_new();
+    let logged = logged.map_err(|error| log_read_error(store, &error))?;
+    let output = match logged.is_empty() {
+        false => output::items_of_log(logged, 0),
+        true => reading.entries.iter().flat_map(output::items_of_entry).collect(),
+    };
+    let mut items = merge(&reading.entries, &output);
+    items.retain(|item| is_wanted(args, item.step_target()));
+    let width = items.iter().map(|item| report::step_label(item.step_target()).len()).max().unwrap_or(0);
     let answer = match form {
-        OutputFormat::Json => said.iter().map(|(entry, _)| json::line(entry) + "\n").collect(),
-        OutputFormat::Text if said.is_empty() => "nothing was logged\n".to_owned(),
-        OutputFormat::Text => {
-            let width = said.iter().map(|(_, said)| report::step_label(said.place).len()).max().unwrap_or(0);
-            said.iter().map(|(entry, said)| format_log_line(entry, said, width)).collect()
-        }
+        OutputFormat::Text if items.is_empty() => "nothing was logged\n".to_owned(),
+        OutputFormat::Json | OutputFormat::Text => items.iter().map(|item| item.show(form, width)).collect(),
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
+}
+
+fn is_wanted(args: &LogsArgs, step_target: &StepTarget) -> bool {
+    args.step.as_ref().is_none_or(|step| step_target.step.as_str() == step)
+}
+
+fn log_read_error(store: &StateStore, error: &std::io::Error) -> Diagnostic {
+    Diagnostic::new(ErrorCode::StateFolderIo, "can't read the log of the attempt")
+        .with_cause(format!("{}: {error}", store.folder().display()))
+        .with_hint("make the folder readable")
+}
+
+/// One thing that the log shows.
+enum LogItem<'a> {
+    Entry(&'a JournalEntry, StepLogLine<'a>),
+    Output(&'a OutputItem),
+}
+
+impl LogItem<'_> {
+    fn step_target(&self) -> &StepTarget {
+        match self {
+            Self::Entry(_, said) => said.place,
+            Self::Output(item) => &item.step_target,
+        }
+    }
+
+    /// The item as text or as JSON, its end included.
+    fn show(&self, form: OutputFormat, width: usize) -> String {
+        match (self, form) {
+            (Self::Entry(entry, _), OutputFormat::Json) => json::line(entry) + "\n",
+            (Self::Entry(entry, said), OutputFormat::Text) => format_log_line(entry.at, said, width),
+            (Self::Output(item), OutputFormat::Json) => json::line(&item.json()) + "\n",
+            (Self::Output(item), OutputFormat::Text) => item.text(width),
+        }
+    }
+}
+
+/// The entries that are shown, with the lines of programs between them by their times.
+fn merge<'a>(entries: &'a [JournalEntry], output: &'a [OutputItem]) -> Vec<LogItem<'a>> {
+    let mut output = output.iter().peekable();
+    let mut items = Vec::new();
+    for entry in entries {
+        // Times are in milliseconds. What ends a call comes after the lines of its program.
+        let is_end = matches!(&entry.event, JournalEvent::Outcome { .. } | JournalEvent::UndoOutcome { .. });
+        let comes_before = |item: &&OutputItem| item.at < entry.at || is_end && item.at == entry.at;
+        while let Some(item) = output.next_if(comes_before) {
+            items.push(LogItem::Output(item));
+        }
+        items.extend(step_log_line(&entry.event).map(|said| LogItem::Entry(entry, said)));
+    }
+    items.extend(output.map(LogItem::Output));
+    items
 }
 
 /// A log line for an event of a running step.
@@ -90,6 +155,8 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
         | JournalEvent::Decision { .. }
+        // Its lines are shown by their times.
+        | JournalEvent::Output { .. }
         | JournalEvent::Probe { .. }
         | JournalEvent::Override { .. }
         | JournalEvent::RecordLost { .. }
@@ -100,9 +167,8 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
 }
 
 /// Formats one message. It is not wrapped, so that `grep` finds whole sentences.
-fn format_log_line(entry: &JournalEntry, said: &StepLogLine<'_>, width: usize) -> String {
-    let at = entry.at.strftime("%Y-%m-%d %H:%M:%S%.3fZ");
-    let head = format!("{at}  {:<5}  {:<width$}  ", said.level, report::step_label(said.place));
+fn format_log_line(at: Timestamp, said: &StepLogLine<'_>, width: usize) -> String {
+    let head = log_line_head(at, said.level, said.place, width);
     let mut shown = String::new();
     for (index, part) in said.message.split('\n').enumerate() {
         let part = text::escape_line(part.trim_end_matches('\r'));
@@ -114,6 +180,12 @@ fn format_log_line(entry: &JournalEntry, said: &StepLogLine<'_>, width: usize) -
         shown.push('\n');
     }
     shown
+}
+
+/// What stands before the text of a line: time, level, step.
+fn log_line_head(at: Timestamp, level: &str, place: &StepTarget, width: usize) -> String {
+    let at = at.strftime("%Y-%m-%d %H:%M:%S%.3fZ");
+    format!("{at}  {level:<5}  {:<width$}  ", report::step_label(place))
 }
 
 #[cfg(test)]
@@ -137,7 +209,7 @@ mod tests {
         let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
         tape.write(store.folder());
         let mut out = Vec::new();
-        run(&LogsArgs { step: step.map(str::to_owned), attempt }, &store, form, &mut out)?;
+        run(&LogsArgs { step: step.map(str::to_owned), attempt, follow: false }, &store, form, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 

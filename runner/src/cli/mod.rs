@@ -135,6 +135,9 @@ enum CliCommand {
 /// Runs the command of this process, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == sandbox::GUARD_ARGUMENT) {
+        return sandbox::run_program_guard();
+    }
     let hidden = hidden_environment::hide();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

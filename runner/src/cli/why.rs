@@ -84,6 +84,7 @@ fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }
+            | JournalEvent::Output { .. }
             | JournalEvent::Outcome { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::UndoOutcome { .. }
@@ -182,6 +183,7 @@ impl<'a> StepEvidence<'a> {
             | JournalEvent::Decision { .. }
             | JournalEvent::Intent { .. }
             | JournalEvent::Progress { .. }
+            | JournalEvent::Output { .. }
             | JournalEvent::Outcome { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::UndoIntent { .. }

@@ -14,7 +14,7 @@ use contract::{
 };
 use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent};
 use plan::PlanStep;
-use sandbox::{InputError, LoadedModule, ModuleDescription, ModuleRuntime, PreviewChange, ProgressSender};
+use sandbox::{CallChannel, InputError, LoadedModule, ModuleDescription, ModuleRuntime, PreviewChange};
 
 use super::modules::LoadedModules;
 
@@ -40,14 +40,14 @@ pub trait Executor {
         &self,
         step: &PlanStep,
         input: &Value,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> Result<Vec<PreviewChange>, StepFailure>;
 
     /// Probes whether the effect of an input holds.
-    async fn probe(&self, step: &PlanStep, input: &Value, messages: ProgressSender) -> ProbeFinding;
+    async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding;
 
     /// Applies the step, as its recorded intent says.
-    async fn apply(&self, step: &PlanStep, intent: StepIntent, messages: ProgressSender) -> StepCompletion;
+    async fn apply(&self, step: &PlanStep, intent: StepIntent, channel: CallChannel) -> StepCompletion;
 
     /// Undoes the step, as its recorded undo intent says.
     async fn revert(
@@ -56,7 +56,7 @@ pub trait Executor {
         intent: UndoIntent,
         input: &Value,
         receipt: &Receipt,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> UndoCompletion;
 }
 
@@ -97,17 +97,17 @@ impl Executor for LocalExecutor {
         &self,
         step: &PlanStep,
         input: &Value,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> Result<Vec<PreviewChange>, StepFailure> {
-        self.runtime.preview(self.module(step), step, input, messages).await
+        self.runtime.preview(self.module(step), step, input, channel).await
     }
 
-    async fn probe(&self, step: &PlanStep, input: &Value, messages: ProgressSender) -> ProbeFinding {
-        self.runtime.probe(self.module(step), step, input, messages).await
+    async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding {
+        self.runtime.probe(self.module(step), step, input, channel).await
     }
 
-    async fn apply(&self, step: &PlanStep, intent: StepIntent, messages: ProgressSender) -> StepCompletion {
-        self.runtime.apply(self.module(step), step, intent, messages).await
+    async fn apply(&self, step: &PlanStep, intent: StepIntent, channel: CallChannel) -> StepCompletion {
+        self.runtime.apply(self.module(step), step, intent, channel).await
     }
 
     async fn revert(
@@ -116,8 +116,8 @@ impl Executor for LocalExecutor {
         intent: UndoIntent,
         input: &Value,
         receipt: &Receipt,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> UndoCompletion {
-        self.runtime.revert(self.module(step), step, intent, input, receipt, messages).await
+        self.runtime.revert(self.module(step), step, intent, input, receipt, channel).await
     }
 }

@@ -1,4 +1,5 @@
-//! Handles SIGINT and SIGTERM: the running call gets a grace period, then the attempt ends with its state saved.
+//! Handles SIGINT and SIGTERM: programs get SIGTERM at once, the running call gets a grace period, then the attempt ends with its state
+//! saved.
 
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use tokio::{
 
 use super::AttemptError;
 
-/// How long a running call may continue after a signal. The process must release the lock and exit within 7 s of it.
-const GRACE_PERIOD: Duration = Duration::from_secs(3);
+/// How long a running call may continue after a signal: a program that it runs is killed 4 s after it. The process must release the
+/// lock and exit within 7 s of it.
+const GRACE_PERIOD: Duration = Duration::from_millis(4_500);
 
 /// A request to stop this process, by SIGINT or SIGTERM.
 #[derive(Clone, Debug)]
@@ -56,6 +58,11 @@ impl Interrupt {
             () = tokio::time::sleep(pause) => Ok(()),
             _ = self.requested() => Err(AttemptError::Interrupted),
         }
+    }
+
+    /// The time of the request, once there is one.
+    pub(super) fn request_time(&self) -> watch::Receiver<Option<Instant>> {
+        self.requested_at.clone()
     }
 
     /// Returns when the grace period is over. It starts at the signal and is the same for all calls.

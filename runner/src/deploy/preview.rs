@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
     AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
@@ -24,7 +23,7 @@ use journal::{
     decision::{self, NextAction, StepDisposition},
     event::{Decision, DecisionReason, JournalHeader, Release},
 };
-use sandbox::PreviewChange;
+use sandbox::{CallChannel, PreviewChange};
 use state::StateStore;
 
 /// The preview of one step.
@@ -107,7 +106,7 @@ async fn preview_step(
     let decision = foresee_decision(view, &resolved).await;
     if matches!(decision, Decision::Run { .. }) {
         let executor = view.prepared.executor(planned);
-        match executor.preview(&planned.step, &resolved.input, unbounded_channel().0).await {
+        match executor.preview(&planned.step, &resolved.input, CallChannel::unobserved()).await {
             Ok(changes) => preview.changes = changes,
             Err(failure) if missing.is_empty() => preview.unknown_reason = Some(why_no_preview(planned, failure)),
             Err(_) => preview.unknown_reason = depends_on_missing(),
@@ -126,7 +125,7 @@ async fn foresee_decision(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -
             NextAction::Probe(probe_input) => {
                 let input = resolved.probed_input(probe_input, view.state);
                 let executor = view.prepared.executor(planned);
-                let found = executor.probe(&planned.step, input, unbounded_channel().0).await;
+                let found = executor.probe(&planned.step, input, CallChannel::unobserved()).await;
                 finding = Some(view.prepared.redactor.scanner().admit_finding(found));
             }
             NextAction::FinishUndo => return Decision::Run { reason: DecisionReason::UndoUnfinished },

@@ -1,15 +1,27 @@
 //! The request for a deployment, and the checks before its attempt begins.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use super::{Interrupt, PreparedPlan, SiblingEnvironment, preflight::header_problem};
 use contract::{
     StepId,
-    diagnostic::{Diagnostic, ErrorCode},
+    diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
 };
 use journal::{JournalState, LoadedJournals, decision::Selection, state::AttemptSummary};
+use sandbox::{LeftoverProgram, NoticeHandler};
 use state::{DeploymentLock, LockRequest, LockWait, StateStore};
+
+/// The file beside a journal that says which programs run for its attempt.
+const PROGRAMS_FILE: &str = "programs";
+
+/// The path of that file.
+pub(super) fn program_records_path(journal: &Path) -> PathBuf {
+    journal.with_file_name(PROGRAMS_FILE)
+}
 
 /// What to deploy, to which environment, and for which operator.
 pub struct DeploymentRequest<'a> {
@@ -32,6 +44,8 @@ pub struct DeploymentRequest<'a> {
     pub siblings: Vec<SiblingEnvironment>,
     /// The deployments that this one runs inside, the outermost first, each as `APP/ENVIRONMENT ADDRESS`.
     pub parent_deployments: Vec<String>,
+    /// The handler of notices before the attempt begins.
+    pub notify: NoticeHandler,
 }
 
 /// The operator's options.
@@ -113,6 +127,36 @@ impl DeploymentRequest<'_> {
                 Err(Diagnostic::new(ErrorCode::Interrupted, message)
                     .with_hint(format!("run `{}` again", self.resume_command)))
             }
+        }
+    }
+
+    /// Ends the programs that an attempt left running when it was killed, so that no step runs beside an earlier run of it.
+    pub(super) async fn end_leftover_programs(&self, interrupt: &Interrupt) -> Result<(), Diagnostic> {
+        let records = program_records_path(&self.store.journal_path(0));
+        let notify = |program: &LeftoverProgram| {
+            let LeftoverProgram { step, pid } = program;
+            let message = format!("step `{step}` of a killed attempt left a program running (process {pid}): ending it");
+            (self.notify)(Notice::warning(message));
+        };
+        let ended = tokio::select! {
+            ended = sandbox::end_leftover_programs(&records, notify) => ended,
+            _ = interrupt.requested() => {
+                let message = "interrupted while ending a program of a killed attempt; nothing was started";
+                let hint = format!("run `{}` again", self.resume_command);
+                return Err(Diagnostic::new(ErrorCode::Interrupted, message).with_hint(hint));
+            }
+        };
+        match ended {
+            Ok(None) => Ok(()),
+            Ok(Some(LeftoverProgram { step, pid })) => {
+                let message = format!("a program of step `{step}` from an earlier attempt is still running");
+                Err(Diagnostic::new(ErrorCode::ProgramRunning, message)
+                    .with_cause(format!("process {pid} did not end when it was asked to"))
+                    .with_hint(format!("end it (`kill -9 {pid}`) or wait for its end, then run `{}` again", self.resume_command)))
+            }
+            Err(error) => Err(Diagnostic::new(ErrorCode::ProgramRunning, "can't find out whether an earlier attempt left a program running")
+                .with_cause(format!("{}: {error}", records.display()))
+                .with_hint(format!("make the file readable, or remove it once no program of a step runs, then run `{}` again", self.resume_command))),
         }
     }
 

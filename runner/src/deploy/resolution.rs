@@ -7,7 +7,6 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value};
-use tokio::sync::mpsc::unbounded_channel;
 
 use super::PreparedPlan;
 use contract::{
@@ -22,7 +21,7 @@ use journal::{
     state::AttemptSummary,
 };
 use plan::DeferredLookup;
-use sandbox::ProbeStrength;
+use sandbox::{CallChannel, ProbeStrength};
 use state::{LockRequest, LockWait, StateStore};
 
 /// How long the end may take to reach a remote state.
@@ -140,7 +139,7 @@ async fn probe(request: &ResolutionRequest<'_>, record: &StepRecord) -> Option<P
     if planned.description.probe_strength(&input["config"]) == ProbeStrength::None {
         return None;
     }
-    Some(request.prepared.executor(planned).probe(&planned.step, input, unbounded_channel().0).await)
+    Some(request.prepared.executor(planned).probe(&planned.step, input, CallChannel::unobserved()).await)
 }
 
 /// The outputs of a step that later steps look up.

@@ -146,6 +146,8 @@ impl EventFormatter {
                 self.intent_items(step_target, text)
             }
             JournalEvent::Progress { step_target, progress } => vec![progress_item(step_target, progress)],
+            // Its lines were shown when they came.
+            JournalEvent::Output { .. } => Vec::new(),
             JournalEvent::Outcome { step_target, took_ms, outcome: result } => {
                 self.outcome_items(step_target, *took_ms, result)
             }

@@ -6,12 +6,15 @@ use serde_json::{Value, json};
 
 use super::{CommandConclusion, DeploymentReporter};
 use contract::diagnostic::Notice;
-use journal::event::JournalEntry;
+use journal::{
+    OutputLine,
+    event::{JournalEntry, StepTarget},
+};
 
 /// Writes JSON lines.
 ///
-/// Each line is a [`JournalEntry`], `{"seq", "prev", "at", "event": {"type", …}}`; the last is `{"type": "result", …}`, see
-/// [`result`].
+/// Each line is a [`JournalEntry`], `{"seq", "prev", "at", "event": {"type", …}}`, or a line of a program, see [`output_line`]; the
+/// last is `{"type": "result", …}`, see [`result`].
 pub struct JsonLinesReporter {
     out: Box<dyn Write>,
 }
@@ -34,6 +37,12 @@ impl DeploymentReporter for JsonLinesReporter {
         self.write_line(entry);
     }
 
+    fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
+        for line in lines {
+            self.write_line(&output_line(step_target, line));
+        }
+    }
+
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
         self.write_line(&result(conclusion));
     }
@@ -52,6 +61,15 @@ pub fn line(value: &impl serde::Serialize) -> String {
 #[must_use]
 pub fn notice(notice: &Notice) -> Value {
     json!({"type": "notice", "severity": notice.severity, "message": notice.message})
+}
+
+/// A line of a program: `{"type": "output", "step", "target", "at", "stream": "stdout", "text"}`; `stream` is `stdout`, `stderr` or
+/// `terminal`.
+#[must_use]
+pub fn output_line(step_target: &StepTarget, line: &OutputLine) -> Value {
+    let StepTarget { step, target } = step_target;
+    let OutputLine { at, stream, text } = line;
+    json!({"type": "output", "step": step, "target": target, "at": at, "stream": stream, "text": text})
 }
 
 /// The result: `{"type": "result", "exit": "failed", "status": 1, "code": "P0301", "message", "causes": […], "hint"}`.

@@ -16,7 +16,10 @@ use contract::{
     TargetName,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
-use journal::event::{JournalEntry, StepTarget};
+use journal::{
+    OutputLine,
+    event::{JournalEntry, StepTarget},
+};
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -24,6 +27,7 @@ mod formatter;
 pub mod github;
 pub mod json;
 pub mod messages;
+mod output_throttle;
 mod progress_line;
 pub mod table;
 pub mod terminal;
@@ -39,6 +43,9 @@ pub trait DeploymentReporter {
     /// Reports an entry that was just written to the journal.
     fn on_event(&mut self, entry: &JournalEntry);
 
+    /// Reports lines that a program of a step has just written. The entries at the end of its call repeat some of them.
+    fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]);
+
     /// Reports the end of the attempt. Called once, after the last entry; the caller renders the error itself.
     fn finish(&mut self, conclusion: &CommandConclusion<'_>);
 }
@@ -50,6 +57,11 @@ impl<A: DeploymentReporter, B: DeploymentReporter> DeploymentReporter for (A, B)
         self.1.on_event(entry);
     }
 
+    fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
+        self.0.on_output(step_target, lines);
+        self.1.on_output(step_target, lines);
+    }
+
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
         self.0.finish(conclusion);
         self.1.finish(conclusion);
@@ -59,6 +71,10 @@ impl<A: DeploymentReporter, B: DeploymentReporter> DeploymentReporter for (A, B)
 impl DeploymentReporter for Box<dyn DeploymentReporter> {
     fn on_event(&mut self, entry: &JournalEntry) {
         (**self).on_event(entry);
+    }
+
+    fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
+        (**self).on_output(step_target, lines);
     }
 
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {

@@ -15,16 +15,21 @@ const TICK_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_STEP_COLUMNS: usize = 20;
 const MAX_MESSAGE_COLUMNS: usize = 30;
 
+/// The longest line of a program, in columns.
+const MAX_OUTPUT_COLUMNS: usize = 72;
+
 /// The line of the running step, if a step runs.
 pub(super) struct ProgressLine {
     target: Box<dyn Fn() -> ProgressDrawTarget>,
     bar: Option<ProgressBar>,
+    /// Whether the second line shows output of a program.
+    shows_output: bool,
 }
 
 impl ProgressLine {
     /// Draws on the target that `target` returns. It is called once for each step.
     pub(super) fn new(target: Box<dyn Fn() -> ProgressDrawTarget>) -> Self {
-        Self { target, bar: None }
+        Self { target, bar: None, shows_output: false }
     }
 
     /// Starts the line of a step.
@@ -34,11 +39,15 @@ impl ProgressLine {
         bar.set_prefix(text::truncate(step_target, MAX_STEP_COLUMNS));
         bar.enable_steady_tick(TICK_INTERVAL);
         self.bar = Some(bar);
+        self.shows_output = false;
     }
 
     /// Shows that a task of the step is at `done` of `total`.
     pub(super) fn set_progress(&mut self, task: &str, done: u64, total: Option<u64>, unit: &str) {
         let Some(bar) = &self.bar else { return };
+        if self.shows_output {
+            return;
+        }
         if let Some(total) = total {
             if bar.length().is_none() {
                 bar.set_style(style("  {spinner} {prefix}  [{bar:12}] {msg} {elapsed}"));
@@ -50,6 +59,16 @@ impl ProgressLine {
             &format!("{task} {}", text::format_amount(done, total, unit)),
             MAX_MESSAGE_COLUMNS,
         ));
+    }
+
+    /// Shows the last line of the step's program, under the line of the step.
+    pub(super) fn show_output(&mut self, line: &str) {
+        let Some(bar) = &self.bar else { return };
+        if !self.shows_output {
+            self.shows_output = true;
+            bar.set_style(style("  {spinner} {prefix}  {elapsed}\n      {msg}"));
+        }
+        bar.set_message(text::truncate(line, MAX_OUTPUT_COLUMNS));
     }
 
     /// Removes the line.

@@ -16,19 +16,26 @@ use anstyle::{AnsiColor, Style};
 use indicatif::ProgressDrawTarget;
 
 use super::{
-    CommandConclusion, DeploymentReporter,
+    CommandConclusion, DeploymentReporter, step_label,
     formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
+    output_throttle::{OutputThrottle, ThrottledLines},
     progress_line::ProgressLine,
 };
 use contract::render::ColorMode;
 use contract::text::{self, WIDTH, column_count};
-use journal::event::JournalEntry;
+use journal::{
+    OutputLine,
+    event::{JournalEntry, JournalEvent, StepTarget},
+};
 
 /// The columns before the step: an indent, the keyword, a gap.
 const LABEL_COLUMN: usize = 9;
 
 /// The fewest columns between a text and the time at the right edge.
 const MIN_GAP: usize = 2;
+
+/// What stands for a tab in a line of a program.
+const TAB: &str = "    ";
 
 /// The fewest columns of a text, however long the name of the step is.
 const MIN_TEXT_WIDTH: usize = 20;
@@ -76,6 +83,7 @@ pub struct TerminalReporter {
     options: ReportOptions,
     formatter: EventFormatter,
     progress_line: Option<ProgressLine>,
+    throttle: OutputThrottle,
 }
 
 impl TerminalReporter {
@@ -97,7 +105,7 @@ impl TerminalReporter {
             (InteractiveMode::No, _) | (_, Verbosity::Quiet) => None,
             (InteractiveMode::Yes, Verbosity::Normal | Verbosity::Verbose) => Some(ProgressLine::new(Box::new(target))),
         };
-        Self { progress, summary, options, formatter: EventFormatter::default(), progress_line: live }
+        Self { progress, summary, options, formatter: EventFormatter::default(), progress_line: live, throttle: OutputThrottle::default() }
     }
 
     fn show_item(&mut self, item: DisplayItem) {
@@ -140,6 +148,18 @@ impl TerminalReporter {
         }
     }
 
+    /// Writes lines of a program.
+    fn write_output(&mut self, label: &str, output: &ThrottledLines) {
+        let (width, color) = (self.formatter.label_width(), self.options.color);
+        let gap = output.gap().map(|gap| format_output("…", label, &gap, width, color));
+        let lines = output.lines.iter();
+        let lines = lines.map(|line| format_output(line.stream.short_name(), label, &line.text, width, color));
+        let text: String = gap.into_iter().chain(lines).collect();
+        if !text.is_empty() {
+            self.write(&text);
+        }
+    }
+
     fn write_line(&mut self, line: &DisplayLine) {
         if line.min_verbosity <= self.options.verbosity {
             // Without a progress line, the line of the start has shown the reason.
@@ -161,8 +181,30 @@ impl TerminalReporter {
 
 impl DeploymentReporter for TerminalReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
+        if let Some(step_target) = journal_entry_ending_call(entry) {
+            let last = self.throttle.finish();
+            self.write_output(&step_label(step_target), &last);
+        }
         for item in self.formatter.format_entry(entry, self.options.continues_after.as_deref()) {
             self.show_item(item);
+        }
+    }
+
+    fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
+        let label = step_label(step_target);
+        match (self.options.verbosity, &mut self.progress_line) {
+            (Verbosity::Quiet, _) => {}
+            (Verbosity::Verbose, _) => {
+                self.write_output(&label, &ThrottledLines { left_out: 0, lines: lines.to_vec() });
+            }
+            (Verbosity::Normal, Some(live)) => {
+                let last = lines.iter().rev().find(|line| !line.text.trim().is_empty());
+                last.into_iter().for_each(|line| live.show_output(&line.text));
+            }
+            (Verbosity::Normal, None) => {
+                let shown = self.throttle.admit(lines);
+                self.write_output(&label, &shown);
+            }
         }
     }
 
@@ -198,6 +240,37 @@ pub(super) fn format_line(line: &DisplayLine, text: &str, label_width: usize, co
         shown.push_str(&format!("{}{took}", " ".repeat(gap)));
     }
     format!("{}\n", shown.trim_end())
+}
+
+/// Lays out a line of a program, its end included. It is not wrapped, so that `grep` finds whole lines.
+pub(super) fn format_output(keyword: &str, label: &str, text: &str, label_width: usize, color: ColorMode) -> String {
+    let style = ansi_style(LineStyle::Muted, color);
+    let gap = " ".repeat(7_usize.saturating_sub(column_count(keyword)));
+    let line = format!("  {style}{keyword}{style:#}{gap}{label:<label_width$}  {}", text::escape_line(&text.replace('\t', TAB)));
+    format!("{}\n", line.trim_end())
+}
+
+/// The step of a call that the entry ends.
+pub(super) fn journal_entry_ending_call(entry: &JournalEntry) -> Option<&StepTarget> {
+    match &entry.event {
+        JournalEvent::Output { step_target, .. }
+        | JournalEvent::Outcome { step_target, .. }
+        | JournalEvent::Probe { step_target, .. }
+        | JournalEvent::UndoOutcome { step_target, .. } => Some(step_target),
+        JournalEvent::Started(_)
+        | JournalEvent::Plan { .. }
+        | JournalEvent::Lock { .. }
+        | JournalEvent::Torn { .. }
+        | JournalEvent::Decision { .. }
+        | JournalEvent::Intent { .. }
+        | JournalEvent::Progress { .. }
+        | JournalEvent::UndoIntent { .. }
+        | JournalEvent::Override { .. }
+        | JournalEvent::Resolved { .. }
+        | JournalEvent::RecordLost { .. }
+        | JournalEvent::Ended { .. }
+        | JournalEvent::Unrecognized => None,
+    }
 }
 
 fn ansi_style(line_style: LineStyle, color: ColorMode) -> Style {

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use marker::ProgramState;
-use output::{check_exit_status, command_line, finding_from_status, log_lines};
+use output::{check_exit_status, command_line, finding_from_status};
 
 /// The `run` module.
 #[derive(Debug)]
@@ -39,6 +39,9 @@ pub struct RunConfig {
     pub stdin: Option<String>,
     /// The working directory of the program.
     pub dir: Option<String>,
+    /// Whether the program's output goes to a terminal.
+    #[serde(default)]
+    pub tty: bool,
     /// Files and directories that the program depends on; the runner hashes them.
     #[serde(default)]
     pub inputs: Vec<String>,
@@ -134,7 +137,7 @@ impl Step for RunStep {
             ));
         };
         let completion = build_command(config, program, arguments).run()?;
-        Ok(finding_from_status(&command_line(program, arguments), completion.status, &completion.stderr))
+        Ok(finding_from_status(&command_line(program, arguments), &completion))
     }
 
     fn revert(input: &Input<RunConfig>, _receipt: &Receipt) -> Result<(), Failure> {
@@ -143,12 +146,11 @@ impl Step for RunStep {
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program to its end. The host logs its lines.
 fn run_program(config: &RunConfig) -> Result<(), Failure> {
-    let completion = build_command(config, &config.program, &config.args).run()?;
-    log_lines("stdout", &completion.stdout);
-    log_lines("stderr", &completion.stderr);
-    check_exit_status(&command_line(&config.program, &config.args), completion.status, &completion.stderr)
+    let command = build_command(config, &config.program, &config.args).logged();
+    let completion = if config.tty { command.terminal() } else { command }.run()?;
+    check_exit_status(&command_line(&config.program, &config.args), &completion)
 }
 
 /// Refuses settings that contradict each other.

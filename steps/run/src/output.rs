@@ -1,50 +1,41 @@
-//! The results of a program: its output for the log, and its exit status.
+//! The results of a program: its exit status, and the end of its output.
 
-use pawl_step::log::{self, LogLevel};
+use pawl_step::process::Completion;
 use pawl_step::{Failure, Finding, Receipt};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-/// The largest number of logged lines of a stream; the host limits their bytes.
-const MAX_LOGGED_LINES: usize = 2_000;
-/// The largest number of stderr lines in a failure.
-const MAX_STDERR_LINES: usize = 20;
+/// The largest number of lines in a failure's details.
+const MAX_DETAIL_LINES: usize = 20;
+/// The largest number of lines in a failure's message.
+const MAX_MESSAGE_LINES: usize = 3;
 
-/// Writes each line of a stream to the log.
-pub(crate) fn log_lines(stream: &str, bytes: &[u8]) {
-    let text = String::from_utf8_lossy(bytes);
-    let mut fields = Map::new();
-    fields.insert("stream".to_owned(), stream.into());
-    let mut lines = text.lines();
-    for line in lines.by_ref().take(MAX_LOGGED_LINES) {
-        log::write(LogLevel::Info, line, &fields);
-    }
-    let more = lines.count();
-    if more > 0 {
-        log::write(LogLevel::Warn, &format!("…and {more} more lines"), &fields);
-    }
-}
-
-/// Returns a failure with the end of stderr when the status is not 0.
-pub(crate) fn check_exit_status(command: &str, status: i32, stderr: &[u8]) -> Result<(), Failure> {
+/// Returns a failure with the end of the output when the status is not 0.
+pub(crate) fn check_exit_status(command: &str, completion: &Completion) -> Result<(), Failure> {
+    let status = completion.status;
     if status == 0 {
         return Ok(());
     }
-    let lines = last_lines(stderr);
-    let last = lines.iter().rev().find(|line| !line.trim().is_empty());
-    let last_message = last.map_or_else(|| "nothing on stderr".to_owned(), |line| line.trim().to_owned());
-    Err(Failure::permanent(format!("`{command}` exited with {}: {last_message}", describe_status(status)))
+    let (stream, lines) = last_lines(completion);
+    let last_message = match stream {
+        Some(_) => lines[lines.len().saturating_sub(MAX_MESSAGE_LINES)..].join("\n"),
+        None => "it wrote nothing".to_owned(),
+    };
+    let failure = Failure::permanent(format!("`{command}` exited with {}: {last_message}", describe_status(status)))
         .hint("`runner logs` shows the full output")
-        .detail("status", status)
-        .detail("stderr", lines.into_iter().map(Value::from).collect::<Vec<_>>()))
+        .detail("status", status);
+    Err(match stream {
+        Some(stream) => failure.detail(stream, lines.into_iter().map(Value::from).collect::<Vec<_>>()),
+        None => failure,
+    })
 }
 
 /// Returns the finding that the exit status of a probe stands for.
-pub(crate) fn finding_from_status(command: &str, status: i32, stderr: &[u8]) -> Finding {
-    match status {
+pub(crate) fn finding_from_status(command: &str, completion: &Completion) -> Finding {
+    match completion.status {
         0 => Finding::Held(Receipt::new().output("status", 0)),
         1 => Finding::Absent,
         other => {
-            let last_message = last_lines(stderr).pop().map_or(String::new(), |line| format!(": {line}"));
+            let last_message = last_lines(completion).1.pop().map_or(String::new(), |line| format!(": {line}"));
             Finding::Unknown(format!("`{command}` exited with {}{last_message}", describe_status(other)))
         }
     }
@@ -72,38 +63,53 @@ fn describe_status(status: i32) -> String {
     }
 }
 
-fn last_lines(stderr: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(stderr);
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(MAX_STDERR_LINES)..].iter().map(|line| (*line).to_owned()).collect()
+/// The last lines of standard error, or of standard output if there are none, without the empty ones; and which stream it is.
+fn last_lines(completion: &Completion) -> (Option<&'static str>, Vec<String>) {
+    let last = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(MAX_DETAIL_LINES)..].iter().map(|line| (*line).to_owned()).collect()
+    };
+    let streams = [("stderr", &completion.stderr), ("stdout", &completion.stdout)];
+    let written = streams.into_iter().map(|(name, bytes)| (Some(name), last(bytes)));
+    written.into_iter().find(|(_, lines): &(_, Vec<String>)| !lines.is_empty()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn completion(status: i32, stdout: &str, stderr: &str) -> Completion {
+        Completion { status, stdout: stdout.into(), stderr: stderr.into() }
+    }
+
     #[test]
-    fn failure_message_ends_with_the_last_stderr_line() {
-        assert!(check_exit_status("p", 0, b"warning").is_ok());
-        let stderr: String = (1..=30).map(|line| format!("line {line}\n")).collect();
-        let failure = check_exit_status("/bin/p -x", 3, stderr.as_bytes()).unwrap_err();
-        assert_eq!(failure.message, "`/bin/p -x` exited with status 3: line 30");
-        let kept = failure.details["stderr"].as_array().unwrap();
-        assert_eq!((kept.len(), kept[0].as_str(), failure.details["status"].as_i64()), (20, Some("line 11"), Some(3)));
+    fn failure_message_ends_with_the_last_lines_of_the_stream_that_has_some() {
+        assert!(check_exit_status("p", &completion(0, "", "warning")).is_ok());
+        let lines: String = (1..=30).map(|line| format!("line {line}\n\n")).collect();
+        for (stdout, stderr, stream) in [("other\n", lines.as_str(), "stderr"), (&lines, "\n \n", "stdout")] {
+            let failure = check_exit_status("/bin/p -x", &completion(3, stdout, stderr)).unwrap_err();
+            assert_eq!(failure.message, "`/bin/p -x` exited with status 3: line 28\nline 29\nline 30");
+            let kept = failure.details[stream].as_array().unwrap();
+            let status = failure.details["status"].as_i64();
+            assert_eq!((kept.len(), kept[0].as_str(), status), (20, Some("line 11"), Some(3)));
+        }
         assert_eq!(
-            check_exit_status("p", 137, b"").unwrap_err().message,
-            "`p` exited with status 137 (signal 9): nothing on stderr"
+            check_exit_status("p", &completion(137, "", "")).unwrap_err().message,
+            "`p` exited with status 137 (signal 9): it wrote nothing"
         );
     }
 
     #[test]
     fn probe_status_maps_to_finding() {
-        assert_eq!(finding_from_status("q", 0, b""), Finding::Held(Receipt::new().output("status", 0)));
-        assert_eq!(finding_from_status("q", 1, b"no"), Finding::Absent);
-        assert_eq!(
-            finding_from_status("q", 2, b"no such host\n"),
-            Finding::Unknown("`q` exited with status 2: no such host".to_owned())
-        );
+        assert_eq!(finding_from_status("q", &completion(0, "", "")), Finding::Held(Receipt::new().output("status", 0)));
+        assert_eq!(finding_from_status("q", &completion(1, "", "no")), Finding::Absent);
+        for (stdout, stderr) in [("", "no such host\n"), ("no such host\n", "")] {
+            assert_eq!(
+                finding_from_status("q", &completion(2, stdout, stderr)),
+                Finding::Unknown("`q` exited with status 2: no such host".to_owned())
+            );
+        }
     }
 
     #[test]

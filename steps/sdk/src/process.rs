@@ -17,13 +17,24 @@ pub struct Command {
     env: Map<String, Value>,
     secrets: Vec<(String, Secret)>,
     dir: Option<String>,
+    logged: bool,
+    terminal: bool,
 }
 
 impl Command {
     /// Returns a command without arguments.
     pub fn new(program: impl Into<String>) -> Self {
         let program = program.into();
-        Self { program, arguments: Vec::new(), stdin: None, env: Map::new(), secrets: Vec::new(), dir: None }
+        Self {
+            program,
+            arguments: Vec::new(),
+            stdin: None,
+            env: Map::new(),
+            secrets: Vec::new(),
+            dir: None,
+            logged: false,
+            terminal: false,
+        }
     }
 
     /// Adds arguments.
@@ -56,6 +67,18 @@ impl Command {
         self
     }
 
+    /// Lets the host log each line of the program as it comes. The completion has the output too.
+    pub fn logged(mut self) -> Self {
+        self.logged = true;
+        self
+    }
+
+    /// Gives the program a terminal for its output, so that it writes each line at once. The completion's `stdout` is both streams.
+    pub fn terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+
     /// Runs the program until it exits. A status other than 0 is a completion, not a failure.
     ///
     /// # Errors
@@ -67,6 +90,11 @@ impl Command {
         }
         if let Some(dir) = self.dir {
             options.insert("dir".to_owned(), Value::String(dir));
+        }
+        for (name, is_set) in [("log", self.logged), ("tty", self.terminal)] {
+            if is_set {
+                options.insert(name.to_owned(), Value::Bool(true));
+            }
         }
         let command = host::Command {
             program: self.program,

@@ -103,11 +103,13 @@ error_codes! {
     SecretInInput, "P0225", Refused, "a secret in a value that is recorded";
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
+    LogElsewhere, "P0232", Refused, "the log is on another machine";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";
     Interrupted, "P0303", Interrupted, "interrupted";
     SecretInReceipt, "P0304", Failed, "a step returned a secret";
+    ProgramRunning, "P0305", Locked, "a program of an earlier attempt is still running";
     MigrationChanged, "P0311", Failed, "an applied migration was changed";
     MigrationMissing, "P0312", Failed, "an applied migration is missing";
     DatabaseAhead, "P0313", Failed, "the database is ahead of the files";

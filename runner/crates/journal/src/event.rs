@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::FindingSummary;
+use crate::{FindingSummary, output::RecordedOutput};
 use contract::hash::Blake3Hash;
 use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress};
 use contract::{
@@ -23,7 +23,8 @@ use contract::{
 ///   rollback.
 /// - 1.2: `url` in the header; `missing-journal` among the overrides; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
 /// - 1.3: the events `resolved` and `record-lost`; control values (inputs, receipts, names) are never masked. Before, a secret in them was written as `***`.
-pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
+/// - 1.4: the event `output`. Before, each line of a program was a message in `progress`.
+pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 4 };
 
 /// The first format whose control values are what the step got and returned.
 pub const FIRST_EXACT_FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
@@ -136,6 +137,13 @@ pub enum JournalEvent {
         #[serde(flatten)]
         progress: StepProgress,
     },
+    /// Lines that programs of a step wrote, recorded when its call ends: the first ones, then the last ones. Since 1.4.
+    Output {
+        #[serde(flatten)]
+        step_target: StepTarget,
+        #[serde(flatten)]
+        output: RecordedOutput,
+    },
     /// The outcome of a step's action.
     Outcome {
         #[serde(flatten)]
@@ -210,6 +218,7 @@ impl JournalEvent {
             Self::Decision { step_target, .. }
             | Self::Intent { step_target, .. }
             | Self::Progress { step_target, .. }
+            | Self::Output { step_target, .. }
             | Self::Outcome { step_target, .. }
             | Self::Probe { step_target, .. }
             | Self::UndoIntent { step_target }

@@ -17,6 +17,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    attempt_log::AttemptLog,
     error::{JournalError, io_error},
     event::{
         Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, Resolution,
@@ -24,6 +25,7 @@ use super::{
     },
     line,
     load::LoadedJournals,
+    output::{OutputLine, RecordedOutput},
     redact::Redactor,
     state::{JournalState, JournalTrust},
 };
@@ -46,8 +48,17 @@ const INTENT_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES - 16 * line::MAX_LINE_BYTES as
 /// How many folders above a journal's own the first attempt creates: `<state>/<app>/<environment>`.
 const CREATED_FOLDERS: usize = 3;
 
-/// A callback that gets every entry after it is written.
-pub type EntryObserver = Box<dyn FnMut(&JournalEntry)>;
+/// A callback that gets every entry after it is written, and the lines of programs as they come.
+pub type EntryObserver = Box<dyn FnMut(JournalObservation<'_>)>;
+
+/// What an observer of a journal gets.
+#[derive(Clone, Copy, Debug)]
+pub enum JournalObservation<'a> {
+    /// An entry, after it is written.
+    Entry(&'a JournalEntry),
+    /// Lines that a program of a step wrote, after they are in the log of the attempt.
+    Output { step_target: &'a StepTarget, lines: &'a [OutputLine] },
+}
 
 /// The journal of the attempt that this process works on.
 pub struct Journal {
@@ -62,6 +73,7 @@ pub struct Journal {
     fenced: bool,
     redactor: Redactor,
     observer: EntryObserver,
+    log: AttemptLog,
 }
 
 /// The effect class of a step.
@@ -125,6 +137,14 @@ impl StepIntent {
     /// Ends the action with its outcome.
     pub fn complete(self, result: StepOutcome, took: Duration) -> StepCompletion {
         StepCompletion { step_target: self.step_target, effect: self.effect, outcome: result, took }
+    }
+}
+
+impl StepCompletion {
+    /// The outcome of the action.
+    #[must_use]
+    pub fn outcome(&self) -> &StepOutcome {
+        &self.outcome
     }
 }
 
@@ -197,9 +217,9 @@ impl Journal {
         let file = OpenOptions::new().append(true).create_new(true).open(created_path);
         let file = file.map_err(|source| fenced_or_io_error(staging, path, "create", source))?;
         let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
-        let (next_seq, size, path) = (0, 0, path.to_owned());
+        let (next_seq, size, path, log) = (0, 0, path.to_owned(), AttemptLog::of_journal(path));
         let (folder_sync, poisoned, fenced) = (None, false, false);
-        let mut journal = Self { file, path, folder_sync, state, next_seq, size, poisoned, fenced, redactor, observer };
+        let mut journal = Self { file, path, folder_sync, state, next_seq, size, poisoned, fenced, redactor, observer, log };
         let entry = journal.write(JournalEvent::Started(header))?;
         if let Some(staged) = staged {
             let renamed = fs::rename(staged, &journal.path);
@@ -211,7 +231,7 @@ impl Journal {
         let naming = thread::Builder::new().spawn(move || sync_names(&folder, is_first));
         let naming = naming.map_err(|source| io_error("sync the folder of", &journal.path, source))?;
         journal.folder_sync = Some(naming);
-        (journal.observer)(&entry);
+        (journal.observer)(JournalObservation::Entry(&entry));
         Ok(journal)
     }
 
@@ -380,7 +400,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn record_note(&mut self, note: JournalNote) -> Result<(), JournalError> {
-        if let JournalNote::Progress { .. } = &note
+        if let JournalNote::Progress { .. } | JournalNote::Output { .. } = &note
             && self.size > PROGRESS_LIMIT_BYTES
         {
             return Ok(());
@@ -391,7 +411,22 @@ impl Journal {
             JournalNote::Torn { file, bytes } => JournalEvent::Torn { file, bytes },
             JournalNote::Override { option, step } => JournalEvent::Override { option, step },
             JournalNote::Progress { step_target, progress } => JournalEvent::Progress { step_target, progress },
+            JournalNote::Output { step_target, output } => JournalEvent::Output { step_target, output },
         })
+    }
+
+    /// Writes lines of a program to the log of the attempt, which is a file beside the journal, and passes them to the observer.
+    /// They must be without secrets. The log is for people, so a fault of it ends nothing; the first one is returned.
+    ///
+    /// # Errors
+    /// When the log can't be written; it has no further lines.
+    pub fn log_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) -> io::Result<()> {
+        if self.fenced || lines.is_empty() {
+            return Ok(());
+        }
+        let logged = self.log.append(step_target, lines);
+        (self.observer)(JournalObservation::Output { step_target, lines });
+        logged
     }
 
     /// Writes the last line.
@@ -405,7 +440,7 @@ impl Journal {
 
     fn append(&mut self, event: JournalEvent) -> Result<(), JournalError> {
         let entry = self.write(event)?;
-        (self.observer)(&entry);
+        (self.observer)(JournalObservation::Entry(&entry));
         Ok(())
     }
 
@@ -519,6 +554,7 @@ pub enum JournalNote {
     Torn { file: String, bytes: u64 },
     Override { option: String, step: Option<StepId> },
     Progress { step_target: StepTarget, progress: StepProgress },
+    Output { step_target: StepTarget, output: RecordedOutput },
 }
 
 /// The largest size of the file after such an event.
@@ -534,6 +570,7 @@ fn size_limit_for(event: &JournalEvent) -> u64 {
         | JournalEvent::Decision { .. }
         | JournalEvent::Intent { .. }
         | JournalEvent::Progress { .. }
+        | JournalEvent::Output { .. }
         | JournalEvent::Probe { .. }
         | JournalEvent::UndoIntent { .. }
         | JournalEvent::Override { .. }

@@ -1,11 +1,13 @@
 //! The journal: each intent is on disk before its effect, and each outcome after it.
 //!
 //! [`event`] defines the entries, [`line`] their bytes on disk; [`file`] appends and syncs, `load` reads. [`state`]
-//! folds all attempts, [`step_status`] folds one. [`redact`] masks secrets in texts, [`secret_scanner`] finds them in
+//! folds all attempts, [`step_status`] folds one. [`output`] has the lines of programs, which
+//! [`attempt_log`] writes to a file beside the journal, without secrets. [`redact`] masks secrets in texts, [`secret_scanner`] finds them in
 //! values, and `sanitize` applies both and limits the texts. [`decision`] is the decision table. The types enforce the order "intent, effect, outcome": only
 //! [`Journal::record_intent`] creates a [`StepIntent`], acting turns it into a [`StepCompletion`], and only that can be
 //! recorded as an outcome.
 
+pub mod attempt_log;
 pub mod clock;
 pub mod decision;
 mod error;
@@ -18,6 +20,8 @@ mod head;
 pub mod line;
 mod load;
 mod message_redactor;
+pub mod output;
+mod output_redactor;
 pub mod redact;
 mod sanitize;
 pub mod secret_scanner;
@@ -31,6 +35,8 @@ pub use file::{Journal, StepCompletion, StepIntent, UndoCompletion, UndoIntent};
 pub use finding_summary::FindingSummary;
 pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, decode_line, transition_error, trust_from_file_name};
 pub use message_redactor::MessageRedactor;
+pub use output::{OutputExcerpt, OutputLine, OutputStream, RecordedOutput};
+pub use output_redactor::{OutputChunk, OutputRedactor};
 pub use redact::Redactor;
 pub use secret_scanner::{SecretLocation, SecretScanner};
 pub use snapshot::{Snapshot, SnapshotError};

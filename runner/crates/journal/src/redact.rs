@@ -132,10 +132,28 @@ impl Redactor {
         redacted
     }
 
+    /// Redacts consecutive texts like [`redact_all`](Self::redact_all). Without secrets, it does nothing.
+    pub(super) fn redact_in_place<'t>(&self, texts: impl Iterator<Item = &'t mut String>) {
+        if self.secrets.is_none() && self.short.is_empty() {
+            return;
+        }
+        let texts: Vec<&mut String> = texts.collect();
+        let redacted = self.redact_all(&texts.iter().map(|text| text.as_str()).collect::<Vec<_>>());
+        for (text, redacted) in texts.into_iter().zip(redacted) {
+            *text = redacted;
+        }
+    }
+
     /// Whether a secret may begin at the end of this text and continue in the next.
     pub(super) fn may_end_in_secret(&self, text: &str) -> bool {
+        self.may_texts_end_in_secret(std::iter::once(text))
+    }
+
+    /// Whether a secret may begin at the end of these consecutive texts and continue in the next.
+    pub(super) fn may_texts_end_in_secret<'t>(&self, texts: impl DoubleEndedIterator<Item = &'t str>) -> bool {
         let Some(forms) = &self.secrets else { return false };
-        let tail: String = text.chars().rev().filter(|c| !is_space(*c)).take(forms.longest).collect();
+        let chars = texts.rev().flat_map(|text| text.chars().rev());
+        let tail: String = chars.filter(|c| !is_space(*c)).take(forms.longest).collect();
         let tail: String = tail.chars().rev().collect();
         let begins = |form: &String| {
             let longest = tail.len().min(form.len() - 1);

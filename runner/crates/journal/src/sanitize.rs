@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     FindingSummary,
     event::{Decision, DecisionReason, JournalEvent, JournalHeader, PlanStepRecord, Resolution},
+    output::{MAX_RECORDED_LINE_BYTES, OutputLine, RecordedOutput},
     redact::Redactor,
     secret_scanner::{SecretLocation, SecretScanner},
 };
@@ -42,6 +43,7 @@ impl JournalEvent {
             Self::Progress { step_target, progress } => {
                 Self::Progress { step_target, progress: clean.progress(progress) }
             }
+            Self::Output { step_target, output } => Self::Output { step_target, output: clean.output(output) },
             Self::Outcome { step_target, took_ms, outcome: result } => {
                 Self::Outcome { step_target, took_ms, outcome: clean.outcome(result) }
             }
@@ -100,6 +102,7 @@ impl JournalEvent {
             | Self::Lock { .. }
             | Self::Torn { .. }
             | Self::Progress { .. }
+            | Self::Output { .. }
             | Self::UndoIntent { .. }
             | Self::UndoOutcome { .. }
             | Self::Override { .. }
@@ -244,6 +247,12 @@ impl EventSanitizer<'_> {
         }
     }
 
+    fn output(&self, output: RecordedOutput) -> RecordedOutput {
+        let text = |text: &str| truncate_middle(&self.0.redact(text), MAX_RECORDED_LINE_BYTES);
+        let lines = output.lines.into_iter().map(|line| OutputLine { text: text(&line.text), ..line });
+        RecordedOutput { lines: lines.collect(), ..output }
+    }
+
     fn progress(&self, progress: StepProgress) -> StepProgress {
         match progress {
             StepProgress::Log { level, message, fields } => {
@@ -257,7 +266,7 @@ impl EventSanitizer<'_> {
 }
 
 /// Truncates a text to about `longest` bytes: its head and its tail.
-fn truncate_middle(text: &str, longest: usize) -> String {
+pub(super) fn truncate_middle(text: &str, longest: usize) -> String {
     if text.len() <= longest {
         return text.to_owned();
     }

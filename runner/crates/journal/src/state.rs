@@ -300,6 +300,7 @@ impl JournalState {
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }
+            | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Unrecognized => Ok(()),
         }

@@ -66,6 +66,7 @@ impl StepStatus {
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }
+            | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
             | JournalEvent::Resolved { .. }

@@ -22,7 +22,7 @@ use super::{
         Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalHeader, MAGIC,
         PlanStepRecord, ProbeInput, Release,
     },
-    file::{JournalNote, StepEffect},
+    file::{JournalNote, JournalObservation, StepEffect},
     line,
 };
 use contract::{
@@ -192,7 +192,10 @@ fn an_observer_sees_every_entry_that_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let sink = std::rc::Rc::clone(&seen);
-    let observer = Box::new(move |entry: &JournalEntry| sink.borrow_mut().push(entry.clone()));
+    let observer = Box::new(move |observed: JournalObservation<'_>| match observed {
+        JournalObservation::Entry(entry) => sink.borrow_mut().push(entry.clone()),
+        JournalObservation::Output { .. } => panic!("no program ran"),
+    });
     let path = path(folder.path(), 1);
     let header = header(1, AttemptNumber::FIRST);
     let mut journal = Journal::create(&path, header, LoadedJournals::default(), Redactor::default(), observer).unwrap();

@@ -104,6 +104,10 @@ impl CapabilityGate {
         })
     }
 
+    pub(super) fn step(&self) -> &StepId {
+        &self.step
+    }
+
     pub(super) fn purpose(&self) -> CallPurpose {
         self.purpose
     }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc::UnboundedSender;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::{
+    channel::CallChannel,
     gate::CapabilityGate,
     limits::GuestLimits,
     log::{GuestLog, GuestOutputStream},
+    process::ProgramSupervisor,
 };
-use contract::step::{FailureKind, MessageLevel, StepFailure, StepProgress};
+use contract::step::{FailureKind, MessageLevel, StepFailure};
 use db::migrate::MigrationFence;
 use hostio::confined_path;
 use plan::DirAccess;
@@ -24,6 +25,9 @@ pub(super) struct HostState {
     pub(super) gate: Arc<CapabilityGate>,
     pub(super) limits: GuestLimits,
     pub(super) log: GuestLog,
+    pub(super) channel: CallChannel,
+    /// Whether and why programs of the call must end.
+    pub(super) programs: ProgramSupervisor,
     /// The call's origin, for databases that record it.
     pub(super) fence: MigrationFence,
     pub(super) table: ResourceTable,
@@ -37,11 +41,12 @@ impl HostState {
         gate: CapabilityGate,
         limits: GuestLimits,
         fence: MigrationFence,
-        progress: UnboundedSender<StepProgress>,
+        channel: CallChannel,
+        programs: ProgramSupervisor,
     ) -> Result<Self, StepFailure> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
-        let log = GuestLog::new(progress);
+        let log = GuestLog::new(channel.clone());
         let mut wasi = WasiCtxBuilder::new();
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         wasi.stdout(GuestOutputStream::new(log.clone(), MessageLevel::Info))
@@ -55,7 +60,7 @@ impl HostState {
                 super::failure(FailureKind::Permanent, format!("directory `{name}` can't be opened: {error}"))
             })?;
         }
-        Ok(Self { gate: Arc::new(gate), limits, log, fence, table, wasi: wasi.build() })
+        Ok(Self { gate: Arc::new(gate), limits, log, channel, programs, fence, table, wasi: wasi.build() })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs modules: WASM components that access only what the plan grants.
 //!
 //! [`engine`] loads modules, [`modules`] caches third-party ones, [`gate`] alone checks grants, and each capability has
-//! a file: directories (`host`), [`blobs`], [`database`], [`http`], [`process`], [`secrets`], [`log`]. The methods of
+//! a file: directories (`host`), [`blobs`], [`database`], [`http`], [`process`] (with [`program`]), [`secrets`], [`log`]. The methods of
 //! [`LoadedModule`] are the five exports. A call that loops, hangs in a host call, uses too much memory, panics or
 //! floods its log ends with a typed failure soon after its deadline, and the runner continues. Deliberately absent: the
 //! order of calls, and the journal.
@@ -9,6 +9,7 @@
 mod behavior;
 mod bindings;
 mod blobs;
+mod channel;
 mod componentize;
 mod contract_mismatch;
 mod database;
@@ -24,16 +25,17 @@ mod migrations;
 mod modules;
 mod precompiled;
 mod process;
+mod program;
 mod program_inputs;
 mod secrets;
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::sync::mpsc::UnboundedSender;
 use wasmtime::{Store, component::ResourceTableError};
 
 pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
+pub use channel::{CallChannel, CallMessage, ProgramOutput};
 pub use description::{
     CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength, SchemaViolation,
 };
@@ -42,12 +44,14 @@ pub use gate::{CallPurpose, module_display_name};
 pub use inputs::{InputError, release_digest};
 pub use migrations::open_migrations;
 pub use modules::{NoticeHandler, RegistryError, UserPaths};
+pub use program::{GUARD_ARGUMENT, LeftoverProgram, end_leftover_programs, run_program_guard};
 
 use self::{
     bindings::{Module as Instance, exported, types},
     gate::CapabilityGate,
     host::HostState,
     limits::{GuestLimitExceeded, GuestLimits},
+    process::{ProgramStopped, ProgramSupervisor},
 };
 use contract::step::{FailureKind, MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 use db::migrate::MigrationFence;
@@ -119,9 +123,6 @@ impl ModuleCallError {
     }
 }
 
-/// The sink of a guest's messages during a call.
-pub type ProgressSender = UnboundedSender<StepProgress>;
-
 /// Waits with a limit until the blocking work of cancelled calls has ended.
 pub async fn wait_for_blocking_tasks() {
     hostio::blocking::wait_for_tasks(BLOCKING_TASKS_TIMEOUT).await;
@@ -143,10 +144,10 @@ impl ModuleRuntime {
         if let Some(text) = self.cached_description(module, &module_display_name(&step.uses)) {
             return ModuleDescription::parse(&text);
         }
-        let (messages, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let (channel, mut received) = CallChannel::new();
         let ungranted_step = PlanStep { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
         let text = self
-            .call(module, &ungranted_step, CallPurpose::Preview, messages, async |instance, store| {
+            .call(module, &ungranted_step, CallPurpose::Preview, channel, async |instance, store| {
                 Ok(Ok(instance.pawl_step_step().call_describe(store).await?))
             })
             .await
@@ -156,8 +157,13 @@ impl ModuleRuntime {
             .map_err(|error| {
                 // The log before the end shows the cause, in every language.
                 let said = std::iter::from_fn(|| received.try_recv().ok()).filter_map(|said| match said {
-                    StepProgress::Log { level: MessageLevel::Error | MessageLevel::Warn, message, .. } => Some(message),
-                    StepProgress::Log { .. } | StepProgress::Meter { .. } => None,
+                    CallMessage::Progress(StepProgress::Log {
+                        level: MessageLevel::Error | MessageLevel::Warn,
+                        message,
+                        ..
+                    }) => Some(message),
+                    CallMessage::Progress(StepProgress::Log { .. } | StepProgress::Meter { .. })
+                    | CallMessage::Output(_) => None,
                 });
                 DescriptionError::CallFailed(error.into_failure(), said.take(MAX_DESCRIBE_LOG_LINES).collect())
             })?;
@@ -175,10 +181,10 @@ impl ModuleRuntime {
         module: &LoadedModule,
         step: &PlanStep,
         input: &Value,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> Result<Vec<PreviewChange>, StepFailure> {
         let input = input.to_string();
-        let changes = self.call(module, step, CallPurpose::Preview, messages, async |instance, store| {
+        let changes = self.call(module, step, CallPurpose::Preview, channel, async |instance, store| {
             instance.pawl_step_step().call_preview(store, &input).await
         });
         let changes = changes.await.map_err(ModuleCallError::into_failure)?;
@@ -194,10 +200,10 @@ impl ModuleRuntime {
         module: &LoadedModule,
         step: &PlanStep,
         input: &Value,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> ProbeFinding {
         let input = input.to_string();
-        let finding = self.call(module, step, CallPurpose::Probe, messages, async |instance, store| {
+        let finding = self.call(module, step, CallPurpose::Probe, channel, async |instance, store| {
             instance.pawl_step_step().call_probe(store, &input).await
         });
         match finding.await {
@@ -221,12 +227,12 @@ impl ModuleRuntime {
         module: &LoadedModule,
         step: &PlanStep,
         intent: StepIntent,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> StepCompletion {
         let started = Instant::now();
         let input = intent.input().to_string();
         let fence = MigrationFence::from_input(intent.input());
-        let result = self.call_fenced(module, step, CallPurpose::Mutate, fence, messages, async |instance, store| {
+        let result = self.call_fenced(module, step, CallPurpose::Mutate, fence, channel, async |instance, store| {
             instance.pawl_step_step().call_apply(store, &input).await
         });
         let outcome = match result.await.map(parse_receipt) {
@@ -246,10 +252,10 @@ impl ModuleRuntime {
         intent: UndoIntent,
         input: &Value,
         done: &Receipt,
-        messages: ProgressSender,
+        channel: CallChannel,
     ) -> UndoCompletion {
         let (input, done) = (input.to_string(), types::Receipt::from(done));
-        let result = self.call(module, step, CallPurpose::Mutate, messages, async |instance, store| {
+        let result = self.call(module, step, CallPurpose::Mutate, channel, async |instance, store| {
             instance.pawl_step_step().call_revert(store, &input, &done).await
         });
         intent.complete(result.await.err().map(ModuleCallError::into_failure))
@@ -260,10 +266,10 @@ impl ModuleRuntime {
         module: &LoadedModule,
         step: &PlanStep,
         purpose: CallPurpose,
-        messages: ProgressSender,
+        channel: CallChannel,
         export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, ModuleCallError> {
-        self.call_fenced(module, step, purpose, MigrationFence::default(), messages, export).await
+        self.call_fenced(module, step, purpose, MigrationFence::default(), channel, export).await
     }
 
     /// One call with its own store, instance, grants and timeout.
@@ -273,14 +279,14 @@ impl ModuleRuntime {
         step: &PlanStep,
         purpose: CallPurpose,
         fence: MigrationFence,
-        messages: ProgressSender,
+        channel: CallChannel,
         export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, ModuleCallError> {
         // Blocking work of an earlier cancelled call must not run at the same time.
         wait_for_blocking_tasks().await;
         let gate = CapabilityGate::open(step, purpose, &self.dir_snapshots).map_err(ModuleCallError::Failed)?;
         let writes = gate.may_write_files();
-        let answer = self.call_gated(module, step, gate, fence, messages, export).await;
+        let answer = self.call_gated(module, step, gate, fence, channel, export).await;
         if writes {
             self.dir_snapshots.clear();
         }
@@ -293,10 +299,12 @@ impl ModuleRuntime {
         step: &PlanStep,
         gate: CapabilityGate,
         fence: MigrationFence,
-        messages: ProgressSender,
+        channel: CallChannel,
         export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, ModuleCallError> {
-        let host = HostState::new(gate, GuestLimits::default(), fence, messages).map_err(ModuleCallError::Failed)?;
+        let (programs, attempt) = (ProgramSupervisor::default(), channel.clone());
+        let host = HostState::new(gate, GuestLimits::default(), fence, channel, programs.clone())
+            .map_err(ModuleCallError::Failed)?;
         let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);
         store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);
@@ -308,23 +316,25 @@ impl ModuleRuntime {
             let instance = module.instance_pre.instantiate_async(&mut store).await?;
             export(&instance, &mut store).await
         };
-        let answer = tokio::select! {
-            answer = tokio::time::timeout(step.timeout, work) => answer,
+        tokio::pin!(work);
+        let (answer, timed_out) = tokio::select! {
+            answer = programs.until_stopped(&mut work, attempt.stop_requested()) => (answer, false),
+            () = tokio::time::sleep(step.timeout) => match programs.stop_and_wait(&mut work).await {
+                Some(answer) => (answer, true),
+                None => return Err(ModuleCallError::Aborted(time_out_failure(step, None))),
+            },
             // A guest may ignore the error of its output stream.
             exceeded = log.wait_for_limit_exceeded() => return Err(ModuleCallError::Aborted(limit_failure(&exceeded))),
         };
         match answer {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(failure))) => Err(ModuleCallError::Failed(with_grant_hint(step, bounded_failure(failure)))),
-            Ok(Err(trap)) => Err(ModuleCallError::Aborted(trap_failure(&trap))),
-            Err(_) => {
-                let limit = format_duration(step.timeout);
-                let message = format!("the runner stopped it after its timeout of {limit}");
-                Err(ModuleCallError::Aborted(
-                    failure(FailureKind::TimeOut, message)
-                        .with_hint("if it needs more time, set `timeout:` on the step"),
-                ))
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(failure)) => {
+                let failure = with_grant_hint(step, bounded_failure(failure));
+                let cut_off = || time_out_failure(step, Some(&failure));
+                Err(ModuleCallError::Failed(if timed_out { cut_off() } else { failure }))
             }
+            Err(_) if timed_out => Err(ModuleCallError::Aborted(time_out_failure(step, None))),
+            Err(trap) => Err(ModuleCallError::Aborted(trap_failure(&trap))),
         }
     }
 }
@@ -383,6 +393,16 @@ fn limit_failure(exceeded: &GuestLimitExceeded) -> StepFailure {
     failure(FailureKind::Limit, format!("the runner stopped it: {exceeded}"))
 }
 
+/// The failure of a call beyond its timeout. The module's own failure says how its program ended when it was asked to.
+fn time_out_failure(step: &PlanStep, module_failure: Option<&StepFailure>) -> StepFailure {
+    let limit = format_duration(step.timeout);
+    let how = module_failure.map_or_else(String::new, |failure| format!(": {}", failure.message));
+    let message = format!("the runner stopped it after its timeout of {limit}{how}");
+    let details = module_failure.map_or_else(Default::default, |failure| failure.details.clone());
+    let failure = failure(FailureKind::TimeOut, message).with_hint("if it needs more time, set `timeout:` on the step");
+    StepFailure { details, ..failure }
+}
+
 fn is_table_full(error: &ResourceTableError) -> bool {
     matches!(error, ResourceTableError::Full)
 }
@@ -393,6 +413,9 @@ fn trap_failure(error: &wasmtime::Error) -> StepFailure {
     }
     if error.chain().any(|cause| cause.downcast_ref::<ResourceTableError>().is_some_and(is_table_full)) {
         return limit_failure(&GuestLimitExceeded { resource: "open handle", limit: host::MAX_HANDLES.to_string() });
+    }
+    if let Some(stopped) = error.chain().find_map(|cause| cause.downcast_ref::<ProgramStopped>()) {
+        return failure(FailureKind::Transient, stopped.to_string());
     }
     let why = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::StackOverflow) => "its stack overflowed: it recursed too deeply".to_owned(),

@@ -10,14 +10,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::AsyncWrite,
-    sync::{Notify, mpsc::UnboundedSender},
-};
+use tokio::{io::AsyncWrite, sync::Notify};
 use wasmtime::{Error, Result};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
-use super::{bindings::log, host::HostState, limits::GuestLimitExceeded};
+use super::{bindings::log, channel::CallChannel, host::HostState, limits::GuestLimitExceeded};
 use contract::step::{MessageLevel, StepProgress};
 
 /// The most bytes of messages in one call.
@@ -29,7 +26,7 @@ const MAX_LOG_MESSAGES: usize = 20_000;
 /// The sink of a guest's messages.
 #[derive(Clone)]
 pub(super) struct GuestLog {
-    sink: UnboundedSender<StepProgress>,
+    channel: CallChannel,
     usage: Arc<GuestLogUsage>,
 }
 
@@ -41,8 +38,8 @@ struct GuestLogUsage {
 }
 
 impl GuestLog {
-    pub(super) fn new(sink: UnboundedSender<StepProgress>) -> Self {
-        Self { sink, usage: Arc::default() }
+    pub(super) fn new(channel: CallChannel) -> Self {
+        Self { channel, usage: Arc::default() }
     }
 
     /// Forwards a message.
@@ -55,8 +52,7 @@ impl GuestLog {
 
     /// Forwards progress. The host's own progress does not count.
     pub(super) fn send(&self, progress: StepProgress) {
-        // After the attempt nobody listens, and the message is dropped.
-        let _ = self.sink.send(progress);
+        self.channel.send(progress);
     }
 
     /// Returns when the guest has exceeded a limit of the log.

@@ -1,52 +1,141 @@
 //! The capability `process`: granted argument vectors, no shell.
 //!
-//! Invariants: the environment contains only what the plan grants. At its call's deadline, a program is killed with its
-//! whole process group. Deliberately absent: live output; a step logs what matters.
+//! Invariants: the environment contains only what the plan grants. A program that must end, at the deadline of its call or because the
+//! attempt is interrupted, gets SIGTERM, and SIGKILL after 4 s; so does its whole process group. One that ends with an exit status of
+//! its own is completed; otherwise the call is stopped, since nobody knows what the program did. Deliberately absent: the processes
+//! (see [`program`](super::program)), and secrets in the output, which the attempt removes.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    os::unix::process::ExitStatusExt as _,
-    process::Stdio,
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
-    process::Command,
+    io::{AsyncRead, AsyncReadExt as _},
+    sync::Notify,
 };
 use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, process},
+    channel::CallChannel,
     failure,
     host::HostState,
+    program::{CapturedOutput, ProgramExit, ProgramPipes, ProgramStart, RunningProgram, StartError},
     secrets::SecretHandle,
 };
 use contract::step::{FailureKind, StepFailure};
-
-/// The kept bytes of stdout and of stderr: half head, half tail.
-const MAX_CAPTURED_BYTES: usize = 1 << 20;
+use journal::{OutputChunk, OutputStream, clock};
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct ProgramOptions {
     env: BTreeMap<String, String>,
     dir: Option<String>,
+    /// Whether the host logs the program's lines as they come.
+    log: bool,
+    /// Whether the program's output is a terminal.
+    tty: bool,
 }
 
 /// How long the pipes of an ended program are still read.
-const PIPE_DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Kills a process group unless disarmed.
-struct ProcessGroupGuard(Option<Pid>);
+/// How long a call may take to end after its programs were asked to.
+const STOP_TIMEOUT: Duration = Duration::from_millis(4_500);
 
-impl Drop for ProcessGroupGuard {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            // It may have just ended; then there is nothing to kill.
-            let _ = kill_process_group(pid, Signal::KILL);
+/// The bytes of one read.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The program was ended by the runner's signal, so its effect is unknown.
+#[derive(Debug, thiserror::Error)]
+#[error("the runner was asked to stop, and ended `{program}`")]
+pub(super) struct ProgramStopped {
+    program: String,
+}
+
+/// Ends the programs of a call. Clones belong to the same call.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ProgramSupervisor(Arc<SupervisorState>);
+
+#[derive(Debug, Default)]
+struct SupervisorState {
+    is_running: AtomicBool,
+    stop: AtomicBool,
+    stopped: Notify,
+}
+
+impl ProgramSupervisor {
+    /// Waits for `work`, and ends its programs as soon as `requested` resolves.
+    pub(super) async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = T>,
+        requested: impl Future<Output = ()>,
+    ) -> T {
+        tokio::pin!(work);
+        tokio::select! {
+            answer = &mut work => return answer,
+            () = requested => self.stop(),
         }
+        work.await
+    }
+
+    /// Ends the running program, and waits for what the module makes of it; none if no program runs, or if it takes too long.
+    pub(super) async fn stop_and_wait<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        if !self.0.is_running.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.stop();
+        tokio::time::timeout(STOP_TIMEOUT, work).await.ok()
+    }
+
+    fn stop(&self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+        self.0.stopped.notify_waiters();
+    }
+
+    /// Returns when the programs must end.
+    async fn wait_for_stop(&self) {
+        let stopped = self.0.stopped.notified();
+        if !self.0.stop.load(Ordering::Relaxed) {
+            stopped.await;
+        }
+    }
+
+    /// Says that a program runs, until the result is dropped.
+    fn enter(&self) -> RunningMark {
+        self.0.is_running.store(true, Ordering::Relaxed);
+        RunningMark(Arc::clone(&self.0))
+    }
+
+    /// Waits for a program, and ends it if it must. Returns whether it was asked to end.
+    async fn supervise(&self, program: &mut RunningProgram) -> (std::io::Result<ProgramExit>, bool) {
+        let ended = tokio::select! {
+            exit = program.wait() => Some(exit),
+            () = self.wait_for_stop() => None,
+        };
+        match ended {
+            Some(exit) => (exit, false),
+            None => {
+                program.terminate();
+                (program.wait().await, true)
+            }
+        }
+    }
+}
+
+/// A program runs.
+struct RunningMark(Arc<SupervisorState>);
+
+impl Drop for RunningMark {
+    fn drop(&mut self) {
+        self.0.is_running.store(false, Ordering::Relaxed);
     }
 }
 
@@ -68,51 +157,60 @@ impl process::Host for HostState {
         argv.extend(command.arguments.iter().map(String::as_str));
         self.gate.check_program(&argv)?;
 
-        let mut program = Command::new(&command.program);
-        program.args(&command.arguments).env_clear().envs(self.gate.program_environment(&options.env)?);
-        if let Some(dir) = &options.dir {
-            program.current_dir(self.working_dir(dir)?);
-        }
-        program.stdin(if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
-        program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let mut child = program.spawn().map_err(|error| {
-            let kind = if error.kind() == std::io::ErrorKind::NotFound {
-                FailureKind::NotFound
-            } else {
-                FailureKind::Permanent
-            };
-            failure(kind, format!("can't start `{}`: {error}", command.program))
-                .with_hint("name the program by its full path, or grant `env: { PATH: … }`: its environment is empty")
-        })?;
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let mut group = ProcessGroupGuard(pid);
-
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (mut output, mut error_output) = (CapturedOutput::default(), CapturedOutput::default());
-        let status = {
-            let feed = async {
-                if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
-                    // A program may close its stdin early.
-                    let _ = pipe.write_all(bytes).await;
-                }
-            };
-            let pipes = async { tokio::join!(feed, output.read(stdout), error_output.read(stderr)) };
-            tokio::pin!(pipes);
+        let name = command.program.clone();
+        let start = ProgramStart {
+            environment: self.gate.program_environment(&options.env)?,
+            working_dir: options.dir.as_deref().map(|dir| self.working_dir(dir)).transpose()?,
+            program: command.program,
+            arguments: command.arguments,
+            stdin: command.stdin,
+            terminal: options.tty,
+            step: self.gate.step().clone(),
+            records: self.channel.program_records().cloned(),
+        };
+        let _running = self.programs.enter();
+        let started = RunningProgram::start(start).await;
+        let (mut program, pipes) = started.map_err(|error| start_failure(&name, &error))?;
+        let mut output = OutputReader { channel: options.log.then_some(&self.channel), ..OutputReader::default() };
+        let (exit, was_asked) = {
+            let reading = output.read(pipes);
+            tokio::pin!(reading);
+            let supervised = self.programs.supervise(&mut program);
+            tokio::pin!(supervised);
             tokio::select! {
-                _ = &mut pipes => child.wait().await,
-                status = child.wait() => {
+                () = &mut reading => supervised.await,
+                exit = &mut supervised => {
                     // A child that it left behind may hold the pipes: read them briefly, no longer.
-                    let _ = tokio::time::timeout(PIPE_DRAIN_TIMEOUT, &mut pipes).await;
-                    status
+                    let _ = tokio::time::timeout(PIPE_DRAIN_TIMEOUT, &mut reading).await;
+                    exit
                 }
             }
         };
-        let status = status.map_err(|error| {
-            failure(FailureKind::Permanent, format!("can't wait for `{}`: {error}", command.program))
+        let exit = exit.map_err(|error| {
+            failure(FailureKind::Permanent, format!("the runner can't wait for `{name}`: {error}"))
         })?;
-        group.0 = None;
-        let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-        Ok(process::Completion { status, stdout: output.into_bytes(), stderr: error_output.into_bytes() })
+        if was_asked && exit.signal.is_some() {
+            return Err(HostError::Trap(wasmtime::Error::new(ProgramStopped { program: name })));
+        }
+        let status = exit.status.or_else(|| exit.signal.map(|signal| 128 + signal)).unwrap_or(-1);
+        let (stdout, stderr) = (output.stdout.into_bytes(), output.stderr.into_bytes());
+        Ok(process::Completion { status, stdout, stderr })
+    }
+}
+
+/// The failure of a program that did not start.
+fn start_failure(program: &str, error: &StartError) -> StepFailure {
+    let kind = match error {
+        StartError::Program { os_error, .. } if *os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
+            FailureKind::NotFound
+        }
+        StartError::Program { .. } | StartError::Guard(_) | StartError::Record(_) => FailureKind::Permanent,
+    };
+    let failure = failure(kind, format!("can't start `{program}`: {error}"));
+    match error {
+        StartError::Program { .. } => failure
+            .with_hint("name the program by its full path, or grant `env: { PATH: … }`: its environment is empty"),
+        StartError::Guard(_) | StartError::Record(_) => failure,
     }
 }
 
@@ -125,38 +223,50 @@ impl HostState {
     }
 }
 
-/// The kept part of a stream: all of it, or head and tail.
+/// Reads the streams of a program: for the module, and for the log if there is a channel.
 #[derive(Default)]
-struct CapturedOutput {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
-    omitted_bytes: u64,
+struct OutputReader<'a> {
+    channel: Option<&'a CallChannel>,
+    stdout: CapturedOutput,
+    stderr: CapturedOutput,
 }
 
-impl CapturedOutput {
+impl OutputReader<'_> {
     /// Reads to the end.
-    async fn read(&mut self, pipe: Option<impl AsyncRead + Unpin>) {
-        let Some(mut pipe) = pipe else { return };
-        let mut buffer = vec![0; 16 << 10];
-        while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-            let head_bytes = (MAX_CAPTURED_BYTES / 2).saturating_sub(self.head.len()).min(read);
-            self.head.extend_from_slice(&buffer[..head_bytes]);
-            self.tail.extend(&buffer[head_bytes..read]);
-            let excess = self.tail.len().saturating_sub(MAX_CAPTURED_BYTES / 2);
-            self.tail.drain(..excess);
-            self.omitted_bytes += excess as u64;
+    async fn read(&mut self, pipes: ProgramPipes) {
+        let Self { channel, stdout, stderr } = self;
+        match pipes {
+            ProgramPipes::Pipes(out, error) => {
+                tokio::join!(
+                    read_pipe(out, OutputStream::Stdout, stdout, *channel),
+                    read_pipe(error, OutputStream::Stderr, stderr, *channel)
+                );
+            }
+            ProgramPipes::Terminal(terminal) => {
+                let mut buffer = vec![0; CHUNK_BYTES];
+                while let Ok(read @ 1..) = terminal.read(&mut buffer).await {
+                    forward(&buffer[..read], OutputStream::Terminal, stdout, *channel).await;
+                }
+            }
         }
     }
+}
 
-    /// Cuts between lines, because half a secret could not be redacted.
-    fn into_bytes(mut self) -> Vec<u8> {
-        if self.omitted_bytes > 0 {
-            let is_end = |byte: &u8| *byte == b'\n';
-            self.head.truncate(self.head.iter().rposition(is_end).map_or(0, |end| end + 1));
-            self.tail.drain(..self.tail.iter().position(is_end).map_or(self.tail.len(), |end| end + 1));
-            self.head.extend_from_slice(format!("[… over {} bytes …]\n", self.omitted_bytes).as_bytes());
-        }
-        self.head.extend(self.tail);
-        self.head
+async fn read_pipe(
+    mut pipe: impl AsyncRead + Unpin,
+    stream: OutputStream,
+    captured: &mut CapturedOutput,
+    channel: Option<&CallChannel>,
+) {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+        forward(&buffer[..read], stream, captured, channel).await;
+    }
+}
+
+async fn forward(bytes: &[u8], stream: OutputStream, captured: &mut CapturedOutput, channel: Option<&CallChannel>) {
+    captured.push(bytes);
+    if let Some(channel) = channel {
+        channel.send_output(OutputChunk { at: clock::now(), stream, bytes: bytes.to_vec() }).await;
     }
 }

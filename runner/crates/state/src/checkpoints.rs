@@ -165,6 +165,7 @@ impl CheckpointUploader {
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }
+            | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
             | JournalEvent::Resolved { .. }

@@ -187,6 +187,7 @@ fn begun_step(event: &JournalEvent) -> Option<StepTarget> {
         | JournalEvent::Torn { .. }
         | JournalEvent::Decision { .. }
         | JournalEvent::Progress { .. }
+        | JournalEvent::Output { .. }
         | JournalEvent::Probe { .. }
         | JournalEvent::Override { .. }
         | JournalEvent::Ended { .. }

@@ -99,6 +99,7 @@ impl TailSteps {
                 | JournalEvent::Torn { .. }
                 | JournalEvent::Decision { .. }
                 | JournalEvent::Progress { .. }
+                | JournalEvent::Output { .. }
                 | JournalEvent::Probe { .. }
                 | JournalEvent::Override { .. }
                 | JournalEvent::Resolved { .. }

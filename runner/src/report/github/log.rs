@@ -15,12 +15,17 @@ use super::{
     super::{
         CommandConclusion, DeploymentReporter,
         formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
+        output_throttle::{OutputThrottle, ThrottledLines},
+        step_label,
         terminal::{self, ReportOptions, Verbosity},
     },
     WorkflowOutput,
 };
 use contract::text;
-use journal::event::{Decision, JournalEntry, JournalEvent, StepTarget};
+use journal::{
+    OutputLine,
+    event::{Decision, JournalEntry, JournalEvent, StepTarget},
+};
 
 /// The longest title of a group, in columns.
 const MAX_TITLE_COLUMNS: usize = 160;
@@ -32,6 +37,7 @@ pub struct GroupedLogReporter {
     formatter: EventFormatter,
     /// The step whose group is open.
     open_group: Option<StepTarget>,
+    throttle: OutputThrottle,
 }
 
 /// The position of an entry's lines.
@@ -49,7 +55,7 @@ impl GroupedLogReporter {
     /// Writes to the log of a job. It never draws a progress line, whatever the options say.
     #[must_use]
     pub fn new(workflow: WorkflowOutput, options: ReportOptions) -> Self {
-        Self { workflow, options, formatter: EventFormatter::default(), open_group: None }
+        Self { workflow, options, formatter: EventFormatter::default(), open_group: None, throttle: OutputThrottle::default() }
     }
 
     fn open_group_for(&mut self, step_target: &StepTarget, title: &str) {
@@ -110,6 +116,25 @@ impl GroupedLogReporter {
         }
     }
 
+    /// Writes lines of a program into the group of its step.
+    fn write_output(&mut self, step_target: &StepTarget, output: &ThrottledLines) {
+        if output.lines.is_empty() && output.left_out == 0 {
+            return;
+        }
+        let label = step_label(step_target);
+        if self.open_group.as_ref() != Some(step_target) {
+            self.close_group();
+        }
+        self.open_group_for(step_target, &label);
+        let (width, color) = (self.formatter.label_width(), self.options.color);
+        let format = |keyword: &str, text: &str| terminal::format_output(keyword, &label, text, width, color);
+        if let Some(gap) = output.gap() {
+            self.workflow.with_stream(|stream| stream.write_foreign(&format("…", &gap)));
+        }
+        let lines: String = output.lines.iter().map(|line| format(line.stream.short_name(), &line.text)).collect();
+        self.workflow.with_stream(|stream| stream.write_foreign(&lines));
+    }
+
     fn write_line(&mut self, position: LogPosition<'_>, line: &DisplayLine, text: &str, is_foreign: bool) {
         match position {
             LogPosition::InGroup(step_target) if self.options.verbosity > Verbosity::Quiet => {
@@ -130,6 +155,10 @@ impl GroupedLogReporter {
 
 impl DeploymentReporter for GroupedLogReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
+        if let Some(step_target) = terminal::journal_entry_ending_call(entry) {
+            let last = self.throttle.finish();
+            self.write_output(step_target, &last);
+        }
         let items = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
         let position = log_position(&entry.event);
         match position {
@@ -154,6 +183,15 @@ impl DeploymentReporter for GroupedLogReporter {
         }
     }
 
+    fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
+        let shown = match self.options.verbosity {
+            Verbosity::Quiet => return,
+            Verbosity::Normal => self.throttle.admit(lines),
+            Verbosity::Verbose => ThrottledLines { left_out: 0, lines: lines.to_vec() },
+        };
+        self.write_output(step_target, &shown);
+    }
+
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
         self.close_group();
         if let Some(summary) = self.formatter.summary_line(conclusion.exit) {
@@ -174,6 +212,7 @@ fn log_position(event: &JournalEvent) -> LogPosition<'_> {
         JournalEvent::Probe { step_target, .. }
         | JournalEvent::Intent { step_target, .. }
         | JournalEvent::Progress { step_target, .. }
+        | JournalEvent::Output { step_target, .. }
         | JournalEvent::UndoIntent { step_target }
         | JournalEvent::Decision { step_target, decision: Decision::Run { .. } } => LogPosition::InGroup(step_target),
         JournalEvent::Decision { .. } | JournalEvent::Outcome { .. } | JournalEvent::UndoOutcome { .. } => {

@@ -24,7 +24,7 @@ use contract::{
     step::{StepOutcome, StepPhase},
 };
 use journal::{
-    StepStatus,
+    OutputLine, StepStatus,
     event::{Decision, JournalEntry, JournalEvent, JournalHeader, StepTarget},
 };
 
@@ -359,10 +359,14 @@ impl DeploymentReporter for JobSummaryReporter {
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
             | JournalEvent::Progress { .. }
+            | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Unrecognized => {}
         }
     }
+
+    /// The page has no output.
+    fn on_output(&mut self, _: &StepTarget, _: &[OutputLine]) {}
 
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
         let page = self.render_page(conclusion);

@@ -1,0 +1,20 @@
+//! Runs programs of steps, each under a guard.
+//!
+//! ```text
+//!   runner ── socket ──► guard (this binary again) ──► program, in a process group of its own
+//! ```
+//! Invariants: a program does not outlive its runner: when the socket closes, the guard ends the program's whole group. A program
+//! starts only after its guard is on record, so the next attempt finds what an earlier one left ([`records`]). Deliberately absent:
+//! grants, which are checked before.
+
+mod capture;
+pub(crate) mod guard;
+mod protocol;
+mod records;
+mod running;
+mod terminal;
+
+pub(crate) use capture::CapturedOutput;
+pub use guard::{GUARD_ARGUMENT, run_program_guard};
+pub use records::{LeftoverProgram, end_leftover_programs};
+pub(crate) use running::{ProgramExit, ProgramPipes, ProgramStart, RunningProgram, StartError};
