@@ -22,12 +22,10 @@ fn slow_environment() -> TestEnvironment {
     environment
 }
 
-/// Ends the program, which outlives a runner that was killed.
-fn kill_program(environment: &TestEnvironment) {
-    let program: i32 = environment.read("began").trim().parse().unwrap();
-    let program = Pid::from_raw(program).unwrap();
-    // It may have ended with the runner.
-    let _ = kill_process(program, Signal::KILL);
+/// Whether the program that made `began` still runs.
+fn is_program_running(environment: &TestEnvironment) -> bool {
+    let command = format!("/proc/{}/cmdline", environment.read("began").trim());
+    std::fs::read_to_string(command).is_ok_and(|command| command.starts_with("sleep"))
 }
 
 #[test]
@@ -41,14 +39,15 @@ fn lock_names_its_holder_and_is_free_after_a_kill() {
     first.wait().unwrap();
     second.assert_exit(5).assert_stderr_contains("another deployment holds the lock on");
     assert!(second.stderr.contains(&holder), "{}", second.stderr);
-    assert_eq!(environment.list(".pawl/shop/default"), ["attempt-000001.journal", "lock"]);
+    assert_eq!(environment.list(".pawl/shop/default"), ["attempt-000001.journal", "lock", "programs"]);
 
     environment.write("quick", "");
     let next = environment.deploy("r1", &[]);
     next.assert_exit(0).assert_decisions(&["slow run interrupted"]);
     let history = environment.run(&["history", "--json"]).json();
     assert!(history[1]["exit"].is_null(), "the first never ended: {history}");
-    kill_program(&environment);
+    next.assert_stderr_contains("step `slow` of a killed attempt left a program running");
+    assert!(!is_program_running(&environment), "two programs of the step at once");
 }
 
 #[test]
@@ -63,7 +62,7 @@ fn killed_step_that_cannot_rerun_or_be_probed_is_in_doubt() {
     let next = environment.deploy("r1", &[]);
     next.assert_exit(3).assert_decisions(&["slow stop interrupted"]);
     environment.deploy("r1", &["--accept-drift", "slow"]).assert_exit(0).assert_decisions(&["slow run drift-accepted"]);
-    kill_program(&environment);
+    assert!(!is_program_running(&environment));
 }
 
 #[test]

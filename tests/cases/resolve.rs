@@ -8,7 +8,7 @@ use crate::support::{RunnerOutput, TestEnvironment};
 
 /// `index` kills the runner unless there is a file `quick`; `warm` comes after it.
 fn killed_in_index(argument_of_warm: &str) -> TestEnvironment {
-    let script = "echo begun >> begun; test -e quick || kill -9 $PPID";
+    let script = "echo begun >> begun; test -e quick || kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat)";
     let run = |program: &str, args: &[&str], repeatable: bool| {
         let argument_vector: Vec<&str> = std::iter::once(program).chain(args.iter().copied()).collect();
         json!({

@@ -369,9 +369,11 @@ fn generated_plans_with_colliding_secrets_keep_their_values_and_leak_nothing() {
     assert!((3..27).contains(&refused), "{refused} of 30 plans were refused");
 }
 
-/// Asks the kernel for the environments of the runner and of all that runs here for this user.
-const PEEK: &str =
-    r#"tr '\0' '\n' < "/proc/$PPID/environ"; tr '\0' ' ' < "/proc/$PPID/cmdline"; cat "/proc/$PPID/comm""#;
+/// Asks the kernel for the environments of its guard and of the runner, the guard's parent.
+const PEEK: &str = r#"
+for pid in $PPID $(cut -d ' ' -f 4 "/proc/$PPID/stat"); do
+  tr '\0' '\n' < "/proc/$pid/environ"; tr '\0' ' ' < "/proc/$pid/cmdline"; cat "/proc/$pid/comm"
+done"#;
 
 /// A plan whose step may run any script, and is granted no secret.
 const PEEK_PLAN: &str = r#"

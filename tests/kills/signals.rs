@@ -21,11 +21,12 @@ use crate::{
 const MAX_SHUTDOWN_TIME: Duration = Duration::from_secs(7);
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A step that ends by itself within the grace is finished and recorded; the next run goes on behind it.
+/// A step whose program ends within the grace, though it is asked to end at once, is finished and recorded; the next run goes on
+/// behind it.
 #[test]
 fn sigint_lets_a_short_step_finish_and_stops() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let shop = slow_shop(folder.path(), "sleep 2; echo done > slow.txt")?;
+    let shop = slow_shop(folder.path(), "trap '' TERM; sleep 2; echo done > slow.txt")?;
     interrupt(&shop, Signal::INT)?;
     ensure!(fs::read_to_string(shop.folder().join("app/slow.txt"))? == "done\n", "the step was not let finish");
     let events = all_events(&shop)?;

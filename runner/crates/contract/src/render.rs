@@ -48,7 +48,9 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, color: ColorMode) -> String {
         out.push_str(&render_excerpt(excerpt, color, paint));
     }
     for cause in &diagnostic.causes {
-        out.push_str(&format!("  {} {}\n", paint(BOLD_STYLE, "caused by:"), escape_bounded(cause)));
+        let mut lines = cause.trim_end().split('\n').map(escape_bounded);
+        out.push_str(&format!("  {} {}\n", paint(BOLD_STYLE, "caused by:"), lines.next().unwrap_or_default()));
+        lines.for_each(|line| out.push_str(&format!("    {}{line}\n", text::GUTTER)));
     }
     if let Some(hint) = &diagnostic.hint {
         out.push_str(&format!("  {} {}\n", paint(HINT_STYLE, "hint:"), escape_bounded(hint)));

@@ -51,7 +51,7 @@ use self::{
     gate::CapabilityGate,
     host::HostState,
     limits::{GuestLimitExceeded, GuestLimits},
-    process::{ProgramStopped, ProgramSupervisor},
+    process::{ProgramLost, ProgramStopped, ProgramSupervisor},
 };
 use contract::step::{FailureKind, MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 use db::migrate::MigrationFence;
@@ -416,6 +416,9 @@ fn trap_failure(error: &wasmtime::Error) -> StepFailure {
     }
     if let Some(stopped) = error.chain().find_map(|cause| cause.downcast_ref::<ProgramStopped>()) {
         return failure(FailureKind::Transient, stopped.to_string());
+    }
+    if let Some(lost) = error.chain().find_map(|cause| cause.downcast_ref::<ProgramLost>()) {
+        return failure(FailureKind::Permanent, lost.to_string());
     }
     let why = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::StackOverflow) => "its stack overflowed: it recursed too deeply".to_owned(),

@@ -60,6 +60,21 @@ pub(super) struct ProgramStopped {
     program: String,
 }
 
+/// Nobody knows whether the program ran, or how it ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the runner lost `{program}`: {reason}")]
+pub(super) struct ProgramLost {
+    program: String,
+    reason: String,
+}
+
+impl ProgramLost {
+    fn trap(program: &str, reason: impl std::fmt::Display) -> HostError {
+        let lost = Self { program: program.to_owned(), reason: reason.to_string() };
+        HostError::Trap(wasmtime::Error::new(lost))
+    }
+}
+
 /// Ends the programs of a call. Clones belong to the same call.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ProgramSupervisor(Arc<SupervisorState>);
@@ -170,7 +185,7 @@ impl process::Host for HostState {
         };
         let _running = self.programs.enter();
         let started = RunningProgram::start(start).await;
-        let (mut program, pipes) = started.map_err(|error| start_failure(&name, &error))?;
+        let (mut program, pipes) = started.map_err(|error| start_error(&name, &error))?;
         let mut output = OutputReader { channel: options.log.then_some(&self.channel), ..OutputReader::default() };
         let (exit, was_asked) = {
             let reading = output.read(pipes);
@@ -186,9 +201,7 @@ impl process::Host for HostState {
                 }
             }
         };
-        let exit = exit.map_err(|error| {
-            failure(FailureKind::Permanent, format!("the runner can't wait for `{name}`: {error}"))
-        })?;
+        let exit = exit.map_err(|error| ProgramLost::trap(&name, error))?;
         if was_asked && exit.signal.is_some() {
             return Err(HostError::Trap(wasmtime::Error::new(ProgramStopped { program: name })));
         }
@@ -198,19 +211,18 @@ impl process::Host for HostState {
     }
 }
 
-/// The failure of a program that did not start.
-fn start_failure(program: &str, error: &StartError) -> StepFailure {
-    let kind = match error {
-        StartError::Program { os_error, .. } if *os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
-            FailureKind::NotFound
-        }
-        StartError::Program { .. } | StartError::Guard(_) | StartError::Record(_) => FailureKind::Permanent,
-    };
-    let failure = failure(kind, format!("can't start `{program}`: {error}"));
+/// The error of a program that did not start, or may not have.
+fn start_error(program: &str, error: &StartError) -> HostError {
+    let failure = |kind| failure(kind, format!("can't start `{program}`: {error}"));
     match error {
-        StartError::Program { .. } => failure
-            .with_hint("name the program by its full path, or grant `env: { PATH: … }`: its environment is empty"),
-        StartError::Guard(_) | StartError::Record(_) => failure,
+        StartError::Program { os_error, .. } => {
+            let is_missing = *os_error == Some(rustix::io::Errno::NOENT.raw_os_error());
+            let kind = if is_missing { FailureKind::NotFound } else { FailureKind::Permanent };
+            let hint = "name the program by its full path, or grant `env: { PATH: … }`: its environment is empty";
+            failure(kind).with_hint(hint).into()
+        }
+        StartError::Guard(_) | StartError::Record(_) => failure(FailureKind::Permanent).into(),
+        StartError::Lost(_) => ProgramLost::trap(program, error),
     }
 }
 
@@ -242,12 +254,7 @@ impl OutputReader<'_> {
                     read_pipe(error, OutputStream::Stderr, stderr, *channel)
                 );
             }
-            ProgramPipes::Terminal(terminal) => {
-                let mut buffer = vec![0; CHUNK_BYTES];
-                while let Ok(read @ 1..) = terminal.read(&mut buffer).await {
-                    forward(&buffer[..read], OutputStream::Terminal, stdout, *channel).await;
-                }
-            }
+            ProgramPipes::Terminal(terminal) => read_pipe(terminal, OutputStream::Terminal, stdout, *channel).await,
         }
     }
 }
@@ -260,13 +267,9 @@ async fn read_pipe(
 ) {
     let mut buffer = vec![0; CHUNK_BYTES];
     while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-        forward(&buffer[..read], stream, captured, channel).await;
-    }
-}
-
-async fn forward(bytes: &[u8], stream: OutputStream, captured: &mut CapturedOutput, channel: Option<&CallChannel>) {
-    captured.push(bytes);
-    if let Some(channel) = channel {
-        channel.send_output(OutputChunk { at: clock::now(), stream, bytes: bytes.to_vec() }).await;
+        captured.push(&buffer[..read]);
+        if let Some(channel) = channel {
+            channel.send_output(OutputChunk { at: clock::now(), stream, bytes: buffer[..read].to_vec() }).await;
+        }
     }
 }

@@ -41,6 +41,8 @@ struct ProcessRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum ProcessRole {
+    Runner,
+    /// It ends the program once its runner has died.
     Guard,
     /// The leader of the program's process group.
     Program,
@@ -58,6 +60,7 @@ impl ProgramRecords {
     }
 
     pub(super) fn add_guard(&mut self, pid: u32) -> io::Result<()> {
+        self.add(ProcessRole::Runner, std::process::id())?;
         self.add(ProcessRole::Guard, pid)
     }
 
@@ -93,8 +96,8 @@ pub struct LeftoverProgram {
     pub pid: u32,
 }
 
-/// Ends the programs that an earlier attempt left running, whose runner was killed: it waits for their guards to do it, and does it
-/// itself where there is none. `notify` gets the first program that is waited for. Returns one that could not be ended.
+/// Ends the programs that an earlier attempt left running. If its runner was killed, their guards do it; otherwise this does it: the
+/// runner has lost its lock, or guards were killed too. `notify` gets the first program that is waited for. Returns one that could not be ended.
 ///
 /// # Errors
 /// When the records can't be read.
@@ -108,8 +111,9 @@ pub async fn end_leftover_programs(
         Err(error) => return Err(error),
     };
     // A line that was cut off belongs to a process that had not started a program.
-    let mut processes: Vec<ProcessRecord> =
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(ProcessRecord::is_running).collect();
+    let recorded = text.lines().filter_map(|line| serde_json::from_str::<ProcessRecord>(line).ok());
+    let (runners, mut processes): (Vec<_>, Vec<_>) =
+        recorded.filter(ProcessRecord::is_running).partition(|process| process.role == ProcessRole::Runner);
     let mut notify = Some(notify);
     let mut give_up_at = Instant::now() + ORPHAN_GRACE + KILL_TIMEOUT;
     let mut kill_at = None;
@@ -122,7 +126,8 @@ pub async fn end_leftover_programs(
         if Instant::now() >= give_up_at {
             return Ok(Some(leftover));
         }
-        let is_guarded = processes.iter().any(|process| process.role == ProcessRole::Guard);
+        let has_guard = processes.iter().any(|process| process.role == ProcessRole::Guard);
+        let is_guarded = has_guard && !runners.iter().any(ProcessRecord::is_running);
         match kill_at {
             None if !is_guarded => {
                 signal_groups(&processes, Signal::TERM);
@@ -185,7 +190,9 @@ mod tests {
         let mut records = ProgramRecords::new(&path, &"build".parse().unwrap());
         let mut child = Command::new("/bin/sleep").arg("600").spawn().unwrap();
         records.add_guard(child.id()).unwrap();
-        let record: ProcessRecord = serde_json::from_str(fs::read_to_string(&path).unwrap().trim()).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let record: ProcessRecord = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+        assert_eq!(record.role, ProcessRole::Guard);
         assert!(record.is_running());
         assert!(!ProcessRecord { start_time: record.start_time + 1, ..record.clone() }.is_running());
         assert!(!ProcessRecord { boot: "another".to_owned(), ..record.clone() }.is_running());

@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
         UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
+        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
     },
     process::{ChildStderr, ChildStdout, Command},
 };
@@ -24,11 +24,11 @@ use super::{
     GUARD_ARGUMENT,
     protocol::{GuardEvent, GuardJob, KILL, TERMINATE},
     records::ProgramRecords,
-    terminal::{self, TerminalReader},
+    terminal,
 };
 use contract::StepId;
 
-/// This binary, also after an update has replaced its file.
+/// This binary, also after an update has removed its file.
 const RUNNER_BINARY: &str = "/proc/self/exe";
 
 /// A program to start.
@@ -54,6 +54,9 @@ pub(crate) enum StartError {
     Guard(#[source] io::Error),
     #[error("the runner can't record it: {0}")]
     Record(#[source] io::Error),
+    /// It may have started.
+    #[error("its guard ended: {0}")]
+    Lost(#[source] io::Error),
 }
 
 /// The streams of a program.
@@ -61,7 +64,7 @@ pub(crate) enum ProgramPipes {
     /// Standard output and standard error.
     Pipes(ChildStdout, ChildStderr),
     /// Both are one terminal.
-    Terminal(TerminalReader),
+    Terminal(pipe::Receiver),
 }
 
 /// How a program ended.
@@ -89,7 +92,9 @@ impl RunningProgram {
     /// Starts a program under a guard, which is on record before.
     pub(crate) async fn start(start: ProgramStart) -> Result<(Self, ProgramPipes), StartError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(StartError::Guard)?;
-        let mut command = Command::new(RUNNER_BINARY);
+        // With its own path, `ps` shows its own name.
+        let binary = std::fs::read_link(RUNNER_BINARY).ok().filter(|path| path.exists());
+        let mut command = Command::new(binary.unwrap_or_else(|| PathBuf::from(RUNNER_BINARY)));
         command.arg(GUARD_ARGUMENT).env_clear().process_group(0).stdin(Stdio::from(OwnedFd::from(theirs)));
         if let Some(dir) = &start.working_dir {
             command.current_dir(dir);
@@ -121,17 +126,17 @@ impl RunningProgram {
         ours.set_nonblocking(true).map_err(StartError::Guard)?;
         let (events, commands) = UnixStream::from_std(ours).map_err(StartError::Guard)?.into_split();
         let mut running = Self { commands, events: BufReader::new(events), event: Vec::new(), group: None, _records: records };
-        running.send_job(&start).await.map_err(StartError::Guard)?;
-        match running.next_event().await.map_err(StartError::Guard)? {
+        running.send_job(&start).await.map_err(StartError::Lost)?;
+        match running.next_event().await.map_err(StartError::Lost)? {
             GuardEvent::Started { pid } => {
                 running.group = Pid::from_raw(pid);
                 if let Some(records) = &mut running._records {
-                    records.add_program(pid.unsigned_abs()).map_err(StartError::Record)?;
+                    records.add_program(pid.unsigned_abs()).map_err(StartError::Lost)?;
                 }
                 Ok((running, pipes))
             }
             GuardEvent::Failed { os_error, message } => Err(StartError::Program { os_error, message }),
-            GuardEvent::Exited { .. } => Err(StartError::Guard(io::Error::other("it reports an end without a start"))),
+            GuardEvent::Exited { .. } => Err(StartError::Lost(io::Error::other("it reports an end without a start"))),
         }
     }
 

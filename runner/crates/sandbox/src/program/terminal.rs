@@ -2,27 +2,22 @@
 //!
 //! Deliberately absent: input, and a controlling terminal; nobody is there to answer a program.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::{
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 
 /// The size that programs see, in rows and columns.
 const ROWS: u16 = 40;
 const COLUMNS: u16 = 120;
 
-/// The runner's end of a pseudo-terminal.
-pub(crate) struct TerminalReader(AsyncFd<OwnedFd>);
-
-/// Opens a pseudo-terminal, and returns the runner's end and the program's.
-pub(super) fn open() -> io::Result<(TerminalReader, OwnedFd)> {
+/// Opens a pseudo-terminal, and returns the runner's end and the program's. A read fails once the last process has closed the
+/// program's end.
+pub(super) fn open() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&ours)?;
     unlockpt(&ours)?;
@@ -36,21 +31,6 @@ pub(super) fn open() -> io::Result<(TerminalReader, OwnedFd)> {
     tcsetwinsize(&theirs, Winsize { ws_row: ROWS, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 })?;
     let flags = rustix::fs::fcntl_getfl(&ours)?;
     rustix::fs::fcntl_setfl(&ours, flags | OFlags::NONBLOCK)?;
-    Ok((TerminalReader(AsyncFd::register(ours)?), theirs))
-}
-
-impl TerminalReader {
-    /// Reads what the program has written; 0 at the end.
-    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            let read = ready.try_io(|terminal| Ok(rustix::io::read(terminal.get_ref().as_fd(), &mut *buffer)?));
-            match read {
-                // The last process with the program's end has closed it.
-                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(0),
-                Ok(read) => return read,
-                Err(_would_block) => {}
-            }
-        }
-    }
+    // It is not a pipe, but read and polled like one.
+    Ok((pipe::Receiver::from_owned_fd_unchecked(ours)?, theirs))
 }
