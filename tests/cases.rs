@@ -27,6 +27,7 @@ mod cases {
     mod limits;
     mod locations;
     mod lock;
+    mod long_programs;
     mod malicious_archives;
     mod migrations;
     mod module_cache;

@@ -77,6 +77,24 @@ fn p0501_lock_that_another_deployment_holds() {
 }
 
 #[test]
+fn p0232_log_on_another_machine() {
+    let repository = StateRepository::new();
+    let mut environment = waiting_environment(&repository.state());
+    environment.set_variable("USER", "ann");
+    let holder = start_holder(&environment);
+    let mut other = environment.another_machine();
+    other.set_variable("USER", "bob");
+    let arguments = ["logs", "--follow"];
+    let refused = other.run(&arguments);
+    environment.write("go", "");
+    environment.output_of(holder).assert_exit(0);
+    refused.assert_exit(2);
+    let mut shown = repository.shown(&other);
+    shown.push((format!("ann@{}", rustix::system::uname().nodename().to_string_lossy()), "ann@laptop"));
+    check_error_page("P0232", Some("runner logs --follow"), &refused.stderr, &shown);
+}
+
+#[test]
 fn p0502_lock_file_that_cannot_be_used() {
     let environment = waiting_environment("dir:.pawl");
     fs::create_dir_all(environment.path(".pawl/shop/prod/lock/record")).unwrap();

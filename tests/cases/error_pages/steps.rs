@@ -142,6 +142,14 @@ fn p0405_irreversible_step() {
 }
 
 #[test]
+fn p0305_program_of_an_earlier_attempt() {
+    let environment = TestEnvironment::deployed();
+    // Whatever can't be read may name a program that runs.
+    std::fs::create_dir(environment.path(".pawl/shop/test/programs")).unwrap();
+    check_page("P0305", &environment, DEPLOY);
+}
+
+#[test]
 fn p0230_step_that_cannot_be_resolved_so() {
     let arguments = ["resolve", "--local", "migrate", "--as", "done", "--message", "checked by hand"];
     check_page("P0230", &TestEnvironment::deployed(), &arguments);
