@@ -86,8 +86,7 @@ fn listed_inputs_count_and_others_do_not() {
 }
 
 /// The script kills the runner after half of its work.
-const KILLED_HALFWAY: &str =
-    "mkdir -p ../app/out; test -e ../app/calm || { kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat); exit; }; echo end >> ../app/runs\n";
+const KILLED_HALFWAY: &str = "mkdir -p ../app/out; test -e ../app/calm || { kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat); exit; }; echo end >> ../app/runs\n";
 
 #[test]
 fn created_path_of_a_killed_program_is_not_taken_for_its_success() {

@@ -51,7 +51,8 @@ impl OutputRecorder {
         step_target: &StepTarget,
     ) -> Result<(), JournalError> {
         if let Err(error) = journal.log_output(step_target, &lines) {
-            let message = format!("can't write the log of this attempt: {error}; the journal has the first and last lines");
+            let message =
+                format!("can't write the log of this attempt: {error}; the journal has the first and last lines");
             let progress = StepProgress::Log { level: MessageLevel::Warn, message, fields: Default::default() };
             journal.record_note(JournalNote::Progress { step_target: step_target.clone(), progress })?;
         }

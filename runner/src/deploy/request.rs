@@ -135,7 +135,8 @@ impl DeploymentRequest<'_> {
         let records = program_records_path(&self.store.journal_path(0));
         let notify = |program: &LeftoverProgram| {
             let LeftoverProgram { step, pid } = program;
-            let message = format!("step `{step}` of a killed attempt left a program running (process {pid}): ending it");
+            let message =
+                format!("step `{step}` of a killed attempt left a program running (process {pid}): ending it");
             (self.notify)(Notice::warning(message));
         };
         let ended = tokio::select! {
@@ -152,11 +153,20 @@ impl DeploymentRequest<'_> {
                 let message = format!("a program of step `{step}` from an earlier attempt is still running");
                 Err(Diagnostic::new(ErrorCode::ProgramRunning, message)
                     .with_cause(format!("process {pid} did not end when it was asked to"))
-                    .with_hint(format!("end it (`kill -9 {pid}`) or wait for its end, then run `{}` again", self.resume_command)))
+                    .with_hint(format!(
+                        "end it (`kill -9 {pid}`) or wait for its end, then run `{}` again",
+                        self.resume_command
+                    )))
             }
-            Err(error) => Err(Diagnostic::new(ErrorCode::ProgramRunning, "can't find out whether an earlier attempt left a program running")
-                .with_cause(format!("{}: {error}", records.display()))
-                .with_hint(format!("make the file readable, or remove it once no program of a step runs, then run `{}` again", self.resume_command))),
+            Err(error) => Err(Diagnostic::new(
+                ErrorCode::ProgramRunning,
+                "can't find out whether an earlier attempt left a program running",
+            )
+            .with_cause(format!("{}: {error}", records.display()))
+            .with_hint(format!(
+                "make the file readable, or remove it once no program of a step runs, then run `{}` again",
+                self.resume_command
+            ))),
         }
     }
 

@@ -16,10 +16,11 @@ use anstyle::{AnsiColor, Style};
 use indicatif::ProgressDrawTarget;
 
 use super::{
-    CommandConclusion, DeploymentReporter, step_label,
+    CommandConclusion, DeploymentReporter,
     formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
     output_throttle::{OutputThrottle, ThrottledLines},
     progress_line::ProgressLine,
+    step_label,
 };
 use contract::render::ColorMode;
 use contract::text::{self, WIDTH, column_count};
@@ -105,7 +106,14 @@ impl TerminalReporter {
             (InteractiveMode::No, _) | (_, Verbosity::Quiet) => None,
             (InteractiveMode::Yes, Verbosity::Normal | Verbosity::Verbose) => Some(ProgressLine::new(Box::new(target))),
         };
-        Self { progress, summary, options, formatter: EventFormatter::default(), progress_line: live, throttle: OutputThrottle::default() }
+        Self {
+            progress,
+            summary,
+            options,
+            formatter: EventFormatter::default(),
+            progress_line: live,
+            throttle: OutputThrottle::default(),
+        }
     }
 
     fn show_item(&mut self, item: DisplayItem) {
@@ -246,7 +254,10 @@ pub(super) fn format_line(line: &DisplayLine, text: &str, label_width: usize, co
 pub(super) fn format_output(keyword: &str, label: &str, text: &str, label_width: usize, color: ColorMode) -> String {
     let style = ansi_style(LineStyle::Muted, color);
     let gap = " ".repeat(7_usize.saturating_sub(column_count(keyword)));
-    let line = format!("  {style}{keyword}{style:#}{gap}{label:<label_width$}  {}", text::escape_line(&text.replace('\t', TAB)));
+    let line = format!(
+        "  {style}{keyword}{style:#}{gap}{label:<label_width$}  {}",
+        text::escape_line(&text.replace('\t', TAB))
+    );
     format!("{}\n", line.trim_end())
 }
 

@@ -11,6 +11,7 @@ mod faults;
 mod growth;
 mod launcher;
 mod migrate;
+mod output;
 mod pull;
 mod resume;
 mod steps;
@@ -53,6 +54,8 @@ pub(crate) enum BenchmarkName {
     Launcher,
     /// A deployment with an artifact service 200 ms away, beside one without
     Checkpoints,
+    /// How soon a program's lines are seen, over a minute; and 100 MB of output, beside a file
+    Output,
     /// Each command after 10, 1,000 and 10,000 attempts, with `dir:`, `git:` and S3
     Growth,
 }
@@ -118,6 +121,7 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
             BenchmarkName::Steps => steps::rows(&runner)?,
             BenchmarkName::Launcher => launcher::rows(&runner)?,
             BenchmarkName::Checkpoints => checkpoints::rows()?,
+            BenchmarkName::Output => output::rows(&runner)?,
             BenchmarkName::Deadlines => {
                 measure_deadlines()?;
                 Vec::new()

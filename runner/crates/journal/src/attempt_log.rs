@@ -44,7 +44,11 @@ pub struct AttemptLog {
 enum LogWriter {
     /// No program has written a line yet.
     NotCreated,
-    Open { file: File, segment: u64, bytes: u64 },
+    Open {
+        file: File,
+        segment: u64,
+        bytes: u64,
+    },
     /// It could not be written.
     Failed,
 }

@@ -219,7 +219,8 @@ impl Journal {
         let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
         let (next_seq, size, path, log) = (0, 0, path.to_owned(), AttemptLog::of_journal(path));
         let (folder_sync, poisoned, fenced) = (None, false, false);
-        let mut journal = Self { file, path, folder_sync, state, next_seq, size, poisoned, fenced, redactor, observer, log };
+        let mut journal =
+            Self { file, path, folder_sync, state, next_seq, size, poisoned, fenced, redactor, observer, log };
         let entry = journal.write(JournalEvent::Started(header))?;
         if let Some(staged) = staged {
             let renamed = fs::rename(staged, &journal.path);

@@ -189,7 +189,8 @@ mod tests {
         for offset in 0..=SECRET.len() {
             let text = format!("{}{SECRET}{}\n", "x".repeat(MAX_LINE_BYTES - offset), "y".repeat(100));
             let mut output = redactor();
-            let mut lines: Vec<_> = text.as_bytes().chunks(4096).flat_map(|part| texts(output.push(chunk(part)))).collect();
+            let mut lines: Vec<_> =
+                text.as_bytes().chunks(4096).flat_map(|part| texts(output.push(chunk(part)))).collect();
             lines.extend(texts(output.finish()));
             let all = lines.concat();
             assert!(all.contains("***") && !all.contains("horse") && !all.contains("hunter"), "{offset}");

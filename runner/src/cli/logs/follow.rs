@@ -49,7 +49,11 @@ pub(super) fn follow(
     if is_running && !store.is_folder() && !log_path(&path).exists() && header.by != source::user_at_host() {
         return Err(log_elsewhere(store, attempt));
     }
-    let mut follower = Follower { journal: FollowedJournal::new(path.clone()), log: AttemptLogReader::of_journal(&path), last_line: 0 };
+    let mut follower = Follower {
+        journal: FollowedJournal::new(path.clone()),
+        log: AttemptLogReader::of_journal(&path),
+        last_line: 0,
+    };
     let interval = if store.is_folder() { FOLDER_LOCK_INTERVAL } else { REMOTE_LOCK_INTERVAL };
     let mut lock_seen = Instant::now();
     loop {
@@ -152,7 +156,8 @@ impl FollowedJournal {
         let whole = std::mem::replace(&mut self.rest, rest);
         // The whole journal was checked when the attempt was chosen.
         let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let entries: Vec<JournalEntry> = lines.filter_map(|line| line::decode(line).ok()).map(|(entry, _)| entry).collect();
+        let entries: Vec<JournalEntry> =
+            lines.filter_map(|line| line::decode(line).ok()).map(|(entry, _)| entry).collect();
         for entry in &entries {
             if let JournalEvent::Plan { steps, .. } = &entry.event {
                 let widths = steps.iter().map(|step| report::step_label(&step.step_target).len());

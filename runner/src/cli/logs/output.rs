@@ -60,7 +60,9 @@ impl OutputItem {
     /// The line as text, its end included. It is not wrapped, so that `grep` finds whole lines.
     pub(super) fn text(&self, width: usize) -> String {
         let (level, shown) = match &self.content {
-            OutputContent::Line(line) => (line.stream.short_name(), text::escape_line(&line.text.replace('\t', "    "))),
+            OutputContent::Line(line) => {
+                (line.stream.short_name(), text::escape_line(&line.text.replace('\t', "    ")))
+            }
             OutputContent::LeftOut { lines, bytes } => {
                 let bytes = bytes.map_or_else(String::new, |bytes| format!(" ({})", text::bytes(bytes)));
                 ("…", format!("[… {lines} lines{bytes} left out …]"))

@@ -55,7 +55,13 @@ impl GroupedLogReporter {
     /// Writes to the log of a job. It never draws a progress line, whatever the options say.
     #[must_use]
     pub fn new(workflow: WorkflowOutput, options: ReportOptions) -> Self {
-        Self { workflow, options, formatter: EventFormatter::default(), open_group: None, throttle: OutputThrottle::default() }
+        Self {
+            workflow,
+            options,
+            formatter: EventFormatter::default(),
+            open_group: None,
+            throttle: OutputThrottle::default(),
+        }
     }
 
     fn open_group_for(&mut self, step_target: &StepTarget, title: &str) {

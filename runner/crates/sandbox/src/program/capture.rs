@@ -46,7 +46,9 @@ mod tests {
         let lines: Vec<String> = (0..300_000).map(|number| format!("line {number}\n")).collect();
         lines.iter().for_each(|line| captured.push(line.as_bytes()));
         let text = String::from_utf8(captured.into_bytes()).unwrap();
-        assert!(text.len() <= MAX_CAPTURED_BYTES + 64 && text.starts_with("line 0\n") && text.ends_with("line 299999\n"));
+        assert!(
+            text.len() <= MAX_CAPTURED_BYTES + 64 && text.starts_with("line 0\n") && text.ends_with("line 299999\n")
+        );
         let is_whole = |line: &str| line.starts_with("line ") || line.starts_with("[… over ");
         assert!(text.lines().all(is_whole));
     }

@@ -117,7 +117,8 @@ pub async fn end_leftover_programs(
     let mut notify = Some(notify);
     let mut give_up_at = Instant::now() + ORPHAN_GRACE + KILL_TIMEOUT;
     let mut kill_at = None;
-    while let Some(process) = processes.iter().find(|process| process.role == ProcessRole::Program).or(processes.first())
+    while let Some(process) =
+        processes.iter().find(|process| process.role == ProcessRole::Program).or(processes.first())
     {
         let leftover = LeftoverProgram { step: process.step.clone(), pid: process.pid };
         if let Some(notify) = notify.take() {
@@ -227,8 +228,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("programs");
         assert_eq!(end_leftover_programs(&path, |_| unreachable!()).await.unwrap(), None);
-        fs::write(&path, "{\"step\":\"build\",\"role\":\"program\",\"pid\":4294967,\"start-time\":1,\"boot\":\"x\"}\n{\"st")
-            .unwrap();
+        fs::write(
+            &path,
+            "{\"step\":\"build\",\"role\":\"program\",\"pid\":4294967,\"start-time\":1,\"boot\":\"x\"}\n{\"st",
+        )
+        .unwrap();
         assert_eq!(end_leftover_programs(&path, |_| unreachable!()).await.unwrap(), None);
         assert!(!path.exists());
     }

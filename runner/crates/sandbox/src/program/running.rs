@@ -125,7 +125,8 @@ impl RunningProgram {
         };
         ours.set_nonblocking(true).map_err(StartError::Guard)?;
         let (events, commands) = UnixStream::from_std(ours).map_err(StartError::Guard)?.into_split();
-        let mut running = Self { commands, events: BufReader::new(events), event: Vec::new(), group: None, _records: records };
+        let mut running =
+            Self { commands, events: BufReader::new(events), event: Vec::new(), group: None, _records: records };
         running.send_job(&start).await.map_err(StartError::Lost)?;
         match running.next_event().await.map_err(StartError::Lost)? {
             GuardEvent::Started { pid } => {
