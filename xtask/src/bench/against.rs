@@ -49,7 +49,8 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             | BenchmarkName::Deadlines
             | BenchmarkName::Launcher
             | BenchmarkName::Growth
-            | BenchmarkName::Checkpoints => {
+            | BenchmarkName::Checkpoints
+            | BenchmarkName::Output => {
                 bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")
             }
         }
