@@ -211,8 +211,8 @@ fn python_prints_each_line_at_once_on_a_terminal() {
 
 #[test]
 fn output_stays_when_the_runner_is_killed_and_the_retry_runs_no_second_program() {
-    // The program takes its time to end when it is asked to, and says when it did.
-    let script = "trap 'until test -e end; do sleep 0.02; done; echo end $$ >> runs; exit 1' TERM\necho start $$ >> runs\n\
+    // The program takes its time to end when it is asked to, and says when it did. Its standard error has no reader any more.
+    let script = "exec 2>/dev/null\ntrap 'until test -e end; do sleep 0.02; done; echo end $$ >> runs; exit 1' TERM\necho start $$ >> runs\n\
                   echo said before\ntest -e quick && exit 0\nwhile :; do sleep 0.02; done\n";
     let environment = environment(", repeatable: true", script);
     let mut runner = Background::with_stderr(&environment, DEPLOY);

@@ -100,13 +100,10 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
     if names == [BenchmarkName::Growth] {
         return growth::run(None, quick, write);
     }
-    let needs: Vec<SetupNeed> = [SetupNeed::GuestToolchain]
-        .into_iter()
-        .chain(BENCH_PEERS)
-        .chain(TOOLS)
-        .chain(DATABASES)
-        .chain(STEP_AUTHORING)
-        .collect();
+    let mut needs = vec![SetupNeed::GuestToolchain];
+    if names != [BenchmarkName::Output] {
+        needs.extend(BENCH_PEERS.into_iter().chain(TOOLS).chain(DATABASES).chain(STEP_AUTHORING));
+    }
     setup::ensure(&needs)?;
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
