@@ -110,7 +110,7 @@ fn slow_shop(folder: &std::path::Path, script: &str) -> Result<ExampleShop> {
         "version: 1\napp: shop\nenvironments: {{ test: }}\nsteps:\n  slow:\n    uses: run\n    trust: host\n    with:\n      \
          program: /bin/sh\n      args: [-c, {script}]\n      dir: app\n      creates: app/slow.txt\n      repeatable: true\n    \
          grants: {{ dirs: {{ app: ./app }}, programs: [[/bin/sh, -c, \"*\"]] }}\n  after:\n    uses: run\n    trust: host\n    \
-         with: {{ program: /bin/sh, args: [-c, \"echo after > after.txt\"], dir: app, creates: app/after.txt }}\n    \
+         with: {{ program: /bin/sh, args: [-c, \"echo after > after.txt\"], dir: app, creates: app/after.txt, repeatable: true }}\n    \
          grants: {{ dirs: {{ app: ./app }}, programs: [[/bin/sh, -c, \"*\"]] }}\n",
         script = serde_json::to_string(script)?
     );

@@ -2,10 +2,11 @@
 
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceExcerpt};
 use journal::{JournalError, RecordStatus, Redactor, StepRecord, StepTarget};
+use sandbox::ProbeStrength;
 use state::LockError;
 
 use super::{
-    AttemptError,
+    AttemptError, PlannedStep,
     attempt::RunningAttempt,
     error::{self, ResumeHint},
     rollback::RollbackResult,
@@ -89,6 +90,17 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic 
         skipped_steps: &done,
     };
     let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);
+    if matches!(error, AttemptError::Interrupted)
+        && let Some(step_target) = step_left_in_doubt(attempt)
+    {
+        diagnostic = diagnostic.with_cause(format!(
+            "step {step_target} was cut off, and nothing can tell what it did: the next attempt stops there"
+        ));
+        let resolve = resume_hint.resolve("check what it did; if it finished, run", &step_target, "done");
+        if !resolve.is_empty() {
+            diagnostic.hint = Some(format!("{resolve}; then {}", diagnostic.hint.unwrap_or_default()));
+        }
+    }
     let record = error.step_target().and_then(|step_target| state.records.get(step_target));
     if diagnostic.code == ErrorCode::RecordUnconfirmed && record.is_some_and(StepRecord::is_masked) {
         diagnostic = diagnostic.with_cause("an older runner wrote this record, with `***` in place of a secret");
@@ -99,6 +111,18 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic 
         diagnostic.location = step.and_then(|step| error::failure_location(failure, step)).map(Box::new);
     }
     redacted(diagnostic, attempt.journal.redactor())
+}
+
+/// The step that was begun and has no outcome, if it may not run again and its probe can't tell how it ended.
+fn step_left_in_doubt(attempt: &RunningAttempt<'_>) -> Option<StepTarget> {
+    let state = attempt.journal.state();
+    let is_in_doubt = |planned: &&PlannedStep| {
+        let (description, config) = (&planned.description, &planned.step.with);
+        matches!(state.status(&planned.step_target), Some(RecordStatus::Intended))
+            && !description.is_repeatable(config)
+            && description.probe_strength(config) != ProbeStrength::Full
+    };
+    attempt.prepared().steps.iter().find(is_in_doubt).map(|planned| planned.step_target.clone())
 }
 
 /// Removes secrets from a diagnostic, because a module's message may repeat what a program printed.

@@ -49,7 +49,7 @@ pub struct ResumeHint<'a> {
 
 impl ResumeHint<'_> {
     /// The command that records how a step ended, after a sentence that leads to it.
-    fn resolve(&self, lead: &str, step_target: &StepTarget, outcome: &str) -> String {
+    pub(super) fn resolve(&self, lead: &str, step_target: &StepTarget, outcome: &str) -> String {
         let StepTarget { step, target } = step_target;
         let target = if *target == TargetName::local() { String::new() } else { format!(" --target {target}") };
         self.resolve_command.map_or_else(String::new, |command| {
