@@ -6,10 +6,7 @@ use serde_json::{Value, json};
 
 use super::{CommandConclusion, DeploymentReporter};
 use contract::diagnostic::Notice;
-use journal::{
-    OutputLine,
-    event::{JournalEntry, StepTarget},
-};
+use journal::event::{JournalEntry, OutputLine, StepTarget};
 
 /// Writes JSON lines.
 ///

@@ -16,10 +16,7 @@ use contract::{
     TargetName,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
-use journal::{
-    OutputLine,
-    event::{JournalEntry, StepTarget},
-};
+use journal::event::{JournalEntry, OutputLine, StepTarget};
 
 #[cfg(test)]
 pub(crate) mod fixture;

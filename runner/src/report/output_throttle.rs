@@ -3,7 +3,7 @@
 //! Deliberately absent: the log of the attempt, which has more lines, and the journal, which has the first and last ones.
 
 use jiff::Timestamp;
-use journal::OutputLine;
+use journal::event::OutputLine;
 
 /// How many lines are shown of a program that has been quiet.
 const BURST_LINES: u64 = 2_000;
@@ -81,7 +81,7 @@ impl OutputThrottle {
 
 #[cfg(test)]
 mod tests {
-    use journal::OutputStream;
+    use journal::event::OutputStream;
 
     use super::*;
 

@@ -24,10 +24,7 @@ use super::{
 };
 use contract::render::ColorMode;
 use contract::text::{self, WIDTH, column_count};
-use journal::{
-    OutputLine,
-    event::{JournalEntry, JournalEvent, StepTarget},
-};
+use journal::event::{JournalEntry, JournalEvent, OutputLine, StepTarget};
 
 /// The columns before the step: an indent, the keyword, a gap.
 const LABEL_COLUMN: usize = 9;

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{FindingSummary, output::RecordedOutput};
+use crate::FindingSummary;
+pub use crate::output::{OutputLine, OutputStream, RecordedOutput};
 use contract::hash::Blake3Hash;
 use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress};
 use contract::{

@@ -159,9 +159,9 @@ mod tests {
         let mut excerpt = OutputExcerpt::default();
         excerpt.push(texts);
         let step_target = StepTarget { step: "build".parse().unwrap(), target: contract::TargetName::local() };
-        let output = |note| match note {
-            JournalNote::Output { output, .. } => output,
-            other => panic!("{other:?}"),
+        let output = |note| {
+            let JournalNote::Output { output, .. } = note else { panic!("{note:?}") };
+            output
         };
         excerpt.into_notes(&step_target).into_iter().map(output).collect()
     }

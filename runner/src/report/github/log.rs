@@ -22,10 +22,7 @@ use super::{
     WorkflowOutput,
 };
 use contract::text;
-use journal::{
-    OutputLine,
-    event::{Decision, JournalEntry, JournalEvent, StepTarget},
-};
+use journal::event::{Decision, JournalEntry, JournalEvent, OutputLine, StepTarget};
 
 /// The longest title of a group, in columns.
 const MAX_TITLE_COLUMNS: usize = 160;

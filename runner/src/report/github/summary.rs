@@ -24,8 +24,8 @@ use contract::{
     step::{StepOutcome, StepPhase},
 };
 use journal::{
-    OutputLine, StepStatus,
-    event::{Decision, JournalEntry, JournalEvent, JournalHeader, StepTarget},
+    StepStatus,
+    event::{Decision, JournalEntry, JournalEvent, JournalHeader, OutputLine, StepTarget},
 };
 
 /// The most bytes that GitHub accepts as the summary of one step of a job.
