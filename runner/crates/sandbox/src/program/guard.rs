@@ -94,7 +94,7 @@ fn send(socket: &mut UnixStream, event: &GuardEvent) -> io::Result<()> {
 }
 
 /// Passes on what the runner asks for, and that it has died.
-fn forward_commands(commands: impl io::Read, signals: &Sender<GuardSignal>) {
+fn forward_commands(commands: BufReader<UnixStream>, signals: &Sender<GuardSignal>) {
     for command in commands.bytes().map_while(Result::ok) {
         let signal = match command {
             TERMINATE => GuardSignal::Terminate(STOP_GRACE),
