@@ -328,7 +328,19 @@ fn page_of_a_hostile_guest_is_plain_text() {
 
         ````text
         error[P0301]: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::/tmp\r\n::endgroup::\na long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it\n| a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann\n```\n# head
-          caused by: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::/tmp\r\n::endgroup::\na long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it\n| a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann\n```\n# head
+          caused by: ::set-output name=x::y
+            |   ::error::forged
+            | ::stop-commands::x
+            | ::add-mask::a
+            | fine #\#[error]forged
+            | #\#[add-path]/tmp
+            | one
+            | ::set-env name=PATH::/tmp\r
+            | ::endgroup::
+            | a long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it
+            | | a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann
+            | ```
+            | # head
           hint: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::/tmp\r\n::endgroup::\na long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it\n| a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann\n```\n# head
         ````
 
