@@ -6,14 +6,16 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use hostio::atomic_file::replace_file;
+use hostio::atomic_file::{remove_staged_files, replace_file};
 use journal::{JournalEvent, JournalState, LoadedJournals, StepTarget, line};
 
 use super::{
-    HistoryError, StateError, StateStore, attempt_index,
+    HistoryError, StateError, StateStore,
+    archive::ARCHIVE_FOLDER,
+    attempt_index,
     history::{ARCHIVE_POLICY, HistoryFolder},
     journal_files::{read_if_present, whole_lines},
-    lost_lines::{keep_lost_lines, note_begun_steps},
+    lost_lines::{LOST_FOLDER, keep_lost_lines, note_begun_steps},
 };
 
 /// Something that a check found.
@@ -99,6 +101,9 @@ impl StateStore {
     /// [`HistoryError`] when something can't be read or written.
     pub fn repair(&self) -> Result<(), HistoryError> {
         let history = HistoryFolder::of(self)?;
+        for folder in [history.folder.clone(), history.folder.join(LOST_FOLDER), history.folder.join(ARCHIVE_FOLDER)] {
+            remove_staged_files(&folder).map_err(|source| StateError::io("clean", &folder, source))?;
+        }
         for finding in history.check()? {
             if let StateFinding::DamagedJournal { path, sound_lines, later, .. } = finding {
                 history.move_lines_away(&path, sound_lines)?;
