@@ -170,6 +170,7 @@ impl StateStore {
         if is_current || loaded.state.newer_format.is_some() || loaded.state.epoch() == 0 {
             return Ok(());
         }
+        loaded.sync_newest()?;
         history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, staging)
     }
 

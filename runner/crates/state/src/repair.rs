@@ -114,6 +114,7 @@ impl StateStore {
         let loaded = history.load_all(|_| {})?;
         history.forget_caches()?;
         if loaded.state.epoch() > 0 {
+            loaded.sync_newest()?;
             history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, None)?;
         }
         Ok(())
