@@ -18,6 +18,7 @@ mod github {
     mod error_pages;
     mod faults;
     mod forged;
+    mod freshness;
     mod launcher;
     mod official;
     mod resume;

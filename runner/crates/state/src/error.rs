@@ -119,7 +119,7 @@ impl From<&StateError> for Diagnostic {
             ),
             StateError::StaleCheckpoint { .. } => (
                 ErrorCode::StaleCheckpoint,
-                "find the job of this run that replaced the newer artifact; then delete this one on the run's page and re-run with `missing_journal: probe`: each step is probed before it acts".to_owned(),
+                "find the job of this run that replaced the newer artifact; then delete this one on the run's page and re-run the failed jobs: each step is probed before it acts".to_owned(),
             ),
             StateError::UnknownHighWaterMark { .. } => (
                 ErrorCode::StaleCheckpoint,

@@ -38,9 +38,9 @@ pub(super) const BASE_SNAPSHOT_FILE: &str = "snapshot-base.json";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArchivePolicy {
     /// How many attempts an archive holds.
-    length: usize,
+    pub(super) length: usize,
     /// How many of the newest journals stay loose, at least.
-    min_loose: usize,
+    pub(super) min_loose: usize,
 }
 
 pub(super) const ARCHIVE_POLICY: ArchivePolicy = ArchivePolicy { length: 256, min_loose: 16 };
@@ -215,7 +215,7 @@ impl<'a> HistoryFolder<'a> {
         self.fetch(&journals.iter().map(|(epoch, _)| WantedFile::Journal(*epoch)).collect::<Vec<_>>())
     }
 
-    fn read_archive(&self, range: ArchiveRange) -> Result<Archive, StateError> {
+    pub(super) fn read_archive(&self, range: ArchiveRange) -> Result<Archive, StateError> {
         self.fetch(&[WantedFile::Archive(range)])?;
         Archive::read(&range.path(&self.folder))
     }
@@ -334,7 +334,7 @@ impl<'a> HistoryFolder<'a> {
         }
     }
 
-    fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
+    pub(super) fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
         let mut attempts = self.load(|_| {})?.state.attempts;
         if attempts.len() < limit {
             let (mut index, newest) = (self.index()?, std::mem::take(&mut attempts));
@@ -433,8 +433,11 @@ impl<'a> HistoryFolder<'a> {
         find().map_or_else(|| self.state_before(epoch), Ok)
     }
 
-    /// The state before an attempt whose journal is loose.
+    /// The state before an attempt.
     pub(super) fn state_before(&self, epoch: u64) -> Result<JournalState, HistoryError> {
+        if let Some(range) = self.archives.iter().find(|range| (range.first..=range.last).contains(&epoch)) {
+            return Ok(self.read_archive(*range)?.fold(&self.folder, epoch)?.state);
+        }
         let mut loaded = self.archived_state()?;
         self.read_loose(&mut loaded, epoch, |_| {})?;
         Ok(loaded.state)

@@ -62,9 +62,22 @@ impl CheckpointStart {
         let Some((newest, newest_header)) = attempts.last() else { return Ok(None) };
         let is_of_run =
             |header: &JournalHeader| header.run == newest_header.run || url.is_some() && header.url.as_deref() == url;
-        let (first, _) =
-            attempts.iter().find(|(_, header)| is_of_run(header)).expect("the newest one is of its own run");
-        let start = Self::at(&history, first);
+        let find_first = |attempts: &[(JournalEntry, JournalHeader)]| {
+            let at = attempts.iter().position(|(_, header)| is_of_run(header))?;
+            Some((at, attempts[at].0.clone()))
+        };
+        let (mut at, mut first) = find_first(&attempts).expect("the newest attempt is of its own run");
+        for range in history.archives.iter().rev() {
+            // Only a run that began before all loose journals goes on in the archives.
+            if at > 0 {
+                break;
+            }
+            let archived: Vec<_> =
+                history.read_archive(*range)?.journals.iter().filter_map(|(_, bytes)| header_in(bytes)).collect();
+            let Some(found) = find_first(&archived) else { break };
+            (at, first) = found;
+        }
+        let start = Self::at(&history, &first);
         // The copy of a remote state may lack earlier journals.
         let start = if first.prev == newest.prev { start } else { start.or_else(|_| Self::at(&history, newest)) };
         start.map(Some)
@@ -136,8 +149,13 @@ fn header_of(path: &Path) -> Result<Option<(JournalEntry, JournalHeader)>, State
     let mut first = Vec::new();
     let file = File::open(path).map_err(error)?;
     BufReader::new(file.take(MAX_JOURNAL_BYTES)).read_until(b'\n', &mut first).map_err(error)?;
-    let Some((entry, _)) = first.strip_suffix(b"\n").and_then(|line| line::decode(line).ok()) else { return Ok(None) };
-    let JournalEvent::Started(header) = &entry.event else { return Ok(None) };
+    Ok(header_in(&first))
+}
+
+fn header_in(journal: &[u8]) -> Option<(JournalEntry, JournalHeader)> {
+    let end = journal.iter().position(|byte| *byte == b'\n')?;
+    let (entry, _) = line::decode(&journal[..end]).ok()?;
+    let JournalEvent::Started(header) = &entry.event else { return None };
     let header = header.clone();
-    Ok(Some((entry, header)))
+    Some((entry, header))
 }

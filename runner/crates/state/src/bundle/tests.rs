@@ -1,6 +1,8 @@
 //! Tests of checkpoints: names, packing, forged and damaged content, another job's checkpoint, and merging into a
 //! folder.
 
+mod restore;
+
 use std::path::Path;
 
 use super::*;
