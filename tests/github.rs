@@ -20,6 +20,7 @@ mod github {
     mod forged;
     mod freshness;
     mod launcher;
+    mod long_history;
     mod official;
     mod resume;
 }

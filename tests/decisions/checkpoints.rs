@@ -14,7 +14,7 @@ use state::{
 use crate::history::{GeneratedHistory, arb_ops, step_targets};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// At any line of any attempt. A decision depends on the state alone, so an equal state decides the same. Without a key, the
     /// snapshot is worth what its journals would be.
