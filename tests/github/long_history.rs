@@ -1,6 +1,9 @@
 //! A machine with a history of its own: its checkpoints carry a snapshot and the run's journals, and another machine goes on from there.
 
-use super::resume::{BROKEN, FIXED, KEY, artifact_after_post, configure_ci, fresh_machine, run_attempt, unzip_files};
+use super::resume::{
+    BROKEN, FIXED, KEY, artifact_after_post, configure_ci, fresh_machine, machine_with_deployment, run_attempt,
+    unzip_files,
+};
 use crate::{
     artifact_service::FakeArtifactService,
     support::{RunnerOutput, TestEnvironment},
@@ -9,7 +12,9 @@ use crate::{
 /// Three deployments outside of CI, and then a failed first attempt of a CI run.
 fn machine_with_history(service: &FakeArtifactService, key: Option<&str>) -> TestEnvironment {
     let mut machine = TestEnvironment::deployed();
-    (0..2).for_each(|_| machine.deploy("r1", &[]).assert_exit(0));
+    for _ in 0..2 {
+        machine.deploy("r1", &[]).assert_exit(0);
+    }
     configure_ci(&mut machine, service);
     if let Some(key) = key {
         machine.set_variable("PAWL_KEY", key);
@@ -55,16 +60,16 @@ fn new_machine_goes_on_from_the_snapshot() {
     first.run(&["logs", "--attempt", "2"]).assert_exit(0);
 }
 
+/// Attempt 1 of the CI run skips `pull`, so only the snapshot has its record.
 #[test]
 fn snapshot_without_a_key_is_only_probed() {
-    let service = FakeArtifactService::start();
-    let first = machine_with_history(&service, None);
-    artifact_after_post(&first, &service);
-    let mut second = fresh_machine(&first);
-    let answer = run_attempt(&mut second, 2);
-    answer.assert_exit(0);
-    let decisions = answer.decisions();
-    assert_eq!(decisions[0], "pull run absent", "{decisions:?}");
-    assert!(decisions.iter().any(|decision| decision == "switch run absent"), "{decisions:?}");
-    assert!(!decisions.iter().any(|decision| decision.starts_with("pull skip trusted")), "{decisions:?}");
+    for (key, expected) in [(None, "pull adopt unconfirmed"), (Some(KEY), "pull skip held")] {
+        let service = FakeArtifactService::start();
+        let first = machine_with_history(&service, key);
+        artifact_after_post(&first, &service);
+        let mut second = machine_with_deployment(&first);
+        let answer = run_attempt(&mut second, 2);
+        answer.assert_exit(0);
+        assert_eq!(answer.decisions()[0], expected);
+    }
 }
