@@ -1,9 +1,6 @@
 //! A machine with a history of its own: its checkpoints carry a snapshot and the run's journals, and another machine goes on from there.
 
-use super::resume::{
-    BROKEN, FIXED, KEY, artifact_after_post, configure_ci, fresh_machine, machine_with_deployment, run_attempt,
-    unzip_files,
-};
+use super::resume::{BROKEN, FIXED, KEY, artifact_after_post, configure_ci, fresh_machine, run_attempt, unzip_files};
 use crate::{
     artifact_service::FakeArtifactService,
     support::{RunnerOutput, TestEnvironment},
@@ -65,10 +62,11 @@ fn new_machine_goes_on_from_the_snapshot() {
 fn snapshot_without_a_key_is_only_probed() {
     for (key, expected) in [(None, "pull adopt unconfirmed"), (Some(KEY), "pull skip held")] {
         let service = FakeArtifactService::start();
-        let first = machine_with_history(&service, key);
-        artifact_after_post(&first, &service);
-        let mut second = machine_with_deployment(&first);
-        let answer = run_attempt(&mut second, 2);
+        let mut machine = machine_with_history(&service, key);
+        artifact_after_post(&machine, &service);
+        // The runner's own folder is gone, and what was deployed is there.
+        std::fs::remove_dir_all(machine.path(".pawl")).unwrap();
+        let answer = run_attempt(&mut machine, 2);
         answer.assert_exit(0);
         assert_eq!(answer.decisions()[0], expected);
     }

@@ -97,12 +97,9 @@ impl GithubHighWaterMark {
 
     /// Whether a deployment is one of this job, by its payload: an object, or a text with its JSON.
     fn is_ours(&self, deployment: &Value) -> bool {
-        match &deployment["payload"] {
-            Value::String(text) => {
-                serde_json::from_str::<Value>(text).is_ok_and(|payload| payload[PAYLOAD_KEY] == self.identity)
-            }
-            payload => payload[PAYLOAD_KEY] == self.identity,
-        }
+        let payload = &deployment["payload"];
+        let parsed = payload.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        parsed.as_ref().unwrap_or(payload)[PAYLOAD_KEY] == self.identity
     }
 
     /// Whether one more status stays below the limit of a minute.
