@@ -14,6 +14,7 @@ mod deploy;
 mod doctor;
 mod github;
 mod github_deployment;
+mod github_high_water_mark;
 mod guards;
 mod hidden_environment;
 mod history;

@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod decision;
+mod distrust;
 mod error;
 pub mod event;
 pub mod file;

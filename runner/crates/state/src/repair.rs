@@ -123,7 +123,7 @@ impl StateStore {
 
 impl HistoryFolder<'_> {
     fn check(&self) -> Result<Vec<StateFinding>, StateError> {
-        let mut loaded = LoadedJournals::default();
+        let mut loaded = self.loaded_base();
         for range in &self.archives {
             if let Err(error) = self.fold_archive(*range, &mut loaded) {
                 return Ok(vec![StateFinding::DamagedArchive { path: range.path(&self.folder), error }]);
