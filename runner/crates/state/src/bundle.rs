@@ -66,7 +66,7 @@ pub struct CheckpointManifest {
     pub commit: Option<String>,
     /// The snapshot before the first journal; `None` if that is the first of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<SnapshotEntry>,
+    pub snapshot: Option<CheckpointSnapshotEntry>,
     /// The journals, oldest first.
     pub journals: Vec<CheckpointEntry>,
     /// The keyed BLAKE3 hash of the manifest without this field, in canonical form. `None` without a key.
@@ -77,7 +77,7 @@ pub struct CheckpointManifest {
 /// The snapshot in a checkpoint. It says of each record whether it is authentic, which counts only under a valid MAC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct SnapshotEntry {
+pub struct CheckpointSnapshotEntry {
     /// The epoch of its newest attempt.
     pub epoch: u64,
     pub bytes: u64,
@@ -168,7 +168,7 @@ impl CheckpointContent {
             identity: identity.clone(),
             attempt,
             commit,
-            snapshot: base.map(|base| SnapshotEntry {
+            snapshot: base.map(|base| CheckpointSnapshotEntry {
                 epoch: base.state.epoch(),
                 bytes: base.encoded.len() as u64,
                 hash: Blake3Hash::of(&base.encoded),

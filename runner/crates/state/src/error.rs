@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     artifacts::ArtifactError,
-    bundle::CheckpointSequence,
     record::{LockHolder, LockRecord},
 };
 use contract::diagnostic::{Diagnostic, ErrorCode};
@@ -41,7 +40,7 @@ pub enum StateError {
     UnauthenticatedCheckpoint { name: String, why: String },
     /// The newest journal in the artifacts is older than one that was acknowledged.
     #[error("the journal in artifact {name} is not the newest of this run")]
-    StaleCheckpoint { name: String, found: CheckpointSequence, expected: CheckpointSequence },
+    StaleCheckpoint { name: String, found: String, expected: String },
     /// It is not known which journal was acknowledged last.
     #[error("can't read which journal of this run is the newest")]
     UnknownHighWaterMark { why: String },

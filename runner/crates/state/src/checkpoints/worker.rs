@@ -276,9 +276,9 @@ impl CheckpointWorker {
             let content = artifacts.download(&listed).await?;
             let name = listed.name.clone();
             match bundle::unpack(&content, place, identity, key.as_ref()) {
-                Ok(_) if expected.is_some_and(|expected| place < expected) => {
-                    let expected = expected.unwrap_or(place);
-                    return Err(StateError::StaleCheckpoint { name, found: place, expected });
+                Ok(_) if let Some(expected) = expected.filter(|expected| place < *expected) => {
+                    let (found, expected) = (place.to_string(), expected.to_string());
+                    return Err(StateError::StaleCheckpoint { name, found, expected });
                 }
                 Ok(kept) => {
                     bundle::merge_into_folder(&self.folder, &kept, &name)?;
