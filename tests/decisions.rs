@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "the oracle names the events that matter to it")]
 
+#[path = "decisions/checkpoints.rs"]
+mod checkpoints;
 #[path = "decisions/history.rs"]
 mod history;
 #[path = "decisions/oracle.rs"]

@@ -18,7 +18,9 @@ mod github {
     mod error_pages;
     mod faults;
     mod forged;
+    mod freshness;
     mod launcher;
+    mod long_history;
     mod official;
     mod resume;
 }

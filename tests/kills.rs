@@ -26,6 +26,8 @@ mod signals;
 mod snapshot;
 #[path = "kills/strace.rs"]
 mod strace;
+#[path = "support/unpack.rs"]
+mod unpack;
 
 use std::{collections::BTreeMap, io::Write as _, time::Instant};
 

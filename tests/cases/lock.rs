@@ -84,12 +84,12 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [wait.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, wait.sh]] }
+    grants: { dirs: { work: ./work }, programs: [[/bin/sh, wait.sh]] }
   act:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [act.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, act.sh]] }
+    grants: { dirs: { work: ./work }, programs: [[/bin/sh, act.sh]] }
 hooks: { on-failure: [{ program: [/bin/sh, -c, touch hooked] }] }
 "#;
 
@@ -98,14 +98,14 @@ hooks: { on-failure: [{ program: [/bin/sh, -c, touch hooked] }] }
 #[test]
 fn former_holder_changes_nothing_when_it_is_continued() {
     let environment = TestEnvironment::with_plan(WAITING_PLAN);
-    environment.write("wait.sh", "touch began\nuntil test -e go; do sleep 0.02; done\n");
-    environment.write("act.sh", "echo \"$PAWL_RELEASE\" >> acted\n");
+    environment.write("work/wait.sh", "touch began\nuntil test -e go; do sleep 0.02; done\n");
+    environment.write("work/act.sh", "echo \"$PAWL_RELEASE\" >> acted\n");
     let first = environment.start_with_stderr(&["--local", "--release", "r1"]);
-    wait_until("the step began", || environment.exists("began"));
+    wait_until("the step began", || environment.exists("work/began"));
     let pid = Pid::from_child(&first);
     kill_process(pid, Signal::STOP).unwrap();
     environment.run(&["lock", "release", "--local", "--force", "--message", "it hangs"]).assert_exit(0);
-    environment.write("go", "");
+    environment.write("work/go", "");
     environment.deploy("r2", &[]).assert_exit(0);
     let state = environment.path(".pawl/shop/default");
     let journals = ["attempt-000001.journal", "attempt-000002.journal", "snapshot.json"];
@@ -114,10 +114,10 @@ fn former_holder_changes_nothing_when_it_is_continued() {
     let lost = environment.output_of(first);
     lost.assert_exit(5).assert_stderr_contains("error[P0503]").assert_stderr_contains("it hangs");
     assert_eq!(journals.map(|name| std::fs::read(state.join(name)).unwrap()), before);
-    assert_eq!(environment.read("acted"), "r2\n");
+    assert_eq!(environment.read("work/acted"), "r2\n");
     assert!(!environment.exists("hooked"), "a hook ran without the lock");
     assert_eq!(environment.list(".pawl/shop/default/lock"), ["record"]);
     environment.run(&["status"]).assert_exit(0);
     environment.deploy("r3", &[]).assert_exit(0);
-    assert_eq!(environment.read("acted"), "r2\nr3\n");
+    assert_eq!(environment.read("work/acted"), "r2\nr3\n");
 }

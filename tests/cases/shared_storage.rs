@@ -161,17 +161,14 @@ fn check_migration(first: &TestEnvironment) {
     second.run(&["why", "wait"]).assert_exit(0);
 }
 
-#[test]
-fn git_state_of_an_older_runner_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let repository = folder.path().join("state.git");
-    init_bare_repository(&repository);
+/// Puts a state of manifest version 1 into a bare repository.
+fn commit_version_1(repository: &Path) {
     let git = |arguments: &[&str]| {
         let author = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"];
         let output = Command::new("git")
             .current_dir(VERSION_1)
             .arg("--git-dir")
-            .arg(&repository)
+            .arg(repository)
             .args(author)
             .args(arguments)
             .output()
@@ -183,21 +180,79 @@ fn git_state_of_an_older_runner_goes_on() {
     let tree = git(&["write-tree"]);
     let commit = git(&["commit-tree", "-m", "shop/default: epoch 2, 2", &tree]);
     git(&["update-ref", "refs/pawl/shop/default", &commit]);
+}
+
+fn put_version_1(moto: &MotoServer, prefix: &str) {
+    for (name, content) in version_1_files() {
+        moto.put(&Path::new(prefix).join("shop/default").join(name).display().to_string(), &content);
+    }
+}
+
+#[test]
+fn git_state_of_an_older_runner_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().join("state.git");
+    init_bare_repository(&repository);
+    commit_version_1(&repository);
     let machine = machine(&format!("git:{}", repository.display()));
     check_migration(&machine);
-    let record = git(&["show", "refs/pawl/shop/default:state.json"]);
+    let git = Command::new("git")
+        .arg("--git-dir")
+        .arg(repository)
+        .args(["show", "refs/pawl/shop/default:state.json"])
+        .output();
+    let record = String::from_utf8(git.unwrap().stdout).unwrap();
     assert!(record.starts_with("{\"version\":2,"), "an older runner refuses it: {record}");
 }
 
 #[test]
 fn bucket_of_an_older_runner_goes_on() {
     let moto = MotoServer::start();
-    for (name, content) in version_1_files() {
-        moto.put(&Path::new("shop/shop/default").join(name).display().to_string(), &content);
-    }
+    put_version_1(&moto, "shop");
     let mut machine = machine("s3://acme-state/shop");
     aws_variables(&moto.address()).iter().for_each(|(name, value)| machine.set_variable(name, value));
     check_migration(&machine);
+}
+
+/// The migration of an older state was cut short: the attempts of before are there, and this machine and another one go on.
+fn check_cut_migration(first: &TestEnvironment) {
+    let second = first.another_machine();
+    assert_eq!(epochs(&second).last(), Some(&1));
+    check_both_machines_go_on(first, &second);
+    let all = epochs(first);
+    assert!(all.ends_with(&[2, 1]), "{all:?}");
+}
+
+#[test]
+fn migration_of_a_repository_may_be_cut_at_each_push() {
+    for failing in 0..3 {
+        let server = GitHttpServer::start();
+        commit_version_1(&server.repository());
+        let machine = machine(&format!("git:http://{}/state.git", server.address()));
+        server.reject_pushes(failing..=u64::MAX);
+        let failed = deploy(&machine, "r2");
+        assert!(!matches!(failed.code, Some(0 | 65)), "push {failing}: {}", failed.stderr);
+        server.reject_pushes(u64::MAX..=u64::MAX);
+        check_cut_migration(&machine);
+    }
+}
+
+#[test]
+fn migration_of_a_bucket_may_be_cut_at_each_write() {
+    let moto = MotoServer::start();
+    // The four writes of the check for conditional writes have no effect; after some of the others, the manifest is version 2.
+    for failing in 3..9 {
+        let prefix = format!("cut-{failing}");
+        put_version_1(&moto, &prefix);
+        let relay = TcpRelay::new(moto.address());
+        let mut machine = machine(&format!("s3://acme-state/{prefix}"));
+        aws_variables(&relay.address()).iter().for_each(|(name, value)| machine.set_variable(name, value));
+        relay.limit_writes(failing);
+        let failed = deploy(&machine, "r2");
+        assert!(!matches!(failed.code, Some(0 | 65)), "write {failing}: {}", failed.stderr);
+        relay.limit_writes(usize::MAX);
+        check_cut_migration(&machine);
+    }
 }
 
 #[test]

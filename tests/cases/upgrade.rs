@@ -30,10 +30,10 @@ fn check_resumes(environment: &TestEnvironment) {
     resumed.assert_exit(0);
     let make = resumed.decisions().into_iter().find(|decision| decision.starts_with("make ")).unwrap();
     assert_eq!(make.starts_with("make run"), !before.contains(&"ran-r2".to_owned()), "{make}");
-    check_deployed(environment, 3);
     let history = environment.run(&["history", "--json"]).json();
     assert_eq!(history[0]["run"], history[1]["run"], "it is one run");
     assert_eq!(history[0]["attempt"], 2);
+    check_deployed(environment, 3);
 }
 
 /// r2 is live, each of its statements was applied once, and `attempts` attempts are known.

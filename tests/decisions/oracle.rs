@@ -200,7 +200,6 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
     let same_run = asked.record.run == Some(asked.run);
     // Nobody but a newer runner: of what was on record, at most the module of its own differs.
     let upgraded = !same
-        && same_run
         && asked.is_official
         && asked.record.fingerprint.is_some_and(|recorded| {
             recorded.0.iter().all(|(name, hash)| asked.current.0.get(name) == Some(hash) || name == "module")
@@ -299,7 +298,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
     }
     match found {
         _ if named => answer_run("operator-word"),
-        _ if upgraded && !has_probe && repeatable => answer_run("changed"),
+        _ if upgraded && !has_probe && (repeatable || !same_run) => answer_run("changed"),
         _ if upgraded && !has_probe && accept_drift => answer_run("drift-accepted"),
         _ if upgraded && !has_probe => answer_stop("changed"),
         _ if !has_probe && same_run => ("skip", "trusted", RECORDED_RECEIPT),

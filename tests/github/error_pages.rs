@@ -2,6 +2,7 @@
 
 use super::{
     forged::{forge_checkpoint, remove_mac},
+    freshness::ReplayedRun,
     resume::{
         KEY, artifact_after_post, ci_machine, configure_ci, failed_first_attempt, fresh_machine,
         machine_with_deployment, run_attempt,
@@ -36,6 +37,13 @@ fn second_machine(service: &FakeArtifactService) -> TestEnvironment {
     let first = failed_first_attempt(service, None);
     artifact_after_post(&first, service);
     fresh_machine(&first)
+}
+
+#[test]
+fn p0226_older_journal_in_place_of_the_newest() {
+    let (run, _) = ReplayedRun::new(true, |_| {});
+    run.replay();
+    check_page("P0226", &mut run.next_machine(), 3);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! GitHub's artifact service with its storage, and the part of GitHub's REST API about artifacts, in this process.
+//! GitHub's artifact service with its storage, and the parts of GitHub's REST API about artifacts and deployments, in this process.
 //!
 //! It does what docs and the official client show: ids that say nothing about order, names that are used once, a Finalize that
 //! fails and burns its name, content in blocks, URLs that are good by their signature alone. The official client is tried against
@@ -7,6 +7,8 @@
 
 #[path = "artifact_service/blobs.rs"]
 mod blobs;
+#[path = "artifact_service/deployments.rs"]
+mod deployments;
 #[path = "artifact_service/http_server.rs"]
 mod http_server;
 #[path = "artifact_service/rest.rs"]
@@ -57,6 +59,10 @@ pub enum FakeServiceCall {
     /// The content, by a redirect of the REST API.
     RestContent,
     RestDelete,
+    DeploymentCreate,
+    DeploymentList,
+    StatusCreate,
+    StatusList,
 }
 
 /// What goes wrong with a call.
@@ -96,6 +102,7 @@ struct FakeArtifact {
 struct FakeServiceState {
     origin: String,
     artifacts: BTreeMap<String, FakeArtifact>,
+    deployments: Vec<deployments::FakeDeployment>,
     /// How many artifacts were begun.
     created_count: u64,
     calls: BTreeMap<FakeServiceCall, usize>,
@@ -119,6 +126,7 @@ impl FakeArtifactService {
         let state = Arc::new(Mutex::new(FakeServiceState {
             origin: origin.clone(),
             artifacts: BTreeMap::new(),
+            deployments: Vec::new(),
             created_count: 0,
             calls: BTreeMap::new(),
             faults: Vec::new(),
@@ -212,6 +220,18 @@ impl FakeArtifactService {
         state.artifacts.insert(name.to_owned(), artifact);
     }
 
+    /// Another job of the run removes an artifact.
+    pub fn remove_artifact(&self, name: &str) {
+        self.lock_state().artifacts.remove(name);
+    }
+
+    /// The descriptions of a deployment's statuses, oldest first; deployments count from 0.
+    pub fn status_descriptions(&self, deployment: usize) -> Vec<String> {
+        let state = self.lock_state();
+        let statuses = state.deployments[deployment].statuses.iter();
+        statuses.map(|status| status["description"].as_str().unwrap().to_owned()).collect()
+    }
+
     fn lock_state(&self) -> MutexGuard<'_, FakeServiceState> {
         self.state.lock().unwrap()
     }
@@ -274,7 +294,8 @@ fn call_of(request: &FakeServiceRequest) -> Option<FakeServiceCall> {
     if path.starts_with(blobs::PREFIX) {
         return blobs::call_of(request);
     }
-    rest::call_of(&request.method, path.strip_prefix("/api/v3")?)
+    let path = path.strip_prefix("/api/v3")?;
+    rest::call_of(&request.method, path).or_else(|| deployments::call_of(&request.method, path))
 }
 
 fn respond(state: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) -> io::Result<Option<HttpReply>> {
@@ -318,6 +339,10 @@ fn respond(state: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) ->
         FakeServiceCall::RestList | FakeServiceCall::RestZip | FakeServiceCall::RestDelete => {
             rest::answer(world, call, request)
         }
+        FakeServiceCall::DeploymentCreate
+        | FakeServiceCall::DeploymentList
+        | FakeServiceCall::StatusCreate
+        | FakeServiceCall::StatusList => deployments::answer(world, call, request, &body),
     };
     Ok(is_told.then_some(reply))
 }

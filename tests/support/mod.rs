@@ -14,6 +14,7 @@ mod registry;
 mod relay;
 mod runner_output;
 mod server;
+mod unpack;
 
 use std::{
     collections::BTreeMap,
@@ -84,8 +85,7 @@ impl TestEnvironment {
     /// What is in the folder `name` of an archive, with modes and times.
     pub fn unpacked(archive: &Path, name: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let bytes = fs::read(archive).unwrap_or_else(|error| panic!("{}: {error}", archive.display()));
-        tar::Archive::new(zstd::Decoder::new(&bytes[..]).unwrap()).unpack(root.path()).unwrap();
+        unpack::unpack(archive, root.path()).unwrap();
         fs::rename(root.path().join(name), root.path().join("shop")).unwrap();
         fs::create_dir(root.path().join("home")).unwrap();
         Self { root, variables: BTreeMap::new() }

@@ -58,6 +58,14 @@ pub(super) fn no_attempts_error(store: &StateStore) -> Diagnostic {
 
 fn no_such_attempt_error(store: &StateStore, epoch: u64) -> Result<Diagnostic, Diagnostic> {
     let attempts = store.newest_attempts(usize::MAX).map_err(|error| Diagnostic::from(&error))?;
+    if attempts.iter().any(|attempt| attempt.header.epoch == epoch) {
+        let message = format!("the journal of the attempt with epoch {epoch} is not on this machine");
+        return Ok(Diagnostic::new(ErrorCode::UnknownAttempt, message)
+            .with_cause(
+                "this history was restored from the artifacts of a CI run, which carry that run's journals only",
+            )
+            .with_hint("ask on the machine that deployed it"));
+    }
     Ok(match (attempts.last(), attempts.first()) {
         (Some(first), Some(last)) => {
             Diagnostic::new(ErrorCode::UnknownAttempt, format!("there is no attempt with epoch {epoch}"))

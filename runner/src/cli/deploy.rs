@@ -4,7 +4,8 @@ use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
     ci, github,
-    github_deployment::GithubDeployment,
+    github_deployment::{GithubDeployment, GithubDeploymentApi},
+    github_high_water_mark::GithubHighWaterMark,
     guards,
     output::CommandOutput,
     selection,
@@ -26,6 +27,7 @@ use journal::{
     file::{EntryObserver, JournalObservation},
 };
 use plan::Plan;
+use sandbox::NoticeHandler;
 use state::{LockWait, StateStore, checkpoints::CheckpointStatus};
 
 /// Arguments of `deploy`.
@@ -165,7 +167,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         tell(notice);
     }
     let github_deployment = RefCell::new(None);
-    let released_of = commit.clone();
+    let github_api = github_api(&prepared, &store, commit.as_deref());
+    let high_water_mark = keep_high_water_mark(&store, github_api.as_ref(), &tell);
     let missing_journal = orders.missing_journal;
     let deployment = DeploymentRequest {
         notify: Arc::clone(&tell),
@@ -185,8 +188,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
         let report = Rc::clone(&report);
         *report.borrow_mut() = Some(screen.deployment_reporter(before, header, again));
-        *github_deployment.borrow_mut() =
-            GithubDeployment::start(&prepared.plan, &prepared.release.label, released_of.as_deref());
+        *github_deployment.borrow_mut() = github_api.clone().map(|api| api.map(GithubDeployment::start));
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
             checkpoint_notices(&shown, missing_journal).into_iter().for_each(|notice| tell(notice));
@@ -207,7 +209,9 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         tell(Notice::warning(format!("could not store the end of the journal as an artifact of this run: {trouble}")));
     }
     if let Some(listed) = github_deployment.take() {
-        finish_github_deployment(listed, &ending).await.into_iter().for_each(|notice| tell(notice));
+        let notice = finish_github_deployment(listed, &ending, &checkpoint_status).await;
+        let is_known = high_water_mark.is_some_and(|mark| mark.has_warned());
+        notice.into_iter().filter(|_| !is_known).for_each(|notice| tell(notice));
     }
     let outputs = |run: &str, release: &str| set_job_outputs(screen, &prepared.plan, &checkpoint_status, run, release);
     // `report_problems` reports the result of a deployment that did not begin.
@@ -252,17 +256,40 @@ fn siblings(plan: &Plan) -> Result<Vec<SiblingEnvironment>, Vec<Diagnostic>> {
     Ok(others.transpose()?.unwrap_or_default())
 }
 
+/// The access to GitHub's list of deployments, if the job asks for an entry.
+fn github_api(
+    prepared: &PreparedPlan,
+    store: &StateStore,
+    commit: Option<&str>,
+) -> Option<Result<GithubDeploymentApi, Notice>> {
+    let identity = store.checkpoints().map(|checkpoints| checkpoints.identity());
+    GithubDeploymentApi::of_job(&prepared.plan, &prepared.release.label, commit, identity)
+}
+
+/// Keeps the high-water mark of the checkpoints in the GitHub deployment, if there are both.
+fn keep_high_water_mark(
+    store: &StateStore,
+    api: Option<&Result<GithubDeploymentApi, Notice>>,
+    tell: &NoticeHandler,
+) -> Option<Arc<GithubHighWaterMark>> {
+    let (Some(checkpoints), Some(Ok(api))) = (store.checkpoints(), api) else { return None };
+    let mark = Arc::new(GithubHighWaterMark::new(api.clone(), checkpoints.identity(), Arc::clone(tell)));
+    checkpoints.set_high_water_mark(Arc::<GithubHighWaterMark>::clone(&mark));
+    Some(mark)
+}
+
 /// Reports to GitHub how the deployment listed there ended.
 async fn finish_github_deployment(
     listed: Result<GithubDeployment, Notice>,
     ending: &Result<AttemptResult, Vec<Diagnostic>>,
+    checkpoints: &CheckpointStatus,
 ) -> Option<Notice> {
     let (exit, error) = match ending {
         Ok(ending) => (ending.exit, ending.error.as_ref()),
         Err(problems) => (problems.first().map_or(ExitKind::Bug, |first| first.exit), problems.first()),
     };
     match listed {
-        Ok(listed) => listed.finish(exit, error).await,
+        Ok(listed) => listed.finish(exit, error, checkpoints.sequence).await,
         Err(notice) => Some(notice),
     }
 }

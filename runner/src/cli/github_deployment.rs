@@ -1,13 +1,14 @@
 //! The entry in GitHub's own list of deployments: created when ours begins, and updated when it ends.
 //!
-//! It never delays our deployment: it is created in the background, and the end waits a bounded time. A failure is a warning. The
-//! requests are those of GitHub's REST API, "Deployments". Deliberately absent: reading the list; no decision depends on it.
+//! It is created in the background, and the end waits a bounded time. A failure is a warning. The requests are those of GitHub's REST
+//! API, "Deployments". Deliberately absent: reading the list ([`super::github_high_water_mark`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use octocrab::Octocrab;
 use serde_json::{Value, json};
 use tokio::{
+    sync::watch,
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -20,43 +21,93 @@ use contract::{
     diagnostic::{Diagnostic, ExitKind, Notice},
 };
 use plan::Plan;
-use state;
+use state::bundle::{CheckpointIdentity, CheckpointSequence};
 
 /// The longest time of a call, and of all calls at the end together.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same after a request to stop: the process must end within 7 s of it.
 const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest description that GitHub takes, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 140;
 
+/// What stands before the sequence in a description.
+const SEQUENCE_START: &str = " (journal ";
+/// The key of our identity in the payload of an entry.
+pub(super) const PAYLOAD_KEY: &str = "pawl";
+
 /// One entry of the list, created or being created.
 pub(super) struct GithubDeployment {
     api: GithubDeploymentApi,
-    /// Its id, or the reason why it has none.
-    creation: JoinHandle<Result<u64, String>>,
+    creation: JoinHandle<()>,
 }
 
 /// The access to GitHub's API for this entry.
 #[derive(Clone)]
-struct GithubDeploymentApi {
-    crab: Octocrab,
+pub(super) struct GithubDeploymentApi {
+    pub(super) crab: Octocrab,
     /// The route: `/repos/OWNER/NAME/deployments`.
-    route: String,
+    pub(super) route: String,
+    pub(super) environment: EnvironmentName,
+    /// The request that creates it.
+    request: Value,
+    /// Its id, or the reason why it has none, once either is known.
+    created: Arc<watch::Sender<Option<Result<u64, String>>>>,
     /// The web address of the environment.
     environment_url: Option<String>,
     /// The page of this job.
     log_url: Option<String>,
-    release: Label,
+    pub(super) release: Label,
 }
 
 impl GithubDeployment {
-    /// Starts to create the entry, if the job asks for it. Needs a tokio runtime.
-    pub(super) fn start(plan: &Plan, release: &Label, commit: Option<&str>) -> Option<Result<Self, Notice>> {
-        let is_asked = env_variable("PAWL_DEPLOYMENTS").as_deref() == Some("true");
-        is_asked.then(|| Self::create(plan, release, commit).map_err(|why| update_warning(&why)))
+    /// Starts to create the entry. Needs a tokio runtime.
+    pub(super) fn start(api: GithubDeploymentApi) -> Self {
+        let creating = api.clone();
+        let creation = tokio::spawn(async move {
+            let created = creating.create().await;
+            creating.created.send_replace(Some(created));
+        });
+        Self { api, creation }
     }
 
-    fn create(plan: &Plan, release: &Label, commit: Option<&str>) -> Result<Self, String> {
+    /// Posts the final status, with the sequence of the newest checkpoint. Returns a warning if that fails.
+    pub(super) async fn finish(
+        self,
+        exit: ExitKind,
+        error: Option<&Diagnostic>,
+        sequence: Option<CheckpointSequence>,
+    ) -> Option<Notice> {
+        let until = Instant::now() + if exit == ExitKind::Interrupted { INTERRUPTED_TIMEOUT } else { CALL_TIMEOUT };
+        let told = timeout_at(until, async {
+            let id = self.api.id().await?;
+            let (state, words) = self.api.status_and_description(exit, error);
+            self.api.post_status(id, state, &words, sequence).await
+        });
+        let told = told.await.unwrap_or_else(|_| Err("GitHub did not answer in time".to_owned()));
+        self.creation.abort();
+        told.err().map(|why| update_warning(&why))
+    }
+}
+
+impl GithubDeploymentApi {
+    /// The access to GitHub's API, if the job asks for a deployment. The entry says whose checkpoints its statuses are about. Makes no
+    /// call.
+    pub(super) fn of_job(
+        plan: &Plan,
+        release: &Label,
+        commit: Option<&str>,
+        identity: Option<&CheckpointIdentity>,
+    ) -> Option<Result<Self, Notice>> {
+        let is_asked = env_variable("PAWL_DEPLOYMENTS").as_deref() == Some("true");
+        is_asked.then(|| Self::new(plan, release, commit, identity).map_err(|why| update_warning(&why)))
+    }
+
+    fn new(
+        plan: &Plan,
+        release: &Label,
+        commit: Option<&str>,
+        identity: Option<&CheckpointIdentity>,
+    ) -> Result<Self, String> {
         let set = |name: &str| {
             let value = env_variable(name).filter(|value| !value.is_empty());
             value.ok_or_else(|| format!("{name} is not set"))
@@ -78,43 +129,46 @@ impl GithubDeployment {
         let client = state::http::client().map_err(|error| error.to_string())?.timeout(CALL_TIMEOUT).build();
         let crab = Octocrab::builder().personal_token(token).base_uri(api).map_err(|error| api_error_text(&error))?;
         let crab = crab.build_with_reqwest(client.map_err(|error| error.to_string())?);
-        let list = GithubDeploymentApi {
+        let mut request = create_request(&plan.environment, &format!("{} {release}", plan.app), &commit);
+        if let Some(identity) = identity {
+            request["payload"] = json!({ PAYLOAD_KEY: identity });
+        }
+        Ok(Self {
             crab: crab.map_err(|error| api_error_text(&error))?,
             route: format!("/repos/{repository}/deployments"),
+            environment: plan.environment.clone(),
+            request,
+            created: Arc::new(watch::Sender::new(None)),
             environment_url: plan.url.clone(),
             log_url: source::job_url(),
             release: release.clone(),
-        };
-        let wanted = create_request(&plan.environment, &format!("{} {release}", plan.app), &commit);
-        let made = tokio::spawn(list.clone().create(wanted));
-        Ok(Self { api: list, creation: made })
+        })
     }
 
-    /// Posts the final status. Returns a warning if that fails.
-    pub(super) async fn finish(mut self, exit: ExitKind, error: Option<&Diagnostic>) -> Option<Notice> {
-        let until = Instant::now() + if exit == ExitKind::Interrupted { INTERRUPTED_TIMEOUT } else { CALL_TIMEOUT };
-        let told = timeout_at(until, async {
-            let id = (&mut self.creation).await.map_err(|error| error.to_string())??;
-            let (state, words) = self.api.status_and_description(exit, error);
-            self.api.post_status(id, state, &words).await
-        });
-        let told = told.await.unwrap_or_else(|_| Err("GitHub did not answer in time".to_owned()));
-        self.creation.abort();
-        told.err().map(|why| update_warning(&why))
-    }
-}
-
-impl GithubDeploymentApi {
-    async fn create(self, wanted: Value) -> Result<u64, String> {
-        let made: Value = self.crab.post(&self.route, Some(&wanted)).await.map_err(|error| api_error_text(&error))?;
+    async fn create(&self) -> Result<u64, String> {
+        let made = self.crab.post(&self.route, Some(&self.request)).await;
+        let made: Value = made.map_err(|error| api_error_text(&error))?;
         let id = made.get("id").and_then(Value::as_u64);
         let id = id.ok_or_else(|| "GitHub's answer has no deployment id".to_owned())?;
-        self.post_status(id, "in_progress", &format!("{} is being deployed", self.release)).await?;
+        self.post_status(id, "in_progress", &format!("{} is being deployed", self.release), None).await?;
         Ok(id)
     }
 
-    async fn post_status(&self, id: u64, state: &str, words: &str) -> Result<(), String> {
-        let mut body = json!({"state": state, "description": text::truncate(words, MAX_DESCRIPTION_CHARS)});
+    /// Its id, once it is created.
+    pub(super) async fn id(&self) -> Result<u64, String> {
+        let mut created = self.created.subscribe();
+        let created = created.wait_for(Option::is_some).await.map_err(|error| error.to_string())?;
+        created.clone().unwrap_or_else(|| Err("it was not created".to_owned()))
+    }
+
+    pub(super) async fn post_status(
+        &self,
+        id: u64,
+        state: &str,
+        words: &str,
+        sequence: Option<CheckpointSequence>,
+    ) -> Result<(), String> {
+        let mut body = json!({"state": state, "description": describe(words, sequence)});
         for (name, value) in [("log_url", &self.log_url), ("environment_url", &self.environment_url)] {
             if let Some(value) = value {
                 body[name] = json!(value);
@@ -137,6 +191,17 @@ impl GithubDeploymentApi {
     }
 }
 
+/// A description, with the sequence of the newest checkpoint at its end.
+fn describe(words: &str, sequence: Option<CheckpointSequence>) -> String {
+    let suffix = sequence.map_or_else(String::new, |sequence| format!("{SEQUENCE_START}{sequence})"));
+    text::truncate(words, MAX_DESCRIPTION_CHARS - suffix.len()) + &suffix
+}
+
+/// The sequence in a description.
+pub(super) fn sequence_in(description: &str) -> Option<CheckpointSequence> {
+    description.strip_suffix(')')?.rsplit_once(SEQUENCE_START)?.1.parse().ok()
+}
+
 /// The request for a new entry, without a merge and without waiting for checks, since this job comes after them.
 fn create_request(environment: &EnvironmentName, description: &str, commit: &str) -> Value {
     let name = environment.as_str();
@@ -157,7 +222,7 @@ fn update_warning(why: &str) -> Notice {
 }
 
 /// An error and its innermost cause, in one line: octocrab's own messages say little.
-fn api_error_text(error: &octocrab::Error) -> String {
+pub(super) fn api_error_text(error: &octocrab::Error) -> String {
     if let octocrab::Error::GitHub { source, .. } = error {
         return format!("{}: {}", source.status_code, text::truncate(&source.message, 300));
     }

@@ -9,10 +9,12 @@ use clap::{Parser, Subcommand};
 
 mod attempts;
 mod ci;
+mod deferred;
 mod deploy;
 mod doctor;
 mod github;
 mod github_deployment;
+mod github_high_water_mark;
 mod guards;
 mod hidden_environment;
 mod history;
@@ -39,6 +41,7 @@ mod why;
 mod xdg_dirs;
 
 use self::{
+    deferred::Deferred,
     deploy::SetupMode,
     output::{CommandOutput, OutputPurpose},
     source::PlanSourceArgs,
@@ -61,75 +64,59 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Deploy a release; `runner --local` is short for `runner deploy --local`
-    Deploy(deploy::DeployArgs),
+    Deploy(Deferred<deploy::DeployArgs>),
     /// Run the setup steps of the plan, then deploy
-    Setup(deploy::DeployArgs),
+    Setup(Deferred<deploy::DeployArgs>),
     /// Go back to the verified release before the live one
-    Rollback(rollback::RollbackArgs),
+    Rollback(Deferred<rollback::RollbackArgs>),
     /// Deploy the live, verified release of one environment to another
-    Promote(rollback::PromoteArgs),
+    Promote(Deferred<rollback::PromoteArgs>),
     /// Record how a step ended that the runner can't finish
-    Resolve(resolve::ResolveArgs),
+    Resolve(Deferred<resolve::ResolveArgs>),
     /// In CI, after a deployment: upload the rest of the journal and release the lock
-    Post(post::PostArgs),
+    Post(Deferred<post::PostArgs>),
     /// Remove old releases that no rollback needs
-    Prune(prune::PruneArgs),
+    Prune(Deferred<prune::PruneArgs>),
     /// Show what a deployment would do, without doing it
-    Plan(plan::PlanCommandArgs),
+    Plan(Deferred<plan::PlanCommandArgs>),
     /// Show the live release, and any unfinished run
-    Status {
-        #[command(flatten)]
-        plan: PlanSourceArgs,
-        #[command(flatten)]
-        args: status::StatusArgs,
-    },
+    Status(Deferred<PlanArgs<status::StatusArgs>>),
     /// List the attempts, newest first
-    History {
-        #[command(flatten)]
-        plan: PlanSourceArgs,
-        #[command(flatten)]
-        args: history::HistoryArgs,
-    },
+    History(Deferred<PlanArgs<history::HistoryArgs>>),
     /// Explain why a step ran, was skipped, or was stopped
-    Why {
-        #[command(flatten)]
-        plan: PlanSourceArgs,
-        #[command(flatten)]
-        args: why::WhyArgs,
-    },
+    Why(Deferred<PlanArgs<why::WhyArgs>>),
     /// Show the log messages of steps
-    Logs {
-        #[command(flatten)]
-        plan: PlanSourceArgs,
-        #[command(flatten)]
-        args: logs::LogsArgs,
-    },
+    Logs(Deferred<PlanArgs<logs::LogsArgs>>),
     /// Run a single module
-    Step(step::StepArgs),
+    Step(Deferred<step::StepArgs>),
     /// List the modules of the plan, and compare them with deploy.lock
-    Modules {
-        #[command(flatten)]
-        plan: PlanSourceArgs,
-        #[command(flatten)]
-        args: modules::ModulesArgs,
-    },
+    Modules(Deferred<PlanArgs<modules::ModulesArgs>>),
     /// Show and preview migrations, and record their outcome
-    Migrate(migrate::MigrateArgs),
+    Migrate(Deferred<migrate::MigrateArgs>),
     /// Create a project for your own step
-    NewStep(new_step::NewStepArgs),
+    NewStep(Deferred<new_step::NewStepArgs>),
     /// Check journals for corruption
     #[command(subcommand)]
-    Journal(journal::JournalSubcommand),
+    Journal(Deferred<journal::JournalSubcommand>),
     /// Show who holds the lock on an environment, or release it
     #[command(subcommand)]
-    Lock(lock::LockSubcommand),
+    Lock(Deferred<lock::LockSubcommand>),
     /// Check the state of an environment, or repair it
     #[command(subcommand)]
-    State(state::StateSubcommand),
+    State(Deferred<state::StateSubcommand>),
     /// Print the JSON Schema of deploy.yml
     Schema,
     /// Check whether this machine and this plan are ready for a deployment
-    Doctor(doctor::DoctorArgs),
+    Doctor(Deferred<doctor::DoctorArgs>),
+}
+
+/// The plan that a command reads, and the command's own arguments.
+#[derive(Debug, clap::Args)]
+struct PlanArgs<T: clap::Args> {
+    #[command(flatten)]
+    plan: PlanSourceArgs,
+    #[command(flatten)]
+    args: T,
 }
 
 /// Runs the command of this process, and returns its exit code.
@@ -172,11 +159,11 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Post(_)
             | CliCommand::Prune(_)
             | CliCommand::Plan(_)
-            | CliCommand::Status { .. }
-            | CliCommand::History { .. }
-            | CliCommand::Why { .. }
-            | CliCommand::Logs { .. }
-            | CliCommand::Modules { .. }
+            | CliCommand::Status(_)
+            | CliCommand::History(_)
+            | CliCommand::Why(_)
+            | CliCommand::Logs(_)
+            | CliCommand::Modules(_)
             | CliCommand::Migrate(_)
             | CliCommand::NewStep(_)
             | CliCommand::Journal(_)
@@ -193,27 +180,31 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let out: &mut dyn Write = &mut std::io::stdout();
     let form = screen.format();
-    match cli.command.unwrap_or(CliCommand::Deploy(cli.deploy)) {
-        CliCommand::Deploy(args) => block_on(deploy::run(&args, SetupMode::WithoutSetup, screen)),
-        CliCommand::Setup(args) => block_on(deploy::run(&args, SetupMode::WithSetup, screen)),
-        CliCommand::Rollback(args) => block_on(rollback::rollback(&args, screen)),
-        CliCommand::Promote(args) => block_on(rollback::promote(&args, screen)),
-        CliCommand::Resolve(args) => block_on(resolve::run(&args, screen, out)),
-        CliCommand::Post(args) => block_on(post::run(&args, screen)),
-        CliCommand::Prune(args) => block_on(prune::run(&args, screen, out)),
-        CliCommand::Plan(args) => block_on(plan::run(&args, screen, out)),
-        CliCommand::Step(args) => block_on(step::run(&args, screen)),
-        CliCommand::Doctor(args) => block_on(doctor::run(&args, screen, out)),
-        CliCommand::Status { plan, args } => status::run(&args, &plan.stores()?, form, out).map_err(one),
-        CliCommand::History { plan, args } => history::run(&args, &plan.store()?, form, out).map_err(one),
-        CliCommand::Why { plan, args } => why::run(&args, &plan.store()?, form, out).map_err(one),
-        CliCommand::Logs { plan, args } => logs::run(&args, &plan.store()?, form, out).map_err(one),
-        CliCommand::Migrate(args) => block_on(migrate::run(&args, screen, out)),
-        CliCommand::Modules { plan, args } => block_on(modules::run(&args, &plan, screen, out)),
-        CliCommand::NewStep(args) => new_step::run(&args, form, out).map_err(one),
-        CliCommand::Journal(command) => journal::run(&command, form, out).map_err(one),
-        CliCommand::Lock(command) => lock::run(&command, form, out),
-        CliCommand::State(command) => block_on(state::run(&command, form, out)),
+    match cli.command.unwrap_or(CliCommand::Deploy(Deferred(cli.deploy))) {
+        CliCommand::Deploy(Deferred(args)) => block_on(deploy::run(&args, SetupMode::WithoutSetup, screen)),
+        CliCommand::Setup(Deferred(args)) => block_on(deploy::run(&args, SetupMode::WithSetup, screen)),
+        CliCommand::Rollback(Deferred(args)) => block_on(rollback::rollback(&args, screen)),
+        CliCommand::Promote(Deferred(args)) => block_on(rollback::promote(&args, screen)),
+        CliCommand::Resolve(Deferred(args)) => block_on(resolve::run(&args, screen, out)),
+        CliCommand::Post(Deferred(args)) => block_on(post::run(&args, screen)),
+        CliCommand::Prune(Deferred(args)) => block_on(prune::run(&args, screen, out)),
+        CliCommand::Plan(Deferred(args)) => block_on(plan::run(&args, screen, out)),
+        CliCommand::Step(Deferred(args)) => block_on(step::run(&args, screen)),
+        CliCommand::Doctor(Deferred(args)) => block_on(doctor::run(&args, screen, out)),
+        CliCommand::Status(Deferred(PlanArgs { plan, args })) => {
+            status::run(&args, &plan.stores()?, form, out).map_err(one)
+        }
+        CliCommand::History(Deferred(PlanArgs { plan, args })) => {
+            history::run(&args, &plan.store()?, form, out).map_err(one)
+        }
+        CliCommand::Why(Deferred(PlanArgs { plan, args })) => why::run(&args, &plan.store()?, form, out).map_err(one),
+        CliCommand::Logs(Deferred(PlanArgs { plan, args })) => logs::run(&args, &plan.store()?, form, out).map_err(one),
+        CliCommand::Migrate(Deferred(args)) => block_on(migrate::run(&args, screen, out)),
+        CliCommand::Modules(Deferred(PlanArgs { plan, args })) => block_on(modules::run(&args, &plan, screen, out)),
+        CliCommand::NewStep(Deferred(args)) => new_step::run(&args, form, out).map_err(one),
+        CliCommand::Journal(Deferred(command)) => journal::run(&command, form, out).map_err(one),
+        CliCommand::Lock(Deferred(command)) => lock::run(&command, form, out),
+        CliCommand::State(Deferred(command)) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
     }
 }

@@ -101,6 +101,7 @@ error_codes! {
     PruneFailed, "P0223", Failed, "an old release cannot be removed";
     OutputsNotRecorded, "P0224", Refused, "outputs of an earlier step are not recorded for this release";
     SecretInInput, "P0225", Refused, "a secret in a value that is recorded";
+    StaleCheckpoint, "P0226", InDoubt, "the journal in the artifacts is not the newest";
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
     LogElsewhere, "P0232", Refused, "the log is on another machine";

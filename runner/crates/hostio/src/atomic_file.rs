@@ -36,6 +36,27 @@ pub fn replace_unsynced_file(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::rename(&staged, path)
 }
 
+/// Removes what killed processes left in a folder under temporary names. No other process may be writing there. Nothing to do if there
+/// is no such folder.
+///
+/// # Errors
+/// The folder cannot be read, or a file not removed.
+pub fn remove_staged_files(folder: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let is_staged = entry.path().extension().is_some_and(|extension| extension == "tmp");
+        if is_staged && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// A whole file under a temporary name. It is removed unless it gets its own name.
 pub struct StagedFile {
     dir: OwnedFd,
@@ -130,6 +151,18 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<OsString> {
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn files_that_a_killed_process_left_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        replace_file(&path, b"whole").unwrap();
+        std::mem::forget(StagedFile::write(&path, b"half").unwrap());
+        assert_eq!(names(folder.path()).len(), 2);
+        remove_staged_files(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), ["f"]);
+        remove_staged_files(&folder.path().join("missing")).unwrap();
     }
 
     #[test]

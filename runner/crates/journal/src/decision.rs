@@ -120,7 +120,7 @@ enum RecordMode {
 enum InputComparison {
     /// They are the same, or there is no record.
     Same,
-    /// Only these components differ, and within the run only an upgrade of the runner changes them.
+    /// Only these components differ, and only an upgrade of the runner changes them.
     Upgraded(Vec<String>),
     /// These components of the fingerprint differ.
     Changed(Vec<String>),
@@ -187,9 +187,10 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Authenticated, Some(Succeeded(_)), Check, ..) if input.upstream_ran => run(Why::UpstreamRan),
         (Resume, _, Some(Succeeded(_)), ..) if named => run(Why::RequestedByOperator),
         (Resume, Authenticated, Some(Succeeded(_)), Check, Upgraded(components), _) => run(Why::Changed { components }),
-        (Resume, Authenticated, Some(Succeeded(_)), _, Upgraded(components), Missing) => {
+        (Resume, Authenticated, Some(Succeeded(_)), _, Upgraded(components), Missing) if is_same_run => {
             input.rerun_or_stop(Why::Changed { components }, UPGRADE_DOUBT)
         }
+        (Resume, Authenticated, Some(Succeeded(_)), _, Upgraded(components), Missing) => run(Why::Changed { components }),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Missing) => run(Why::NoProbe),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Drifted(why) | Unknown(why)) => run(check_failed(why)),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Failed(failure)) => run(check_failed(&failure.message)),
@@ -241,10 +242,10 @@ impl<'a> DecisionInput<'a> {
         }
     }
 
-    /// Whether only an upgrade of the runner can have changed these components since the recorded attempt of this run: the
-    /// digest of an official module, the version of the contract, and components that the older runner did not compute.
+    /// Whether only an upgrade of the runner can have changed these components since the recorded attempt: the digest of an
+    /// official module, the version of the contract, and components that the older runner did not compute.
     fn is_upgrade(&self, components: &[String]) -> bool {
-        let Some(record) = self.record.filter(|record| record.intent.run == *self.run) else { return false };
+        let Some(record) = self.record else { return false };
         let is_of_runner = |name: &String| match name.as_str() {
             "module" => self.module_origin == ModuleOrigin::Official,
             "contract" => true,

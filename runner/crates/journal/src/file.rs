@@ -210,9 +210,8 @@ impl Journal {
         if staged.is_some() && path.exists() {
             return Err(io_error("create", path, io::ErrorKind::AlreadyExists.into()));
         }
-        if let Some(previous) = &loaded.newest_file {
-            sync_previous(previous).map_err(|source| io_error("sync", previous, source))?;
-        }
+        // The new journal names the last line of the previous one, and may reach the disk at any time.
+        loaded.sync_newest()?;
         let created_path = staged.as_deref().unwrap_or(path);
         let file = OpenOptions::new().append(true).create_new(true).open(created_path);
         let file = file.map_err(|source| fenced_or_io_error(staging, path, "create", source))?;
@@ -516,17 +515,6 @@ fn fenced_or_io_error(staging: Option<&Path>, path: &Path, action: &'static str,
         return JournalError::Fenced { path: path.to_owned() };
     }
     io_error(action, path, source)
-}
-
-/// Makes the previous journal durable. A new one names its last line, and may reach the disk at any time: without that line, the
-/// chain would be broken. Its writer may have been killed before it synced.
-fn sync_previous(path: &Path) -> io::Result<()> {
-    match File::open(path) {
-        Ok(previous) => previous.sync_data(),
-        // It is in an archive, which was synced.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Makes the names in a folder durable. The first attempt may have created the folder and those above it, so their names are synced too.

@@ -10,6 +10,7 @@
 pub mod attempt_log;
 pub mod clock;
 pub mod decision;
+mod distrust;
 mod error;
 pub mod event;
 pub mod file;

@@ -4,7 +4,7 @@
 //! Deliberately absent: finding the files, which is the `state` crate's task.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -31,6 +31,8 @@ pub struct LoadedJournals {
     pub line_count: u64,
     /// The file of the newest attempt that began: the next one follows its last line.
     pub newest_file: Option<PathBuf>,
+    /// Whether a snapshot has all lines of that file. Its writer synced them before.
+    pub is_newest_durable: bool,
     /// The attempts whose journals were read, oldest first.
     pub summaries: Vec<AttemptSummary>,
 }
@@ -109,6 +111,7 @@ impl LoadedJournals {
         self.state.trust = trust_from_file_name(path);
         if bytes.contains(&b'\n') {
             self.newest_file = Some(path.to_owned());
+            self.is_newest_durable = false;
             self.fold_lines(path, bytes, 0, each)?;
             self.summaries.extend(self.state.attempts.last().cloned());
         } else if is_newest {
@@ -117,6 +120,20 @@ impl LoadedJournals {
             return Err(JournalError::Corrupt { path: path.to_owned(), seq: 0, source: LineError::Malformed });
         }
         Ok(())
+    }
+
+    /// Makes the newest journal durable: its writer may have been killed before it synced. Before this, no file may depend on its
+    /// last line, neither the next journal nor a snapshot.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] if it cannot be synced.
+    pub fn sync_newest(&self) -> Result<(), JournalError> {
+        let Some(path) = self.newest_file.as_ref().filter(|_| !self.is_newest_durable) else { return Ok(()) };
+        match fs::File::open(path).and_then(|file| file.sync_data()) {
+            // It is in an archive, which was synced.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(|source| io_error("sync", path, source)),
+        }
     }
 
     /// Whether these are the bytes of the newest attempt's journal.
@@ -150,6 +167,7 @@ impl LoadedJournals {
         }
         self.state.trust = trust_from_file_name(path);
         self.newest_file = Some(path.to_owned());
+        self.is_newest_durable = length == bytes.len();
         self.fold_lines(path, &bytes[length..], known, each)?;
         self.summaries.extend(self.state.attempts.last().cloned());
         Ok(true)

@@ -110,11 +110,24 @@ impl Snapshot {
         Some(bytes)
     }
 
-    /// Decodes a snapshot.
+    /// Decodes a snapshot whose journals are here: one of another journal format is made again from them.
     ///
     /// # Errors
     /// [`SnapshotError`]: then the state is folded from the journals.
     pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        Self::decode_form(bytes, |format| format == FORMAT)
+    }
+
+    /// Decodes a snapshot that can't be made again, such as the one before the journals of an archive: also one of an older runner,
+    /// which knew all events of its journals.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: then the journals after it can't be read.
+    pub fn decode_original(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        Self::decode_form(bytes, |format| format.major == FORMAT.major && format <= FORMAT)
+    }
+
+    fn decode_form(bytes: &[u8], is_readable: impl Fn(JournalFormat) -> bool) -> Result<Self, SnapshotError> {
         let line = bytes.strip_suffix(b"\n").ok_or(SnapshotError::Malformed)?;
         let (hash, json) = line.split_at_checked(65).ok_or(SnapshotError::Malformed)?;
         if hash != format!("{} ", Blake3Hash::of(json)).as_bytes() {
@@ -122,7 +135,7 @@ impl Snapshot {
         }
         let form: SnapshotForm =
             serde_json::from_slice(json).map_err(|error| SnapshotError::Unsupported(error.to_string()))?;
-        if form.version != SNAPSHOT_VERSION || form.format != FORMAT {
+        if form.version != SNAPSHOT_VERSION || !is_readable(form.format) {
             let JournalFormat { major, minor } = form.format;
             let why = format!("it has version {} and journal format {major}.{minor}", form.version);
             return Err(SnapshotError::Unsupported(why));

@@ -128,7 +128,9 @@ impl Archive {
             let invalid =
                 || damaged(io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", name.display())));
             match name.to_str() {
-                Some(SNAPSHOT_MEMBER) => archive.before = Some(Snapshot::decode(&bytes).map_err(|_| invalid())?),
+                Some(SNAPSHOT_MEMBER) => {
+                    archive.before = Some(Snapshot::decode_original(&bytes).map_err(|_| invalid())?)
+                }
                 Some(attempt_index::INDEX_FILE) => {
                     archive.index = attempt_index::decode(&bytes).ok_or_else(invalid)?;
                 }

@@ -38,6 +38,12 @@ pub enum StateError {
     /// A journal in the artifacts is not authenticated by this job's key.
     #[error("can't resume from the journal in artifact {name}")]
     UnauthenticatedCheckpoint { name: String, why: String },
+    /// The newest journal in the artifacts is older than one that was acknowledged.
+    #[error("the journal in artifact {name} is not the newest of this run")]
+    StaleCheckpoint { name: String, found: String, expected: String },
+    /// It is not known which journal was acknowledged last.
+    #[error("can't read which journal of this run is the newest")]
+    UnknownHighWaterMark { why: String },
     /// A journal was not uploaded.
     #[error("could not upload the journal to the artifacts of this run")]
     NotUploaded { why: String },
@@ -82,7 +88,11 @@ impl StateError {
                 why.clone()
             }
             Self::Diverged { why, .. } => (*why).to_owned(),
+            Self::StaleCheckpoint { found, expected, .. } => {
+                format!("it has sequence {found}; the GitHub deployment of this run expects {expected} or newer")
+            }
             Self::NotUploaded { why }
+            | Self::UnknownHighWaterMark { why }
             | Self::InvalidCheckpoint { why, .. }
             | Self::UnauthenticatedCheckpoint { why, .. } => why.clone(),
             Self::Artifact(error) => error.to_string(),
@@ -105,6 +115,14 @@ impl From<&StateError> for Diagnostic {
             StateError::InvalidCheckpoint { .. } => (
                 ErrorCode::InvalidCheckpoint,
                 "inspect the artifact; if it is unusable, delete it on the run's page and re-run: the next attempt probes each step before it acts".to_owned(),
+            ),
+            StateError::StaleCheckpoint { .. } => (
+                ErrorCode::StaleCheckpoint,
+                "find the job of this run that replaced the newer artifact; then delete this one on the run's page and re-run the failed jobs: each step is probed before it acts".to_owned(),
+            ),
+            StateError::UnknownHighWaterMark { .. } => (
+                ErrorCode::StaleCheckpoint,
+                "nothing was done; re-run the failed jobs when GitHub's API answers again".to_owned(),
             ),
             StateError::Io { .. } => (
                 ErrorCode::StateFolderIo,
@@ -132,6 +150,8 @@ impl From<&StateError> for Diagnostic {
             StateError::Artifact(_)
             | StateError::InvalidCheckpoint { .. }
             | StateError::UnauthenticatedCheckpoint { .. }
+            | StateError::StaleCheckpoint { .. }
+            | StateError::UnknownHighWaterMark { .. }
             | StateError::NotUploaded { .. }
             | StateError::Remote { .. }
             | StateError::NoConditionalWrites { .. }

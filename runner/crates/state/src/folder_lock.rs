@@ -37,6 +37,10 @@ const LOCK_DIR: &str = "lock";
 const RECORD_FILE: &str = "record";
 /// The beginning of the names of staging directories, before the nonce.
 const STAGING_PREFIX: &str = "staging-";
+/// The lock directory while it is made from the lock file of an older runner, in a state folder.
+const UPGRADED_LOCK_DIR: &str = "lock.new";
+/// That lock file, when it has been replaced.
+const OLD_LOCK_FILE: &str = "lock.old";
 /// The log of forced releases, one a line.
 const FORCED_RELEASES_FILE: &str = "released";
 
@@ -170,7 +174,10 @@ impl Taking<'_> {
     fn perform(&self, step: &TakeStep) -> io::Result<TakeEvent> {
         let (lock_dir, staging) = (self.folder.join(LOCK_DIR), &self.staging.0);
         match step {
-            TakeStep::CreateStaging => fs::create_dir(staging).map(|()| TakeEvent::Done),
+            TakeStep::CreateStaging => {
+                remove_upgrade_leftovers(self.folder)?;
+                fs::create_dir(staging).map(|()| TakeEvent::Done)
+            }
             TakeStep::ListStaging => {
                 let names = fs::read_dir(&lock_dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
                 let names = names.collect::<io::Result<Vec<_>>>()?.into_iter().flatten();
@@ -280,20 +287,31 @@ fn replace_lock_file_of_0_1_0(folder: &Path, resource: &str) -> Result<(), LockE
     if !is_same_file(&file, &path) {
         return Ok(());
     }
-    let nonce = random_nonce().map_err(|failed| error(io::Error::other(failed)))?;
-    let (made, old) = (folder.join(format!("lock.{nonce}.tmp")), folder.join(format!("lock.{nonce}.old")));
+    let (made, old) = (folder.join(UPGRADED_LOCK_DIR), folder.join(OLD_LOCK_FILE));
     let replaced = (|| {
+        remove_upgrade_leftovers(folder)?;
         fs::create_dir(&made)?;
         fs::copy(&path, made.join(RECORD_FILE))?;
         fs::rename(&path, &old)?;
         match fs::rename(&made, &path) {
             // Another process made a lock in between, and may hold it: this one begins again with that.
-            Err(_) if path.exists() => fs::remove_dir_all(&made),
+            Err(_) if path.exists() => Ok(()),
             renamed => renamed,
         }?;
-        fs::remove_file(&old)
+        remove_upgrade_leftovers(folder)
     })();
     replaced.map_err(error)
+}
+
+/// Removes what is left of the lock of an older runner. The caller holds that lock, or the one that replaced it.
+fn remove_upgrade_leftovers(folder: &Path) -> io::Result<()> {
+    for removed in [fs::remove_dir_all(folder.join(UPGRADED_LOCK_DIR)), fs::remove_file(folder.join(OLD_LOCK_FILE))] {
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The holder of the lock, and whether it is alive.

@@ -1,7 +1,7 @@
 //! The history of (app, environment) in its local folder: a snapshot, an index, loose journals and archives (docs/adr/0012).
 //!
 //! Reading costs the snapshot and the newest journal, however long the history is. Writing happens under the lock, when an attempt
-//! has ended. Invariant: the journals are the truth. A snapshot or an index that does not verify is dropped and made again, so they
+//! has ended. Invariant: the journals are the truth, after the base snapshot if the history was restored from a checkpoint. A snapshot or an index that does not verify is dropped and made again, so they
 //! are not synced; an archive is, before its journals are removed. Whatever a kill leaves, the next attempt finishes.
 //! A remote state has the same files; those that are read but not here are downloaded first. Deliberately absent: how that is
 //! done ([`super::local_copy`]).
@@ -22,7 +22,7 @@ use super::{
     archive::{Archive, ArchiveRange, archives_in},
     attempt_index,
     journal_cache::WantedFile,
-    journal_files::{epoch_of, journals_in, remove_if_present},
+    journal_files::{epoch_of, journals_in, read_if_present, remove_if_present},
     lost_lines::BEGUN_FILE,
 };
 
@@ -31,13 +31,16 @@ pub(super) const SNAPSHOT_FILE: &str = "snapshot.json";
 /// The snapshot before that attempt.
 pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
 
+/// The snapshot before the first journal, if the earlier ones are only on another machine: unlike the others, it can't be made again.
+pub(super) const BASE_SNAPSHOT_FILE: &str = "snapshot-base.json";
+
 /// When old journals go into an archive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArchivePolicy {
     /// How many attempts an archive holds.
-    length: usize,
+    pub(super) length: usize,
     /// How many of the newest journals stay loose, at least.
-    min_loose: usize,
+    pub(super) min_loose: usize,
 }
 
 pub(super) const ARCHIVE_POLICY: ArchivePolicy = ArchivePolicy { length: 256, min_loose: 16 };
@@ -88,6 +91,8 @@ pub(super) struct HistoryFolder<'a> {
     pub(super) folder: PathBuf,
     /// Where files that are not here are downloaded from.
     store: Option<&'a StateStore>,
+    /// The state before the first journal: empty, unless the history was restored from a checkpoint.
+    pub(super) base: JournalState,
     pub(super) archives: Vec<ArchiveRange>,
     /// The journals that are in no archive, in epoch order.
     pub(super) loose: Vec<(u64, PathBuf)>,
@@ -170,6 +175,7 @@ impl StateStore {
         if is_current || loaded.state.newer_format.is_some() || loaded.state.epoch() == 0 {
             return Ok(());
         }
+        loaded.sync_newest()?;
         history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, staging)
     }
 
@@ -210,18 +216,49 @@ impl<'a> HistoryFolder<'a> {
         self.fetch(&journals.iter().map(|(epoch, _)| WantedFile::Journal(*epoch)).collect::<Vec<_>>())
     }
 
-    fn read_archive(&self, range: ArchiveRange) -> Result<Archive, StateError> {
+    pub(super) fn read_archive(&self, range: ArchiveRange) -> Result<Archive, StateError> {
         self.fetch(&[WantedFile::Archive(range)])?;
         Archive::read(&range.path(&self.folder))
     }
 
-    fn open(folder: &Path) -> Result<Self, StateError> {
+    pub(super) fn open(folder: &Path) -> Result<Self, StateError> {
         let mut loose = journals_in(folder)?;
-        let archives = archives_in(folder)?;
-        let archived = archives.last().map_or(0, |archive| archive.last);
-        // A killed process may have left journals that an archive has.
+        let mut archives = archives_in(folder)?;
+        let base = read_base(&folder.join(BASE_SNAPSHOT_FILE))?;
+        archives.retain(|archive| archive.last > base.epoch());
+        let archived = archives.last().map_or(base.epoch(), |archive| archive.last);
+        // A killed process may have left journals that an archive has; a base snapshot may replace earlier ones.
         loose.retain(|(epoch, _)| *epoch > archived);
-        Ok(Self { folder: folder.to_owned(), store: None, archives, loose })
+        Ok(Self { folder: folder.to_owned(), store: None, base, archives, loose })
+    }
+
+    /// What is known before the first journal.
+    pub(super) fn loaded_base(&self) -> LoadedJournals {
+        LoadedJournals { state: self.base.clone(), ..LoadedJournals::default() }
+    }
+
+    /// The epoch of the newest attempt that may have a journal here; 0 if there is none.
+    pub(super) fn newest_epoch(&self) -> u64 {
+        let archived = self.archives.last().map_or(self.base.epoch(), |archive| archive.last);
+        self.loose.last().map_or(archived, |(epoch, _)| *epoch)
+    }
+
+    /// The journals of an epoch and later: epoch, path and content.
+    pub(super) fn journals_from(&self, first: u64) -> Result<Vec<(u64, PathBuf, Vec<u8>)>, StateError> {
+        let mut journals = Vec::new();
+        for range in self.archives.iter().filter(|range| range.last >= first) {
+            let archived = self.read_archive(*range)?.journals.into_iter();
+            journals
+                .extend(archived.filter_map(|(name, bytes)| Some((epoch_of(&name)?, self.folder.join(name), bytes))));
+        }
+        for (epoch, path) in &self.loose {
+            if *epoch >= first {
+                let bytes = fs::read(path).map_err(|source| StateError::io("read", path, source))?;
+                journals.push((*epoch, path.clone(), bytes));
+            }
+        }
+        journals.retain(|(epoch, ..)| *epoch >= first);
+        Ok(journals)
     }
 
     pub(super) fn snapshot(&self) -> Option<Snapshot> {
@@ -246,7 +283,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     pub(super) fn load_all(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
-        let mut loaded = LoadedJournals::default();
+        let mut loaded = self.loaded_base();
         for range in &self.archives {
             for (name, bytes) in self.read_archive(*range)?.journals {
                 loaded.read_file(&self.folder.join(name), &bytes, false, &mut each)?;
@@ -293,12 +330,12 @@ impl<'a> HistoryFolder<'a> {
     /// The state after the newest archive.
     fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
         match self.archives.last() {
-            None => Ok(LoadedJournals::default()),
+            None => Ok(self.loaded_base()),
             Some(range) => self.read_archive(*range)?.fold(&self.folder, u64::MAX),
         }
     }
 
-    fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
+    pub(super) fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
         let mut attempts = self.load(|_| {})?.state.attempts;
         if attempts.len() < limit {
             let (mut index, newest) = (self.index()?, std::mem::take(&mut attempts));
@@ -328,7 +365,8 @@ impl<'a> HistoryFolder<'a> {
             return Ok(index);
         }
         let mut loaded = self.archived_state()?;
-        loaded.summaries.clear();
+        // Of the attempts before the base snapshot, it knows the newest ones.
+        loaded.summaries = if self.archives.is_empty() { self.base.attempts.clone() } else { Vec::new() };
         self.read_loose(&mut loaded, u64::MAX, |_| {})?;
         Ok(loaded.summaries)
     }
@@ -357,7 +395,7 @@ impl<'a> HistoryFolder<'a> {
         };
         if epoch == newest.epoch() {
             let Some(first) = entries.first() else { return Ok(None) };
-            let before = self.state_before_newest(first, epoch)?;
+            let before = self.state_before_entry(first, epoch)?;
             let summary = newest.attempts.last().cloned();
             return Ok(summary.map(|summary| RecordedAttempt { before, summary, entries }));
         }
@@ -381,8 +419,8 @@ impl<'a> HistoryFolder<'a> {
         Ok(Some((self.state_before(epoch)?, path.clone(), bytes)))
     }
 
-    /// The state before the newest attempt, whose first entry is `first`.
-    fn state_before_newest(&self, first: &JournalEntry, epoch: u64) -> Result<JournalState, HistoryError> {
+    /// The state before an attempt whose first entry is `first`.
+    pub(super) fn state_before_entry(&self, first: &JournalEntry, epoch: u64) -> Result<JournalState, HistoryError> {
         let find = || {
             let snapshots = [PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE];
             let known = snapshots.iter().filter_map(|name| read_snapshot(&self.folder.join(name)));
@@ -396,8 +434,11 @@ impl<'a> HistoryFolder<'a> {
         find().map_or_else(|| self.state_before(epoch), Ok)
     }
 
-    /// The state before an attempt whose journal is loose.
-    fn state_before(&self, epoch: u64) -> Result<JournalState, HistoryError> {
+    /// The state before an attempt.
+    pub(super) fn state_before(&self, epoch: u64) -> Result<JournalState, HistoryError> {
+        if let Some(range) = self.archives.iter().find(|range| (range.first..=range.last).contains(&epoch)) {
+            return Ok(self.read_archive(*range)?.fold(&self.folder, epoch)?.state);
+        }
         let mut loaded = self.archived_state()?;
         self.read_loose(&mut loaded, epoch, |_| {})?;
         Ok(loaded.state)
@@ -505,6 +546,15 @@ impl Archive {
 
 fn read_snapshot(path: &Path) -> Option<Snapshot> {
     Snapshot::decode(&fs::read(path).ok()?).ok()
+}
+
+/// The base snapshot; the empty state if there is none.
+fn read_base(path: &Path) -> Result<JournalState, StateError> {
+    let Some(bytes) = read_if_present(path)? else { return Ok(JournalState::default()) };
+    let snapshot = Snapshot::decode_original(&bytes);
+    let snapshot =
+        snapshot.map_err(|error| StateError::io("read", path, io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    Ok(snapshot.state)
 }
 
 fn remove_journals(journals: &[(u64, PathBuf)]) -> Result<(), StateError> {

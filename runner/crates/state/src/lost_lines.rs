@@ -20,7 +20,7 @@ use hostio::atomic_file::replace_file;
 use journal::StepTarget;
 
 /// The folder of lost lines, in a state folder.
-const LOST_FOLDER: &str = "lost";
+pub(super) const LOST_FOLDER: &str = "lost";
 /// The steps that lost lines say have begun, in a state folder.
 pub(super) const BEGUN_FILE: &str = "begun.json";
 

@@ -6,14 +6,16 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use hostio::atomic_file::replace_file;
+use hostio::atomic_file::{remove_staged_files, replace_file};
 use journal::{JournalEvent, JournalState, LoadedJournals, StepTarget, line};
 
 use super::{
-    HistoryError, StateError, StateStore, attempt_index,
+    HistoryError, StateError, StateStore,
+    archive::ARCHIVE_FOLDER,
+    attempt_index,
     history::{ARCHIVE_POLICY, HistoryFolder},
     journal_files::{read_if_present, whole_lines},
-    lost_lines::{keep_lost_lines, note_begun_steps},
+    lost_lines::{LOST_FOLDER, keep_lost_lines, note_begun_steps},
 };
 
 /// Something that a check found.
@@ -99,6 +101,9 @@ impl StateStore {
     /// [`HistoryError`] when something can't be read or written.
     pub fn repair(&self) -> Result<(), HistoryError> {
         let history = HistoryFolder::of(self)?;
+        for folder in [history.folder.clone(), history.folder.join(LOST_FOLDER), history.folder.join(ARCHIVE_FOLDER)] {
+            remove_staged_files(&folder).map_err(|source| StateError::io("clean", &folder, source))?;
+        }
         for finding in history.check()? {
             if let StateFinding::DamagedJournal { path, sound_lines, later, .. } = finding {
                 history.move_lines_away(&path, sound_lines)?;
@@ -109,6 +114,7 @@ impl StateStore {
         let loaded = history.load_all(|_| {})?;
         history.forget_caches()?;
         if loaded.state.epoch() > 0 {
+            loaded.sync_newest()?;
             history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, None)?;
         }
         Ok(())
@@ -117,7 +123,7 @@ impl StateStore {
 
 impl HistoryFolder<'_> {
     fn check(&self) -> Result<Vec<StateFinding>, StateError> {
-        let mut loaded = LoadedJournals::default();
+        let mut loaded = self.loaded_base();
         for range in &self.archives {
             if let Err(error) = self.fold_archive(*range, &mut loaded) {
                 return Ok(vec![StateFinding::DamagedArchive { path: range.path(&self.folder), error }]);

@@ -1,15 +1,22 @@
 //! Tests of checkpoints: names, packing, forged and damaged content, another job's checkpoint, and merging into a
 //! folder.
 
+mod restore;
+
+use std::path::Path;
+
 use super::*;
+use crate::journals_in;
+use contract::Secret;
+use journal::trust_from_file_name;
 
 /// Unpacks a checkpoint as the given attempt and number of lines.
 fn unpack_with_test_identity(
     zip: &[u8],
     (attempt, lines): (u32, u64),
     key: Option<&CheckpointKey>,
-) -> Result<Vec<CheckpointJournal>, BundleError> {
-    unpack(zip, (attempt, lines), &identity(), key)
+) -> Result<UnpackedCheckpoint, BundleError> {
+    unpack(zip, CheckpointSequence { attempt, lines }, &identity(), key)
 }
 
 fn identity() -> CheckpointIdentity {
@@ -39,11 +46,16 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
+fn content_of(folder: &Path) -> CheckpointContent {
+    CheckpointContent::of_run(folder, None).unwrap()
+}
+
 #[test]
 fn artifact_names_show_the_newest() {
     let identity = identity();
     assert_eq!(identity.artifact_stem(2, 17), "pawl-shop-prod-deploy-a02-s0017");
-    let place = |name: &str| identity.parse_artifact_name(name);
+    let place =
+        |name: &str| identity.parse_artifact_name(name).map(|CheckpointSequence { attempt, lines }| (attempt, lines));
     assert_eq!(place("pawl-shop-prod-deploy-a02-s0017-0fe1"), Some((2, 17)));
     assert_eq!(place("pawl-shop-prod-deploy-a113-s12345-x"), Some((113, 12_345)), "numbers grow");
     // A job with the same name prefix, a name without a nonce, and a name with an invalid number.
@@ -64,14 +76,15 @@ fn artifact_names_show_the_newest() {
 #[test]
 fn unpacking_returns_the_packed_whole_lines() {
     let (folder, other) = (folder(), tempfile::tempdir().unwrap());
-    let snapshot = JournalSnapshot::read(folder.path()).unwrap();
+    let snapshot = content_of(folder.path());
     assert!(snapshot.lines > 3);
     for (ours, trust) in [(None, JournalTrust::Untrusted), (Some(key("k")), JournalTrust::Authenticated)] {
         let zip = snapshot.pack(&identity(), 1, None, ours.as_ref());
         let kept = unpack_with_test_identity(&zip, (1, snapshot.lines), ours.as_ref()).unwrap();
-        assert_eq!((kept.len(), kept[0].epoch, kept[0].trust), (1, 1, trust));
+        let journals = &kept.journals;
+        assert_eq!((journals.len(), journals[0].epoch, journals[0].trust), (1, 1, trust));
         merge_into_folder(other.path(), &kept, "artifact").unwrap();
-        assert_eq!(JournalSnapshot::read(other.path()).unwrap().lines, snapshot.lines);
+        assert_eq!(content_of(other.path()).lines, snapshot.lines);
     }
     // The untrusted journal is there once, and now authenticated.
     let there = journals_in(other.path()).unwrap();
@@ -85,12 +98,12 @@ fn unpacking_returns_the_packed_whole_lines() {
 #[test]
 fn untrusted_journal_stays_untrusted_with_a_key() {
     let (folder, key) = (folder(), key("k"));
-    let suggested = folder.path().join(super::super::suggested_name(1));
+    let suggested = folder.path().join(crate::suggested_name(1));
     std::fs::rename(folder.path().join(journal_name(1)), suggested).unwrap();
-    let snapshot = JournalSnapshot::read(folder.path()).unwrap();
+    let snapshot = content_of(folder.path());
     let zip = snapshot.pack(&identity(), 2, None, Some(&key));
     assert_eq!(
-        unpack_with_test_identity(&zip, (2, snapshot.lines), Some(&key)).unwrap()[0].trust,
+        unpack_with_test_identity(&zip, (2, snapshot.lines), Some(&key)).unwrap().journals[0].trust,
         JournalTrust::Untrusted
     );
 }
@@ -98,7 +111,7 @@ fn untrusted_journal_stays_untrusted_with_a_key() {
 #[test]
 fn every_changed_byte_is_detected() {
     let key = key("k");
-    let snapshot = JournalSnapshot::read(folder().path()).unwrap();
+    let snapshot = content_of(folder().path());
     let (zip, place) = (snapshot.pack(&identity(), 1, Some("abc".to_owned()), Some(&key)), (1, snapshot.lines));
     let genuine = unpack_with_test_identity(&zip, place, Some(&key)).unwrap();
     // A checkpoint under another attempt or number of lines is refused.
@@ -113,7 +126,12 @@ fn every_changed_byte_is_detected() {
         changed[at] ^= 0x10;
         // A byte without meaning, such as a file's date in the zip, may change.
         if let Ok(kept) = unpack_with_test_identity(&changed, place, Some(&key)) {
-            assert!(kept.iter().zip(&genuine).all(|(one, other)| one.bytes == other.bytes && one.trust == other.trust));
+            assert!(
+                kept.journals
+                    .iter()
+                    .zip(&genuine.journals)
+                    .all(|(one, other)| one.bytes == other.bytes && one.trust == other.trust)
+            );
         }
         assert!(unpack_with_test_identity(&zip[..at], place, Some(&key)).is_err(), "cut at {at}");
     }
@@ -121,7 +139,7 @@ fn every_changed_byte_is_detected() {
 
 #[test]
 fn another_key_and_a_missing_mac_are_refused() {
-    let snapshot = JournalSnapshot::read(folder().path()).unwrap();
+    let snapshot = content_of(folder().path());
     for theirs in [None, Some(key("theirs"))] {
         let zip = snapshot.pack(&identity(), 1, None, theirs.as_ref());
         assert!(matches!(
@@ -135,9 +153,13 @@ fn another_key_and_a_missing_mac_are_refused() {
 fn longer_journal_wins_and_diverged_ones_are_refused() {
     let here = folder();
     let path = here.path().join(journal_name(1));
-    let whole = JournalSnapshot::read(here.path()).unwrap().journals.remove(0).1;
+    let whole = content_of(here.path()).journals.remove(0).1;
     let cut = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
-    let kept = |bytes: &[u8]| [CheckpointJournal { epoch: 1, bytes: bytes.to_vec(), trust: JournalTrust::Untrusted }];
+    let kept = |bytes: &[u8]| UnpackedCheckpoint {
+        base: None,
+        trust: JournalTrust::Untrusted,
+        journals: vec![CheckpointJournal { epoch: 1, bytes: bytes.to_vec(), trust: JournalTrust::Untrusted }],
+    };
     // A shorter copy changes nothing, not even the trust.
     merge_into_folder(here.path(), &kept(&whole[..cut]), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
@@ -147,7 +169,7 @@ fn longer_journal_wins_and_diverged_ones_are_refused() {
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
     assert_eq!(std::fs::read(&path).unwrap(), &whole[..cut]);
     // A longer copy replaces an untrusted journal.
-    let suggested = here.path().join(super::super::suggested_name(1));
+    let suggested = here.path().join(crate::suggested_name(1));
     std::fs::rename(&path, &suggested).unwrap();
     merge_into_folder(here.path(), &kept(&whole), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, suggested.clone())]);
@@ -178,9 +200,21 @@ fn newer_format_is_reported() {
     let zip = {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
         zip.start_file(MANIFEST_FILE, SimpleFileOptions::default()).unwrap();
-        zip.write_all(br#"{"version": 2, "new": true}"#).unwrap();
+        zip.write_all(br#"{"version": 3, "new": true}"#).unwrap();
         zip.finish().unwrap().into_inner()
     };
-    assert!(matches!(unpack_with_test_identity(&zip, (1, 1), None), Err(BundleError::UnknownVersion(2))));
+    assert!(matches!(unpack_with_test_identity(&zip, (1, 1), None), Err(BundleError::UnknownVersion(3))));
     assert!(matches!(unpack_with_test_identity(b"no zip", (1, 1), None), Err(BundleError::Truncated)));
+}
+
+#[test]
+fn checkpoint_of_the_first_version_is_read() {
+    let zip =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/fixtures/checkpoint-1/checkpoint.zip"))
+            .unwrap();
+    let kept = unpack_with_test_identity(&zip, (1, 13), Some(&key("k"))).unwrap();
+    assert_eq!((kept.base, kept.trust), (None, JournalTrust::Authenticated));
+    let whole = content_of(folder().path());
+    assert_eq!(kept.journals[0].bytes, whole.journals[0].1);
+    assert!(matches!(unpack_with_test_identity(&zip, (1, 13), Some(&key("other"))), Err(BundleError::InvalidMac)));
 }
