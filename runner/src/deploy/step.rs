@@ -142,6 +142,8 @@ impl StepRunner<'_, '_> {
                 StepOutcome::Failed { failure } => (failure, true),
                 StepOutcome::Unknown { failure } => (failure, false),
             };
+            // The next holder of the lock ends the programs of this attempt.
+            self.attempt.confirm_lock_locally()?;
             return Err(AttemptError::Failed { step_target: planned.step_target.clone(), failure, outcome_known });
         }
     }

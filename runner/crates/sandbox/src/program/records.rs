@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process_group},
+};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::ORPHAN_GRACE;
@@ -167,7 +170,12 @@ fn boot_id() -> String {
 
 /// The time at which a process started. A process that has ended and was not waited for is not found.
 fn start_time(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ended = |error: io::Error| match error.raw_os_error() {
+        // It ended between the opening of the file and the read.
+        Some(number) if number == Errno::SRCH.raw_os_error() => io::ErrorKind::NotFound.into(),
+        Some(_) | None => error,
+    };
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(ended)?;
     let unknown = || io::Error::other(format!("/proc/{pid}/stat does not tell when it started"));
     // The name of the program, the second field, may contain anything.
     let (_, after_name) = stat.rsplit_once(") ").ok_or_else(unknown)?;
