@@ -436,7 +436,7 @@ fn git_does_not_get_the_secrets_of_the_plan_and_of_the_job() {
     environment.write("work/peek.sh", "true\n");
     let hidden = ["DATABASE_URL", "PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"];
     for name in ["GREETING", "UNRELATED"].iter().chain(&hidden) {
-        environment.set_variable(name, "a-value-of-some-length");
+        environment.set_variable(name, &format!("value-of-{name}"));
     }
     environment.run(&["--local", "--release", "r1"]).assert_exit(0);
     let seen = std::fs::read_to_string(seen).unwrap();
