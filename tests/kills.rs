@@ -241,15 +241,13 @@ impl KillHarness {
                 *kinds.entry(call.name).or_insert(0) += 1;
             }
         }
-        let (failed, took) = (failures.len(), began.elapsed().as_secs_f64());
-        let kinds = kinds.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ");
-        // Straight to the terminal: what is printed of a test that passes is swallowed, and the seed must be known.
-        let mut terminal = std::io::stderr().lock();
-        writeln!(
-            terminal,
-            "{what}: {} cases of {} calls, {failed} failed, {took:.1} s, PAWL_SEED={seed}; killed behind {kinds}",
-            cases.len(),
-            self.calls.len(),
+        let failed = failures.len();
+        report_kills(
+            &format!("{what}: {} cases of {} calls", cases.len(), self.calls.len()),
+            failed,
+            began,
+            seed,
+            &kinds,
         )?;
         ensure!(failures.is_empty(), "{failed} {what} failed, PAWL_SEED={seed}:\n\n{}", failures.join("\n\n"));
         Ok(())
@@ -294,6 +292,21 @@ impl KillHarness {
         let kills: String = kills.iter().map(|call| format!("killed behind {call}\n")).collect();
         Ok(format!("{kills}{error:#}\n{}", snapshot::failure_report(shop, self.scenario.attempts_before())?))
     }
+}
+
+/// Tells how many kills there were, with the calls behind which they came, by name. Straight to the terminal: what is printed of a
+/// test that passes is swallowed, and the seed must be known.
+fn report_kills(
+    what: &str,
+    failed: usize,
+    began: Instant,
+    seed: u64,
+    kinds: &BTreeMap<String, usize>,
+) -> std::io::Result<()> {
+    let kinds: Vec<_> = kinds.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let (took, kinds) = (began.elapsed().as_secs_f64(), kinds.join(", "));
+    let mut terminal = std::io::stderr().lock();
+    writeln!(terminal, "{what}, {failed} failed, {took:.1} s, PAWL_SEED={seed}; killed behind {kinds}")
 }
 
 /// Whether PAWL_POINTS asks for every point.

@@ -1,9 +1,11 @@
 //! Secrets never leave the runner or change what it decides by, and what a program writes cannot take over the terminal.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use base64::Engine as _;
 use serde_json::Value;
 
-use crate::support::{RunnerOutput, TestEnvironment};
+use crate::support::{RunnerOutput, TestEnvironment, init_bare_repository};
 
 const SECRET: &str = "hunter2-correct-horse";
 
@@ -419,4 +421,29 @@ fn granted_program_cannot_read_the_runners_environment() {
     // All variables were there for the runner itself: the plan's, `PATH` and `HOME`.
     environment.edit("deploy.yml", "${{ env.GREETING }}", "${{ env.GREETING }} ${{ env.HOME }} ${{ env.PATH }}");
     environment.run(&["--local", "--release", "r3"]).assert_exit(0);
+}
+
+/// A hook of the repository gets the environment of the git that pushes to it.
+#[test]
+fn git_does_not_get_the_secrets_of_the_plan_and_of_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().join("state.git");
+    init_bare_repository(&repository);
+    std::fs::create_dir_all(repository.join("hooks")).unwrap();
+    let (hook, seen) = (repository.join("hooks/pre-receive"), folder.path().join("seen"));
+    std::fs::write(&hook, format!("#!/bin/sh\nenv >> {}\n", seen.display())).unwrap();
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let plan = PEEK_PLAN.replace("app: shop", &format!("app: shop\nstate: git:{}", repository.display()));
+    let mut environment = TestEnvironment::with_plan(&plan);
+    environment.write("work/peek.sh", "true\n");
+    let hidden = ["DATABASE_URL", "PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"];
+    for name in ["GREETING", "UNRELATED"].iter().chain(&hidden) {
+        environment.set_variable(name, &format!("value-of-{name}"));
+    }
+    environment.run(&["--local", "--release", "r1"]).assert_exit(0);
+    let seen = std::fs::read_to_string(seen).unwrap();
+    assert!(seen.contains("\nUNRELATED="), "{seen}");
+    for name in hidden {
+        assert!(!seen.contains(name), "{name} is in\n{seen}");
+    }
 }

@@ -4,13 +4,18 @@
 //! After a kill, the same command ends as it would have, or says that nothing is left to do. The deployment after it ends where it
 //! ends without a kill, the record is sound, and no attempt is missing. Deliberately absent: kills of a deployment's other calls.
 
-use std::{collections::BTreeSet, fs, io::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{
     example_shop::{ATTEMPTS_BEFORE_ARCHIVE, ExampleShop, deploy_arguments},
+    report_kills,
     rng::{self, SplitMix64},
     server::HealthServer,
     snapshot::{DeploymentSnapshot, recorded_epochs},
@@ -129,7 +134,7 @@ impl TwoReleases {
     /// Kills the command at some of its calls, or at all. All are tried before it fails. Returns the
     /// shop where it was not killed.
     fn check_kills(&self, what: &str, command: &OperatorCommand) -> Result<ExampleShop> {
-        let seed = rng::seed_from_env()?;
+        let (began, seed) = (Instant::now(), rng::seed_from_env()?);
         let plain = self.deployed.copy_to(&self.folder.path().join("plain"))?;
         let undisturbed = strace::run_traced(&plain, command.words, |_| false)?;
         ensure!(undisturbed.status.success(), "undisturbed, it ended with {}", undisturbed.status);
@@ -137,7 +142,7 @@ impl TwoReleases {
         let expected = DeploymentSnapshot::capture(&plain)?;
         let calls = undisturbed.calls;
         let count = if wants_every_point() { calls.len() } else { POINTS.min(calls.len()) };
-        let mut failures = Vec::new();
+        let (mut failures, mut kinds) = (Vec::new(), BTreeMap::new());
         for point in SplitMix64::new(seed).choose_distinct(count, calls.len()) {
             let folder = tempfile::tempdir()?;
             let shop = self.deployed.copy_to(&folder.path().join("shop"))?;
@@ -147,14 +152,14 @@ impl TwoReleases {
                 ensure!(forgotten.is_empty(), "the history has lost the attempts {forgotten:?}");
                 Ok(())
             });
+            let killed = traced.killed_after.context("the command was not killed")?;
             if let Err(error) = checked {
-                failures.push(format!("killed behind {:?}\n{error:#}", traced.killed_after));
+                failures.push(format!("killed behind {killed}\n{error:#}"));
             }
+            *kinds.entry(killed.name).or_insert(0) += 1;
         }
         let failed = failures.len();
-        // Straight to the terminal: what is printed of a test that passes is swallowed, and the seed must be known.
-        let mut terminal = std::io::stderr().lock();
-        writeln!(terminal, "{what}: {count} cases of {} calls, {failed} failed, PAWL_SEED={seed}", calls.len())?;
+        report_kills(&format!("{what}: {count} cases of {} calls", calls.len()), failed, began, seed, &kinds)?;
         ensure!(failed == 0, "{failed} {what} failed, PAWL_SEED={seed}:\n\n{}", failures.join("\n\n"));
         Ok(plain)
     }

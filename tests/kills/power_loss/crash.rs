@@ -84,10 +84,10 @@ impl CrashState {
         disk
     }
 
-    /// What the counted program had done by then.
+    /// What the counted program had done by then. What it did before the first change is there at every point.
     pub(crate) fn effects<'t>(&self, trace: &'t DiskTrace) -> impl Iterator<Item = &'t str> {
         let point = self.point;
-        trace.effects.iter().filter(move |(before, _)| *before < point).map(|(_, name)| name.as_str())
+        trace.effects.iter().filter(move |(before, _)| *before == 0 || *before < point).map(|(_, name)| name.as_str())
     }
 
     /// How many changes are lost or torn.

@@ -123,6 +123,9 @@ pub struct RemoteState {
     pub ttl: Duration,
     /// The environment variables that configure access to it.
     pub settings: BTreeMap<String, Secret>,
+    /// The environment variables of the plan's secrets. Programs that reach the state do not get them: while one runs, every program of
+    /// the same user can read its environment.
+    pub withheld_variables: Vec<String>,
 }
 
 /// A storage that several machines share.

@@ -11,7 +11,7 @@ use super::{
     fields::{self, MappingFields},
     paths,
     scope::{LookupScope, LookupSite},
-    yaml::YamlNode,
+    yaml::{YamlNode, YamlValue},
 };
 use contract::{Secret, duration::parse_duration, error_code::ErrorCode};
 
@@ -96,6 +96,7 @@ pub(super) fn read(
         folder,
         ttl: ttl?,
         settings,
+        withheld_variables: secret_variables(fields),
     }))
 }
 
@@ -126,8 +127,21 @@ impl StateLocation {
             folder,
             ttl: DEFAULT_LOCK_TTL,
             settings,
+            withheld_variables: Vec::new(),
         }))
     }
+}
+
+/// The variables that `secrets:` names. What is wrong there is reported where it is read.
+fn secret_variables(fields: &MappingFields<'_>) -> Vec<String> {
+    let Some(YamlNode { kind: YamlValue::Map(entries), .. }) = fields.get("secrets") else { return Vec::new() };
+    let variable = |node: &YamlNode| match &node.kind {
+        YamlValue::Text(text) => text.strip_prefix("env:").map(str::to_owned),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
+            None
+        }
+    };
+    entries.iter().filter_map(|(_, node)| variable(node)).collect()
 }
 
 fn settings(names: &[&str], env: EnvLookup<'_>) -> BTreeMap<String, Secret> {

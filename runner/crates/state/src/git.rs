@@ -52,6 +52,10 @@ const REPOSITORY_VARIABLES: [&str; 9] = [
     "GIT_WORK_TREE",
 ];
 
+/// The runner's own secrets. While git runs, every program of the same user can read its environment.
+const RUNNER_SECRET_VARIABLES: [&str; 4] =
+    ["ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_RUNTIME_TOKEN", "PAWL_KEY", "PAWL_TOKEN"];
+
 /// The directory that a git command runs in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GitContext {
@@ -143,6 +147,8 @@ pub struct GitStorage {
     configuration: Vec<(String, String)>,
     /// Whether to set an ssh command that never prompts, because the user set none.
     sets_ssh_command: bool,
+    /// Environment variables with secrets of the plan, which git does not get.
+    withheld_variables: Vec<String>,
     /// The last state that was read or written.
     last_read: Option<RemoteRecord>,
     /// The revision of its manifest.
@@ -165,6 +171,7 @@ impl GitStorage {
             repository: cache.join("repository.git"),
             configuration: Vec::new(),
             sets_ssh_command: !state.settings.contains_key("GIT_SSH_COMMAND"),
+            withheld_variables: state.withheld_variables.clone(),
             last_read: None,
             last_revision: String::new(),
             scratch_ref: super::record::random_nonce().map_err(|error| failed(error.to_string()))?,
@@ -266,7 +273,8 @@ impl GitStorage {
         action: &'static str,
     ) -> Result<Output, StateError> {
         let mut command = Command::new("git");
-        for name in REPOSITORY_VARIABLES {
+        let withheld = self.withheld_variables.iter().map(String::as_str);
+        for name in REPOSITORY_VARIABLES.into_iter().chain(RUNNER_SECRET_VARIABLES).chain(withheld) {
             command.env_remove(name);
         }
         if context == GitContext::CacheRepository {

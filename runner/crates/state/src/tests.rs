@@ -44,6 +44,7 @@ fn git_location(remote: &Path, cache: &Path) -> StateLocation {
         cache: cache.to_owned(),
         ttl: Duration::from_secs(30),
         settings: BTreeMap::new(),
+        withheld_variables: Vec::new(),
     })
 }
 
