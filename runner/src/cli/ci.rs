@@ -10,7 +10,7 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode, Notice},
 };
 use state::{
-    StateStore,
+    JOB_SECRET_VARIABLES, StateStore,
     artifacts::{self, ArtifactAccess, RestApiAccess},
     bundle::{CheckpointIdentity, CheckpointKey},
     checkpoints::CheckpointConfig,
@@ -28,11 +28,7 @@ pub(super) fn is_journal_authenticated() -> bool {
 
 /// The secrets that the job gives to this process.
 pub(super) fn job_secrets() -> Vec<Secret> {
-    ["PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN"]
-        .iter()
-        .filter_map(|name| nonblank_variable(name))
-        .map(Secret::new)
-        .collect()
+    JOB_SECRET_VARIABLES.iter().filter_map(|name| nonblank_variable(name)).map(Secret::new).collect()
 }
 
 /// Adds checkpoints to a state, if this job can store artifacts; otherwise returns it unchanged, with a notice of the reason.

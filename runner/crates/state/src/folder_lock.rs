@@ -26,6 +26,7 @@ use rustix::{
 use super::{
     LockError, LockRequest, LockStatus, StateError,
     folder_protocol::{FolderTaker, TakeEvent, TakeStep, may_still_write},
+    journal_files::ignore_missing,
     journals_in,
     record::{ForcedRelease, HoldingNonces, LockRecord, LockToken, ReleasedBy, forced_release, random_nonce},
 };
@@ -305,13 +306,8 @@ fn replace_lock_file_of_0_1_0(folder: &Path, resource: &str) -> Result<(), LockE
 
 /// Removes what is left of the lock of an older runner. The caller holds that lock, or the one that replaced it.
 fn remove_upgrade_leftovers(folder: &Path) -> io::Result<()> {
-    for removed in [fs::remove_dir_all(folder.join(UPGRADED_LOCK_DIR)), fs::remove_file(folder.join(OLD_LOCK_FILE))] {
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
+    ignore_missing(fs::remove_dir_all(folder.join(UPGRADED_LOCK_DIR)))?;
+    ignore_missing(fs::remove_file(folder.join(OLD_LOCK_FILE)))
 }
 
 /// The holder of the lock, and whether it is alive.

@@ -52,9 +52,8 @@ const REPOSITORY_VARIABLES: [&str; 9] = [
     "GIT_WORK_TREE",
 ];
 
-/// The runner's own secrets. While git runs, every program of the same user can read its environment.
-const RUNNER_SECRET_VARIABLES: [&str; 4] =
-    ["ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_RUNTIME_TOKEN", "PAWL_KEY", "PAWL_TOKEN"];
+/// With it, a job gets tokens from GitHub; the runner does not use it.
+const ID_TOKEN_VARIABLE: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
 
 /// The directory that a git command runs in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -273,8 +272,12 @@ impl GitStorage {
         action: &'static str,
     ) -> Result<Output, StateError> {
         let mut command = Command::new("git");
-        let withheld = self.withheld_variables.iter().map(String::as_str);
-        for name in REPOSITORY_VARIABLES.into_iter().chain(RUNNER_SECRET_VARIABLES).chain(withheld) {
+        for name in REPOSITORY_VARIABLES {
+            command.env_remove(name);
+        }
+        // While git runs, every program of the same user can read its environment.
+        let secrets = self.withheld_variables.iter().map(String::as_str);
+        for name in secrets.chain(super::JOB_SECRET_VARIABLES).chain([ID_TOKEN_VARIABLE]) {
             command.env_remove(name);
         }
         if context == GitContext::CacheRepository {

@@ -1,8 +1,9 @@
 //! The history of (app, environment) in its local folder: a snapshot, an index, loose journals and archives (docs/adr/0012).
 //!
 //! Reading costs the snapshot and the newest journal, however long the history is. Writing happens under the lock, when an attempt
-//! has ended. Invariant: the journals are the truth, after the base snapshot if the history was restored from a checkpoint. A snapshot or an index that does not verify is dropped and made again, so they
-//! are not synced; an archive is, before its journals are removed. Whatever a kill leaves, the next attempt finishes.
+//! has ended. Invariant: the journals are the truth, after the base snapshot if the history was restored from a checkpoint. A
+//! snapshot or an index that does not verify is dropped and made again, so they are not synced; an archive is, before its journals
+//! are removed. Whatever a kill leaves, the next attempt finishes.
 //! A remote state has the same files; those that are read but not here are downloaded first. Deliberately absent: how that is
 //! done ([`super::local_copy`]).
 
@@ -22,7 +23,7 @@ use super::{
     archive::{Archive, ArchiveRange, archives_in},
     attempt_index,
     journal_cache::WantedFile,
-    journal_files::{epoch_of, journals_in, read_if_present, remove_if_present},
+    journal_files::{epoch_of, ignore_missing, journals_in, read_if_present, remove_if_present},
     lost_lines::BEGUN_FILE,
 };
 
@@ -468,7 +469,8 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// Replaces a file by a rename out of the holder's staging directory. Without the directory, another holder has the lock, and
-    /// nothing is changed: who was forced out must not replace what the next one has written.
+    /// nothing is changed: who was forced out must not replace what the next one has written. What is derived from the journals is made
+    /// again.
     fn place(&self, name: &str, content: &[u8], staging: Option<&Path>) -> Result<(), StateError> {
         let path = self.folder.join(name);
         let placed = match staging {
@@ -561,15 +563,6 @@ fn remove_journals(journals: &[(u64, PathBuf)]) -> Result<(), StateError> {
     journals
         .iter()
         .try_for_each(|(_, path)| fs::remove_file(path).map_err(|source| StateError::io("remove", path, source)))
-}
-
-/// A file is missing if another process has the lock now, or replaced the same file. What is derived from the journals is made
-/// again.
-fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 #[cfg(test)]

@@ -79,9 +79,14 @@ pub(super) fn length_if_present(path: &Path) -> Result<Option<u64>, StateError> 
 
 /// Removes a file, if there is one.
 pub(super) fn remove_if_present(path: &Path) -> Result<(), StateError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", path, error)),
-        Ok(()) | Err(_) => Ok(()),
+    ignore_missing(fs::remove_file(path)).map_err(|source| StateError::io("remove", path, source))
+}
+
+/// A file that is not there is no error.
+pub(super) fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 

@@ -76,6 +76,9 @@ use self::{
 /// The local file that names the process of this machine that holds a remote lock: `PID TOKEN`.
 const HELD_BY_FILE: &str = "held-by";
 
+/// The environment variables with the secrets that a CI job gives to the runner.
+pub const JOB_SECRET_VARIABLES: [&str; 3] = ["PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN"];
+
 /// The pause between two attempts to lock a folder.
 const FOLDER_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 

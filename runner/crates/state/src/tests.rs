@@ -11,7 +11,8 @@ use super::{
     remote::RecordVersion,
     *,
 };
-use contract::hash::Blake3Hash;
+use contract::{AttemptNumber, hash::Blake3Hash};
+use journal::event::{FORMAT, JournalHeader, MAGIC, Release};
 
 fn store(location: &StateLocation) -> StateStore {
     StateStore::new(location, &"shop".parse().unwrap(), &"test".parse().unwrap())
@@ -29,6 +30,24 @@ fn journals_are_in_epoch_order_without_other_files() {
     let epochs: Vec<_> = journals_in(store.folder()).unwrap().into_iter().map(|(epoch, _)| epoch).collect();
     assert_eq!(epochs, [9, 10, 1_000_000]);
     assert_eq!(store.journal_path(9), store.folder().join("attempt-000009.journal"));
+}
+
+/// The header of an attempt, the first of its run.
+pub(crate) fn header(epoch: u64, run: &str) -> JournalHeader {
+    JournalHeader {
+        magic: MAGIC.to_owned(),
+        format: FORMAT,
+        app: "shop".parse().unwrap(),
+        environment: "prod".parse().unwrap(),
+        run: run.parse().unwrap(),
+        attempt: AttemptNumber::FIRST,
+        epoch,
+        release: Release { label: format!("r{epoch}").parse().unwrap(), digest: None },
+        runner: "0.1.0".to_owned(),
+        by: "ada@build-7".to_owned(),
+        commit: None,
+        url: None,
+    }
 }
 
 /// A machine whose state is in that bare repository.

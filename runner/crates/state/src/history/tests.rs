@@ -3,18 +3,14 @@
 use std::time::Duration;
 
 use contract::{
-    AttemptNumber,
     diagnostic::ExitKind,
     step::{Receipt, StepOutcome},
 };
-use journal::{
-    Journal, Redactor, StepTarget,
-    event::{FORMAT, Fingerprint, JournalHeader, MAGIC, Release},
-    file::StepEffect,
-};
+use journal::{Journal, Redactor, StepTarget, event::Fingerprint, file::StepEffect};
 use plan::StateLocation;
 
 use super::*;
+use crate::tests::header;
 
 /// Small archives, so that few attempts make several.
 const POLICY: ArchivePolicy = ArchivePolicy { length: 4, min_loose: 2 };
@@ -27,20 +23,7 @@ fn open(folder: &Path) -> HistoryFolder<'static> {
 fn attempt(folder: &Path, ends: bool) -> JournalState {
     let loaded = open(folder).load(|_| {}).unwrap();
     let epoch = loaded.state.epoch() + 1;
-    let header = JournalHeader {
-        magic: MAGIC.to_owned(),
-        format: FORMAT,
-        app: "shop".parse().unwrap(),
-        environment: "prod".parse().unwrap(),
-        run: format!("{epoch}-k3x9").parse().unwrap(),
-        attempt: AttemptNumber::FIRST,
-        epoch,
-        release: Release { label: format!("r{epoch}").parse().unwrap(), digest: None },
-        runner: "0.1.0".to_owned(),
-        by: "ada@build-7".to_owned(),
-        commit: None,
-        url: None,
-    };
+    let header = header(epoch, &format!("{epoch}-k3x9"));
     let path = folder.join(crate::journal_files::journal_name(epoch));
     let mut journal = Journal::create(&path, header, loaded, Redactor::default(), Box::new(|_| {})).unwrap();
     let switch = StepTarget { step: "switch".parse().unwrap(), target: "local".parse().unwrap() };

@@ -4,18 +4,16 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use contract::{
-    AttemptNumber,
     diagnostic::ExitKind,
     step::{Receipt, StepOutcome},
 };
-use journal::{
-    Journal, JournalState, Redactor, StepTarget,
-    event::{FORMAT, Fingerprint, JournalHeader, MAGIC, Release},
-    file::StepEffect,
-};
+use journal::{Journal, JournalState, Redactor, StepTarget, event::Fingerprint, file::StepEffect};
 
 use super::*;
-use crate::history::{ArchivePolicy, HistoryFolder};
+use crate::{
+    history::{ArchivePolicy, HistoryFolder},
+    tests::header,
+};
 
 /// Small archives, so that few attempts make several.
 const POLICY: ArchivePolicy = ArchivePolicy { length: 4, min_loose: 2 };
@@ -39,20 +37,7 @@ fn deploy(folder: &Path, run: &str) -> JournalState {
         history.record(&loaded.state, &loaded.summaries, POLICY, None).unwrap();
     }
     let epoch = loaded.state.epoch() + 1;
-    let header = JournalHeader {
-        magic: MAGIC.to_owned(),
-        format: FORMAT,
-        app: "shop".parse().unwrap(),
-        environment: "prod".parse().unwrap(),
-        run: run.parse().unwrap(),
-        attempt: AttemptNumber::FIRST,
-        epoch,
-        release: Release { label: format!("r{epoch}").parse().unwrap(), digest: None },
-        runner: "0.1.0".to_owned(),
-        by: "ada@build-7".to_owned(),
-        commit: None,
-        url: None,
-    };
+    let header = header(epoch, run);
     let path = folder.join(journal_name(epoch));
     let mut journal = Journal::create(&path, header, loaded, Redactor::default(), Box::new(|_| {})).unwrap();
     let (fingerprint, input) = (Fingerprint::default(), serde_json::json!({ "epoch": epoch }));
