@@ -163,9 +163,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     }
     // The process ends soon; dropping an engine would take longer than a small step.
     let prepared = ManuallyDrop::new(prepared);
-    if let Some(notice) = prepared.pins.add_new() {
-        tell(notice);
-    }
+    let lockfile_write = prepared.pins.add_new(Arc::clone(&tell));
     let github_deployment = RefCell::new(None);
     let github_api = github_api(&prepared, &store, commit.as_deref());
     let high_water_mark = keep_high_water_mark(&store, github_api.as_ref(), &tell);
@@ -186,6 +184,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     };
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
+        // The modules are pinned before any step runs.
+        drop(lockfile_write);
         let report = Rc::clone(&report);
         *report.borrow_mut() = Some(screen.deployment_reporter(before, header, again));
         *github_deployment.borrow_mut() = github_api.clone().map(|api| api.map(GithubDeployment::start));

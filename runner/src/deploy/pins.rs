@@ -4,7 +4,12 @@
 //! a module that differs from its pin stops both before anything is changed. Deliberately absent: the file format
 //! (`plan::lockfile`).
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use contract::diagnostic::{Diagnostic, ErrorCode, Notice};
 use hostio::atomic_file::replace_file;
@@ -12,7 +17,7 @@ use plan::{
     Plan, PlanStep,
     lockfile::{Lockfile, LockfileError, ModulePin, PinChange, PinStatus, PinnedNeed},
 };
-use sandbox::{LoadedModule, ModuleDescription};
+use sandbox::{LoadedModule, ModuleDescription, NoticeHandler};
 
 /// Whether modules are compared with a lock file, and who may add to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +115,8 @@ impl ModulePins {
         locked.filter(|name| !self.current.modules.contains_key(*name)).map(String::as_str)
     }
 
-    /// Adds new modules to the lock file, if the policy allows it. The notice names them, and says if that failed.
-    #[must_use]
-    pub fn add_new(&self) -> Option<Notice> {
+    /// Adds new modules to the lock file, if the policy allows it, while the caller goes on.
+    pub fn add_new(&self, notify: NoticeHandler) -> Option<LockfileWrite> {
         if self.policy != PinPolicy::AddNew {
             return None;
         }
@@ -123,14 +127,19 @@ impl ModulePins {
             return None;
         }
         let names = new.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let file = self.display_path();
+        let written = match &self.lockfile {
+            None => format!("wrote {file}, which pins the modules; commit it"),
+            Some(_) => format!("added {names} to {file}; commit it"),
+        };
         let mut grown = self.lockfile.clone().unwrap_or_default();
         grown.modules.extend(new);
-        let file = self.display_path();
-        Some(match (self.write(&grown), &self.lockfile) {
-            (Ok(()), None) => Notice::note(format!("wrote {file}, which pins the modules; commit it")),
-            (Ok(()), Some(_)) => Notice::note(format!("added {names} to {file}; commit it")),
-            (Err(error), _) => Notice::warning(format!("could not pin {names}: can't write {file}: {error}")),
-        })
+        let path = self.path.clone();
+        let writer = thread::spawn(move || match write_lockfile(&path, &grown) {
+            Ok(()) => Notice::note(written),
+            Err(error) => Notice::warning(format!("could not pin {names}: can't write {file}: {error}")),
+        });
+        Some(LockfileWrite { writer: Some(writer), notify })
     }
 
     /// Writes the current modules to the lock file.
@@ -138,7 +147,7 @@ impl ModulePins {
     /// # Errors
     /// P0128 when it can't be written.
     pub fn accept(&self) -> Result<(), Diagnostic> {
-        self.write(&self.current).map_err(|error| {
+        write_lockfile(&self.path, &self.current).map_err(|error| {
             Diagnostic::new(ErrorCode::LockFileIo, format!("can't write {}", self.display_path()))
                 .with_cause(error)
                 .with_hint("make its folder writable, then run `runner modules --accept` again")
@@ -149,10 +158,6 @@ impl ModulePins {
     #[must_use]
     pub fn display_path(&self) -> String {
         self.path.display().to_string()
-    }
-
-    fn write(&self, lockfile: &Lockfile) -> io::Result<()> {
-        replace_file(&self.path, lockfile.text().as_bytes())
     }
 
     fn changed_error(&self, plan: &Plan, step: &PlanStep, name: &str, change: &PinChange) -> Diagnostic {
@@ -172,6 +177,26 @@ impl ModulePins {
         let hint = format!("run `runner modules --accept` on your machine and commit {file}");
         plan.error_at(ErrorCode::ModuleNotPinned, step.span.clone(), message, "used here", Some(hint))
     }
+}
+
+/// A running write of the lock file. Dropping it waits for the end of the write and shows the notice about it: which modules
+/// were added, or why they could not be.
+#[must_use]
+pub struct LockfileWrite {
+    writer: Option<thread::JoinHandle<Notice>>,
+    notify: NoticeHandler,
+}
+
+impl Drop for LockfileWrite {
+    fn drop(&mut self) {
+        if let Some(Ok(notice)) = self.writer.take().map(thread::JoinHandle::join) {
+            (self.notify)(notice);
+        }
+    }
+}
+
+fn write_lockfile(path: &Path, lockfile: &Lockfile) -> io::Result<()> {
+    replace_file(path, lockfile.text().as_bytes())
 }
 
 /// The differences from a pin, one per line.

@@ -66,7 +66,7 @@ pub(super) fn time_first_run(runner: &Path, folder: &Path) -> Result<Duration> {
 }
 
 /// Has the disk write what builds before left in memory: a sync of ours would wait for it.
-fn sync_disks() -> Result<()> {
+pub(super) fn sync_disks() -> Result<()> {
     output(&mut Command::new("sync")).map(drop)
 }
 
