@@ -87,3 +87,31 @@ fn changed_release_file_stops_the_deployment() {
     ]);
     assert!(environment.read("deploy/test/current/index.html").contains("Release r1"));
 }
+
+#[test]
+fn same_content_with_another_time_is_no_drift() {
+    let environment = TestEnvironment::deployed();
+    let file = format!("deploy/test/{}/index.html", environment.live_target());
+    let content = environment.read(&file);
+    environment.write(&file, &content);
+    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&[
+        "pull skip held",
+        "migrate skip held",
+        "switch skip held",
+        "verify skip held",
+    ]);
+}
+
+#[test]
+fn repair_keeps_what_later_steps_made_in_the_release() {
+    let environment = TestEnvironment::deployed();
+    let release = format!("deploy/test/{}", environment.live_target());
+    environment.write(&format!("{release}/venv/bin/python"), "made by a step");
+    environment.write(&format!("{release}/index.html"), "defaced");
+    environment
+        .deploy("r1", &["--accept-drift", "pull"])
+        .assert_exit(0)
+        .assert_stderr_contains("and not of the release: venv");
+    assert!(environment.read(&format!("{release}/index.html")).contains("Release r1"));
+    assert_eq!(environment.read(&format!("{release}/venv/bin/python")), "made by a step");
+}

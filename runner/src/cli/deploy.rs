@@ -10,6 +10,7 @@ use super::{
     output::CommandOutput,
     selection,
     source::{self, PlanSourceArgs, ReleaseArgs},
+    verified_inputs::VerifiedInputs,
     wait::LockWaitArgs,
     xdg_dirs,
 };
@@ -68,6 +69,8 @@ pub(super) struct DeployRequest<'a> {
     pub(super) commit: Option<String>,
     pub(super) preflight: PreflightOptions,
     pub(super) overrides: DeployOverrides,
+    /// The files that a promotion must find unchanged.
+    pub(super) verified_inputs: Option<VerifiedInputs>,
     pub(super) wait: LockWait,
     /// The command that continues this deployment.
     pub(super) resume_command: &'a str,
@@ -108,6 +111,7 @@ pub(super) async fn run(
             missing_journal: args.missing_journal.into(),
             ..args.selection.overrides()
         },
+        verified_inputs: None,
         wait: args.wait.wait(),
         resume_command: &again,
         resolve_command: Some(command_line("resolve", args.local, &args.plan)),
@@ -142,6 +146,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         commit,
         preflight: setting,
         overrides: orders,
+        verified_inputs,
         wait,
         resume_command: again,
         resolve_command,
@@ -160,6 +165,9 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     // The target of a rollback was already verified here.
     if orders.command != Some(ROLLBACK) {
         guards::check_promotion_order(&prepared.plan, &prepared.release).map_err(one)?;
+    }
+    if let Some(verified) = verified_inputs {
+        verified.check(&prepared).await.map_err(one)?;
     }
     // The process ends soon; dropping an engine would take longer than a small step.
     let prepared = ManuallyDrop::new(prepared);

@@ -36,6 +36,7 @@ mod source;
 mod state;
 mod status;
 mod step;
+mod verified_inputs;
 mod wait;
 mod why;
 mod xdg_dirs;

@@ -8,6 +8,7 @@ use super::{
     output::CommandOutput,
     selection,
     source::{self, PlanSourceArgs},
+    verified_inputs::VerifiedInputs,
     wait::LockWaitArgs,
     xdg_dirs,
 };
@@ -79,19 +80,22 @@ pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Res
     // A deployment that was running then may have changed what is live, even if none began since.
     let expected_last_line = state.last_line_hash;
     let orders = DeployOverrides { command: Some(ROLLBACK), expected_last_line, ..args.selection.overrides() };
-    deploy_release(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
+    deploy_release(&args.plan, (release, commit), (orders, None), &args.wait, &again, screen).await
 }
 
 /// Deploys a release that was verified in one environment to another.
 ///
 /// # Errors
-/// P0222 when it was not verified there; otherwise as `deploy_release`.
+/// P0216 when the environments are in the wrong order; P0222 when it was not verified there, P0250 when a file that a step reads is
+/// another one since; otherwise as `deploy_release`.
 pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "promote")?;
     let of = |environment: &str| PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
     let (from, to) = (of(&args.from), of(&args.to));
-    let state = attempts::load_state(&from.store()?).map_err(one)?;
+    check_order(args)?;
+    let store = from.store()?;
+    let state = attempts::load_state(&store).map_err(one)?;
     let head = &state.head;
     let verified = head.verified.iter();
     let release = match &args.release {
@@ -99,6 +103,7 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
         None => head.live.clone().filter(|live| head.is_verified(live)),
     };
     let release = release.ok_or_else(|| one(unverified_error(args, head.live.as_ref())))?;
+    let verified_inputs = VerifiedInputs::read(&store, &args.from, &release).map_err(one)?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let again = format!(
         "{} --from {} --to {} --release {}",
@@ -110,7 +115,7 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
     deploy_release(
         &to,
         (release, commit),
-        DeployOverrides { command: Some("promote"), ..args.selection.overrides() },
+        (DeployOverrides { command: Some("promote"), ..args.selection.overrides() }, Some(verified_inputs)),
         &args.wait,
         &again,
         screen,
@@ -118,10 +123,33 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
     .await
 }
 
+/// Refuses a promotion to the same environment, or to one that comes before.
+fn check_order(args: &PromoteArgs) -> Result<(), Vec<Diagnostic>> {
+    let PromoteArgs { from, to, .. } = args;
+    let location = |environment: &str| {
+        PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) }.location()
+    };
+    // The plan has no circle.
+    let mut preceding = Some(location(from)?);
+    while let Some(environment) = preceding {
+        if environment.environment.as_str() == to {
+            let message = if from == to {
+                format!("`{to}` is both where the release comes from and where it goes")
+            } else {
+                format!("`{to}` comes before `{from}`, so nothing is promoted from `{from}` to it")
+            };
+            let hint = "name an environment that comes `after:` the first one; to go back to an earlier release, run `runner rollback`";
+            return Err(vec![Diagnostic::new(ErrorCode::EnvironmentOutOfOrder, message).with_hint(hint)]);
+        }
+        preceding = environment.after.as_ref().map(|after| location(after.as_str())).transpose()?;
+    }
+    Ok(())
+}
+
 async fn deploy_release(
     args: &PlanSourceArgs,
     (release, commit): (Release, Option<String>),
-    orders: DeployOverrides,
+    (orders, verified_inputs): (DeployOverrides, Option<VerifiedInputs>),
     wait: &LockWaitArgs,
     again: &str,
     screen: &CommandOutput,
@@ -134,6 +162,7 @@ async fn deploy_release(
         commit,
         preflight: xdg_dirs::preflight_options(screen.notifier()),
         overrides: orders,
+        verified_inputs,
         wait: wait.wait(),
         resume_command: again,
         resolve_command: Some(deploy::command_line("resolve", !source::is_ci(), args)),

@@ -1,4 +1,4 @@
-//! Runs the hooks around the steps: in every attempt, under the lock, and never skipped.
+//! Runs the hooks around the steps: in every attempt and under the lock. Only the `after` hooks do not run after a partial deployment.
 //!
 //! Invariant: a failing `before` hook ends the attempt before anything is changed; `after` and `on-failure` hooks never
 //! change how an attempt ends.
@@ -23,6 +23,13 @@ impl HookRunner<'_, '_> {
     /// Runs the `after` or `on-failure` hooks, depending on how the attempt ends. Returns a warning for each failure.
     pub(super) async fn run_closing(&mut self, exit: ExitKind) -> Vec<Notice> {
         let hooks = &self.attempt.prepared().hooks;
+        if exit == ExitKind::Success
+            && let Some((option, step)) = self.attempt.overrides().selection.option()
+        {
+            // The release may not be live, or not checked: the hooks would announce what is not so.
+            let skipped = format!("the `after` hooks did not run, because `--{option} {step}` left out a part of the plan");
+            return if hooks.after.is_empty() { Vec::new() } else { vec![Notice::note(skipped)] };
+        }
         let (hooks, result) = match exit {
             ExitKind::Success => (&hooks.after, "deployed"),
             ExitKind::Failed => (&hooks.on_failure, "failed"),

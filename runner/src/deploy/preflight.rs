@@ -10,7 +10,10 @@ mod requirements;
 mod resources;
 mod secrets;
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, modules};
 use contract::{
@@ -23,6 +26,7 @@ use journal::{
     event::{PlanStepRecord, Release},
 };
 use plan::{ModuleRef, Plan, PlanStep};
+use serde_json::Value;
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 
 use modules::LoadedModules;
@@ -130,9 +134,23 @@ impl PreparedPlan {
     /// # Errors
     /// A database that is unreachable; unsafe statements, if the plan says `lint: deny`.
     pub async fn check_migrations(&self, state: Option<&JournalState>) -> Result<(), Vec<Diagnostic>> {
-        let preflight =
-            migrations::MigrationPreflight { plan: &self.plan, local: &self.local, notify: &self.notify, state };
-        preflight.check(&self.steps).await
+        self.migration_preflight(state).check(&self.steps).await
+    }
+
+    /// The same for one step whose configuration was known only after other steps had run.
+    pub(super) async fn check_migrations_of(
+        &self,
+        planned: &PlannedStep,
+        config: Value,
+        state: &JournalState,
+    ) -> Result<(), Vec<Diagnostic>> {
+        let step = PlanStep { with: config, pending: BTreeMap::new(), ..planned.step.clone() };
+        let problems = self.migration_preflight(Some(state)).check_step(planned, &step).await;
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn migration_preflight<'a>(&'a self, state: Option<&'a JournalState>) -> migrations::MigrationPreflight<'a> {
+        migrations::MigrationPreflight { plan: &self.plan, local: &self.local, notify: &self.notify, state }
     }
 
     /// The position of a step; none if the plan has no such step.

@@ -135,7 +135,7 @@ impl<'a> AttemptView<'a> {
     }
 
     /// Substitutes the deferred lookups in the configuration, and then validates it against the schema.
-    fn resolve_config(&self, planned: &PlannedStep) -> Result<Value, AttemptError> {
+    pub(super) fn resolve_config(&self, planned: &PlannedStep) -> Result<Value, AttemptError> {
         let (plan, step) = (&self.prepared.plan, &planned.step);
         let config = step.config(self.outputs, &self.header.run, self.header.attempt);
         let config = config.map_err(|error| AttemptError::Plan(error.diagnostic(&plan.source)))?;

@@ -1,13 +1,16 @@
 //! Runs the steps of an attempt in the plan's order: decides about each one, probes it if needed, and carries it out.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value};
 
 use super::{
     AttemptError, PlannedStep, assumed_steps::assumed_receipt, attempt::RunningAttempt, resolve::ResolvedStep, undo,
 };
-use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
+use contract::{
+    StepId,
+    step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
+};
 use journal::{
     Journal, StepIntent,
     decision::{self, NextAction, StepDisposition},
@@ -33,13 +36,36 @@ impl StepRunner<'_, '_> {
     pub(super) async fn run_all(&mut self) -> Result<(), AttemptError> {
         let (prepared, selection) = (self.attempt.prepared(), &self.attempt.overrides().selection);
         let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
+        let mut checked = BTreeSet::new();
         for (index, planned) in prepared.steps.iter().enumerate() {
+            if planned.description.phase != StepPhase::Prepare {
+                self.check_late_migrations(&mut checked).await?;
+            }
             let outputs = match selection.disposition_of(index, named_index) {
                 StepDisposition::Exclude => continue,
                 StepDisposition::AssumeDone => self.assume_done(planned)?,
                 StepDisposition::Evaluate { selected_by_name } => self.run(planned, selected_by_name).await?.outputs,
             };
             self.attempt.outputs.insert(planned.step.id.clone(), outputs);
+        }
+        Ok(())
+    }
+
+    /// Checks the migrations whose directory is known since the last step, before a step commits anything.
+    async fn check_late_migrations(&mut self, checked: &mut BTreeSet<StepId>) -> Result<(), AttemptError> {
+        let attempt = &*self.attempt;
+        for planned in &attempt.prepared().steps {
+            let is_late = planned.description.behaviors.migrates.is_some() && !planned.step.pending.is_empty();
+            if !is_late || checked.contains(&planned.step.id) {
+                continue;
+            }
+            // Until all its lookups are known, there is nothing to check.
+            let Ok(config) = attempt.view().resolve_config(planned) else { continue };
+            checked.insert(planned.step.id.clone());
+            let found = attempt.prepared().check_migrations_of(planned, config, attempt.journal.state()).await;
+            if let Some(first) = found.err().and_then(|problems| problems.into_iter().next()) {
+                return Err(AttemptError::Plan(first));
+            }
         }
         Ok(())
     }

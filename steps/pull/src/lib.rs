@@ -1,6 +1,7 @@
 //! Pulls a release: an archive becomes the folder `releases/<digest>`, whole or not at all.
 //!
-//! Invariant: `releases/<digest>` appears by one rename, complete, verified, and with its shared paths linked.
+//! Invariant: `releases/<digest>` appears by one rename, complete, verified, and with its shared paths linked. A repair brings back
+//! the release's own files and keeps what else is in the folder.
 //! Unfinished folders are called `releases/.tmp-…`, and the next pull removes them.
 //!
 //! Deliberately absent: unpacking and hashing, which the host does natively, and the clean-up of old releases.
@@ -109,7 +110,7 @@ impl Step for PullStep {
                 log::warn(format!("the state of {} is unknown, and it will be unpacked again: {why}", release.folder))
             }
         }
-        let new = release.folder.temporary_path(&input.key, "new");
+        let new = release.folder.new_path();
         let unpacked = release.unpack_and_link(input, &new).inspect_err(|_| {
             if let Err(failure) = blobs::remove(release.folder.dir(), &new) {
                 log::warn(format!(
@@ -118,7 +119,10 @@ impl Step for PullStep {
                 ));
             }
         })?;
-        release.folder.install(&input.key, &new)?;
+        let kept = release.folder.install()?;
+        if !kept.is_empty() {
+            log::warn(format!("kept what is in {} and not of the release: {}", release.folder, summarize_lines(&kept)));
+        }
         Ok(release
             .receipt(input)
             .note("files", unpacked.files)
@@ -144,7 +148,7 @@ impl Step for PullStep {
             log::info(format!("{} is the live release and is kept", release.folder));
             return Ok(());
         }
-        release.folder.remove(&input.key)
+        release.folder.remove()
     }
 }
 

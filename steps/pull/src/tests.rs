@@ -121,6 +121,11 @@ fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
         PullStep::apply(&input).unwrap();
         let file = app.join("releases").join(hex('a')).join("bin/shop");
         std::fs::write(&file, "worm").unwrap();
+        let added = [file.with_file_name("cache"), app.join("releases").join(hex('a')).join("venv/lib")];
+        for path in &added {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "made by a later step").unwrap();
+        }
         match PullStep::probe(&input).unwrap() {
             Finding::Drifted(why) => assert_eq!(
                 why,
@@ -133,6 +138,7 @@ fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
         sandbox.revive();
         PullStep::apply(&input).unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "binary a", "killed after {writes}");
+        assert!(added.iter().all(|path| path.is_file()), "killed after {writes}");
         assert_eq!(file_names(&app.join("releases")), [hex('a')], "killed after {writes}");
         if outcome.is_ok() {
             break;

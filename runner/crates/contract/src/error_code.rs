@@ -105,6 +105,7 @@ error_codes! {
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
     LogElsewhere, "P0232", Refused, "the log is on another machine";
+    UnverifiedInputs, "P0250", Refused, "files differ from those that the release was verified with";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";

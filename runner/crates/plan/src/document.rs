@@ -45,6 +45,8 @@ pub struct HistoryLocation {
     pub app: AppName,
     /// The chosen environment.
     pub environment: EnvironmentName,
+    /// The environment that precedes it.
+    pub after: Option<EnvironmentName>,
     /// Who may change it; empty if everybody may.
     pub allow: Vec<AllowedOperator>,
     /// The location of journals and lock.
@@ -86,8 +88,8 @@ pub fn locate_history(
         // A variable that cannot be looked up now matters only if `state` uses it.
         let scope = scope(source, &release, env, &fields, &environments, chosen, &mut later);
         let state = state_location::read(&fields, &scope, source, env, &mut problems);
-        let (environment, allow) = (chosen.name.clone(), chosen.allow.clone());
-        Some(HistoryLocation { app: app?, environment, allow, state: state? })
+        let (environment, after, allow) = (chosen.name.clone(), chosen.after.clone(), chosen.allow.clone());
+        Some(HistoryLocation { app: app?, environment, after, allow, state: state? })
     });
     let problems = if found.is_none() && problems.is_empty() { later } else { problems };
     finish(found, problems, source.clone())

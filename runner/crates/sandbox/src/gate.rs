@@ -131,16 +131,28 @@ impl CapabilityGate {
         programs || self.dirs.values().any(|(_, access)| *access == DirAccess::ReadWrite)
     }
 
-    /// The snapshot of a granted directory of migrations, read once.
-    pub(super) fn dir_snapshot(&self, name: &str) -> Result<Result<Arc<DirSnapshot>, PathReadError>, StepFailure> {
-        let dir = self.dir(name)?;
-        let path = self.granted_dir_path(name).map(PathBuf::as_path).unwrap_or(Path::new(""));
-        Ok(self.dir_snapshots.snapshot(path, dir, is_sql_file))
+    /// The snapshot of a directory of migrations, read once: a granted one, or one below it.
+    pub(super) fn dir_snapshot(&self, text: &str) -> Result<Result<Arc<DirSnapshot>, PathReadError>, StepFailure> {
+        let dir = self.dir_at(text)?;
+        Ok(self.dir_snapshots.snapshot(&self.host_path(text).unwrap_or_default(), &dir, is_sql_file))
     }
 
-    /// The snapshot of a granted directory, if it was read.
-    pub(super) fn cached_dir_snapshot(&self, name: &str) -> Option<Arc<DirSnapshot>> {
-        self.dir_snapshots.cached(self.granted_dir_path(name)?)
+    /// The snapshot of such a directory, if it was read.
+    pub(super) fn cached_dir_snapshot(&self, text: &str) -> Option<Arc<DirSnapshot>> {
+        self.dir_snapshots.cached(&self.host_path(text)?)
+    }
+
+    /// Opens a directory for reading: `<granted directory>`, or `<granted directory>/<path below it>`.
+    pub(super) fn dir_at(&self, text: &str) -> Result<Dir, StepFailure> {
+        let (dir, path) = self.split_dir_path(text)?;
+        dir.open_dir(path).map_err(|error| self.open_failure(text, &error))
+    }
+
+    /// The host path of such a directory, if it is granted.
+    pub(super) fn host_path(&self, text: &str) -> Option<PathBuf> {
+        let (name, path) = text.split_once('/').unwrap_or((text, ""));
+        let granted = self.granted_dir_path(name)?;
+        Some(if path.is_empty() { granted.clone() } else { granted.join(path) })
     }
 
     /// The host path of a granted directory.

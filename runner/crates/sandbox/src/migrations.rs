@@ -44,7 +44,7 @@ async fn open(
     // The directory as it was fingerprinted, if it was.
     let files = match gate.cached_dir_snapshot(dir) {
         Some(folder) => Ok(folder),
-        None => DirSnapshot::read_top_level(gate.dir(dir)?, &migrate::is_sql_file).map(Arc::new),
+        None => DirSnapshot::read_top_level(&gate.dir_at(dir)?, &migrate::is_sql_file).map(Arc::new),
     };
     let address = address(gate, &url.value)?;
     MigrationJob::open(
@@ -83,7 +83,7 @@ async fn open_admin(
     let gate = CapabilityGate::open(step, purpose, dir_snapshots)?;
     let (database, dir) = (migrates.database(&step.with), migrates.dir(&step.with));
     let options = MigrationOptions::from_config(&step.with, step.timeout)?;
-    let path = gate.granted_dir_path(dir).cloned().unwrap_or_default();
+    let path = gate.host_path(dir).unwrap_or_default();
     Ok(MigrationAdmin::new(open(&gate, database, dir, options).await?, path))
 }
 

@@ -12,7 +12,7 @@ use contract::{
 };
 use db::migrate::LintLevel;
 use journal::{JournalState, RecordStatus};
-use plan::Plan;
+use plan::{Plan, PlanStep};
 use sandbox::{MigratesBehavior, NoticeHandler};
 
 /// The check of migrations before a deployment.
@@ -28,19 +28,26 @@ impl MigrationPreflight<'_> {
     /// Checks the migrations of all steps.
     pub(super) async fn check(&self, steps: &[PlannedStep]) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
-        for planned in steps {
-            let Some(migrates) = &planned.description.behaviors.migrates else { continue };
-            // A configuration that needs outputs of other steps can't be checked yet.
-            if planned.step.pending.is_empty() && !self.has_succeeded_with_same_files(planned).await {
-                problems.extend(self.lint_step(planned, migrates).await);
-            }
+        // A configuration that needs outputs of other steps can't be checked yet.
+        for planned in steps.iter().filter(|planned| planned.step.pending.is_empty()) {
+            problems.extend(self.check_step(planned, &planned.step).await);
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Checks the migrations of one step, whose configuration is that of `step`.
+    pub(super) async fn check_step(&self, planned: &PlannedStep, step: &PlanStep) -> Vec<Diagnostic> {
+        match &planned.description.behaviors.migrates {
+            Some(migrates) if !self.has_succeeded_with_same_files(planned, step).await => {
+                self.lint_step(step, migrates).await
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
     /// Whether the step is done with the same input files. The step later gets the content that is hashed here.
-    async fn has_succeeded_with_same_files(&self, planned: &PlannedStep) -> bool {
-        let inputs = self.local.input_hashes(&planned.step, &planned.description, &planned.step.with).await;
+    async fn has_succeeded_with_same_files(&self, planned: &PlannedStep, step: &PlanStep) -> bool {
+        let inputs = self.local.input_hashes(step, &planned.description, &step.with).await;
         let record = self.state.and_then(|state| state.records.get(&planned.step_target));
         let Some(record) = record.filter(|record| matches!(record.status, RecordStatus::Succeeded(_))) else {
             return false;
@@ -50,8 +57,7 @@ impl MigrationPreflight<'_> {
             .is_ok_and(|inputs| inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash)))
     }
 
-    async fn lint_step(&self, planned: &PlannedStep, migrates: &MigratesBehavior) -> Vec<Diagnostic> {
-        let step = &planned.step;
+    async fn lint_step(&self, step: &PlanStep, migrates: &MigratesBehavior) -> Vec<Diagnostic> {
         let linted = async { self.local.runtime().migrations(step, migrates).await?.lint().await };
         let (found, severity) = match linted.await {
             Ok(found) => found,

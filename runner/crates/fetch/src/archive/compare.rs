@@ -1,13 +1,14 @@
-//! Compares an unpacked folder with its list of files: one `stat` per entry; no content is read.
+//! Compares an unpacked folder with its list of files: one `stat` per entry. The content of a file is read only if its modification
+//! time is another one, and then decides.
 //!
 //! Not reported: added files, modes, owners, and times of directories and links.
 
-use std::os::fd::AsFd as _;
+use std::{fs::File, os::fd::AsFd as _};
 
 use cap_std::fs::Dir;
 use rustix::{
     fd::BorrowedFd,
-    fs::{AtFlags, FileType},
+    fs::{AtFlags, FileType, Mode, OFlags},
     io::Errno,
 };
 
@@ -15,7 +16,7 @@ use super::{
     dir_cursor::{self, DirCursor},
     entry::{self, ArchiveEntryKind},
     error::ArchiveError,
-    file_list::{self, FileListEntry},
+    file_list::{self, ContentHash, FileListEntry},
 };
 
 /// The most lines that are returned.
@@ -87,10 +88,15 @@ fn difference(listed: &FileListEntry, folders: &mut DirCursor) -> Result<Option<
         ArchiveEntryKind::File if stat.st_size.cast_unsigned() != listed.size => {
             changed(format!("size {}, was {}", stat.st_size, listed.size))
         }
-        ArchiveEntryKind::File if file_list::modified_time(&stat) != listed.modified => {
-            changed("modified since".to_owned())
-        }
-        ArchiveEntryKind::File => Ok(None),
+        ArchiveEntryKind::File if file_list::modified_time(&stat) == listed.modified => Ok(None),
+        ArchiveEntryKind::File => match listed.content {
+            // A list of version 1 does not tell whether the content is another one.
+            None => changed("modified since".to_owned()),
+            Some(content) => {
+                let found = content_hash(parent, name).map_err(ArchiveError::filesystem("read", &listed.path))?;
+                if found == content { Ok(None) } else { changed("other content of the same size".to_owned()) }
+            }
+        },
         ArchiveEntryKind::Symlink => {
             let target = link_target(parent, name).map_err(ArchiveError::filesystem("read", &listed.path))?;
             if target == listed.target {
@@ -100,6 +106,12 @@ fn difference(listed: &FileListEntry, folders: &mut DirCursor) -> Result<Option<
             }
         }
     }
+}
+
+fn content_hash(parent: BorrowedFd<'_>, name: &str) -> std::io::Result<ContentHash> {
+    // Somebody may have put a pipe there since, which must not block.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    ContentHash::of_reader(File::from(rustix::fs::openat(parent, name, flags, Mode::empty())?))
 }
 
 fn link_target(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<String> {

@@ -11,14 +11,14 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT};
 
 use super::{
     UnpackJob,
     dir_cursor::DirCursor,
     entry::{self, ArchiveEntryKind, EntryAttributes, EntryPath, ModifiedTime},
     error::{ArchiveError, ArchiveLimitKind, EntryRefusal},
-    file_list::{self, FileListEntry},
+    file_list::{self, ContentHash, FileListEntry},
 };
 
 /// The most links to follow for one path, as in the kernel.
@@ -43,6 +43,8 @@ pub(super) struct ExtractionTree<'a> {
 struct ExtractedNode {
     path: String,
     kind: ArchiveEntryKind,
+    /// The hash of a finished file.
+    content: Option<ContentHash>,
 }
 
 struct PendingSymlink {
@@ -54,12 +56,14 @@ struct PendingSymlink {
 /// A file that is being written.
 pub(super) struct ExtractedFile {
     file: File,
+    hasher: Box<blake3::Hasher>,
     path: EntryPath,
     attributes: EntryAttributes,
 }
 
 impl ExtractedFile {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+        self.hasher.update(bytes);
         self.file.write_all(bytes).map_err(ArchiveError::filesystem("written", self.path.as_str()))
     }
 }
@@ -108,13 +112,18 @@ impl<'a> ExtractionTree<'a> {
         let failed = |error: io::Error| ArchiveError::filesystem("created", path.as_str())(error);
         let parent = self.cursor.move_to(path.parent()).map_err(failed)?;
         let file = rustix::fs::openat(parent, path.name(), flags, mode).map_err(|error| failed(error.into()))?;
-        Ok(ExtractedFile { file: file.into(), path, attributes })
+        Ok(ExtractedFile { file: file.into(), hasher: Box::default(), path, attributes })
     }
 
     /// Finishes a file.
     pub(super) fn close(&mut self, new: ExtractedFile) -> Result<(), ArchiveError> {
-        let ExtractedFile { file, path, attributes } = new;
-        let listed = finish_file(&file, attributes).map_err(ArchiveError::filesystem("written", path.as_str()))?;
+        let ExtractedFile { file, hasher, path, attributes } = new;
+        let content = ContentHash::of(&hasher);
+        let stat = finish_file(&file, attributes).map_err(ArchiveError::filesystem("written", path.as_str()))?;
+        if let Some(node) = self.nodes.get_mut(&entry::fold_path(path.as_str())) {
+            node.content = Some(content);
+        }
+        let listed = FileListEntry::file(&stat, content);
         self.list_entries.push(FileListEntry { path: path.into_string(), ..listed });
         Ok(())
     }
@@ -140,10 +149,13 @@ impl<'a> ExtractionTree<'a> {
             }
         })?;
         let node = self.nodes.get(&entry::fold_path(target.as_str()));
-        if !node.is_some_and(|node| node.kind == ArchiveEntryKind::File && node.path == target.as_str()) {
+        let Some(content) = node.filter(|node| node.path == target.as_str()).and_then(|node| node.content) else {
             return Err(ArchiveError::refused_entry(path.as_str(), EntryRefusal::HardLinkTargetMissing(shown)));
-        }
+        };
         self.claim_path(&path, ArchiveEntryKind::File)?;
+        if let Some(node) = self.nodes.get_mut(&entry::fold_path(path.as_str())) {
+            node.content = Some(content);
+        }
         let failed = |error: io::Error| ArchiveError::filesystem("linked", path.as_str())(error);
         let from =
             self.cursor.move_to(target.parent()).and_then(|parent| parent.try_clone_to_owned()).map_err(failed)?;
@@ -151,7 +163,8 @@ impl<'a> ExtractionTree<'a> {
         rustix::fs::linkat(&from, target.name(), to, path.name(), AtFlags::empty())
             .and_then(|()| rustix::fs::statat(to, path.name(), AtFlags::SYMLINK_NOFOLLOW))
             .map(|stat| {
-                self.list_entries.push(FileListEntry { path: path.as_str().to_owned(), ..FileListEntry::file(&stat) })
+                let listed = FileListEntry::file(&stat, content);
+                self.list_entries.push(FileListEntry { path: path.as_str().to_owned(), ..listed });
             })
             .map_err(|error| failed(error.into()))
     }
@@ -210,7 +223,7 @@ impl<'a> ExtractionTree<'a> {
         if self.nodes.len() as u64 >= self.job.limits.max_files {
             return Err(ArchiveError::over_limit(ArchiveLimitKind::Files, self.job.limits.max_files, path));
         }
-        let node = ExtractedNode { path: path.to_owned(), kind };
+        let node = ExtractedNode { path: path.to_owned(), kind, content: None };
         match self.nodes.entry(entry::fold_path(path)) {
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(node);
@@ -322,7 +335,7 @@ fn timestamps(modified: ModifiedTime) -> Timestamps {
 }
 
 /// Sets the attributes that writing has changed, and returns what the file system stored (not all keep nanoseconds).
-fn finish_file(file: &File, attributes: EntryAttributes) -> rustix::io::Result<FileListEntry> {
+fn finish_file(file: &File, attributes: EntryAttributes) -> rustix::io::Result<Stat> {
     rustix::fs::futimens(file, &timestamps(attributes.modified))?;
     let mut stat = rustix::fs::fstat(file.as_fd())?;
     if stat.st_mode & 0o7777 != attributes.mode {
@@ -330,5 +343,5 @@ fn finish_file(file: &File, attributes: EntryAttributes) -> rustix::io::Result<F
         rustix::fs::fchmod(file, Mode::from_raw_mode(attributes.mode))?;
         stat = rustix::fs::fstat(file)?;
     }
-    Ok(FileListEntry::file(&stat))
+    Ok(stat)
 }
