@@ -35,6 +35,7 @@ mod cases {
     mod pinned_modules;
     mod preview;
     mod readme;
+    mod promotion;
     mod registries;
     mod resolve;
     mod resume;

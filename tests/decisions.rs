@@ -255,6 +255,7 @@ fn reason_code(reason: &DecisionReason) -> &'static str {
         DecisionReason::CheckFailed { .. } => "check-failed",
         DecisionReason::Fresh => "fresh",
         DecisionReason::RequestedByOperator => "operator-word",
+        DecisionReason::NotInRollback => "not-in-rollback",
         DecisionReason::NotSelected => "not-selected",
         DecisionReason::ProbeFailed { .. } => "probe-failed",
         DecisionReason::UndoUnfinished => "undo-unfinished",

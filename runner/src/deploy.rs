@@ -48,7 +48,11 @@ pub use resolve::lineage;
 
 use self::{attempt::RunningAttempt, conclusion::AttemptConclusion, hooks::HookRunner, step::StepRunner};
 use contract::diagnostic::{Diagnostic, ExitKind, Notice};
-use journal::{JournalState, event::JournalHeader, file::EntryObserver};
+use journal::{
+    JournalState,
+    event::{JournalHeader, ROLLBACK},
+    file::EntryObserver,
+};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -82,7 +86,9 @@ pub async fn run(
     request.overrides.journal_missing = request.is_journal_missing(state).map_err(single)?;
     assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
     request.prepared.check_resources()?;
-    request.prepared.check_migrations(Some(state)).await?;
+    if request.overrides.command != Some(ROLLBACK) {
+        request.prepared.check_migrations(Some(state)).await?;
+    }
 
     let epoch = lock.next_epoch(state.epoch()).map_err(|error| single((&error).into()))?;
     request.store.record_loaded(&earlier.loaded, lock.staging()).map_err(|error| single((&error).into()))?;

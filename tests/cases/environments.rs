@@ -3,7 +3,7 @@
 use crate::support::{TestEnvironment, wait_until};
 
 /// Three environments, each with a folder and a database of its own, and three releases.
-fn three_environments() -> TestEnvironment {
+pub fn three_environments() -> TestEnvironment {
     let environment = TestEnvironment::new();
     environment.edit(
         "deploy.yml",
@@ -20,7 +20,7 @@ fn live_target(environment: &TestEnvironment, name: &str) -> String {
     std::fs::read_link(environment.path(format!("deploy/{name}/current"))).unwrap().to_string_lossy().into_owned()
 }
 
-fn live_version(environment: &TestEnvironment, name: &str) -> String {
+pub fn live_version(environment: &TestEnvironment, name: &str) -> String {
     environment.read(&format!("deploy/{name}/current/VERSION")).trim().to_owned()
 }
 

@@ -67,6 +67,20 @@ fn hooks_run_around_the_steps_and_receive_the_result() {
 }
 
 #[test]
+fn after_hooks_do_not_run_after_a_part_of_a_deployment() {
+    let environment = with_hooks(&json!({ "after": [shell_hook("echo $PAWL_RESULT >> told")] }));
+    environment
+        .run(&["--local", "--release", "r1", "--until", "pull"])
+        .assert_exit(0)
+        .assert_stderr_contains("the `after` hooks did not run, because `--until pull` left out a part of the plan");
+    environment.run(&["--local", "--release", "r1", "--start-from", "migrate"]).assert_exit(0);
+    environment.run(&["--local", "--release", "r1", "--only", "verify"]).assert_exit(0);
+    assert!(!environment.exists("told"), "nothing is announced that is not so");
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(environment.read("told"), "deployed\n");
+}
+
+#[test]
 fn failed_before_hook_stops_and_failed_after_hook_only_warns() {
     let environment = with_hooks(&json!({ "before": [shell_hook("exit 3")] }));
     let stopped = environment.run(&["--local", "--release", "r1"]);

@@ -76,3 +76,18 @@ fn deployment_without_state_reruns_and_changes_nothing() {
     assert_eq!(environment.sql("SELECT count(*) FROM product"), "2", "no migration was applied twice");
     assert_eq!(environment.list("deploy/test/releases").len(), 1);
 }
+
+#[test]
+fn state_stays_out_of_git() {
+    let environment = TestEnvironment::new();
+    environment.git(&["init", "--quiet"]);
+    environment.pack("r1");
+    environment.deploy("r1", &[]).assert_exit(0);
+    let found = std::process::Command::new("git")
+        .args(["status", "--porcelain", "--untracked-files=all"])
+        .current_dir(environment.path("."))
+        .output()
+        .unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    assert!(found.contains("deploy.lock") && !found.contains(".pawl/"), "{found}");
+}

@@ -23,15 +23,15 @@ fn preview_of_the_first_deployment_writes_nothing() {
                    run migrations/0001_products.sql  (on database main)
                    run migrations/0002_first_products.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
-                   needs a database `main`: it is migrated
+                   needs a database `main`: the migrations change it
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
           run    switch   commit   first run
-                   not known yet: it depends on the outcome of `pull` and `migrate`
+                   not known yet: it is known after `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
           ?      verify   check
-                   not known yet: it depends on the outcome of `pull` and `migrate` and `switch`
+                   not known yet: it is known after `pull`, `migrate` and `switch`
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
     "#]]
@@ -57,11 +57,11 @@ fn preview_shows_pending_migrations() {
           run    migrate  commit   migrations, the release and outputs of earlier steps changed
                    run migrations/0003_purchase.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
-                   needs a database `main`: it is migrated
+                   needs a database `main`: the migrations change it
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
           run    switch   commit   the release and outputs of earlier steps changed
-                   not known yet: it depends on the outcome of `pull` and `migrate`
+                   not known yet: it is known after `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
           run    verify   check    its configuration, the release and outputs of earlier steps changed

@@ -158,6 +158,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     guards::check_allowed_user(&plan).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let interrupt = listen_for_signals().map_err(one)?;
+    tokio::spawn(say_when_stopping(interrupt.clone(), Arc::clone(&tell)));
     let prepared = tokio::select! {
         prepared = PreparedPlan::new(plan, wanted, setting) => prepared?,
         _ = interrupt.requested() => return Err(one(interrupted_early(again))),
@@ -248,6 +249,12 @@ fn listen_for_signals() -> Result<Interrupt, Diagnostic> {
             .with_cause(error)
             .with_hint("please report this")
     })
+}
+
+/// Answers a signal at once: the rest takes a moment.
+async fn say_when_stopping(interrupt: Interrupt, notify: NoticeHandler) {
+    interrupt.requested().await;
+    notify(Notice::note("stopping: running programs are ended, and the journal is saved; this takes up to 7 s"));
 }
 
 fn interrupted_early(resume_command: &str) -> Diagnostic {

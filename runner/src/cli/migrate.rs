@@ -3,7 +3,7 @@
 //! A subcommand that changes something acquires the deployment lock first, then the migration lock. Deliberately absent:
 //! applying migrations; only a deployment does that.
 
-use std::{fmt::Write as _, io::Write};
+use std::{collections::BTreeMap, fmt::Write as _, io::Write, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -18,15 +18,19 @@ use contract::{
 };
 use db::migrate::{MigrationAdmin, MigrationFence, MigrationResolution};
 use journal::Redactor;
-use plan::{Plan, PlanStep};
+use plan::{DeferredLookup, PendingValue, Plan, PlanStep};
 use sandbox::{CallPurpose, MigratesBehavior, ModuleDescription, open_migrations};
 use state::{LockRequest, StateStore};
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct MigrateArgs {
-    #[command(flatten)]
-    plan: PlanSourceArgs,
+    /// The plan file
+    #[arg(long, value_name = "FILE", default_value = "deploy.yml", env = "PAWL_PLAN", hide_env = true, global = true)]
+    plan: PathBuf,
+    /// The environment; optional if the plan has only one
+    #[arg(long = "env", value_name = "NAME", env = "PAWL_ENVIRONMENT", hide_env = true, global = true)]
+    environment: Option<String>,
     /// The migrate step; optional if the plan has only one
     #[arg(long, value_name = "STEP", global = true)]
     step: Option<String>,
@@ -108,8 +112,10 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let label = "none".parse().expect("`none` is a label");
-    let plan = args.plan.plan_for(&label)?;
+    let source = PlanSourceArgs { plan: args.plan.clone(), environment: args.environment.clone() };
+    let mut plan = source.plan_for(&label)?;
     screen.mask(plan.secrets.values());
+    resolve_recorded_outputs(&mut plan).map_err(|error| vec![error])?;
     let redactor = Redactor::new(plan.secrets.values());
     let hidden = |mut diagnostic: Diagnostic| {
         diagnostic.message = redactor.redact(&diagnostic.message);
@@ -119,6 +125,9 @@ pub(super) async fn run(
     let options = xdg_dirs::preflight_options(screen.stderr_notifier());
     let described = describe_steps(&plan, options).await.map_err(|error| vec![error])?;
     let step = migration_step(&described, args.step.as_deref())?;
+    if let Some(unknown) = step.step.pending.values().flat_map(PendingValue::lookups).next() {
+        return Err(vec![outputs_not_recorded(step.step, unknown)]);
+    }
     let outcome = match &args.command {
         MigrateSubcommand::Status | MigrateSubcommand::Lint | MigrateSubcommand::Preview { execute: false, .. } => {
             run_read_only(step, &args.command).await
@@ -147,6 +156,32 @@ pub(super) async fn run(
     };
     report::write_answer(out, &text).map_err(|error| vec![error])?;
     Ok(answer.exit)
+}
+
+/// Fills in what the configuration of steps takes from outputs of other steps, as these were recorded last.
+fn resolve_recorded_outputs(plan: &mut Plan) -> Result<(), Diagnostic> {
+    if plan.steps.iter().all(|step| step.pending.is_empty()) {
+        return Ok(());
+    }
+    let state = attempts::load_state(&StateStore::new(&plan.state, &plan.app, &plan.environment))?;
+    let Some(last) = state.attempts.last() else { return Ok(()) };
+    let recorded = state.records.keys().filter_map(|step_target| {
+        Some((step_target.step.clone(), state.authenticated_receipt(step_target)?.outputs.clone()))
+    });
+    let outputs = recorded.collect();
+    for step in &mut plan.steps {
+        // What is not recorded stays pending.
+        if let Ok(config) = step.config(&outputs, &last.header.run, last.header.attempt) {
+            (step.with, step.pending) = (config, BTreeMap::new());
+        }
+    }
+    Ok(())
+}
+
+fn outputs_not_recorded(step: &PlanStep, unknown: &DeferredLookup) -> Diagnostic {
+    let message = format!("the configuration of step `{}` needs `{unknown}`, which is not recorded yet", step.id);
+    let hint = "deploy first: `runner migrate` works on the files of the release that was deployed last";
+    Diagnostic::new(ErrorCode::OutputsNotRecorded, message).with_hint(hint)
 }
 
 struct MigrateAnswer {

@@ -21,7 +21,7 @@ use plan::{DirAccess, PlanStep};
 use serde_json::Value;
 use state::{AttemptChoice, StateStore};
 
-use crate::deploy::{Executor as _, PlannedStep, PreparedPlan};
+use crate::deploy::{PlannedStep, PreparedPlan};
 
 /// What comes before the name of an input in a fingerprint.
 const INPUT_PREFIX: &str = "input:";

@@ -221,7 +221,8 @@ fn in_doubt(
         | DecisionReason::Fresh
         | DecisionReason::RequestedByOperator
         | DecisionReason::NotSelected
-        | DecisionReason::UndoUnfinished => (ErrorCode::StepInDoubt, "outcome unknown".to_owned(), accept),
+        | DecisionReason::UndoUnfinished
+        | DecisionReason::NotInRollback => (ErrorCode::StepInDoubt, "outcome unknown".to_owned(), accept),
     }
 }
 

@@ -90,7 +90,7 @@ async fn preview_step(
 ) -> Result<(), Vec<Diagnostic>> {
     let is_missing = |step: &&StepId| planned.upstream.contains(*step) && !view.outputs.contains_key(*step);
     let missing: Vec<&StepId> = view.prepared.steps.iter().map(|step| &step.step.id).filter(is_missing).collect();
-    let depends_on_missing = || Some(format!("it depends on the outcome of {}", join_step_names(&missing)));
+    let depends_on_missing = || Some(format!("it is known after {}", join_step_names(&missing)));
     let resolved = match view.evaluate_input(planned, selected_by_name).await {
         Ok(resolved) => resolved,
         Err(_) if !missing.is_empty() => {
@@ -144,9 +144,13 @@ fn why_no_preview(planned: &PlannedStep, failure: StepFailure) -> String {
     }
 }
 
-/// Joins step names for a message: `pull` and `migrate`.
+/// Joins step names for a message: `pull`, `migrate` and `switch`.
 fn join_step_names(steps: &[&StepId]) -> String {
-    steps.iter().map(|step| format!("`{step}`")).collect::<Vec<_>>().join(" and ")
+    let names: Vec<_> = steps.iter().map(|step| format!("`{step}`")).collect();
+    match names.split_last() {
+        Some((last, before)) if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        Some(_) | None => names.concat(),
+    }
 }
 
 /// The recorded outputs that later steps would see, if the step would be skipped or adopted.

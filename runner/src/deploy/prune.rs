@@ -60,7 +60,8 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
     let is_withdrawn = |release: &&Release| head.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
     let (withdrawn, good): (Vec<&Release>, Vec<&Release>) = head.verified.iter().rev().partition(is_withdrawn);
     let verified = good.into_iter().chain(withdrawn).take(keep);
-    let back = state.records.values().filter_map(|record| record.live_before.as_ref());
+    let exposing = state.records.values().filter(|record| record.intent.exposes);
+    let back = exposing.filter_map(|record| record.live_before.as_ref());
     let last = state.attempts.last().map(|attempt| &attempt.header.release);
     verified.chain(&head.live).chain(head.rollback_target()).chain(back).chain(last).cloned().collect()
 }

@@ -14,7 +14,7 @@ use contract::{
 use journal::{
     Journal, StepIntent,
     decision::{self, NextAction, StepDisposition},
-    event::{Decision, DecisionReason, ProbeInput},
+    event::{Decision, DecisionReason, ProbeInput, ROLLBACK},
 };
 
 /// The most calls of a probe that fails.
@@ -36,14 +36,19 @@ impl StepRunner<'_, '_> {
     pub(super) async fn run_all(&mut self) -> Result<(), AttemptError> {
         let (prepared, selection) = (self.attempt.prepared(), &self.attempt.overrides().selection);
         let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
+        let is_rollback = self.attempt.overrides().command == Some(ROLLBACK);
         let mut checked = BTreeSet::new();
         for (index, planned) in prepared.steps.iter().enumerate() {
-            if planned.description.phase != StepPhase::Prepare {
+            if planned.description.phase != StepPhase::Prepare && !is_rollback {
                 self.check_late_migrations(&mut checked).await?;
             }
             let outputs = match selection.disposition_of(index, named_index) {
                 StepDisposition::Exclude => continue,
-                StepDisposition::AssumeDone => self.assume_done(planned)?,
+                StepDisposition::AssumeDone => self.assume_done(planned, DecisionReason::RequestedByOperator)?,
+                // The release was verified here with this database or an older one, and its files may be gone.
+                StepDisposition::Evaluate { .. } if is_rollback && planned.description.behaviors.migrates.is_some() => {
+                    self.assume_done(planned, DecisionReason::NotInRollback)?
+                }
                 StepDisposition::Evaluate { selected_by_name } => self.run(planned, selected_by_name).await?.outputs,
             };
             self.attempt.outputs.insert(planned.step.id.clone(), outputs);
@@ -70,13 +75,17 @@ impl StepRunner<'_, '_> {
         Ok(())
     }
 
-    /// Assumes that a step is done, because it comes before the named one. Returns its recorded outputs.
-    fn assume_done(&mut self, planned: &PlannedStep) -> Result<Map<String, Value>, AttemptError> {
+    /// Assumes that a step is done: it comes before the named one, or is not part of a rollback. Returns its recorded outputs.
+    fn assume_done(
+        &mut self,
+        planned: &PlannedStep,
+        reason: DecisionReason,
+    ) -> Result<Map<String, Value>, AttemptError> {
         let journal = &mut self.attempt.journal;
         let receipt = assumed_receipt(journal.state(), planned, &self.attempt.header.release);
         check_recorded_receipt(planned, journal, &receipt)?;
         let outputs = receipt.outputs.clone();
-        let decision = Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt };
+        let decision = Decision::Skip { reason, receipt };
         journal.record_decision(&planned.step_target, decision)?;
         Ok(outputs)
     }

@@ -86,6 +86,7 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::NotSelected => "it was not selected".to_owned(),
         DecisionReason::ProbeFailed { message } => format!("its probe failed: {message}"),
         DecisionReason::UndoUnfinished => "the rollback of its release is unfinished".to_owned(),
+        DecisionReason::NotInRollback => "a rollback leaves the database as it is".to_owned(),
     }
 }
 

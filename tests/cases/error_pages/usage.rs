@@ -194,6 +194,14 @@ fn p0222_release_that_is_not_verified_in_the_source() {
     check_page("P0222", &environment, &["promote", "--local", "--from", "test", "--to", "pre"]);
 }
 
+#[test]
+fn p0250_file_that_differs_from_the_verified_one() {
+    let environment = three_environments();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    environment.write("migrations/0003_orders.sql", "CREATE TABLE purchase (id INTEGER PRIMARY KEY);\n");
+    check_page("P0250", &environment, &["promote", "--local", "--from", "test", "--to", "pre"]);
+}
+
 /// A release that is mounted can't be moved away, not even by root.
 #[test]
 fn p0223_old_release_that_cannot_be_removed() {

@@ -410,4 +410,6 @@ pub enum DecisionReason {
     ProbeFailed { message: String },
     /// The step comes after a step that exposes the release and was undone.
     UndoUnfinished,
+    /// The step migrates a database, and a rollback leaves databases as they are; since format 1.5.
+    NotInRollback,
 }

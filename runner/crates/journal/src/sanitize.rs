@@ -243,7 +243,8 @@ impl EventSanitizer<'_> {
             | DecisionReason::Fresh
             | DecisionReason::RequestedByOperator
             | DecisionReason::NotSelected
-            | DecisionReason::UndoUnfinished => reason,
+            | DecisionReason::UndoUnfinished
+            | DecisionReason::NotInRollback => reason,
         }
     }
 

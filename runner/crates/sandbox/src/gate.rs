@@ -15,7 +15,7 @@ use url::Url;
 
 use super::failure;
 use contract::{
-    StepId,
+    GrantName, StepId,
     step::{FailureKind, StepFailure},
 };
 use db::migrate::is_sql_file;
@@ -169,7 +169,10 @@ impl CapabilityGate {
             Some(path) => {
                 Err(failure(FailureKind::NotFound, format!("directory `{name}` ({}) does not exist", path.display())))
             }
-            None => Err(self.denied_failure("directory", name, &format!("dirs: {{ {name}: \"<path>:ro\" }}"))),
+            None => {
+                let granted = if name.parse::<GrantName>().is_ok() { name } else { "<name>" };
+                Err(self.denied_failure("directory", name, &format!("dirs: {{ {granted}: \"<path>:ro\" }}")))
+            }
         }
     }
 

@@ -29,6 +29,7 @@ use super::{
     journal_files::ignore_missing,
     journals_in,
     record::{ForcedRelease, HoldingNonces, LockRecord, LockToken, ReleasedBy, forced_release, random_nonce},
+    state_folder::create_state_folder,
 };
 use journal::clock;
 
@@ -235,6 +236,7 @@ fn lock_record(folder: &Path, resource: &str) -> Result<(File, Option<LockRecord
         let mut file = match opened {
             Ok(file) => file,
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                create_state_folder(folder).map_err(error)?;
                 fs::create_dir_all(folder.join(LOCK_DIR)).map_err(error)?;
                 continue;
             }

@@ -17,6 +17,7 @@ use super::{
     lost_lines::settle_lost_lines,
     manifest::{RemoteFile, RemoteJournal, StateManifest},
     remote::{RemoteRecord, RemoteStorage},
+    state_folder::create_state_folder,
     tail::LocalJournal,
 };
 use contract::hash::Blake3Hash;
@@ -63,7 +64,7 @@ impl LocalCopy<'_> {
     /// Downloads the snapshot and the journals from its epoch on. Settles journals that the remote does not have.
     pub(super) fn pull_recent(&self, remote: &mut dyn RemoteStorage, record: &RemoteRecord) -> Result<(), StateError> {
         let RemoteRecord { manifest, .. } = record;
-        fs::create_dir_all(self.folder).map_err(|source| StateError::io("create", self.folder, source))?;
+        create_state_folder(self.folder).map_err(|source| StateError::io("create", self.folder, source))?;
         // A remote that lost its data gets them back from this machine.
         if manifest.is_empty() {
             return Ok(());
@@ -102,7 +103,7 @@ impl LocalCopy<'_> {
                 WantedFile::Archive(range) => self.pull_archive(remote, manifest, *range)?,
             }
         }
-        fs::create_dir_all(self.folder).map_err(|source| StateError::io("create", self.folder, source))?;
+        create_state_folder(self.folder).map_err(|source| StateError::io("create", self.folder, source))?;
         self.pull_files(remote, record, &journals, &files)
     }
 

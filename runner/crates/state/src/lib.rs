@@ -54,6 +54,7 @@ pub mod remote;
 mod remote_lock;
 mod repair;
 mod s3;
+mod state_folder;
 pub mod tail;
 mod upload;
 

@@ -14,7 +14,7 @@
 use std::{
     fmt::Write as _,
     fs::File,
-    io::{Read as _, Write as _},
+    io::{Read, Write as _},
 };
 
 use rustix::{

@@ -1,0 +1,116 @@
+//! What goes to the next environment is what was verified: the release's content, and the files that steps read beside it.
+
+use super::environments::{live_version, three_environments};
+use crate::support::TestEnvironment;
+
+#[test]
+fn promotion_with_other_files_than_the_verified_ones_is_refused() {
+    let environment = three_environments();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    environment.write("migrations/0003_never_tested.sql", "CREATE TABLE untested (id INTEGER PRIMARY KEY);\n");
+    let promote = || environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
+    promote()
+        .assert_exit(2)
+        .assert_stderr_contains("error[P0250]: r1 was verified in `test` with other files than these")
+        .assert_stderr_contains("step `migrate`: `migrations` differs");
+    assert!(!environment.exists("deploy/pre"), "nothing was touched");
+    std::fs::remove_file(environment.path("migrations/0003_never_tested.sql")).unwrap();
+    promote().assert_exit(0);
+    // The same, found by the records of a deployment that skipped the step.
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    environment.edit("migrations/0002_first_products.sql", "1900", "2000");
+    environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]).assert_stderr_contains("error[P0250]");
+}
+
+#[test]
+fn changed_file_is_named_if_git_knows_the_verified_commit() {
+    let environment = three_environments();
+    environment.git(&["init", "--quiet"]);
+    environment.git(&["add", "deploy.yml", "migrations"]);
+    environment.git(&["commit", "--quiet", "--message", "first"]);
+    environment.git(&["tag", "r1"]);
+    environment.run(&["--local", "--env", "test"]).assert_exit(0);
+    environment.edit("migrations/0002_first_products.sql", "1900", "2000");
+    environment.write("migrations/0003_never_tested.sql", "CREATE TABLE untested (id INTEGER PRIMARY KEY);\n");
+    environment
+        .run(&["promote", "--local", "--from", "test", "--to", "pre"])
+        .assert_exit(2)
+        .assert_stderr_contains("`migrations` differs: 0002_first_products.sql, 0003_never_tested.sql");
+}
+
+#[test]
+fn promotion_goes_only_forward() {
+    let environment = three_environments();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    for (from, to, message) in [
+        ("test", "test", "`test` is both where the release comes from and where it goes"),
+        ("prod", "test", "`test` comes before `prod`"),
+    ] {
+        environment
+            .run(&["promote", "--local", "--from", from, "--to", to])
+            .assert_exit(2)
+            .assert_stderr_contains("error[P0216]")
+            .assert_stderr_contains(message);
+    }
+}
+
+/// Migrations in the release's archive.
+fn with_migrations_in_the_release() -> TestEnvironment {
+    let environment = three_environments();
+    environment.edit("deploy.yml", "dir: migrations", r#"dir: "app/${{ steps.pull.path }}/migrations""#);
+    environment.edit("deploy.yml", r#"migrations: "./migrations:ro""#, r#"app: "${{ vars.root }}:ro""#);
+    std::fs::rename(environment.path("migrations"), environment.path("app/migrations")).unwrap();
+    environment.pack("r1");
+    environment
+}
+
+#[test]
+fn migrations_of_the_release_are_the_same_in_each_environment() {
+    let environment = with_migrations_in_the_release();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    // What the checkout has does not matter.
+    environment.write("app/migrations/0003_never_tested.sql", "CREATE TABLE untested (id INTEGER PRIMARY KEY);\n");
+    for (from, to) in [("test", "pre"), ("pre", "prod")] {
+        environment.run(&["promote", "--local", "--from", from, "--to", to]).assert_exit(0);
+        let status = environment.run(&["migrate", "status", "--env", to]);
+        status.assert_exit(0);
+        assert!(status.stdout.contains("0002_first_products") && !status.stdout.contains("untested"), "{}", status.stdout);
+    }
+    environment.run(&["--local", "--env", "prod", "--release", "r1"]).assert_exit(0).assert_stderr_contains("skip   migrate");
+}
+
+#[test]
+fn rollback_leaves_the_database_as_it_is() {
+    let environment = with_migrations_in_the_release();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    environment.write("app/migrations/0003_more.sql", "CREATE TABLE more (id INTEGER PRIMARY KEY);\n");
+    environment.pack("r2");
+    environment.run(&["--local", "--env", "test", "--release", "r2"]).assert_exit(0);
+    // r1 has no 0003: its own `migrate` would find a database that is ahead.
+    environment
+        .run(&["rollback", "--local", "--env", "test"])
+        .assert_exit(0)
+        .assert_stderr_contains("a rollback leaves the database as it is");
+    assert_eq!(live_version(&environment, "test"), "r1");
+    let status = environment.run(&["status", "--env", "test", "--json"]).json();
+    assert_eq!(status[0]["live"]["verified"], true, "{status}");
+}
+
+#[test]
+fn unsafe_migration_of_the_release_is_found_before_any_step_commits() {
+    let environment = with_migrations_in_the_release();
+    environment.edit("deploy.yml", "database: main }", "database: main, lint: deny }");
+    environment.edit(
+        "deploy.yml",
+        "  migrate:\n",
+        "  announce:\n    uses: run\n    needs: [pull]\n    with: { program: /usr/bin/touch, args: [announced], dir: here }\n    \
+         grants: { dirs: { here: ./work }, programs: [[/usr/bin/touch, announced]] }\n    trust: host\n  migrate:\n",
+    );
+    environment.write("app/migrations/0003_drop.sql", "ALTER TABLE product DROP COLUMN price_cents;\n");
+    environment.write("work/kept", "");
+    environment.pack("r1");
+    let refused = environment.run(&["--local", "--env", "test", "--release", "r1"]);
+    assert_ne!(refused.code, Some(0));
+    refused.assert_stderr_contains("0003_drop.sql");
+    assert!(!environment.exists("work/announced"), "a step ran before the check: {}", refused.stderr);
+}
