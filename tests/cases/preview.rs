@@ -23,7 +23,7 @@ fn preview_of_the_first_deployment_writes_nothing() {
                    run migrations/0001_products.sql  (on database main)
                    run migrations/0002_first_products.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
-                   needs a database `main`: the migrations change it
+                   needs a database `main`: it is changed by the migrations
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
           run    switch   commit   first run
@@ -57,7 +57,7 @@ fn preview_shows_pending_migrations() {
           run    migrate  commit   migrations, the release and outputs of earlier steps changed
                    run migrations/0003_purchase.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
-                   needs a database `main`: the migrations change it
+                   needs a database `main`: it is changed by the migrations
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
           run    switch   commit   the release and outputs of earlier steps changed
