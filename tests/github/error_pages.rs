@@ -29,7 +29,7 @@ fn check_page(code: &str, machine: &mut TestEnvironment, attempt: u32) {
 fn check_page_of(code: &str, machine: &TestEnvironment) {
     let output = machine.run(DEPLOY);
     output.assert_exit(exit_code(code));
-    check_error_page(code, None, &output.stdout, &machine.shown_paths());
+    check_error_page(code, None, &output.job_errors(), &machine.shown_paths());
 }
 
 /// A second attempt on a new machine, after a failed first one.

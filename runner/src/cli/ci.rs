@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{github, source::env_variable};
+use crate::report::github::RecordReach;
 use contract::{
     AppName, EnvironmentName, Secret,
     diagnostic::{Diagnostic, ErrorCode, Notice},
@@ -21,9 +22,12 @@ fn nonblank_variable(name: &str) -> Option<String> {
     env_variable(name).filter(|value| !value.trim().is_empty())
 }
 
-/// Whether the next attempt, also on another machine, accepts this one's journal as authentic.
-pub(super) fn is_journal_authenticated() -> bool {
-    nonblank_variable("ACTIONS_RESULTS_URL").is_none() || nonblank_variable("PAWL_KEY").is_some()
+/// Which later workflow runs find the record of this one.
+pub(super) fn record_reach(store: &StateStore) -> RecordReach {
+    if !store.is_folder() {
+        return RecordReach::Outlives(store.display_location());
+    }
+    RecordReach::ThisRun
 }
 
 /// The secrets that the job gives to this process.

@@ -3,7 +3,8 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    ci, github,
+    ci,
+    github::{self, FailureObserver},
     github_deployment::{GithubDeployment, GithubDeploymentApi},
     github_high_water_mark::GithubHighWaterMark,
     guards,
@@ -185,9 +186,11 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         resolve_command,
     };
     let report = Rc::new(RefCell::new(None));
+    let context = github::job_context(&prepared, &store, again);
+    let failures = Rc::new(RefCell::new(FailureObserver::default()));
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
-        let report = Rc::clone(&report);
-        *report.borrow_mut() = Some(screen.deployment_reporter(before, header, again));
+        let (report, failures) = (Rc::clone(&report), Rc::clone(&failures));
+        *report.borrow_mut() = Some(screen.deployment_reporter(before, header, &context, &store));
         *github_deployment.borrow_mut() = github_api.clone().map(|api| api.map(GithubDeployment::start));
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
@@ -196,6 +199,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         Box::new(move |observed| match observed {
             JournalObservation::Entry(entry) => {
                 checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
+                failures.borrow_mut().on_event(entry);
                 report.borrow_mut().iter_mut().for_each(|report| report.on_event(entry));
             }
             JournalObservation::Output { step_target, lines } => {
@@ -221,7 +225,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     }
     ending.warnings.into_iter().for_each(|warning| tell(warning));
     if let Some(error) = &ending.error {
-        screen.show_error(error);
+        let adapted = github::is_job().then(|| failures.borrow().adapted(error, &context));
+        screen.show_error(adapted.as_ref().unwrap_or(error));
     }
     screen.set_job_outputs(&[("result", &github::result_output(ending.exit))]);
     outputs(ending.header.run.as_str(), ending.header.release.label.as_str());

@@ -78,6 +78,8 @@ pub(super) enum UploadPolicy {
 pub struct CheckpointStatus {
     /// The newest checkpoint that was uploaded.
     pub newest: Option<String>,
+    /// The id of that artifact.
+    pub newest_id: Option<u64>,
     /// The sequence of the newest checkpoint that this process uploaded.
     pub sequence: Option<CheckpointSequence>,
     /// The checkpoint that this attempt resumed from.

@@ -165,6 +165,7 @@ impl CheckpointWorker {
                 if lines > self.uploaded_lines {
                     self.uploaded_lines = lines;
                     shown.newest = Some(stored.name.clone());
+                    shown.newest_id = Some(stored.id);
                     shown.sequence = Some(CheckpointSequence { attempt: self.config.attempt, lines });
                     self.stored.push(stored);
                 } else {
