@@ -219,7 +219,10 @@ fn printed_workflow_commands_are_not_executed() {
         assert!(before.iter().any(|line| line.starts_with("::stop-commands::")), "{log}");
         let page = summary(&environment);
         let outside = page.split("```").step_by(2);
-        assert!(outside.into_iter().all(|text| !text.replace("<br>", "").contains('<') && !text.contains("`b`")), "{page}");
+        assert!(
+            outside.into_iter().all(|text| !text.replace("<br>", "").contains('<') && !text.contains("`b`")),
+            "{page}"
+        );
     }
 }
 

@@ -28,22 +28,6 @@ impl RunnerOutput {
         }
     }
 
-    /// The errors that a GitHub job shows as annotations, in the form that a terminal shows.
-    pub fn job_errors(&self) -> String {
-        let shown = self.stdout.lines().filter_map(|line| line.strip_prefix("::error ")?.split_once("::"));
-        let rendered = shown.filter_map(|(properties, message)| {
-            let (_, code) = properties.rsplit_once("title=Pawl ")?;
-            let message = message.replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%");
-            let (first, rest) = message.split_once('\n').unwrap_or((&message, ""));
-            let rest = rest.lines().map(|line| match line.strip_prefix("hint: ") {
-                Some(hint) => format!("  hint: {hint}\n"),
-                None => format!("  caused by: {line}\n"),
-            });
-            Some(format!("error[{code}]: {first}\n{}", rest.collect::<String>()))
-        });
-        rendered.collect()
-    }
-
     /// Fails with all that was said, unless this is the exit code.
     #[track_caller]
     pub fn assert_exit(&self, code: i32) -> &Self {

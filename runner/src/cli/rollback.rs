@@ -2,7 +2,7 @@
 //! environment to another. Both are deployments whose release digest is known in advance.
 
 use super::{
-    attempts,
+    attempts, ci,
     deploy::{self, DeployRequest},
     guards,
     output::CommandOutput,
@@ -70,6 +70,7 @@ pub(super) struct PromoteArgs {
 pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "rollback")?;
+    ci::download_journals(&args.plan, args.wait.wait()).await.map_err(one)?;
     let store = args.plan.store()?;
     let state = attempts::load_state(&store).map_err(one)?;
     let release = release_to_restore(&state, args.to.as_ref(), &store).map_err(one)?;

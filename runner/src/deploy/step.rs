@@ -13,6 +13,7 @@ use journal::{
     decision::{self, NextAction, StepDisposition},
     event::{Decision, DecisionReason, ProbeInput},
 };
+use state::{LockError, StateError};
 
 /// The most calls of a probe that fails.
 const MAX_PROBE_CALLS: u32 = 2;
@@ -168,7 +169,13 @@ impl StepRunner<'_, '_> {
         };
         let Err(error) = confirmed else { return Ok(intent) };
         if !self.attempt.journal.is_fenced() {
-            let failure = StepFailure::new(FailureKind::NotBegun, "not started: the runner could not confirm the lock");
+            let why = match &error {
+                AttemptError::Lock(LockError::State(StateError::NotUploaded { .. } | StateError::Artifact(_))) => {
+                    "not started: the journal could not be uploaded"
+                }
+                _ => "not started: the runner could not confirm the lock",
+            };
+            let failure = StepFailure::new(FailureKind::NotBegun, why);
             self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         }
         Err(error)

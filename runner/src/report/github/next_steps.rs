@@ -42,7 +42,12 @@ pub struct FailedJob<'a> {
     pub step: Option<String>,
     /// Whether the plan has migrations.
     pub has_migrations: bool,
+    /// Whether the job has a key.
+    pub has_key: bool,
 }
+
+/// How the hint about a record begins that nobody can trust, where the job has no key.
+const GIVE_KEY: &str = "give the job a `key` to authenticate its journal; or ";
 
 /// Where the cause of a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +172,7 @@ pub(super) fn short_commit(text: &str) -> &str {
 /// A hint for a terminal, in words of GitHub.
 #[must_use]
 pub fn translate_hint(hint: &str, job: &FailedJob<'_>) -> String {
+    let hint = if job.has_key { hint.strip_prefix(GIVE_KEY).unwrap_or(hint) } else { hint };
     let (mut text, mut needs_new_run) = (String::new(), false);
     let parts: Vec<&str> = hint.split('`').collect();
     // Between two backticks is code.
@@ -262,6 +268,7 @@ mod tests {
             resume_command: "runner --env prod",
             step: Some("migrate".to_owned()),
             has_migrations: true,
+            has_key: false,
         }
     }
 

@@ -178,7 +178,7 @@ impl AttemptPage<'_> {
     /// Where the attempt goes on from an earlier one, and the time that it saved.
     fn resumed(&self) -> Option<String> {
         let last = self.previous.last()?;
-        let at = self.table.first_step_that_acted().or_else(|| self.table.failed_step());
+        let at = last.table.failed_step().or_else(|| self.table.first_step_that_acted());
         let at = at.map_or_else(String::new, |step| format!(" at {}", bold_step(step)));
         let from = format!("attempt {}", last.number);
         let from = self.previous_url(last).map_or_else(|| from.clone(), |url| link(&from, &url));

@@ -45,6 +45,8 @@ pub struct JobContext {
     pub shows_releases: bool,
     /// Whether the plan has migrations.
     pub has_migrations: bool,
+    /// Whether the job has a key.
+    pub has_key: bool,
 }
 
 impl JobContext {
@@ -58,6 +60,7 @@ impl JobContext {
             resume_command: &self.resume_command,
             step: step.map(super::super::step_label),
             has_migrations: self.has_migrations,
+            has_key: self.has_key,
         }
     }
 }
