@@ -9,18 +9,18 @@ const TEXTS = { plan: "PAWL_PLAN", environment: "PAWL_ENVIRONMENT", release: "PA
 
 /** The options of each command, by the names of their inputs. */
 const COMMANDS = {
-  deploy: ["start-from", "accept-drift", "lock-wait"],
-  setup: ["start-from", "accept-drift", "lock-wait"],
+  deploy: ["start-from", "rerun", "accept-drift", "lock-wait"],
+  setup: ["start-from", "rerun", "accept-drift", "lock-wait"],
   plan: ["start-from", "accept-drift"],
   rollback: ["accept-drift", "lock-wait"],
   resolve: ["message", "lock-wait"],
 };
 
 /** Inputs that only some commands take. */
-const OPTIONS = ["start-from", "accept-drift", "lock-wait", "resolve", "message"];
+const OPTIONS = ["start-from", "rerun", "accept-drift", "lock-wait", "resolve", "message"];
 
 /** Inputs with several values, separated by blanks. */
-const LISTS = ["accept-drift"];
+const LISTS = ["rerun", "accept-drift"];
 
 /** What `missing_journal` may be. The runner knows them too, but would answer in its log, where nobody sees it. */
 const POLICIES = ["probe", "fail", "restart"];

@@ -61,6 +61,7 @@ test("a command and its options are arguments of their own", async (t) => {
     [{}, ["deploy"]],
     [{ command: "setup", "start-from": "warm", "lock-wait": "10m" }, ["setup", "--start-from=warm", "--lock-wait=10m"]],
     [{ command: " plan " }, ["plan"]],
+    [{ rerun: "index warm" }, ["deploy", "--rerun=index", "--rerun=warm"]],
     [{ "accept-drift": "index warm", "start-from": "--only=x" }, ["deploy", "--start-from=--only=x", "--accept-drift=index", "--accept-drift=warm"]],
     [{ command: "rollback", "lock-wait": "1m" }, ["rollback", "--lock-wait=1m"]],
     [{ command: "resolve", resolve: "index = done", message: NASTY }, ["resolve", `--message=${NASTY}`, "--as=done", "--", "index"]],
@@ -115,7 +116,7 @@ test("action.yml declares what the launcher reads", () => {
   const manifest = fs.readFileSync(path.join(ACTION, "..", "action.yml"), "utf8");
   const section = manifest.slice(manifest.indexOf("inputs:"), manifest.indexOf("outputs:"));
   const declared = [...section.matchAll(/^ {2}([\w-]+):$/gm)].map((match) => match[1]);
-  const own = ["command", "start-from", "accept-drift", "resolve", "message", "lock-wait", "instance", "allow-forks"];
+  const own = ["command", "start-from", "rerun", "accept-drift", "resolve", "message", "lock-wait", "instance", "allow-forks"];
   const read = ["plan", "environment", "release", "runner", "build", ...own, "deployments", "missing_journal", "key", "token", "matrix"];
   assert.deepEqual(declared, read);
 });

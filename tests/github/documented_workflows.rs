@@ -46,7 +46,7 @@ struct WorkflowFixture {
     root: TempDir,
 }
 
-struct WorkflowRun {
+struct ActRun {
     exit: Option<i32>,
     log: String,
 }
@@ -87,7 +87,7 @@ impl WorkflowFixture {
     }
 
     /// Runs a workflow of a page, as it is there but for the action and the machine.
-    fn run(&self, text: &str, event: &str, inputs: &[(&str, &str)]) -> WorkflowRun {
+    fn run(&self, text: &str, event: &str, inputs: &[(&str, &str)]) -> ActRun {
         let mut workflow = String::new();
         for line in text.lines() {
             let indent = &line[..line.len() - line.trim_start().len()];
@@ -107,7 +107,7 @@ impl WorkflowFixture {
         self.run_act("documented.yml", event, inputs)
     }
 
-    fn run_act(&self, file: &str, event: &str, inputs: &[(&str, &str)]) -> WorkflowRun {
+    fn run_act(&self, file: &str, event: &str, inputs: &[(&str, &str)]) -> ActRun {
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--allow-empty", "--message", "as it is now"]);
         let act = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
@@ -125,11 +125,11 @@ impl WorkflowFixture {
         // The next run is another one.
         let _ = fs::remove_dir_all(self.path("artifacts"));
         let log = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        WorkflowRun { exit: output.status.code(), log }
+        ActRun { exit: output.status.code(), log }
     }
 }
 
-impl WorkflowRun {
+impl ActRun {
     #[track_caller]
     fn assert_deployed(&self, environments: &[&str]) -> &Self {
         assert_eq!(self.exit, Some(0), "{}", self.log);

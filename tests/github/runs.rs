@@ -161,6 +161,68 @@ fn attempt_that_said_nothing_still_counts_as_begun() {
     assert_eq!(answer.decisions()[0], "pull run unconfirmed", "nobody knows of attempt 1");
 }
 
+/// A step that is cut off by its timeout, and can't be probed.
+const INDEX_PLAN: &str = r#"
+version: 1
+app: shop
+steps:
+  index:
+    uses: run
+    trust: host
+    timeout: 1s
+    with: { program: /bin/sh, args: [index.sh], dir: here }
+    grants: { dirs: { here: ".:ro" }, programs: [[/bin/sh, index.sh]] }
+"#;
+
+#[test]
+fn step_in_doubt_is_resolved_in_a_later_workflow_run() {
+    let service = FakeArtifactService::start();
+    let mut first = TestEnvironment::with_plan(INDEX_PLAN);
+    configure_ci(&mut first, &service);
+    first.set_variable("PAWL_KEY", KEY);
+    first.write("index.sh", "sleep 20\n");
+    run_attempt(&mut first, 1).assert_exit(1);
+    artifact_after_post(&first, &service);
+    let next = |before: &TestEnvironment| {
+        service.begin_run();
+        let mut next = fresh_machine(before);
+        configure_ci(&mut next, &service);
+        next.set_variable("GITHUB_RUN_ATTEMPT", "1");
+        next
+    };
+    let second = next(&first);
+    let doubt = second.run(&["deploy", "--release", "r1"]);
+    doubt.assert_exit(3);
+    let hint = "run this workflow with `command: resolve` and `resolve: index=done` and `message: …`";
+    assert!(doubt.stdout.contains(hint) && !doubt.stdout.contains("does not find this journal"), "{}", doubt.stdout);
+    second.run(&["post"]).assert_exit(0);
+    let third = next(&second);
+    let resolved = third.run(&["resolve", "--as=done", "--message=checked by hand", "--", "index"]);
+    resolved.assert_exit(0);
+    assert!(resolved.stdout.contains("step `index` is recorded as done"), "{}", resolved.stdout);
+    third.run(&["post"]).assert_exit(0);
+    let mut fourth = next(&third);
+    let answer = run_attempt(&mut fourth, 1);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions(), ["index skip trusted"]);
+}
+
+#[test]
+fn heading_names_the_step_that_failed_without_a_key_too() {
+    for key in [None, Some(KEY)] {
+        let service = FakeArtifactService::start();
+        let first = failed_first_attempt(&service, key);
+        artifact_after_post(&first, &service);
+        let mut second = fresh_machine(&first);
+        second.set_variable("GITHUB_RUN_ATTEMPT", "2");
+        let page = with_page(&mut second);
+        let answer = second.run(&["deploy", "--release", "r1"]);
+        answer.assert_exit(0);
+        assert!(answer.stdout.contains("resume after `migrate` failed"), "{}", answer.stdout);
+        assert!(page(&second).contains("**Resumed** at **migrate** from [attempt 1]"), "{}", page(&second));
+    }
+}
+
 fn job(name: &str, status: &str, conclusion: Value, runner: &str, steps: usize) -> Value {
     let steps = vec![json!({ "name": "Deploy" }); steps];
     json!({ "name": name, "status": status, "conclusion": conclusion, "runner_name": runner, "steps": steps })

@@ -14,7 +14,8 @@ use super::{ci, source::env_variable};
 use crate::{
     deploy::PreparedPlan,
     report::github::{
-        self as github_report, JobContext, MAX_SUMMARY_BYTES, PreviousAttempt, StopTokenSource, WorkflowOutput,
+        self as github_report, JobContext, LiveBefore, MAX_SUMMARY_BYTES, PreviousAttempt, StopTokenSource,
+        WorkflowOutput,
     },
 };
 use contract::{
@@ -134,10 +135,19 @@ pub(super) fn previous_attempts(
         let read = |(epoch, attempt, url): &(u64, AttemptNumber, Option<String>)| {
             // The page does without one that can't be read.
             let recorded = store.recorded_attempt(AttemptChoice::Epoch(*epoch)).ok().flatten()?;
-            Some(PreviousAttempt::new(attempt.0.get(), url.clone(), &recorded.before, &recorded.entries))
+            Some(PreviousAttempt::new(attempt.0.get(), url.clone(), live_before(&recorded.before), &recorded.entries))
         };
         headers[newest..].iter().filter_map(read).collect()
     })
+}
+
+/// What was live before an attempt.
+pub(super) fn live_before(before: &JournalState) -> LiveBefore {
+    let exposing = before.records.iter().filter(|(_, record)| record.intent.exposes);
+    LiveBefore {
+        release: before.head.live.clone(),
+        replaced: exposing.map(|(step, record)| (step.clone(), record.live_before.clone())).collect(),
+    }
 }
 
 /// The page of the newest journal in the artifacts.

@@ -144,7 +144,7 @@ impl CommandOutput {
             journal_url: github::journal_url(store),
             write,
         };
-        Box::new((reporter, JobSummaryReporter::new(before, context.clone(), sources, room)))
+        Box::new((reporter, JobSummaryReporter::new(github::live_before(before), context.clone(), sources, room)))
     }
 
     /// The handler of notices during a deployment; with `--json`, it prints a notice as a line like any other.

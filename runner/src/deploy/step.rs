@@ -169,11 +169,14 @@ impl StepRunner<'_, '_> {
         };
         let Err(error) = confirmed else { return Ok(intent) };
         if !self.attempt.journal.is_fenced() {
-            let why = match &error {
-                AttemptError::Lock(LockError::State(StateError::NotUploaded { .. } | StateError::Artifact(_))) => {
-                    "not started: the journal could not be uploaded"
-                }
-                _ => "not started: the runner could not confirm the lock",
+            let is_upload = matches!(
+                &error,
+                AttemptError::Lock(LockError::State(StateError::NotUploaded { .. } | StateError::Artifact(_)))
+            );
+            let why = if is_upload {
+                "not started: the journal could not be uploaded"
+            } else {
+                "not started: the runner could not confirm the lock"
             };
             let failure = StepFailure::new(FailureKind::NotBegun, why);
             self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;

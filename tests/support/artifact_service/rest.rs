@@ -81,7 +81,7 @@ fn runs(world: &FakeServiceState, request: &FakeServiceRequest) -> HttpReply {
     all.push(shown(world.run, all.len() + 1, &world.branch, false));
     let parts: Vec<_> = request.path.split('/').skip_while(|part| *part != "actions").skip(1).collect();
     let answer = match parts[..] {
-        ["runs", id] => all.into_iter().find(|run| run["id"].to_string() == id),
+        ["runs", id] => all.into_iter().find(|run| run["id"].as_u64() == id.parse().ok()),
         ["workflows", id, "runs"] if id == WORKFLOW_ID.to_string() => {
             let branch = request.query("branch");
             let found: Vec<_> = all.into_iter().rev().filter(|run| run["head_branch"] == branch).collect();

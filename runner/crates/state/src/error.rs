@@ -43,7 +43,7 @@ pub enum StateError {
     KeyChanged { name: String, why: String },
     /// Two jobs with one identity wrote journals.
     #[error("two jobs of this workflow run wrote journals under the same name: {name} and {other}")]
-    TwoLineages { name: String, other: String },
+    SharedIdentity { name: String, other: String },
     /// The newest journal in the artifacts is older than one that was acknowledged.
     #[error("the journal in artifact {name} is not the newest of this run")]
     StaleCheckpoint { name: String, found: String, expected: String },
@@ -97,7 +97,7 @@ impl StateError {
             Self::StaleCheckpoint { found, expected, .. } => {
                 format!("it has sequence {found}; the GitHub deployment of this run expects {expected} or newer")
             }
-            Self::TwoLineages { .. } => {
+            Self::SharedIdentity { .. } => {
                 "neither continues the other, so nobody can tell which one is this job's".to_owned()
             }
             Self::NotUploaded { why }
@@ -126,8 +126,8 @@ impl From<&StateError> for Diagnostic {
                 ErrorCode::KeyChanged,
                 "nothing was done; set the secret as it was, and re-run the failed jobs; to change the key, start a new workflow run".to_owned(),
             ),
-            StateError::TwoLineages { .. } => (
-                ErrorCode::TwoLineages,
+            StateError::SharedIdentity { .. } => (
+                ErrorCode::SharedIdentity,
                 "nothing was done; give each job an `instance:` of its own, such as `instance: ${{ matrix.region }}` where a matrix calls a reusable workflow; then start a new workflow run".to_owned(),
             ),
             StateError::InvalidCheckpoint { .. } => (
@@ -169,7 +169,7 @@ impl From<&StateError> for Diagnostic {
             | StateError::InvalidCheckpoint { .. }
             | StateError::UnauthenticatedCheckpoint { .. }
             | StateError::KeyChanged { .. }
-            | StateError::TwoLineages { .. }
+            | StateError::SharedIdentity { .. }
             | StateError::StaleCheckpoint { .. }
             | StateError::UnknownHighWaterMark { .. }
             | StateError::NotUploaded { .. }

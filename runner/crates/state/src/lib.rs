@@ -125,8 +125,11 @@ pub struct LockRequest {
 const WAIT_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Hears which record a request waits for, and how long it has waited.
+pub type LockWaitHandler = dyn Fn(&LockRecord, Duration) + Send + Sync;
+
+/// The handler of a request.
 #[derive(Clone)]
-pub struct LockWaitObserver(pub Arc<dyn Fn(&LockRecord, Duration) + Send + Sync>);
+pub struct LockWaitObserver(pub Arc<LockWaitHandler>);
 
 impl std::fmt::Debug for LockWaitObserver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

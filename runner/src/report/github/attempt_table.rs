@@ -12,12 +12,21 @@ use contract::{
     text::millis_between,
 };
 use journal::{
-    AttemptStatuses, JournalState, StepStatus,
+    AttemptStatuses, StepStatus,
     event::{Decision, JournalEntry, JournalEvent, JournalHeader, Release, StepTarget},
 };
 
 /// The most lines of a program that the page shows.
 const MAX_OUTPUT_LINES: usize = 20;
+
+/// What was live before an attempt.
+#[derive(Clone, Debug, Default)]
+pub struct LiveBefore {
+    /// The live release.
+    pub release: Option<Release>,
+    /// What each step that shows a release replaced, by the records of earlier attempts.
+    pub replaced: BTreeMap<StepTarget, Option<Release>>,
+}
 
 /// One attempt, as the page shows it.
 #[derive(Debug, Default)]
@@ -27,12 +36,11 @@ pub(super) struct AttemptTable {
     pub(super) last_entry_at: Option<Timestamp>,
     pub(super) verified: bool,
     pub(super) rows: Vec<StepRow>,
-    /// The release that was live before the attempt.
-    pub(super) live_before: Option<Release>,
+    pub(super) live_before: LiveBefore,
     pub(super) visibility: ReleaseVisibility,
+    /// Since when users have seen it, or saw it.
+    shown_at: Option<Timestamp>,
     statuses: AttemptStatuses,
-    /// What each exposing step replaced, by the records of earlier attempts.
-    replaced_before: BTreeMap<StepTarget, Option<Release>>,
 }
 
 /// A step of the plan, or a hook.
@@ -59,8 +67,8 @@ pub(super) enum ReleaseVisibility {
     /// No step that shows it has begun.
     #[default]
     Untouched,
-    /// A step has shown it since this time.
-    Shown(Timestamp),
+    /// A step has shown it.
+    Shown,
     /// A step that shows or hides it has no known outcome.
     Unknown,
     /// It was shown, and is hidden again.
@@ -68,14 +76,9 @@ pub(super) enum ReleaseVisibility {
 }
 
 impl AttemptTable {
-    /// The table of an attempt that begins after `before`.
-    pub(super) fn after(before: &JournalState) -> Self {
-        let exposing = before.records.iter().filter(|(_, record)| record.intent.exposes);
-        Self {
-            live_before: before.head.live.clone(),
-            replaced_before: exposing.map(|(step, record)| (step.clone(), record.live_before.clone())).collect(),
-            ..Self::default()
-        }
+    /// The table of an attempt that has not begun.
+    pub(super) fn new(live_before: LiveBefore) -> Self {
+        Self { live_before, ..Self::default() }
     }
 
     /// The status of a step.
@@ -130,7 +133,7 @@ impl AttemptTable {
                 let row = self.row_mut(step_target);
                 row.reason = messages::decision_reason(decision);
                 if matches!(decision, Decision::Adopt { .. }) && row.exposes {
-                    self.visibility = ReleaseVisibility::Shown(entry.at);
+                    self.show(entry.at);
                 }
             }
             JournalEvent::Probe { step_target, took_ms, finding, .. } => {
@@ -167,35 +170,25 @@ impl AttemptTable {
                     }
                 }
                 if row.exposes {
-                    self.visibility = match outcome {
-                        StepOutcome::Succeeded { .. } => ReleaseVisibility::Shown(entry.at),
-                        StepOutcome::Failed { .. } => ReleaseVisibility::Untouched,
-                        StepOutcome::Unknown { .. } => ReleaseVisibility::Unknown,
-                    };
+                    match outcome {
+                        StepOutcome::Succeeded { .. } => self.show(entry.at),
+                        StepOutcome::Failed { .. } => self.visibility = ReleaseVisibility::Untouched,
+                        StepOutcome::Unknown { .. } => self.visibility = ReleaseVisibility::Unknown,
+                    }
                 }
             }
             JournalEvent::UndoIntent { step_target } => {
                 if self.is_exposing(step_target) {
-                    let row = self.row_mut(step_target);
-                    row.exposes = true;
+                    self.visibility = ReleaseVisibility::Unknown;
                 }
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
                 let is_exposing = self.is_exposing(step_target);
                 self.row_mut(step_target).failure = failure.clone();
-                if is_exposing {
-                    self.visibility = match (failure, &self.visibility) {
-                        (Some(_), _) => ReleaseVisibility::Unknown,
-                        (None, shown) => ReleaseVisibility::Hidden {
-                            restored: self.replaced_by(step_target),
-                            shown_ms: match shown {
-                                ReleaseVisibility::Shown(since) => Some(millis_between(*since, entry.at)),
-                                ReleaseVisibility::Untouched
-                                | ReleaseVisibility::Unknown
-                                | ReleaseVisibility::Hidden { .. } => None,
-                            },
-                        },
-                    };
+                if is_exposing && failure.is_none() {
+                    let shown_ms = self.shown_at.map(|since| millis_between(since, entry.at));
+                    let restored = self.replaced_by(step_target);
+                    self.visibility = ReleaseVisibility::Hidden { restored, shown_ms };
                 }
             }
             JournalEvent::Ended { verified, .. } => self.verified = *verified,
@@ -209,16 +202,21 @@ impl AttemptTable {
         }
     }
 
+    fn show(&mut self, at: Timestamp) {
+        self.shown_at = Some(at);
+        self.visibility = ReleaseVisibility::Shown;
+    }
+
     fn is_exposing(&self, step_target: &StepTarget) -> bool {
-        self.row(step_target).is_some_and(|row| row.exposes) || self.replaced_before.contains_key(step_target)
+        self.row(step_target).is_some_and(|row| row.exposes) || self.live_before.replaced.contains_key(step_target)
     }
 
     /// The release that was live before a step showed this one.
     fn replaced_by(&self, step_target: &StepTarget) -> Option<Release> {
         let header = self.header.as_ref();
         let is_this = |release: &Release| header.is_some_and(|header| header.release.is_same(release));
-        let replaced = self.live_before.clone().filter(|live| !is_this(live));
-        replaced.or_else(|| self.replaced_before.get(step_target).cloned().flatten())
+        let replaced = self.live_before.release.clone().filter(|live| !is_this(live));
+        replaced.or_else(|| self.live_before.replaced.get(step_target).cloned().flatten())
     }
 
     fn row_mut(&mut self, step_target: &StepTarget) -> &mut StepRow {

@@ -30,6 +30,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
+pub use attempt_table::LiveBefore;
 pub use log::GroupedLogReporter;
 pub use next_steps::{FailedJob, RecordReach, next_steps, translate_hint};
 pub use summary::{

@@ -13,7 +13,7 @@ use contract::{
 const COMMIT_CHARS: usize = 7;
 
 /// The options of the runner that the action has as inputs of the same name.
-const INPUT_OPTIONS: &[&str] = &["--accept-drift", "--start-from", "--lock-wait"];
+const INPUT_OPTIONS: &[&str] = &["--accept-drift", "--rerun", "--start-from", "--lock-wait"];
 
 /// Which later workflow runs find the record of this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,7 +176,7 @@ pub fn translate_hint(hint: &str, job: &FailedJob<'_>) -> String {
     let (mut text, mut needs_new_run) = (String::new(), false);
     let parts: Vec<&str> = hint.split('`').collect();
     // Between two backticks is code.
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return hint.to_owned();
     }
     let mut skip = "";
@@ -318,6 +318,10 @@ mod tests {
                  if it did not finish, run `runner --env prod --accept-drift index`",
                 "check what it did; if it finished, run this workflow with `command: resolve` and `resolve: index=done` and \
                  `message: …`; if it did not finish, run this workflow with `accept-drift: index`",
+            ),
+            (
+                "run `runner --env prod --rerun index`, or `runner --env prod`",
+                "run this workflow with `rerun: index`, or press \"Re-run failed jobs\" (`gh run rerun 4711 --failed`)",
             ),
             (
                 "run again when it ends, or wait for it with `--lock-wait 10m`",

@@ -143,7 +143,7 @@ impl AttemptPage<'_> {
     fn what_users_see(&self) -> Option<String> {
         let header = self.table.header.as_ref()?;
         let release = code_span(header.release.label.as_str());
-        let live = self.table.live_before.as_ref();
+        let live = self.table.live_before.release.as_ref();
         match &self.table.visibility {
             ReleaseVisibility::Hidden { shown_ms: Some(ms), .. } => {
                 Some(format!("Users saw {release} for **{}**", format_duration(*ms)))
@@ -151,7 +151,7 @@ impl AttemptPage<'_> {
             ReleaseVisibility::Hidden { .. } => Some(format!("Users do not see {release} any more")),
             _ if self.conclusion.exit == ExitKind::Success => None,
             ReleaseVisibility::Unknown => Some(format!("**It is not known whether users see {release}**")),
-            ReleaseVisibility::Shown(_) => Some(format!("**Users see {release}**, and it is not verified")),
+            ReleaseVisibility::Shown => Some(format!("**Users see {release}**, and it is not verified")),
             ReleaseVisibility::Untouched if live.is_some_and(|live| live.is_same(&header.release)) => {
                 Some(format!("**Users see {release}**"))
             }
@@ -171,7 +171,7 @@ impl AttemptPage<'_> {
     fn restored(&self) -> Option<&Release> {
         match &self.table.visibility {
             ReleaseVisibility::Hidden { restored, .. } => restored.as_ref(),
-            ReleaseVisibility::Untouched | ReleaseVisibility::Shown(_) | ReleaseVisibility::Unknown => None,
+            ReleaseVisibility::Untouched | ReleaseVisibility::Shown | ReleaseVisibility::Unknown => None,
         }
     }
 
@@ -292,11 +292,11 @@ impl AttemptPage<'_> {
 
     /// What steps share that need no row of their own.
     fn group_of(&self, row: &StepRow) -> Option<&'static str> {
-        match self.table.status(&row.step_target) {
-            StepStatus::NotReached => Some("not reached"),
-            StepStatus::Ran if self.stays_after_rollback(row) => Some("**stays**: it was not undone"),
-            _ => None,
+        let status = self.table.status(&row.step_target);
+        if status == StepStatus::NotReached {
+            return Some("not reached");
         }
+        (status == StepStatus::Ran && self.stays_after_rollback(row)).then_some("**stays**: it was not undone")
     }
 
     /// Whether a rollback left the effect of a step.

@@ -7,15 +7,12 @@ use std::path::PathBuf;
 
 use super::{
     super::{CommandConclusion, DeploymentReporter},
-    attempt_table::AttemptTable,
+    attempt_table::{AttemptTable, LiveBefore},
     next_steps::{FailedJob, RecordReach},
     page,
 };
 use contract::diagnostic::{Diagnostic, ExitKind};
-use journal::{
-    JournalState,
-    event::{JournalEntry, OutputLine, StepTarget},
-};
+use journal::event::{JournalEntry, OutputLine, StepTarget};
 
 /// The most bytes that GitHub accepts as the summary of one step of a job.
 pub const MAX_SUMMARY_BYTES: usize = 1024 * 1024;
@@ -78,8 +75,8 @@ pub struct PreviousAttempt {
 impl PreviousAttempt {
     /// Folds the entries of an attempt.
     #[must_use]
-    pub fn new(number: u32, url: Option<String>, before: &JournalState, entries: &[JournalEntry]) -> Self {
-        let mut table = AttemptTable::after(before);
+    pub fn new(number: u32, url: Option<String>, before: LiveBefore, entries: &[JournalEntry]) -> Self {
+        let mut table = AttemptTable::new(before);
         entries.iter().for_each(|entry| table.apply(entry));
         Self { number, url, table }
     }
@@ -104,10 +101,10 @@ pub struct JobSummaryReporter {
 }
 
 impl JobSummaryReporter {
-    /// A page of at most `max_bytes` bytes about the attempt that begins after `before`.
+    /// A page of at most `max_bytes` bytes about an attempt that has not begun.
     #[must_use]
-    pub fn new(before: &JournalState, context: JobContext, sources: PageSources, max_bytes: usize) -> Self {
-        Self { context, sources: Some(sources), max_bytes, table: AttemptTable::after(before) }
+    pub fn new(before: LiveBefore, context: JobContext, sources: PageSources, max_bytes: usize) -> Self {
+        Self { context, sources: Some(sources), max_bytes, table: AttemptTable::new(before) }
     }
 }
 

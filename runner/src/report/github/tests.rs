@@ -14,8 +14,8 @@ use expect_test::{Expect, expect};
 use serde_json::json;
 
 use super::{
-    GroupedLogReporter, JobContext, JobSummaryReporter, PageSources, PreviousAttempt, RecordReach, StopTokenSource,
-    WorkflowOutput, render_problems_page,
+    GroupedLogReporter, JobContext, JobSummaryReporter, LiveBefore, PageSources, PreviousAttempt, RecordReach,
+    StopTokenSource, WorkflowOutput, render_problems_page,
 };
 use crate::report::{
     ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, ReportOptions, Verbosity,
@@ -145,7 +145,7 @@ fn render_page(tape: &JournalFixture, conclusion: &CommandConclusion<'_>, previo
             let entries = &tape.attempts[*index];
             let JournalEvent::Started(header) = &entries[0].event else { panic!("an attempt begins with its header") };
             let url = Some("https://github.example/acme/shop/actions/runs/4711".to_owned());
-            PreviousAttempt::new(header.attempt.0.get(), url, &earlier(*index), entries)
+            PreviousAttempt::new(header.attempt.0.get(), url, live_before(&earlier(*index)), entries)
         })
         .collect();
     let sources = PageSources {
@@ -154,12 +154,18 @@ fn render_page(tape: &JournalFixture, conclusion: &CommandConclusion<'_>, previo
         write: Box::new(move |text: &str| written.borrow_mut().push_str(text)),
     };
     let before = earlier(tape.attempts.len() - 1);
-    let mut summary = JobSummaryReporter::new(&before, job_context(previous.len()), sources, room);
+    let mut summary = JobSummaryReporter::new(live_before(&before), job_context(previous.len()), sources, room);
     for entry in tape.last_attempt() {
         summary.on_event(entry);
     }
     summary.finish(conclusion);
     page.take()
+}
+
+fn live_before(state: &JournalState) -> LiveBefore {
+    let exposing = state.records.iter().filter(|(_, record)| record.intent.exposes);
+    let replaced = exposing.map(|(step, record)| (step.clone(), record.live_before.clone())).collect();
+    LiveBefore { release: state.head.live.clone(), replaced }
 }
 
 fn job_context(previous: usize) -> JobContext {

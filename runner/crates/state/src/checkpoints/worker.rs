@@ -292,7 +292,7 @@ impl CheckpointWorker {
                     return Err(StateError::StaleCheckpoint { name, found, expected });
                 }
                 Ok(kept) => {
-                    self.ensure_one_lineage(artifacts, (&name, &kept), &found[at + 1..]).await?;
+                    self.ensure_single_writer(artifacts, (&name, &kept), &found[at + 1..]).await?;
                     bundle::merge_into_folder(&self.folder, &kept, &name)?;
                     lock_mutex(&self.status).resumed_from = Some(name);
                     // The next checkpoint will contain all of it.
@@ -328,7 +328,7 @@ impl CheckpointWorker {
     }
 
     /// Refuses two checkpoints of one attempt of which neither contains the other: two jobs wrote them.
-    async fn ensure_one_lineage(
+    async fn ensure_single_writer(
         &self,
         artifacts: &ArtifactStore,
         (name, newest): (&str, &UnpackedCheckpoint),
@@ -347,7 +347,7 @@ impl CheckpointWorker {
             if key.is_none() {
                 self.note_skipped(&listed.name, "another job wrote it; an `instance:` tells jobs apart");
             } else {
-                return Err(StateError::TwoLineages { name: name.to_owned(), other: listed.name.clone() });
+                return Err(StateError::SharedIdentity { name: name.to_owned(), other: listed.name.clone() });
             }
         }
         Ok(())

@@ -108,7 +108,7 @@ fn page_of_an_adoption_says_so() {
     expect![[r#"
         ## ✅ shop `r2` → **test**: live at [shop.example.com](https://shop.example.com/)
 
-        **Resumed** at **switch** from [attempt 1](https://github.example/acme/shop/actions/runs/4711/attempts/1) · **1 of 4 steps not done again, 8 ms saved** · attempt 2 · 21 ms · @ann · [journal](https://github.example/acme/shop/actions/runs/4711/artifacts/99) · [log](https://github.example/acme/shop/actions/runs/4711/attempts/2)
+        **Resumed** at **migrate** from [attempt 1](https://github.example/acme/shop/actions/runs/4711/attempts/1) · **1 of 4 steps not done again, 8 ms saved** · attempt 2 · 21 ms · @ann · [journal](https://github.example/acme/shop/actions/runs/4711/artifacts/99) · [log](https://github.example/acme/shop/actions/runs/4711/attempts/2)
 
         | | Step | Attempt 1 | Now | Why |
         |---|---|---|---|---|
@@ -188,6 +188,12 @@ fn page_of_an_interruption_and_of_an_interrupted_undo() {
         .push(1, JournalEvent::UndoIntent { step_target: step_target("switch") });
     let page = render_page(&journal, &interrupted, &[], 1 << 20);
     assert!(page.contains("undo interrupted; outcome unknown"), "{page}");
+    let exposed = fixture::rolled_back();
+    let undone = exposed.last_attempt().iter().position(|entry| matches!(entry.event, JournalEvent::UndoOutcome { .. }));
+    let mut cut = exposed;
+    cut.attempts.last_mut().unwrap().truncate(undone.unwrap());
+    let page = render_page(&cut, &interrupted, &[], 1 << 20);
+    assert!(page.contains("**It is not known whether users see `r2`**"), "{page}");
 }
 
 #[test]
