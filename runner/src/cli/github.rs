@@ -173,6 +173,7 @@ pub(super) fn job_context(prepared: &PreparedPlan, store: &StateStore, resume_co
         reach: ci::record_reach(store),
         resume_command: resume_command.to_owned(),
         shows_releases: prepared.steps.iter().any(|planned| planned.description.exposes),
+        has_archive: prepared.release.digest.is_some(),
         has_key: ci::has_key(),
         has_migrations: prepared.steps.iter().any(|planned| uses_migrations(&planned.step.uses)),
     }

@@ -5,7 +5,7 @@
 //! from GitHub, if there is a way with the action's inputs. Deliberately absent: Markdown.
 
 use contract::{
-    diagnostic::{Diagnostic, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
     step::{FailureKind, StepFailure},
 };
 
@@ -42,6 +42,8 @@ pub struct FailedJob<'a> {
     pub step: Option<String>,
     /// Whether the plan has migrations.
     pub has_migrations: bool,
+    /// Whether the release has an archive; otherwise its label tells it from others.
+    pub has_archive: bool,
     /// Whether the job has a key.
     pub has_key: bool,
 }
@@ -64,6 +66,7 @@ enum CausePlace {
 #[must_use]
 pub fn next_steps(error: &Diagnostic, failure: Option<&StepFailure>, job: &FailedJob<'_>) -> Vec<String> {
     match (error.exit, failure) {
+        (ExitKind::Failed, Some(failure)) if error.code == ErrorCode::StepLost => after_lost_step(failure, job),
         (ExitKind::Failed, Some(failure)) => after_failure(cause_place(error, failure), failure, job),
         (ExitKind::RolledBack, failure) => {
             let mut steps: Vec<_> = failure.and_then(|failure| failure.hint.clone()).into_iter().collect();
@@ -133,6 +136,15 @@ fn after_failure(cause: CausePlace, failure: &StepFailure, job: &FailedJob<'_>) 
     steps
 }
 
+/// After a step without a known outcome: the next attempt may have to stop there.
+fn after_lost_step(failure: &StepFailure, job: &FailedJob<'_>) -> Vec<String> {
+    let step = job.step.as_ref().map_or_else(|| "the step".to_owned(), |step| format!("`{step}`"));
+    let mut steps: Vec<_> = failure.hint.clone().into_iter().collect();
+    steps.push(format!("check what {step} did: nobody knows how it ended"));
+    steps.push(format!("{}: it probes {step} before it runs it, and stops there if no probe can tell", rerun(job)));
+    steps
+}
+
 /// What the workflow run of a push does.
 fn after_a_push(job: &FailedJob<'_>, at: &str) -> String {
     let migrations = if job.has_migrations { "; applied migrations are not repeated" } else { "" };
@@ -146,8 +158,9 @@ fn after_a_push(job: &FailedJob<'_>, at: &str) -> String {
             );
         }
     };
+    let what = if job.has_archive { "archive" } else { "release label" };
     format!(
-        "the push starts a new workflow run, which {place}: with the same archive it goes on{at}; for a new archive all steps \
+        "the push starts a new workflow run, which {place}: with the same {what} it goes on{at}; with a new {what} all steps \
          run{migrations}"
     )
 }
@@ -258,7 +271,7 @@ fn resolved_step<'a>(words: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::diagnostic::{ErrorCode, SourceLocation};
+    use contract::diagnostic::SourceLocation;
 
     fn job(reach: RecordReach) -> FailedJob<'static> {
         FailedJob {
@@ -268,6 +281,7 @@ mod tests {
             resume_command: "runner --env prod",
             step: Some("migrate".to_owned()),
             has_migrations: true,
+            has_archive: true,
             has_key: false,
         }
     }
@@ -298,11 +312,18 @@ mod tests {
             [
                 "push the fix: \"Re-run failed jobs\" uses this same commit (`ff7cdcc`), and would fail here again",
                 "the push starts a new workflow run, which finds this record in `git:origin`: with the same archive it goes on \
-                 at `migrate`; for a new archive all steps run; applied migrations are not repeated",
+                 at `migrate`; with a new archive all steps run; applied migrations are not repeated",
             ]
         );
         let this_run = next_steps(&error, Some(&failure(FailureKind::Permanent)), &job(RecordReach::ThisRun));
         assert!(this_run[1].contains("does not find this journal") && this_run[1].contains("`state: git:origin`"));
+    }
+
+    #[test]
+    fn lost_step_is_not_promised_to_go_on() {
+        let error = Diagnostic::new(ErrorCode::StepLost, "no");
+        let steps = next_steps(&error, Some(&failure(FailureKind::TimeOut)), &job(RecordReach::ThisRun));
+        assert!(steps[1].contains("stops there if no probe can tell"), "{steps:?}");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct JobContext {
     pub shows_releases: bool,
     /// Whether the plan has migrations.
     pub has_migrations: bool,
+    /// Whether the release has an archive.
+    pub has_archive: bool,
     /// Whether the job has a key.
     pub has_key: bool,
 }
@@ -57,6 +59,7 @@ impl JobContext {
             resume_command: &self.resume_command,
             step: step.map(super::super::step_label),
             has_migrations: self.has_migrations,
+            has_archive: self.has_archive,
             has_key: self.has_key,
         }
     }

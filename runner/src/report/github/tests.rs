@@ -181,6 +181,7 @@ fn job_context(previous: usize) -> JobContext {
         resume_command: "runner --release r2".to_owned(),
         shows_releases: true,
         has_migrations: true,
+        has_archive: true,
         has_key: false,
     }
 }

@@ -38,7 +38,7 @@ fn page_of_a_failure_begins_with_what_users_see() {
 
         1. Fix the file and run again.
         2. Push the fix\: "Re\-run failed jobs" uses this same commit \(`ff7cdcc`\), and would fail here again.
-        3. The push starts a new workflow run, which finds this record in `git:origin`\: with the same archive it goes on at `migrate`; for a new archive all steps run; applied migrations are not repeated.
+        3. The push starts a new workflow run, which finds this record in `git:origin`\: with the same archive it goes on at `migrate`; with a new archive all steps run; applied migrations are not repeated.
 
         | | Step | | Time |
         |---|---|---|---:|
@@ -189,7 +189,8 @@ fn page_of_an_interruption_and_of_an_interrupted_undo() {
     let page = render_page(&journal, &interrupted, &[], 1 << 20);
     assert!(page.contains("undo interrupted; outcome unknown"), "{page}");
     let exposed = fixture::rolled_back();
-    let undone = exposed.last_attempt().iter().position(|entry| matches!(entry.event, JournalEvent::UndoOutcome { .. }));
+    let undone =
+        exposed.last_attempt().iter().position(|entry| matches!(entry.event, JournalEvent::UndoOutcome { .. }));
     let mut cut = exposed;
     cut.attempts.last_mut().unwrap().truncate(undone.unwrap());
     let page = render_page(&cut, &interrupted, &[], 1 << 20);
