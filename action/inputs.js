@@ -5,7 +5,22 @@
 const { Trouble, mask } = require("./say.js");
 
 /** Inputs that are handed to the runner as text. */
-const TEXTS = { plan: "PAWL_PLAN", environment: "PAWL_ENVIRONMENT", release: "PAWL_RELEASE", key: "PAWL_KEY" };
+const TEXTS = { plan: "PAWL_PLAN", environment: "PAWL_ENVIRONMENT", release: "PAWL_RELEASE", key: "PAWL_KEY", instance: "PAWL_INSTANCE" };
+
+/** The options of each command, by the names of their inputs. */
+const COMMANDS = {
+  deploy: ["start-from", "rerun", "accept-drift", "lock-wait"],
+  setup: ["start-from", "rerun", "accept-drift", "lock-wait"],
+  plan: ["start-from", "accept-drift"],
+  rollback: ["accept-drift", "lock-wait"],
+  resolve: ["message", "lock-wait"],
+};
+
+/** Inputs that only some commands take. */
+const OPTIONS = ["start-from", "rerun", "accept-drift", "lock-wait", "resolve", "message"];
+
+/** Inputs with several values, separated by blanks. */
+const LISTS = ["rerun", "accept-drift"];
 
 /** What `missing_journal` may be. The runner knows them too, but would answer in its log, where nobody sees it. */
 const POLICIES = ["probe", "fail", "restart"];
@@ -36,6 +51,40 @@ function policy(env) {
   );
 }
 
+/** The command, as arguments of the runner. Each option and its value are one argument, so that no value is taken for an option. */
+function command(env) {
+  const name = input(env, "command").trim() || "deploy";
+  const allowed = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (!allowed) {
+    const names = Object.keys(COMMANDS).join(", ");
+    throw new Trouble(`\`command: ${name}\` is not one of ${names}`, "It says what the action does.", "Write one of them, or leave it out for `deploy`.");
+  }
+  const given = OPTIONS.filter((option) => input(env, option).trim() !== "");
+  const other = given.find((option) => !allowed.includes(option) && !(option === "resolve" && name === "resolve"));
+  if (other) {
+    const fits = Object.keys(COMMANDS).filter((command) => command === other || COMMANDS[command].includes(other)).join(", ");
+    throw new Trouble(`\`${other}\` does not go with \`command: ${name}\``, `It goes with ${fits}.`, `Leave \`${other}\` out, or set \`command\`.`);
+  }
+  const options = given.filter((option) => allowed.includes(option)).flatMap((option) => {
+    const text = input(env, option).trim();
+    return (LISTS.includes(option) ? text.split(/\s+/) : [text]).map((value) => `--${option}=${value}`);
+  });
+  return [name, ...options, ...(name === "resolve" ? resolution(env) : [])];
+}
+
+/** `resolve: STEP=OUTCOME`, as arguments. */
+function resolution(env) {
+  const [, step, outcome] = /^\s*([^=\s]+)\s*=\s*([^=\s]+)\s*$/.exec(input(env, "resolve")) ?? [];
+  if (!step || input(env, "message").trim() === "") {
+    throw new Trouble(
+      "`command: resolve` needs `resolve: STEP=OUTCOME` and a `message`",
+      "OUTCOME is done, undone or not-begun; the message says why, and is recorded.",
+      'Write them, such as `resolve: index=done` and `message: "checked by hand"`.',
+    );
+  }
+  return [`--as=${outcome}`, "--", step];
+}
+
 /** The runner's environment: ours, with the inputs under their own names. Empty ones are left out. */
 function environment(env) {
   const inputs = {};
@@ -48,6 +97,7 @@ function environment(env) {
   const token = input(env, "token").trim();
   if (token) inputs.PAWL_TOKEN = token;
   if (flag(env, "deployments")) inputs.PAWL_DEPLOYMENTS = "true";
+  if (flag(env, "allow-forks")) inputs.PAWL_ALLOW_FORKS = "true";
   // A job without a matrix has `null` on GitHub, `{}` elsewhere.
   const matrix = input(env, "matrix").trim();
   if (!["", "null", "{}"].includes(matrix)) inputs.PAWL_MATRIX = matrix;
@@ -60,4 +110,4 @@ function maskSecrets(env) {
   for (const name of ["key", "token"]) mask(input(env, name));
 }
 
-module.exports = { environment, flag, input, maskSecrets };
+module.exports = { command, environment, flag, input, maskSecrets };

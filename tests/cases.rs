@@ -32,6 +32,7 @@ mod cases {
     mod migrations;
     mod module_cache;
     mod module_requirements;
+    mod other_ci;
     mod pinned_modules;
     mod preview;
     mod readme;

@@ -15,6 +15,7 @@ mod github {
     mod act;
     mod artifacts;
     mod cancel;
+    mod documented_workflows;
     mod error_pages;
     mod faults;
     mod forged;
@@ -23,4 +24,5 @@ mod github {
     mod long_history;
     mod official;
     mod resume;
+    mod runs;
 }

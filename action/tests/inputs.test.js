@@ -55,6 +55,40 @@ test("blanks around a token and a word are cut off", async (t) => {
   }
 });
 
+test("a command and its options are arguments of their own", async (t) => {
+  const runner = program(path.join(folder(t), "runner"), ECHO);
+  for (const [inputs, args] of [
+    [{}, ["deploy"]],
+    [{ command: "setup", "start-from": "warm", "lock-wait": "10m" }, ["setup", "--start-from=warm", "--lock-wait=10m"]],
+    [{ command: " plan " }, ["plan"]],
+    [{ rerun: "index warm" }, ["deploy", "--rerun=index", "--rerun=warm"]],
+    [{ "accept-drift": "index warm", "start-from": "--only=x" }, ["deploy", "--start-from=--only=x", "--accept-drift=index", "--accept-drift=warm"]],
+    [{ command: "rollback", "lock-wait": "1m" }, ["rollback", "--lock-wait=1m"]],
+    [{ command: "resolve", resolve: "index = done", message: NASTY }, ["resolve", `--message=${NASTY}`, "--as=done", "--", "index"]],
+  ]) {
+    const result = await launch("main.js", { runner, ...inputs });
+    assert.deepEqual(echoed(result).args, args, JSON.stringify(inputs));
+  }
+  const { env } = echoed(await launch("main.js", { runner, instance: "eu", "allow-forks": "true" }));
+  assert.deepEqual([env.PAWL_INSTANCE, env.PAWL_ALLOW_FORKS], ["eu", "true"]);
+});
+
+test("a command that is none, and an option that does not go with it, are refused before a runner starts", async (t) => {
+  const runner = program(path.join(folder(t), "runner"), ECHO);
+  for (const [inputs, message] of [
+    [{ command: "deplyo" }, /`command%3A deplyo` is not one of deploy%2C setup%2C plan%2C rollback%2C resolve::/],
+    [{ command: "toString" }, /is not one of/],
+    [{ command: "rollback", "start-from": "warm" }, /`start-from` does not go with `command%3A rollback`::It goes with deploy, setup, plan\./],
+    [{ resolve: "index=done" }, /`resolve` does not go with `command%3A deploy`::It goes with resolve\./],
+    [{ command: "resolve", resolve: "index" }, /needs `resolve%3A STEP=OUTCOME` and a `message`/],
+    [{ command: "resolve", resolve: "index=done" }, /needs `resolve%3A STEP=OUTCOME` and a `message`/],
+  ]) {
+    const result = await launch("main.js", { runner, ...inputs });
+    assert.equal(result.code, 2, JSON.stringify(inputs));
+    assert.match(result.stdout, message);
+  }
+});
+
 test("a wrong word for missing_journal is refused before a runner starts, with the right ones", async (t) => {
   const at = folder(t);
   const output = path.join(at, "output");
@@ -82,7 +116,8 @@ test("action.yml declares what the launcher reads", () => {
   const manifest = fs.readFileSync(path.join(ACTION, "..", "action.yml"), "utf8");
   const section = manifest.slice(manifest.indexOf("inputs:"), manifest.indexOf("outputs:"));
   const declared = [...section.matchAll(/^ {2}([\w-]+):$/gm)].map((match) => match[1]);
-  const read = ["plan", "environment", "release", "runner", "build", "deployments", "missing_journal", "key", "token", "matrix"];
+  const own = ["command", "start-from", "rerun", "accept-drift", "resolve", "message", "lock-wait", "instance", "allow-forks"];
+  const read = ["plan", "environment", "release", "runner", "build", ...own, "deployments", "missing_journal", "key", "token", "matrix"];
   assert.deepEqual(declared, read);
 });
 

@@ -50,6 +50,21 @@ fn lock_names_its_holder_and_is_free_after_a_kill() {
 }
 
 #[test]
+fn wait_for_the_lock_is_said_at_once_and_now_and_then() {
+    let environment = slow_environment();
+    let mut first = environment.start(&["--local", "--release", "r1"]);
+    wait_until("the step began", || environment.exists("began"));
+    let second = environment.run(&["--local", "--release", "r1", "--lock-wait", "6s"]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    second.assert_exit(5);
+    let waits: Vec<_> =
+        second.stderr.lines().filter(|line| line.contains("waiting for the lock on shop/default (")).collect();
+    assert_eq!(waits.len(), 2, "{}", second.stderr);
+    assert!(waits[0].contains("(0 s so far)") && waits[0].contains(&format!("process {}", first.id())), "{waits:?}");
+}
+
+#[test]
 fn killed_step_that_cannot_rerun_or_be_probed_is_in_doubt() {
     let environment = slow_environment();
     environment.edit("deploy.yml", ", repeatable: true", "");

@@ -162,6 +162,7 @@ fn check_killed_holders(backend: &TestStateBackend, least: Duration) {
         let answer = next.run(&[&["--local", "--release", release], wait].concat());
         let took = began.elapsed();
         answer.assert_exit(0);
+        assert_eq!(answer.stderr.contains("waiting for the lock on "), !least.is_zero(), "{}", answer.stderr);
         assert!(took >= least, "the lock was taken from one who could still live, after {took:?}");
     }
 }

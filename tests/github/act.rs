@@ -1,5 +1,5 @@
-//! The action under `act`, on this machine and without containers: a workflow fails at a migration, is re-run with nothing but
-//! its artifacts, and resumes there.
+//! The action under `act`, on this machine and without containers: a workflow fails at a migration because the database can't be
+//! opened, is re-run for the same commit with nothing but its artifacts, and resumes there.
 //!
 //! `act` hands over a copy of the repository in a new folder each time, as a new machine would. What a kept machine would
 //! still have lies outside of it. What is believed is the journal that went up, and the deployed files; not the log's wording.
@@ -16,10 +16,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+pub(super) const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const MIGRATION: &str = "migrations/0003_orders.sql";
-const BROKEN: &str = "CREATE TABLE order (id INTEGER PRIMARY KEY);\n";
-const FIXED: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n";
 /// How `resumed-from` begins at the first attempt, and at the second.
 const NO_ARTIFACT: &str = ">";
 const FIRST_ARTIFACT_PREFIX: &str = "pawl-shop-test-deploy-a01-s";
@@ -33,9 +31,8 @@ fn rerun_on_a_new_machine_resumes_where_it_failed() {
     first.assert_ended(1, "failure", NO_ARTIFACT);
     assert_eq!(first.decisions(), [("pull", "run never-ran"), ("migrate", "run never-ran")]);
 
-    // "Re-run failed jobs" on another machine, with the commit that mends it.
+    // "Re-run failed jobs" on another machine, with the same commit: the cause was outside the repository.
     fixture.delete_machine();
-    fixture.write(MIGRATION, FIXED);
     let second = fixture.run_attempt(2);
     second.assert_ended(0, "success", FIRST_ARTIFACT_PREFIX);
     let expected = [
@@ -55,7 +52,7 @@ fn surviving_effects_are_skipped() {
     let fixture = ActFixture::new();
     fixture.run_attempt(1).assert_ended(1, "failure", NO_ARTIFACT);
     let pulled = fixture.pulled_release();
-    fixture.write(MIGRATION, FIXED);
+    fs::remove_dir(fixture.path("machine/shop.db")).unwrap();
     let second = fixture.run_attempt(2);
     second.assert_ended(0, "success", FIRST_ARTIFACT_PREFIX);
     let pull: Vec<_> = second.decisions().into_iter().filter(|(step, _)| *step == "pull").collect();
@@ -92,7 +89,9 @@ impl ActFixture {
         let plan = plan.replace("./deploy/test", machine.to_str().unwrap());
         assert!(plan.contains(machine.to_str().unwrap()), "{plan}");
         fixture.write("deploy.yml", &plan);
-        fixture.write(MIGRATION, BROKEN);
+        fixture.write(MIGRATION, "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n");
+        // The database can't be opened.
+        fs::create_dir_all(fixture.path("machine/shop.db")).unwrap();
         fixture.write("dist/shop-r1.tar.zst", release_archive("r1"));
         fixture.write("../.github/workflows/deploy.yml", WORKFLOW.replace("RUNNER", env!("CARGO_BIN_EXE_runner")));
         fixture.git(&["init", "--quiet", "--initial-branch=main"]);
@@ -117,10 +116,12 @@ impl ActFixture {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Commits what there is, and runs the workflow with nothing of earlier attempts but the artifacts.
+    /// Runs the workflow for the one commit, with nothing of earlier attempts but the artifacts.
     fn run_attempt(&self, number: u32) -> ActAttempt {
-        self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--message", "as it is now"]);
+        if number == 1 {
+            self.git(&["add", "--all"]);
+            self.git(&["commit", "--quiet", "--message", "as it is now"]);
+        }
         let home = self.path(&format!("home-{number}"));
         fs::create_dir(&home).unwrap();
         let act = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
@@ -246,12 +247,12 @@ fn release_archive(label: &str) -> Vec<u8> {
     zstd::encode_all(&builder.into_inner().unwrap()[..], 0).unwrap()
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A program with nothing from this machine but `PATH`.
-fn hermetic_command(program: impl AsRef<std::ffi::OsStr>, home: &Path) -> Command {
+pub(super) fn hermetic_command(program: impl AsRef<std::ffi::OsStr>, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("HOME", home).env("XDG_CACHE_HOME", home.join("cache"));
     #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
@@ -259,7 +260,7 @@ fn hermetic_command(program: impl AsRef<std::ffi::OsStr>, home: &Path) -> Comman
     command
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub(super) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

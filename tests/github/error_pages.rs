@@ -1,11 +1,11 @@
 //! The pages of docs/errors about the artifacts of a CI run; the others are in `tests/cases/error_pages`.
 
 use super::{
-    forged::{forge_checkpoint, remove_mac},
+    forged::forge_checkpoint,
     freshness::ReplayedRun,
     resume::{
         KEY, artifact_after_post, ci_machine, configure_ci, failed_first_attempt, fresh_machine,
-        machine_with_deployment, run_attempt,
+        machine_with_deployment, run_attempt, unzip_files,
     },
 };
 use crate::{
@@ -29,7 +29,23 @@ fn check_page(code: &str, machine: &mut TestEnvironment, attempt: u32) {
 fn check_page_of(code: &str, machine: &TestEnvironment) {
     let output = machine.run(DEPLOY);
     output.assert_exit(exit_code(code));
-    check_error_page(code, None, &output.stdout, &machine.shown_paths());
+    check_error_page(code, None, &job_errors(&output.stdout), &machine.shown_paths());
+}
+
+/// The errors that a GitHub job shows as annotations, in the form that a terminal shows.
+fn job_errors(stdout: &str) -> String {
+    let shown = stdout.lines().filter_map(|line| line.strip_prefix("::error ")?.split_once("::"));
+    let rendered = shown.filter_map(|(properties, message)| {
+        let (_, code) = properties.rsplit_once("title=Pawl ")?;
+        let message = message.replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%");
+        let (first, rest) = message.split_once('\n').unwrap_or((&message, ""));
+        let rest = rest.lines().map(|line| match line.strip_prefix("hint: ") {
+            Some(hint) => format!("  hint: {hint}\n"),
+            None => format!("  caused by: {line}\n"),
+        });
+        Some(format!("error[{code}]: {first}\n{}", rest.collect::<String>()))
+    });
+    rendered.collect()
 }
 
 /// A second attempt on a new machine, after a failed first one.
@@ -44,6 +60,56 @@ fn p0226_older_journal_in_place_of_the_newest() {
     let (run, _) = ReplayedRun::new(true, |_| {});
     run.replay();
     check_page("P0226", &mut run.next_machine(), 3);
+}
+
+#[test]
+fn p0240_two_jobs_with_one_identity() {
+    let service = FakeArtifactService::start();
+    let contents = [1, 2].map(|_| {
+        let service = FakeArtifactService::start();
+        let first = failed_first_attempt(&service, Some(KEY));
+        (service.content(&artifact_after_post(&first, &service)), first)
+    });
+    // Under names that the page shows; the other job has the same number of lines.
+    for ((content, _), nonce) in contents.iter().zip(["0f3c", "7b1a"]) {
+        let lines = checkpoint_lines(content);
+        service.add_artifact(&format!("pawl-shop-test-deploy-a01-s{lines:04}-{nonce}"), content);
+    }
+    let mut machine = fresh_machine(&contents[0].1);
+    configure_ci(&mut machine, &service);
+    check_page("P0240", &mut machine, 2);
+}
+
+#[test]
+fn p0241_dropped_key() {
+    let service = FakeArtifactService::start();
+    let first = failed_first_attempt(&service, Some(KEY));
+    let content = service.content(&artifact_after_post(&first, &service));
+    let service = FakeArtifactService::start();
+    service.add_artifact(&format!("pawl-shop-test-deploy-a01-s{:04}-0f3c", checkpoint_lines(&content)), &content);
+    let mut machine = fresh_machine(&first);
+    configure_ci(&mut machine, &service);
+    machine.set_variable("PAWL_KEY", "");
+    check_page("P0241", &mut machine, 2);
+}
+
+#[test]
+fn p0242_pull_request_of_a_fork() {
+    let service = FakeArtifactService::start();
+    let mut machine = ci_machine(&service);
+    let head = serde_json::json!({ "repo": { "full_name": "eve/shop" } });
+    let event = serde_json::json!({ "repository": { "full_name": "acme/shop" }, "pull_request": { "head": head } });
+    machine.write("event.json", event.to_string());
+    let path = machine.path("event.json").to_str().unwrap().to_owned();
+    machine.set_variable("GITHUB_EVENT_PATH", &path);
+    check_page("P0242", &mut machine, 1);
+}
+
+/// The lines of all journals in a checkpoint, which its name counts.
+fn checkpoint_lines(zip: &[u8]) -> usize {
+    let files = unzip_files(zip);
+    let journals = files.iter().filter(|(name, _)| name.ends_with(".journal"));
+    journals.map(|(_, bytes)| bytes.iter().filter(|byte| **byte == b'\n').count()).sum()
 }
 
 #[test]
@@ -146,9 +212,10 @@ fn p0522_journal_without_a_valid_mac() {
     let first = failed_first_attempt(&service, Some(KEY));
     let content = service.content(&artifact_after_post(&first, &service));
     let service = FakeArtifactService::start();
-    service.add_artifact("pawl-shop-test-deploy-a01-s0017-0f3c", &forge_checkpoint(&content, |_| Some(()), remove_mac));
+    service.add_artifact(&format!("pawl-shop-test-deploy-a01-s{:04}-0f3c", checkpoint_lines(&content)), &content);
     let mut machine = fresh_machine(&first);
     configure_ci(&mut machine, &service);
+    machine.set_variable("PAWL_KEY", "another key");
     check_page("P0522", &mut machine, 2);
 }
 

@@ -274,6 +274,7 @@ fn commit_step_waits_until_its_intent_is_uploaded() {
     let answer = run_attempt(&mut machine, 1);
     answer.assert_exit(3);
     assert!(answer.stdout.contains("P0520"), "{}", answer.stdout);
+    assert!(answer.stdout.contains("not started: the journal could not be uploaded"), "{}", answer.stdout);
     assert!(!machine.exists("deploy/test/shop.db") || machine.sql("SELECT count(*) FROM sqlite_master") == "0");
     // And the next attempt, with a service that is well, does it all.
     let service = FakeArtifactService::start();

@@ -59,6 +59,8 @@ pub enum FakeServiceCall {
     /// The content, by a redirect of the REST API.
     RestContent,
     RestDelete,
+    /// Workflow runs and jobs.
+    RestRuns,
     DeploymentCreate,
     DeploymentList,
     StatusCreate,
@@ -98,10 +100,25 @@ struct FakeArtifact {
     is_final: bool,
 }
 
+/// A workflow run before the current one.
+struct FakeEarlierRun {
+    id: u64,
+    branch: String,
+    is_of_fork: bool,
+    artifacts: BTreeMap<String, FakeArtifact>,
+}
+
 /// What the service knows.
 struct FakeServiceState {
     origin: String,
+    /// Those of the current workflow run.
     artifacts: BTreeMap<String, FakeArtifact>,
+    earlier_runs: Vec<FakeEarlierRun>,
+    run: u64,
+    branch: String,
+    /// The jobs of each attempt of the current run, as the REST API lists them.
+    jobs: BTreeMap<u32, Vec<serde_json::Value>>,
+    is_rest_denied: bool,
     deployments: Vec<deployments::FakeDeployment>,
     /// How many artifacts were begun.
     created_count: u64,
@@ -126,6 +143,11 @@ impl FakeArtifactService {
         let state = Arc::new(Mutex::new(FakeServiceState {
             origin: origin.clone(),
             artifacts: BTreeMap::new(),
+            earlier_runs: Vec::new(),
+            run: RUN_ID,
+            branch: "main".to_owned(),
+            jobs: BTreeMap::new(),
+            is_rest_denied: false,
             deployments: Vec::new(),
             created_count: 0,
             calls: BTreeMap::new(),
@@ -146,7 +168,7 @@ impl FakeArtifactService {
             ("ACTIONS_RUNTIME_TOKEN", runtime_token()),
             ("GITHUB_API_URL", self.api_url()),
             ("GITHUB_REPOSITORY", REPOSITORY.to_owned()),
-            ("GITHUB_RUN_ID", RUN_ID.to_string()),
+            ("GITHUB_RUN_ID", self.lock_state().run.to_string()),
         ]
     }
 
@@ -203,6 +225,33 @@ impl FakeArtifactService {
     /// Changes the content behind the service's back.
     pub fn replace_content(&self, name: &str, content: Vec<u8>) {
         self.lock_state().artifacts.get_mut(name).unwrap().content = content;
+    }
+
+    /// Another workflow run begins, on the same branch. The artifacts of the one before are in its own list only.
+    pub fn begin_run(&self) {
+        let mut state = self.lock_state();
+        let (id, branch) = (state.run, state.branch.clone());
+        let artifacts = std::mem::take(&mut state.artifacts);
+        state.earlier_runs.push(FakeEarlierRun { id, branch, is_of_fork: false, artifacts });
+        state.jobs.clear();
+        state.run += 1;
+    }
+
+    /// The newest earlier run was on another branch, or for a fork.
+    pub fn change_earlier_run(&self, branch: &str, is_of_fork: bool) {
+        let mut state = self.lock_state();
+        let run = state.earlier_runs.last_mut().unwrap();
+        (run.branch, run.is_of_fork) = (branch.to_owned(), is_of_fork);
+    }
+
+    /// The jobs of an attempt of the current run, as the REST API lists them.
+    pub fn set_jobs(&self, attempt: u32, jobs: Vec<serde_json::Value>) {
+        self.lock_state().jobs.insert(attempt, jobs);
+    }
+
+    /// The token lacks `actions: read`.
+    pub fn deny_rest(&self) {
+        self.lock_state().is_rest_denied = true;
     }
 
     /// Listings have no digests, as those of other services.
@@ -271,7 +320,8 @@ impl FakeServiceState {
     }
 
     fn artifact_by_id(&mut self, id: u64) -> Option<&mut FakeArtifact> {
-        self.artifacts.values_mut().find(|artifact| artifact.id == id)
+        let earlier = self.earlier_runs.iter_mut().flat_map(|run| run.artifacts.values_mut());
+        self.artifacts.values_mut().chain(earlier).find(|artifact| artifact.id == id)
     }
 
     /// Counts a call, and says what goes wrong with it.
@@ -336,9 +386,10 @@ fn respond(state: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) ->
         | FakeServiceCall::BlockList
         | FakeServiceCall::Content
         | FakeServiceCall::RestContent => blobs::answer(world, call, request, body),
-        FakeServiceCall::RestList | FakeServiceCall::RestZip | FakeServiceCall::RestDelete => {
-            rest::answer(world, call, request)
-        }
+        FakeServiceCall::RestList
+        | FakeServiceCall::RestZip
+        | FakeServiceCall::RestDelete
+        | FakeServiceCall::RestRuns => rest::answer(world, call, request),
         FakeServiceCall::DeploymentCreate
         | FakeServiceCall::DeploymentList
         | FakeServiceCall::StatusCreate

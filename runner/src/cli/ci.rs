@@ -2,28 +2,88 @@
 //!
 //! Deliberately absent: uploads and reports.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use super::{github, source::env_variable};
+use super::{
+    github,
+    source::{self, PlanSourceArgs, env_variable},
+};
+use crate::report::github::RecordReach;
 use contract::{
     AppName, EnvironmentName, Secret,
     diagnostic::{Diagnostic, ErrorCode, Notice},
 };
 use state::{
-    JOB_SECRET_VARIABLES, StateStore,
+    JOB_SECRET_VARIABLES, LockRequest, LockWait, StateStore,
     artifacts::{self, ArtifactAccess, RestApiAccess},
     bundle::{CheckpointIdentity, CheckpointKey},
     checkpoints::CheckpointConfig,
 };
+
+/// The longest time for the record that nothing was begun.
+const NOTHING_BEGUN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An environment variable that is not blank.
 fn nonblank_variable(name: &str) -> Option<String> {
     env_variable(name).filter(|value| !value.trim().is_empty())
 }
 
-/// Whether the next attempt, also on another machine, accepts this one's journal as authentic.
-pub(super) fn is_journal_authenticated() -> bool {
-    nonblank_variable("ACTIONS_RESULTS_URL").is_none() || nonblank_variable("PAWL_KEY").is_some()
+/// Which later workflow runs find the record of this one.
+pub(super) fn record_reach(store: &StateStore) -> RecordReach {
+    if !store.is_folder() {
+        return RecordReach::Outlives(store.display_location());
+    }
+    let reads_earlier_runs = nonblank_variable("PAWL_KEY").is_some() && nonblank_variable("PAWL_TOKEN").is_some();
+    if store.checkpoints().is_some() && reads_earlier_runs { RecordReach::EarlierRuns } else { RecordReach::ThisRun }
+}
+
+/// Whether this job is a retry that finds its journal in its own folder, or nowhere: on a CI without artifacts of ours.
+pub(super) fn is_retry_elsewhere(store: &StateStore) -> bool {
+    let is_retry = nonblank_variable("BUILDKITE_RETRY_COUNT").is_some_and(|count| count.trim() != "0")
+        || nonblank_variable("PAWL_RETRY").as_deref() == Some("true");
+    is_retry && store.is_folder() && !github::is_job()
+}
+
+/// Whether the job has a key.
+pub(super) fn has_key() -> bool {
+    nonblank_variable("PAWL_KEY").is_some()
+}
+
+/// Downloads the journals that a command reads before it takes the lock. Does nothing if the state has them.
+///
+/// # Errors
+/// When the lock is held, or the journals can't be read.
+pub(super) async fn download_journals(args: &PlanSourceArgs, wait: LockWait) -> Result<(), Diagnostic> {
+    let Ok(location) = args.location() else { return Ok(()) };
+    let store = StateStore::new(&location.state, &location.app, &location.environment);
+    let store = with_checkpoints(store, &args.plan, &location.app, &location.environment, &|_| {})?;
+    if !store.is_folder() || store.checkpoints().is_none() {
+        return Ok(());
+    }
+    let request = LockRequest { wait, url: source::job_url(), ..LockRequest::new(&source::user_at_host()) };
+    store.acquire_lock(request).await.map(drop).map_err(|error| (&error).into())
+}
+
+/// Records in the artifacts that this attempt of the workflow run began nothing, so that the next one does not miss its journal.
+pub(super) async fn record_nothing_begun(args: &PlanSourceArgs, problems: &[Diagnostic], tell: &dyn Fn(Notice)) {
+    // What could not be read or stored a moment ago would only take more time.
+    let is_about_artifacts = |problem: &Diagnostic| {
+        problem.code.as_str().starts_with("P051") || problem.code == ErrorCode::JournalNotUploaded
+    };
+    if problems.iter().any(is_about_artifacts) {
+        return;
+    }
+    let Ok(location) = args.location() else { return };
+    let store = StateStore::new(&location.state, &location.app, &location.environment);
+    let Ok(store) = with_checkpoints(store, &args.plan, &location.app, &location.environment, &|_| {}) else { return };
+    let Some(checkpoints) = store.checkpoints() else { return };
+    checkpoints.record_nothing_begun(NOTHING_BEGUN_TIMEOUT).await;
+    if let Some(why) = checkpoints.status().last_error {
+        tell(Notice::warning(format!("could not record that nothing was begun: {why}")));
+    }
 }
 
 /// The secrets that the job gives to this process.
@@ -62,6 +122,12 @@ pub(super) fn with_checkpoints(
              know what is live (docs/github.md)",
         ));
     }
+    if store.is_folder() && job.key.is_none() && job.attempt == 1 {
+        tell(Notice::note(
+            "no `key`: the input is not given, or its secret is empty or misspelled; a re-run only probes, and a later workflow run \
+             does not find this journal (docs/github.md#the-key)",
+        ));
+    }
     store.with_checkpoints(job).map_err(|error| Diagnostic::from(&error))
 }
 
@@ -97,7 +163,13 @@ fn checkpoint_config(
         identity: CheckpointIdentity {
             repository,
             workflow_run: run.to_string(),
-            job: job_name_with_matrix(&job_name(needed("GITHUB_JOB")?)?, nonblank_variable("PAWL_MATRIX").as_deref())?,
+            job: instance_name(
+                &job_name_with_matrix(
+                    &valid_name("GITHUB_JOB", needed("GITHUB_JOB")?)?,
+                    nonblank_variable("PAWL_MATRIX").as_deref(),
+                )?,
+                nonblank_variable("PAWL_INSTANCE"),
+            )?,
             app: app.to_string(),
             environment: environment.to_string(),
             plan: path_in_repository(plan),
@@ -106,17 +178,24 @@ fn checkpoint_config(
         url: super::source::job_url(),
         commit: nonblank_variable("GITHUB_SHA"),
         key: nonblank_variable("PAWL_KEY").map(|key| CheckpointKey::new(&Secret::new(key))),
+        runner_name: nonblank_variable("RUNNER_NAME"),
         access: ArtifactAccess { results_url, runtime_token: Secret::new(runtime_token), rest },
     }))
 }
 
-/// The job's name, which is part of the artifacts' names.
-fn job_name(job: String) -> Result<String, Diagnostic> {
-    if artifacts::is_valid_name(&job) {
-        return Ok(job);
+/// A text that is part of the artifacts' names.
+fn valid_name(variable: &str, name: String) -> Result<String, Diagnostic> {
+    if artifacts::is_valid_name(&name) {
+        return Ok(name);
     }
     let why = "it contains one of \" : < > | * ? \\ / or a control character, which are invalid in an artifact's name";
-    Err(invalid_variable_error("GITHUB_JOB", why))
+    Err(invalid_variable_error(variable, why))
+}
+
+/// The job's name, and what distinguishes it from jobs that GitHub gives the same name and matrix.
+fn instance_name(job: &str, instance: Option<String>) -> Result<String, Diagnostic> {
+    let Some(instance) = instance else { return Ok(job.to_owned()) };
+    Ok(format!("{job}-{}", valid_name("PAWL_INSTANCE", instance.trim().to_owned())?))
 }
 
 /// The job's name, with eight hex digits for its combination of the matrix.

@@ -3,7 +3,8 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    ci, github,
+    ci,
+    github::{self, FailureObserver},
     github_deployment::{GithubDeployment, GithubDeploymentApi},
     github_high_water_mark::GithubHighWaterMark,
     guards,
@@ -19,9 +20,12 @@ use crate::{
         AttemptResult, DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions,
         PreparedPlan, RequestedRelease, SiblingEnvironment, run as run_deployment,
     },
-    report::CommandConclusion,
+    report::{CommandConclusion, github::JobContext},
 };
-use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice};
+use contract::{
+    AttemptNumber,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice},
+};
 use journal::{
     JournalState,
     event::{JournalHeader, ROLLBACK},
@@ -87,6 +91,15 @@ pub(super) async fn run(
     setup: SetupMode,
     screen: &CommandOutput,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
+    let ended = deploy_plan(args, setup, screen).await;
+    if let Err(problems) = &ended {
+        let tell = screen.notifier();
+        ci::record_nothing_begun(&args.plan, problems, &*tell).await;
+    }
+    ended
+}
+
+async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let (name, by) = match setup {
         SetupMode::WithoutSetup => ("deploy", None),
         SetupMode::WithSetup => ("setup", Some("setup")),
@@ -155,6 +168,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let tell = Arc::clone(&setting.notify);
     let store = open_store(&plan, &*tell).map_err(one)?;
+    let is_retry = ci::is_retry_elsewhere(&store);
+    let orders = DeployOverrides { journal_missing: is_retry, ..orders };
     guards::check_allowed_user(&plan).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let interrupt = listen_for_signals().map_err(one)?;
@@ -192,19 +207,33 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         resolve_command,
     };
     let report = Rc::new(RefCell::new(None));
+    let context = github::job_context(&prepared, &store, again);
+    let failures = Rc::new(RefCell::new(FailureObserver::default()));
+    let resumed_from_state = RefCell::new(None);
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
         // The modules are pinned before any step runs.
         drop(lockfile_write);
-        let report = Rc::clone(&report);
-        *report.borrow_mut() = Some(screen.deployment_reporter(before, header, again));
+        let (report, failures) = (Rc::clone(&report), Rc::clone(&failures));
+        *report.borrow_mut() = Some(screen.deployment_reporter(before, header, &context, &store));
         *github_deployment.borrow_mut() = github_api.clone().map(|api| api.map(GithubDeployment::start));
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
             checkpoint_notices(&shown, missing_journal).into_iter().for_each(|notice| tell(notice));
         }
+        if is_retry && !before.attempts.iter().any(|attempt| attempt.header.url == header.url) {
+            let then = then_of(missing_journal);
+            tell(Notice::warning(format!(
+                "this is a retry, and the journal of the earlier attempts is not here; {then}"
+            )));
+        }
+        attempt_notice(&context, header).into_iter().for_each(|notice| tell(notice));
+        if header.attempt != AttemptNumber::FIRST && !store.is_folder() {
+            *resumed_from_state.borrow_mut() = Some(store.display_location());
+        }
         Box::new(move |observed| match observed {
             JournalObservation::Entry(entry) => {
                 checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
+                failures.borrow_mut().on_event(entry);
                 report.borrow_mut().iter_mut().for_each(|report| report.on_event(entry));
             }
             JournalObservation::Output { step_target, lines } => {
@@ -213,7 +242,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         })
     };
     let ending = run_deployment(deployment, interrupt, observe).await;
-    let checkpoint_status = store.checkpoints().map(|checkpoints| checkpoints.status()).unwrap_or_default();
+    let mut checkpoint_status = store.checkpoints().map(|checkpoints| checkpoints.status()).unwrap_or_default();
+    checkpoint_status.resumed_from = checkpoint_status.resumed_from.or_else(|| resumed_from_state.take());
     if let Some(trouble) = &checkpoint_status.last_error {
         tell(Notice::warning(format!("could not store the end of the journal as an artifact of this run: {trouble}")));
     }
@@ -224,13 +254,18 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     }
     let outputs = |run: &str, release: &str| set_job_outputs(screen, &prepared.plan, &checkpoint_status, run, release);
     // `report_problems` reports the result of a deployment that did not begin.
-    let ending = ending.inspect_err(|_| outputs("", prepared.release.label.as_str()))?;
+    let ending = ending.inspect_err(|_| outputs("", prepared.release.label.as_str()));
+    let in_words_of_github = |problems: Vec<Diagnostic>| -> Vec<Diagnostic> {
+        problems.iter().map(|problem| failures.borrow().adapted(problem, &context)).collect()
+    };
+    let ending = if github::is_job() { ending.map_err(in_words_of_github)? } else { ending? };
     if let Some(report) = report.borrow_mut().as_mut() {
         report.finish(&CommandConclusion { exit: ending.exit, error: ending.error.as_ref() });
     }
     ending.warnings.into_iter().for_each(|warning| tell(warning));
     if let Some(error) = &ending.error {
-        screen.show_error(error);
+        let adapted = github::is_job().then(|| failures.borrow().adapted(error, &context));
+        screen.show_error(adapted.as_ref().unwrap_or(error));
     }
     screen.set_job_outputs(&[("result", &github::result_output(ending.exit))]);
     outputs(ending.header.run.as_str(), ending.header.release.label.as_str());
@@ -328,18 +363,35 @@ fn checkpoint_notices(shown: &CheckpointStatus, missing: MissingJournalPolicy) -
     if let Some(name) = &shown.resumed_from {
         notices.push(Notice::note(format!("continues from the journal in artifact {name}")));
     }
+    if let Some(why) = &shown.earlier_runs_unread {
+        notices.push(Notice::warning(format!(
+            "the journals of earlier workflow runs were not read: {why}; give the job `actions: read` to continue from them"
+        )));
+    }
     if shown.is_missing {
-        let then = match missing {
-            MissingJournalPolicy::Probe | MissingJournalPolicy::Fail => {
-                "each step without a record is probed before it runs"
-            }
-            MissingJournalPolicy::Restart => "the deployment starts from the beginning (`missing_journal: restart`)",
-        };
+        let then = then_of(missing);
         notices.push(Notice::warning(format!(
             "the artifacts of this run contain no journal of the earlier attempts; {then}"
         )));
     }
     notices
+}
+
+/// What a deployment does without the journal of the earlier attempts.
+fn then_of(missing: MissingJournalPolicy) -> &'static str {
+    match missing {
+        MissingJournalPolicy::Probe | MissingJournalPolicy::Fail => {
+            "each step without a record is probed before it runs"
+        }
+        MissingJournalPolicy::Restart => "the deployment starts from the beginning (`missing_journal: restart`)",
+    }
+}
+
+/// Says which attempt of the workflow run this is, where GitHub counts otherwise than the journal.
+fn attempt_notice(context: &JobContext, header: &JournalHeader) -> Option<Notice> {
+    let (ours, ci) = (header.attempt.0.get(), context.attempt?);
+    let notice = || Notice::note(format!("attempt {ours} of run {}, attempt {ci} of the workflow run", header.run));
+    (ours != ci).then(notice)
 }
 
 /// The command line that repeats a command.

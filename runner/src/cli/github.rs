@@ -4,19 +4,34 @@
 //! (`report::github`).
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
 };
 
-use super::source::env_variable;
-use crate::report::github::{MAX_SUMMARY_BYTES, PreviousAttempt, StopTokenSource, WorkflowOutput};
+use super::{ci, source::env_variable};
+use crate::{
+    deploy::PreparedPlan,
+    report::github::{
+        self as github_report, JobContext, LiveBefore, MAX_SUMMARY_BYTES, PreviousAttempt, StopTokenSource,
+        WorkflowOutput,
+    },
+};
 use contract::{
     AttemptNumber,
-    diagnostic::{ExitKind, Notice},
+    diagnostic::{Diagnostic, ExitKind, Notice},
+    step::{StepFailure, StepOutcome},
 };
-use journal::{event::JournalHeader, state::AttemptSummary};
+use journal::{
+    AttemptStatuses, JournalState,
+    event::{JournalEntry, JournalEvent, JournalHeader, StepTarget},
+};
+use plan::ModuleRef;
+use state::{AttemptChoice, StateStore};
 
+/// The most earlier attempts that the page reads.
+const MAX_PREVIOUS_ATTEMPTS: usize = 3;
 /// GitHub's limit for the outputs of a job, in bytes.
 const MAX_OUTPUT_BYTES: usize = 1_000_000;
 
@@ -105,22 +120,98 @@ pub(super) fn result_output(exit: ExitKind) -> String {
     name.as_str().expect("an exit is a word").to_owned()
 }
 
-/// The earlier attempts of the run of an attempt.
-pub(super) fn previous_attempts(attempts: &[AttemptSummary], header: &JournalHeader) -> Vec<PreviousAttempt> {
-    let is_of_run =
-        |attempt: &&AttemptSummary| header.attempt != AttemptNumber::FIRST && attempt.header.run == header.run;
-    let earlier = |attempt: &AttemptSummary| PreviousAttempt {
-        number: attempt.header.attempt.0.get(),
-        started_at: attempt.started_at,
-        ended_at: attempt.last_entry_at,
-        exit: attempt.exit,
-        verified: attempt.verified,
-        failed_step: attempt.failed_step.clone(),
-    };
-    attempts.iter().filter(is_of_run).map(earlier).collect()
+/// The earlier attempts of the run of an attempt, as far as their journals are here; the newest ones.
+pub(super) fn previous_attempts(
+    store: &StateStore,
+    before: &JournalState,
+    header: &JournalHeader,
+) -> Box<dyn FnOnce() -> Vec<PreviousAttempt>> {
+    let is_of_run = |earlier: &&JournalHeader| header.attempt != AttemptNumber::FIRST && earlier.run == header.run;
+    let headers = before.attempts.iter().map(|attempt| &attempt.header).filter(is_of_run);
+    let headers: Vec<_> = headers.map(|earlier| (earlier.epoch, earlier.attempt, earlier.url.clone())).collect();
+    let store = store.clone();
+    Box::new(move || {
+        let newest = headers.len().saturating_sub(MAX_PREVIOUS_ATTEMPTS);
+        let read = |(epoch, attempt, url): &(u64, AttemptNumber, Option<String>)| {
+            // The page does without one that can't be read.
+            let recorded = store.recorded_attempt(AttemptChoice::Epoch(*epoch)).ok().flatten()?;
+            Some(PreviousAttempt::new(attempt.0.get(), url.clone(), live_before(&recorded.before), &recorded.entries))
+        };
+        headers[newest..].iter().filter_map(read).collect()
+    })
 }
 
-/// The command that continues from a terminal, for cases in which a person must decide.
-pub(super) fn local_command(again: &str) -> String {
-    if again.split(' ').any(|word| word == "--local") { again.to_owned() } else { format!("{again} --local") }
+/// What was live before an attempt.
+pub(super) fn live_before(before: &JournalState) -> LiveBefore {
+    let exposing = before.records.iter().filter(|(_, record)| record.intent.exposes);
+    LiveBefore {
+        release: before.head.live.clone(),
+        replaced: exposing.map(|(step, record)| (step.clone(), record.live_before.clone())).collect(),
+    }
+}
+
+/// The page of the newest journal in the artifacts.
+pub(super) fn journal_url(store: &StateStore) -> Box<dyn Fn() -> Option<String>> {
+    let checkpoints = store.checkpoints().cloned();
+    Box::new(move || {
+        let id = checkpoints.as_ref()?.status().newest_id?;
+        Some(format!("{}/actions/runs/{}/artifacts/{id}", repository_url()?, nonempty("GITHUB_RUN_ID")?))
+    })
+}
+
+/// The job, as its page and its hints need it.
+pub(super) fn job_context(prepared: &PreparedPlan, store: &StateStore, resume_command: &str) -> JobContext {
+    let uses_migrations = |uses: &ModuleRef| matches!(uses, ModuleRef::Official(name) if name == "migrate");
+    JobContext {
+        repository_url: repository_url(),
+        run: nonempty("GITHUB_RUN_ID"),
+        attempt: nonempty("GITHUB_RUN_ATTEMPT").and_then(|attempt| attempt.parse().ok()),
+        commit: nonempty("GITHUB_SHA"),
+        actor: nonempty("GITHUB_TRIGGERING_ACTOR").or_else(|| nonempty("GITHUB_ACTOR")),
+        site: prepared.plan.url.clone(),
+        roots: repository_roots(std::path::absolute(".").unwrap_or_default()),
+        reach: ci::record_reach(store),
+        resume_command: resume_command.to_owned(),
+        shows_releases: prepared.steps.iter().any(|planned| planned.description.exposes),
+        has_archive: prepared.release.digest.is_some(),
+        has_key: ci::has_key(),
+        has_migrations: prepared.steps.iter().any(|planned| uses_migrations(&planned.step.uses)),
+    }
+}
+
+/// The failures of an attempt, for the hint at its end.
+#[derive(Debug, Default)]
+pub(super) struct FailureObserver {
+    statuses: AttemptStatuses,
+    failures: BTreeMap<StepTarget, StepFailure>,
+}
+
+impl FailureObserver {
+    pub(super) fn on_event(&mut self, entry: &JournalEntry) {
+        self.statuses.apply(&entry.event);
+        if let JournalEvent::Outcome {
+            step_target,
+            outcome: StepOutcome::Failed { failure } | StepOutcome::Unknown { failure },
+            ..
+        } = &entry.event
+        {
+            self.failures.insert(step_target.clone(), failure.clone());
+        }
+    }
+
+    /// The error, with a hint in words of GitHub.
+    pub(super) fn adapted(&self, error: &Diagnostic, context: &JobContext) -> Diagnostic {
+        let step = self.statuses.failed_step();
+        let failure = step.and_then(|step| self.failures.get(step));
+        let steps = github_report::next_steps(error, failure, &context.failed_job(step));
+        Diagnostic { hint: (!steps.is_empty()).then(|| steps.join("; ")), ..error.clone() }
+    }
+}
+
+fn repository_url() -> Option<String> {
+    Some(format!("{}/{}", nonempty("GITHUB_SERVER_URL")?, nonempty("GITHUB_REPOSITORY")?))
+}
+
+fn nonempty(name: &str) -> Option<String> {
+    env_variable(name).filter(|value| !value.trim().is_empty())
 }

@@ -4,7 +4,9 @@
 //! The user's name comes from the CI or the operating system, and can be forged: `allow:` is a guard-rail, not a wall
 //! (docs/environments.md). Deliberately absent: the lock itself.
 
-use std::process::Command;
+use std::{fs, process::Command};
+
+use serde_json::Value;
 
 use super::{
     attempts,
@@ -32,7 +34,33 @@ pub(super) fn require_local_flag(local: bool, command: &str) -> Result<(), Vec<D
 
 /// Checks that the plan allows the current user to change the environment.
 pub(super) fn check_allowed_user(plan: &Plan) -> Result<(), Diagnostic> {
+    check_fork()?;
     check_allowed(&plan.allow, &plan.environment)
+}
+
+/// Refuses to change an environment in a job that runs for a fork's pull request: its author chose what would be deployed.
+fn check_fork() -> Result<(), Diagnostic> {
+    if env_variable("PAWL_ALLOW_FORKS").as_deref() == Some("true") {
+        return Ok(());
+    }
+    let event = env_variable("GITHUB_EVENT_PATH").filter(|path| !path.is_empty()).and_then(|path| fs::read(path).ok());
+    let event: Option<Value> = event.and_then(|event| serde_json::from_slice(&event).ok());
+    let Some(fork) = event.as_ref().and_then(fork_of_event) else { return Ok(()) };
+    Err(Diagnostic::new(ErrorCode::ForkNotAllowed, "this job runs for a pull request of a fork, and may not deploy")
+        .with_cause(format!("the commits are those of {fork}"))
+        .with_hint("deploy after the merge; if the fork is trusted, such as for previews without secrets, set the input `allow-forks: true`"))
+}
+
+/// The repository whose commits an event is about, if it is not the one that the workflow runs in.
+fn fork_of_event(event: &Value) -> Option<String> {
+    let here = event.pointer("/repository/full_name")?.as_str()?;
+    let is_pull_request = event.get("pull_request").is_some();
+    let head = event.pointer("/pull_request/head/repo").or_else(|| event.pointer("/workflow_run/head_repository"));
+    match head.and_then(|head| head.get("full_name")).and_then(Value::as_str) {
+        Some(head) => (head != here).then(|| head.to_owned()),
+        // The fork was deleted meanwhile.
+        None => is_pull_request.then(|| "a deleted fork".to_owned()),
+    }
 }
 
 /// Checks that a list of users, if it is not empty, contains the current one.
@@ -129,4 +157,25 @@ fn enclosing_store(token: &LockToken) -> Option<StateStore> {
     let (app, environment): (AppName, EnvironmentName) = (app.parse().ok()?, environment.parse().ok()?);
     let location = StateLocation::from_address(&env_variable("PAWL_STATE")?, &env_variable)?;
     Some(StateStore::new(&location, &app, &environment))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn forks_are_recognized() {
+        let event = |head: Value| json!({ "repository": { "full_name": "acme/shop" }, "pull_request": { "head": { "repo": head } } });
+        assert_eq!(fork_of_event(&event(json!({ "full_name": "acme/shop" }))), None);
+        assert_eq!(fork_of_event(&event(json!({ "full_name": "eve/shop" }))), Some("eve/shop".to_owned()));
+        assert_eq!(fork_of_event(&event(Value::Null)), Some("a deleted fork".to_owned()));
+        assert_eq!(
+            fork_of_event(&json!({ "repository": { "full_name": "acme/shop" }, "ref": "refs/heads/main" })),
+            None
+        );
+        let run = json!({ "repository": { "full_name": "acme/shop" }, "workflow_run": { "head_repository": { "full_name": "eve/shop" } } });
+        assert_eq!(fork_of_event(&run), Some("eve/shop".to_owned()));
+    }
 }

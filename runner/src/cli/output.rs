@@ -12,7 +12,7 @@ use super::github::{self, JobSummaryFile};
 use crate::report::{
     self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, OutputFormat,
     TerminalReporter, Verbosity,
-    github::{GroupedLogReporter, JobSummaryReporter, WorkflowOutput},
+    github::{GroupedLogReporter, JobContext, JobSummaryReporter, PageSources, WorkflowOutput},
     json, messages,
 };
 use contract::{
@@ -21,6 +21,7 @@ use contract::{
 };
 use journal::{JournalState, event::JournalHeader};
 use sandbox::NoticeHandler;
+use state::StateStore;
 
 /// The options for the amount and the form of output.
 #[derive(Debug, clap::Args)]
@@ -113,12 +114,13 @@ impl CommandOutput {
         }
     }
 
-    /// Creates the reporter of a new attempt; `resume_command` is the command that continues it.
+    /// Creates the reporter of a new attempt.
     pub(super) fn deployment_reporter(
         &self,
         before: &JournalState,
         header: &JournalHeader,
-        resume_command: &str,
+        context: &JobContext,
+        store: &StateStore,
     ) -> Box<dyn DeploymentReporter> {
         let last = before.attempts.last().filter(|_| header.attempt != AttemptNumber::FIRST);
         let options = report::ReportOptions {
@@ -137,17 +139,12 @@ impl CommandOutput {
         let Some(page) = JobSummaryFile::of_job() else { return reporter };
         let (room, tell) = (page.remaining_bytes(), self.notifier());
         let write = Box::new(move |text: &str| page.append(text).into_iter().for_each(|notice| tell(notice)));
-        let earlier = github::previous_attempts(&before.attempts, header);
-        Box::new((
-            reporter,
-            JobSummaryReporter::new(
-                earlier,
-                github::local_command(resume_command),
-                super::ci::is_journal_authenticated(),
-                room,
-                write,
-            ),
-        ))
+        let sources = PageSources {
+            previous_attempts: github::previous_attempts(store, before, header),
+            journal_url: github::journal_url(store),
+            write,
+        };
+        Box::new((reporter, JobSummaryReporter::new(github::live_before(before), context.clone(), sources, room)))
     }
 
     /// The handler of notices during a deployment; with `--json`, it prints a notice as a line like any other.

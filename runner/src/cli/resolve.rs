@@ -78,6 +78,7 @@ pub(super) async fn run(
         return Err(one(error.with_hint("give a reason; `runner history` shows it")));
     }
     let outcome = stated_outcome(args).map_err(one)?;
+    ci::download_journals(&args.plan, args.wait.wait()).await.map_err(one)?;
     let store = args.plan.store()?;
     let state = attempts::load_state(&store).map_err(one)?;
     let step_target = StepTarget { step: args.step.clone(), target: args.target.clone() };
@@ -90,6 +91,8 @@ pub(super) async fn run(
     screen.mask(plan.secrets.values().chain(&ci::job_secrets()));
     guards::check_allowed_user(&plan).map_err(one)?;
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
+    let tell = screen.stderr_notifier();
+    let store = ci::with_checkpoints(store, &plan.source.path, &plan.app, &plan.environment, &*tell).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let requested = RequestedRelease { label: release.label, digest: release.digest };
     let prepared = PreparedPlan::new(plan, requested, xdg_dirs::preflight_options(screen.notifier())).await?;

@@ -2,7 +2,7 @@
 //! environment to another. Both are deployments whose release digest is known in advance.
 
 use super::{
-    attempts,
+    attempts, ci,
     deploy::{self, DeployRequest},
     guards,
     output::CommandOutput,
@@ -69,8 +69,18 @@ pub(super) struct PromoteArgs {
 /// # Errors
 /// P0217 when there is no release to go back to; otherwise as `deploy_release`.
 pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
+    let ended = roll_back(args, screen).await;
+    if let Err(problems) = &ended {
+        let tell = screen.notifier();
+        ci::record_nothing_begun(&args.plan, problems, &*tell).await;
+    }
+    ended
+}
+
+async fn roll_back(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "rollback")?;
+    ci::download_journals(&args.plan, args.wait.wait()).await.map_err(one)?;
     let store = args.plan.store()?;
     let state = attempts::load_state(&store).map_err(one)?;
     let release = release_to_restore(&state, args.to.as_ref(), &store).map_err(one)?;

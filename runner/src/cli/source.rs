@@ -50,8 +50,9 @@ pub(super) fn is_ci() -> bool {
 
 /// The user and machine of this process: `user@host`.
 pub(super) fn user_at_host() -> String {
-    let user =
-        ["GITHUB_ACTOR", "USER", "LOGNAME"].iter().find_map(|name| env_variable(name).filter(|user| !user.is_empty()));
+    let user = ["GITHUB_ACTOR", "GITLAB_USER_LOGIN", "BUILDKITE_BUILD_CREATOR", "USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| env_variable(name).filter(|user| !user.is_empty()));
     let user = user.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{user}@{host}")

@@ -43,9 +43,10 @@ impl AttemptConclusion {
                 diagnostic.hint = Some(format!("{live}{}", diagnostic.hint.unwrap_or_default()));
             }
             RollbackResult::Failed(undo_error) => {
-                let why = diagnostic.message;
+                let (why, causes) = (diagnostic.message, diagnostic.causes);
                 diagnostic =
                     self::diagnostic(attempt, &undo_error).with_cause(format!("the rollback started because {why}"));
+                diagnostic.causes.extend(causes);
             }
         }
         Self { exit: diagnostic.exit, error: Some(diagnostic), warnings: Vec::new() }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{Interrupt, PreparedPlan, SiblingEnvironment, preflight::header_problem};
@@ -13,7 +14,7 @@ use contract::{
 };
 use journal::{JournalState, LoadedJournals, decision::Selection, state::AttemptSummary};
 use sandbox::{LeftoverProgram, NoticeHandler};
-use state::{DeploymentLock, LockRequest, LockWait, StateStore};
+use state::{DeploymentLock, LockRecord, LockRequest, LockWait, LockWaitObserver, StateStore};
 
 /// The file beside a journal that says which programs run for its attempt.
 const PROGRAMS_FILE: &str = "programs";
@@ -59,7 +60,8 @@ pub struct DeployOverrides {
     pub accept_drift: BTreeSet<StepId>,
     /// What to do if the journals of earlier attempts of the same CI run are missing.
     pub missing_journal: MissingJournalPolicy,
-    /// Whether those journals are missing, so that every step may have begun.
+    /// Whether those journals are missing, so that every step may have begun. Set before the lock is taken, it says that they are
+    /// missing unless this machine has them.
     pub journal_missing: bool,
     /// The command that the journal records, if it is not `deploy`.
     pub command: Option<&'static str>,
@@ -119,7 +121,11 @@ impl DeploymentRequest<'_> {
         let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
         let purpose = Some(format!("{}{digest}", release.label));
         let by = self.prepared.redactor.redact(&self.operator);
-        let lock_request = LockRequest { by, url: self.url.clone(), purpose, wait: self.wait };
+        let notify = NoticeHandler::clone(&self.notify);
+        let observer =
+            LockWaitObserver(std::sync::Arc::new(move |record, waited| notify(lock_wait_notice(record, waited))));
+        let lock_request =
+            LockRequest { by, url: self.url.clone(), purpose, wait: self.wait, observer: Some(observer) };
         tokio::select! {
             lock = self.store.acquire_lock(lock_request) => lock.map_err(|error| (&error).into()),
             _ = interrupt.requested() => {
@@ -185,7 +191,9 @@ impl DeploymentRequest<'_> {
 
     /// Whether earlier attempts of this CI run may have begun steps that the journals here do not record.
     pub(super) fn is_journal_missing(&self, state: &JournalState) -> Result<bool, Diagnostic> {
-        let is_missing = self.store.checkpoints().is_some_and(|checkpoints| checkpoints.status().is_missing);
+        let checkpoints = self.store.checkpoints();
+        let is_missing =
+            self.overrides.journal_missing || checkpoints.is_some_and(|checkpoints| checkpoints.status().is_missing);
         let of_this_run = |attempt: &&AttemptSummary| attempt.header.url.is_some() && attempt.header.url == self.url;
         let is_here = state.attempts.iter().any(|attempt| of_this_run(&attempt));
         // Once an attempt found it missing, it counts as missing for all later attempts of the same CI run.
@@ -201,4 +209,14 @@ impl DeploymentRequest<'_> {
             MissingJournalPolicy::Fail | MissingJournalPolicy::Restart => Ok(false),
         }
     }
+}
+
+fn lock_wait_notice(record: &LockRecord, waited: Duration) -> Notice {
+    let holder = record.holder.as_ref().map_or_else(|| "another deployment".to_owned(), ToString::to_string);
+    Notice::note(format!(
+        "waiting for the lock on {} ({} s so far): {holder} has held it since {}",
+        record.resource,
+        waited.as_secs(),
+        record.since
+    ))
 }

@@ -69,8 +69,13 @@ pub struct StepResolution {
 /// attempt from beginning or ending.
 pub async fn resolve_step(request: ResolutionRequest<'_>) -> Result<StepResolution, Diagnostic> {
     let ResolutionRequest { store, prepared, step_target, operator, .. } = &request;
-    let lock_request =
-        LockRequest { by: operator.clone(), url: request.url.clone(), purpose: None, wait: request.wait };
+    let lock_request = LockRequest {
+        by: operator.clone(),
+        url: request.url.clone(),
+        purpose: None,
+        wait: request.wait,
+        observer: None,
+    };
     let mut lock = store.acquire_lock(lock_request).await.map_err(|error| Diagnostic::from(&error))?;
     let loaded = store.load(|_| {}).map_err(|error| Diagnostic::from(&error))?;
     let (Some(record), Some(last)) = (loaded.state.records.get(step_target), loaded.state.attempts.last()) else {

@@ -16,6 +16,7 @@ use journal::{
     decision::{self, NextAction, StepDisposition},
     event::{Decision, DecisionReason, ProbeInput, ROLLBACK},
 };
+use state::{LockError, StateError};
 
 /// The most calls of a probe that fails.
 const MAX_PROBE_CALLS: u32 = 2;
@@ -203,7 +204,16 @@ impl StepRunner<'_, '_> {
         };
         let Err(error) = confirmed else { return Ok(intent) };
         if !self.attempt.journal.is_fenced() {
-            let failure = StepFailure::new(FailureKind::NotBegun, "not started: the runner could not confirm the lock");
+            let is_upload = matches!(
+                &error,
+                AttemptError::Lock(LockError::State(StateError::NotUploaded { .. } | StateError::Artifact(_)))
+            );
+            let why = if is_upload {
+                "not started: the journal could not be uploaded"
+            } else {
+                "not started: the runner could not confirm the lock"
+            };
+            let failure = StepFailure::new(FailureKind::NotBegun, why);
             self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         }
         Err(error)

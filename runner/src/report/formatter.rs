@@ -99,11 +99,6 @@ pub(super) struct EventFormatter {
 }
 
 impl EventFormatter {
-    /// The statuses of the steps so far.
-    pub(super) fn statuses(&self) -> &AttemptStatuses {
-        &self.statuses
-    }
-
     /// The width of the column with the steps.
     pub(super) fn label_width(&self) -> usize {
         self.label_width

@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, FailureKind, Finding, Input,
-    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, time,
+    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, log, time,
 };
 use serde::Deserialize;
 
@@ -104,7 +104,7 @@ impl Step for VerifyStep {
         let started = time::monotonic();
         let checks = checks(input)?;
         let policy = RoundPolicy::new(input.config.tries, input.config.interval, input.config.consecutive)?;
-        let rounds = policy.run(checks.len(), || run_round(&checks), time::sleep)?;
+        let rounds = policy.run(checks.len(), || run_round(&checks), log::info, time::sleep)?;
         Ok(Receipt::new()
             .output("checks", checks.len())
             .note("rounds", rounds)

@@ -29,7 +29,8 @@ impl RoundPolicy {
         Ok(Self { tries, interval, consecutive })
     }
 
-    /// Runs rounds of `checks` checks until enough have succeeded in a row, and returns the number of rounds.
+    /// Runs rounds of `checks` checks until enough have succeeded in a row, and returns the number of rounds. It logs each round
+    /// that fails and is not the last one, whose mismatches the failure has.
     ///
     /// # Errors
     /// The error of a round, at once; after the last round, the last mismatches.
@@ -37,6 +38,7 @@ impl RoundPolicy {
         &self,
         checks: usize,
         mut round: impl FnMut() -> Result<Vec<CheckMismatch>, Failure>,
+        mut log: impl FnMut(String),
         mut wait: impl FnMut(Duration),
     ) -> Result<u32, Failure> {
         let (mut in_a_row, mut delay, mut last) = (0, self.interval, Vec::new());
@@ -47,6 +49,9 @@ impl RoundPolicy {
                 delay = self.interval;
             } else {
                 in_a_row = 0;
+                if number < self.tries {
+                    log(format!("round {number} of {}: {}", self.tries, summarize_mismatches(&failing, checks, "")));
+                }
                 last = failing;
             }
             if in_a_row == self.consecutive {
@@ -103,6 +108,7 @@ mod tests {
         let result = policy.run(
             2,
             || Ok(if rounds.next() == Some('+') { Vec::new() } else { vec![mismatch()] }),
+            |_| {},
             |wait| waits.push(wait.as_millis()),
         );
         (result.map_err(|failure| failure.message), waits)
@@ -120,6 +126,18 @@ mod tests {
         let policy = RoundPolicy::new(3, Duration::from_secs(8), 1).unwrap();
         let message = "1 of 2 checks failed after 3 rounds: GET u: expected status 200, found status 503".to_owned();
         assert_eq!(run(&policy, "---"), (Err(message), vec![8000, 10_000]));
+    }
+
+    #[test]
+    fn each_failed_round_but_the_last_is_logged() {
+        let policy = RoundPolicy::new(3, Duration::ZERO, 1).unwrap();
+        let mismatch =
+            || CheckMismatch { check: "GET u".into(), expected: "status 200".into(), found: "status 503".into() };
+        let mut logged = Vec::new();
+        let result = policy.run(2, || Ok(vec![mismatch()]), |message| logged.push(message), |_| {});
+        assert!(result.is_err());
+        let mismatch = "1 of 2 checks failed: GET u: expected status 200, found status 503";
+        assert_eq!(logged, [1, 2].map(|number| format!("round {number} of 3: {mismatch}")));
     }
 
     #[test]
@@ -145,6 +163,7 @@ mod tests {
                 rounds += 1;
                 Err(Failure::denied("no"))
             },
+            |_| panic!("no message is expected"),
             |_| panic!("no wait is expected"),
         );
         assert!(result.is_err() && rounds == 1);

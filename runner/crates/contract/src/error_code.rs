@@ -105,6 +105,9 @@ error_codes! {
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
     LogElsewhere, "P0232", Refused, "the log is on another machine";
+    SharedIdentity, "P0240", Refused, "two jobs share an identity";
+    KeyChanged, "P0241", Refused, "the `key` was added or dropped";
+    ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";
     UnverifiedInputs, "P0250", Refused, "files differ from those that the release was verified with";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";

@@ -10,7 +10,7 @@
 //! Its name shows which one is the newest: `pawl-<app>-<environment>-<job>-aNN-sNNNN-<nonce>`, with the attempt of the
 //! workflow run and the number of lines. The lines of a journal are chained by hashes, and the first one names the last line of the
 //! snapshot, so the MAC of the manifest covers each of them. `collect` chooses the journals, `merge` puts them into another
-//! machine's folder, `chain` compares two histories. Deliberately absent: upload and download.
+//! machine's folder, `chain` compares two histories. A checkpoint without lines says that its attempt began nothing. Deliberately absent: upload and download.
 
 mod chain;
 mod collect;
@@ -133,9 +133,17 @@ pub enum BundleError {
     /// Its name does not match its content.
     #[error("its name does not match its content")]
     NameMismatch,
-    /// Its MAC is missing or not valid for this key.
-    #[error("it has no valid MAC for this key")]
+    /// Its MAC is not valid for this key.
+    #[error("its MAC is not that of this `key`: the key was changed, or another job wrote it")]
     InvalidMac,
+    /// It has no MAC, and this job has a key.
+    #[error("it was written without a `key`, and this attempt has one: the key was added, or another job wrote it")]
+    KeyAdded,
+    /// It has a MAC, and this job has no key.
+    #[error(
+        "it was written with a `key`, and this attempt has none: the key was dropped, or its secret is missing here"
+    )]
+    KeyDropped,
 }
 
 impl BundleError {
@@ -144,6 +152,7 @@ impl BundleError {
         let (name, why) = (name.to_owned(), self.to_string());
         match self {
             Self::NameMismatch | Self::InvalidMac => StateError::UnauthenticatedCheckpoint { name, why },
+            Self::KeyAdded | Self::KeyDropped => StateError::KeyChanged { name, why },
             Self::Truncated | Self::Damaged(_) | Self::UnknownVersion(_) | Self::WrongIdentity { .. } => {
                 StateError::InvalidCheckpoint { name, why }
             }
@@ -152,6 +161,12 @@ impl BundleError {
 }
 
 impl CheckpointContent {
+    /// The content of a checkpoint which says that its attempt of the workflow run began nothing.
+    #[must_use]
+    pub fn nothing_begun() -> Self {
+        Self { base: None, journals: Vec::new(), lines: 0 }
+    }
+
     /// Packs the zip.
     #[must_use]
     pub fn pack(
@@ -214,6 +229,8 @@ pub fn unpack(
     let manifest = file(MANIFEST_FILE).and_then(|text| parse_manifest(&text));
     // With a key, a checkpoint without a valid MAC is unusable: omitting records is forging, too.
     let manifest = match (manifest, key) {
+        (Ok(CheckpointManifest { mac: Some(_), .. }), None) => return Err(BundleError::KeyDropped),
+        (Ok(CheckpointManifest { mac: None, .. }), Some(_)) => return Err(BundleError::KeyAdded),
         (Ok(manifest), None) => manifest,
         (Ok(manifest), Some(key)) if manifest.mac == Some(key.mac(&manifest)) => manifest,
         (Err(error), None) => return Err(error),

@@ -48,7 +48,17 @@ pub struct CheckpointConfig {
     pub url: Option<String>,
     pub commit: Option<String>,
     pub key: Option<CheckpointKey>,
+    /// The machine's name on GitHub, by which the job is found in GitHub's list of jobs.
+    pub runner_name: Option<String>,
     pub access: ArtifactAccess,
+}
+
+impl CheckpointConfig {
+    /// Whether this job continues from the artifacts of earlier workflow runs: they prove nothing without a key.
+    #[must_use]
+    pub fn reads_earlier_runs(&self) -> bool {
+        self.key.is_some() && self.access.rest.is_some()
+    }
 }
 
 /// Keeps the sequence of the newest acknowledged checkpoint, out of reach of the other jobs of the run.
@@ -78,12 +88,16 @@ pub(super) enum UploadPolicy {
 pub struct CheckpointStatus {
     /// The newest checkpoint that was uploaded.
     pub newest: Option<String>,
+    /// The id of that artifact.
+    pub newest_id: Option<u64>,
     /// The sequence of the newest checkpoint that this process uploaded.
     pub sequence: Option<CheckpointSequence>,
     /// The checkpoint that this attempt resumed from.
     pub resumed_from: Option<String>,
     /// A checkpoint was expected but missing.
     pub is_missing: bool,
+    /// Why the artifacts of earlier workflow runs were not read, although the job has a key.
+    pub earlier_runs_unread: Option<String>,
     /// Newer checkpoints that were skipped, with the reason.
     pub skipped_artifacts: Vec<String>,
     /// The last error.
@@ -96,6 +110,7 @@ enum CheckpointCommand {
     /// Nothing older than the given sequence is the newest.
     DownloadNewest(Option<CheckpointSequence>, CheckpointReply<()>),
     InspectExisting(CheckpointReply<()>),
+    RecordNothingBegun(CheckpointReply<()>),
     UploadSoon,
     EnsureUploaded(CheckpointReply<()>),
     /// Uploads everything. With `true`, also waits until the superseded checkpoints are deleted.
@@ -162,17 +177,33 @@ impl CheckpointUploader {
         lock_mutex(&self.status).clone()
     }
 
-    /// Downloads the newest checkpoint, unless this is the first attempt of the workflow run.
+    /// Downloads the newest checkpoint: of this workflow run, or, if this job has begun nothing in it, of an earlier one.
     pub(super) async fn download_newest(&self) -> Result<(), StateError> {
-        if self.config.attempt < 2 || self.policy == UploadPolicy::AtEnd {
+        if self.policy == UploadPolicy::AtEnd || self.config.attempt < 2 && !self.config.reads_earlier_runs() {
             return Ok(());
         }
         let mark = lock_mutex(&self.mark).clone();
         let expected = match mark {
             None => None,
+            Some(_) if self.config.attempt < 2 => None,
             Some(mark) => mark.read().await.map_err(|why| StateError::UnknownHighWaterMark { why })?,
         };
         self.send_command(|answer| CheckpointCommand::DownloadNewest(expected, answer)).await
+    }
+
+    /// Records in the artifacts that this attempt of the workflow run has begun nothing, so that the next one does not miss its
+    /// journal. [`status`](Self::status) reports a failure.
+    pub async fn record_nothing_begun(&self, within: Duration) {
+        if self.policy == UploadPolicy::AtEnd {
+            return;
+        }
+        let recorded = tokio::time::timeout(within, self.send_command(CheckpointCommand::RecordNothingBegun)).await;
+        let reason = match recorded {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.reason(),
+            Err(_) => format!("it timed out after {} s", within.as_secs()),
+        };
+        lock_mutex(&self.status).last_error = Some(reason);
     }
 
     /// Starts a background upload if the next attempt needs this record.

@@ -38,6 +38,12 @@ pub enum StateError {
     /// A journal in the artifacts is not authenticated by this job's key.
     #[error("can't resume from the journal in artifact {name}")]
     UnauthenticatedCheckpoint { name: String, why: String },
+    /// A journal in the artifacts was written with a key and this job has none, or the other way round.
+    #[error("the `key` is not as it was when artifact {name} was written")]
+    KeyChanged { name: String, why: String },
+    /// Two jobs with one identity wrote journals.
+    #[error("two jobs of this workflow run wrote journals under the same name: {name} and {other}")]
+    SharedIdentity { name: String, other: String },
     /// The newest journal in the artifacts is older than one that was acknowledged.
     #[error("the journal in artifact {name} is not the newest of this run")]
     StaleCheckpoint { name: String, found: String, expected: String },
@@ -91,7 +97,11 @@ impl StateError {
             Self::StaleCheckpoint { found, expected, .. } => {
                 format!("it has sequence {found}; the GitHub deployment of this run expects {expected} or newer")
             }
+            Self::SharedIdentity { .. } => {
+                "neither continues the other, so nobody can tell which one is this job's".to_owned()
+            }
             Self::NotUploaded { why }
+            | Self::KeyChanged { why, .. }
             | Self::UnknownHighWaterMark { why }
             | Self::InvalidCheckpoint { why, .. }
             | Self::UnauthenticatedCheckpoint { why, .. } => why.clone(),
@@ -111,6 +121,14 @@ impl From<&StateError> for Diagnostic {
             StateError::UnauthenticatedCheckpoint { .. } => (
                 ErrorCode::JournalUnauthenticated,
                 "use the same `key` in every attempt; if you already do, find the job of this run that wrote the artifact".to_owned(),
+            ),
+            StateError::KeyChanged { .. } => (
+                ErrorCode::KeyChanged,
+                "nothing was done; set the secret as it was, and re-run the failed jobs; to change the key, start a new workflow run".to_owned(),
+            ),
+            StateError::SharedIdentity { .. } => (
+                ErrorCode::SharedIdentity,
+                "nothing was done; give each job an `instance:` of its own, such as `instance: ${{ matrix.region }}` where a matrix calls a reusable workflow; then start a new workflow run".to_owned(),
             ),
             StateError::InvalidCheckpoint { .. } => (
                 ErrorCode::InvalidCheckpoint,
@@ -150,6 +168,8 @@ impl From<&StateError> for Diagnostic {
             StateError::Artifact(_)
             | StateError::InvalidCheckpoint { .. }
             | StateError::UnauthenticatedCheckpoint { .. }
+            | StateError::KeyChanged { .. }
+            | StateError::SharedIdentity { .. }
             | StateError::StaleCheckpoint { .. }
             | StateError::UnknownHighWaterMark { .. }
             | StateError::NotUploaded { .. }

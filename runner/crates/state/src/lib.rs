@@ -118,13 +118,53 @@ pub struct LockRequest {
     pub purpose: Option<String>,
     /// How long to wait for another holder.
     pub wait: LockWait,
+    /// Who hears of it while the request waits.
+    pub observer: Option<LockWaitObserver>,
+}
+
+/// The first notice of a wait comes at once, the next ones after this time each.
+const WAIT_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Hears which record a request waits for, and how long it has waited.
+pub type LockWaitHandler = dyn Fn(&LockRecord, Duration) + Send + Sync;
+
+/// The handler of a request.
+#[derive(Clone)]
+pub struct LockWaitObserver(pub Arc<LockWaitHandler>);
+
+impl std::fmt::Debug for LockWaitObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LockWaitObserver")
+    }
+}
+
+/// Tells the observer of a request at once, and then now and then.
+#[derive(Debug)]
+struct WaitNotices {
+    observer: Option<LockWaitObserver>,
+    next: Duration,
+}
+
+impl WaitNotices {
+    fn new(observer: Option<LockWaitObserver>) -> Self {
+        Self { observer, next: Duration::ZERO }
+    }
+
+    fn waiting(&mut self, record: &LockRecord, waited: Duration) {
+        if waited >= self.next
+            && let Some(LockWaitObserver(observer)) = &self.observer
+        {
+            self.next = waited + WAIT_NOTICE_INTERVAL;
+            observer(record, waited);
+        }
+    }
 }
 
 impl LockRequest {
     /// A request that does not wait.
     #[must_use]
     pub fn new(by: &str) -> Self {
-        Self { by: by.to_owned(), url: None, purpose: None, wait: LockWait::Default }
+        Self { by: by.to_owned(), url: None, purpose: None, wait: LockWait::Default, observer: None }
     }
 
     fn holder(&self) -> LockHolder {
@@ -269,9 +309,11 @@ impl StateStore {
                 LockWait::For(wait) => wait,
             };
             let began = Instant::now();
+            let mut notices = WaitNotices::new(request.observer.clone());
             loop {
                 match folder_lock::FolderLock::acquire(&self.folder, &self.resource, &request) {
-                    Err(LockError::Held { .. }) if began.elapsed() < until => {
+                    Err(LockError::Held { record, .. }) if began.elapsed() < until => {
+                        record.iter().for_each(|record| notices.waiting(record, began.elapsed()));
                         tokio::time::sleep(FOLDER_LOCK_POLL_INTERVAL).await
                     }
                     Err(error) => return Err(error),

@@ -238,6 +238,7 @@ impl LockWorker {
         let mut acquirer =
             LockAcquirer::new(began.elapsed(), request.holder(), nonces, ttl, request.wait, clock::now());
         let copy = LocalCopy { folder: &folder, location: &place };
+        let mut notices = super::WaitNotices::new(request.observer.clone());
         let (mut tries, mut is_pulled) = (0, false);
         let mut failed: Option<(RecordVersion, StateError)> = None;
         loop {
@@ -260,6 +261,9 @@ impl LockWorker {
             let (lease, state) = match acquirer.on_read(began.elapsed(), &seen.lock, newest) {
                 AcquireAction::GiveUp(record) => return Err(LockError::Held { resource, record: Some(record) }),
                 AcquireAction::ReadAt(at) => {
+                    if seen.lock.holder.is_some() {
+                        notices.waiting(&seen.lock, began.elapsed());
+                    }
                     sleep_until(began, at, cancelled);
                     continue;
                 }

@@ -58,15 +58,21 @@ impl WorkflowAnnotation {
         };
         let label = error.excerpt.iter().map(|excerpt| excerpt.label.clone()).filter(|label| !label.is_empty());
         let hint = error.hint.iter().map(|hint| format!("hint: {hint}"));
-        let more: Vec<_> = label.chain(error.causes.iter().cloned()).chain(hint).collect();
-        // The title already has the message.
-        let message = if more.is_empty() { error.message.clone() } else { more.join("\n") };
+        // GitHub's log shows the message without the title.
+        let message =
+            std::iter::once(error.message.clone()).chain(label).chain(error.causes.iter().cloned()).chain(hint);
+        let message = message.collect::<Vec<_>>().join("\n");
         Self {
             level: AnnotationLevel::Error,
             location: step_target,
-            title: Some(format!("{} {}", error.code, error.message)),
+            title: Some(format!("Pawl {}", error.code)),
             message,
         }
+    }
+
+    /// Whether GitHub shows the whole message.
+    pub(super) fn is_complete(&self) -> bool {
+        self.message().len() < MAX_MESSAGE_BYTES
     }
 
     /// None for a notice without a location: it is in the log.
@@ -122,7 +128,7 @@ impl AnnotationLocation {
 }
 
 /// The path without `.` and `..`, relative to the first root that contains it.
-fn path_below_root(path: &Path, roots: &[PathBuf]) -> PathBuf {
+pub(super) fn path_below_root(path: &Path, roots: &[PathBuf]) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
         match part {

@@ -5,10 +5,11 @@
 //!   ▸ pull
 //!     skip   pull     its effect still holds                                    3 ms
 //!   ▸ migrate: it failed last time
-//!     ran    migrate  it failed last time; 1 file                              12 ms
+//!     ran    migrate  1 file                                                   12 ms
 //! ```
 //!
-//! A log that nobody unfolds is complete. The content of a group is verbose, for a reader who opens it. Deliberately absent:
+//! A log that nobody unfolds is complete, and has each reason and each failure once: the reason in the title of the group, the failure
+//! in the error at the end. The content of a group is verbose, for a reader who opens it. Deliberately absent:
 //! wording and layout, which are those of the terminal.
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
     },
     WorkflowOutput,
 };
-use contract::text;
+use contract::{step::StepOutcome, text};
 use journal::event::{Decision, JournalEntry, JournalEvent, OutputLine, StepTarget};
 
 /// The longest title of a group, in columns.
@@ -35,6 +36,8 @@ pub struct GroupedLogReporter {
     /// The step whose group is open.
     open_group: Option<StepTarget>,
     throttle: OutputThrottle,
+    /// The line is that of a failure, or of a decision to stop, whose reason the error at the end has.
+    is_last_failure: bool,
 }
 
 /// The position of an entry's lines.
@@ -58,6 +61,7 @@ impl GroupedLogReporter {
             formatter: EventFormatter::default(),
             open_group: None,
             throttle: OutputThrottle::default(),
+            is_last_failure: false,
         }
     }
 
@@ -82,23 +86,14 @@ impl GroupedLogReporter {
                     self.workflow.with_stream(|stream| stream.write_own(&heading));
                 }
             }
+            // The title of the group has the reason.
             DisplayItem::Line(line) => {
-                let text = line.text_with_reason();
-                self.write_line(position, &line, &text, false);
+                let text = if self.is_last_failure { "" } else { &line.text };
+                self.write_line(position, &line, text, false);
             }
             DisplayItem::StepMessage(line) => self.write_line(position, &line, &line.text, true),
-            DisplayItem::StepStarted { keyword, label, reason } => {
-                let line = DisplayLine {
-                    min_verbosity: Verbosity::Normal,
-                    style: LineStyle::Plain,
-                    keyword,
-                    label,
-                    reason: None,
-                    text: reason,
-                    took_ms: None,
-                };
-                self.write_line(position, &line, &line.text, false);
-            }
+            // The title of the group says it.
+            DisplayItem::StepStarted { .. } => {}
             DisplayItem::Meter { label, task, done, total, unit } => {
                 // There are many, and a later reader needs none of them.
                 if self.options.verbosity == Verbosity::Verbose {
@@ -164,6 +159,13 @@ impl DeploymentReporter for GroupedLogReporter {
         }
         let items = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
         let position = log_position(&entry.event);
+        // A retryable failure may not be the last one.
+        let is_stop = matches!(&entry.event, JournalEvent::Decision { decision: Decision::Stop { .. }, .. });
+        let is_last_try = matches!(
+            &entry.event,
+            JournalEvent::Outcome { outcome: StepOutcome::Failed { failure }, .. } if !failure.retryable
+        );
+        self.is_last_failure = is_stop || is_last_try;
         match position {
             LogPosition::InGroup(step_target) if self.open_group.as_ref() == Some(step_target) => {}
             LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => self.close_group(),

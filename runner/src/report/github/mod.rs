@@ -17,18 +17,25 @@ use std::{
 };
 
 mod annotation;
+mod attempt_table;
+mod bounded_page;
 mod command;
-mod gantt;
 mod log;
 mod markdown;
 mod mask;
+mod next_steps;
+mod page;
 mod stream;
 mod summary;
 #[cfg(test)]
 mod tests;
 
+pub use attempt_table::LiveBefore;
 pub use log::GroupedLogReporter;
-pub use summary::{JobSummaryReporter, MAX_SUMMARY_BYTES, PreviousAttempt, render_problems_page};
+pub use next_steps::{FailedJob, RecordReach, next_steps, translate_hint};
+pub use summary::{
+    JobContext, JobSummaryReporter, MAX_SUMMARY_BYTES, PageSources, PreviousAttempt, render_problems_page,
+};
 
 use self::{
     annotation::{AnnotationLimiter, WorkflowAnnotation},
@@ -74,17 +81,22 @@ impl WorkflowOutput {
         }
     }
 
-    /// Writes an error to the log, and annotates it at its location.
+    /// Annotates an error at its location. GitHub shows the annotation in the log, too, so the log has the error's own form only if
+    /// it says more: an excerpt, a longer text, or an annotation that is held back.
     pub fn error(&self, error: &Diagnostic, color: ColorMode) {
         let mut inner = self.lock();
-        inner.stream.write_own(&render::render_diagnostic(error, color));
-        inner.annotate(WorkflowAnnotation::of_error(error));
+        let annotation = WorkflowAnnotation::of_error(error);
+        let is_told = error.excerpt.is_none() && annotation.is_complete();
+        if !inner.annotate(annotation) || !is_told {
+            inner.stream.write_own(&render::render_diagnostic(error, color));
+        }
     }
 
     /// Annotates a notice at its location, if it has one.
     pub fn annotate(&self, notice: &Notice) {
         if let Some(annotation) = WorkflowAnnotation::of_notice(notice) {
-            self.lock().annotate(annotation);
+            // The log has the notice in any case.
+            let _ = self.lock().annotate(annotation);
         }
     }
 
@@ -114,9 +126,10 @@ impl WorkflowOutput {
 }
 
 impl WorkflowOutputState {
-    fn annotate(&mut self, annotation: WorkflowAnnotation) {
-        if let Some(line) = self.annotations.add(annotation) {
-            self.stream.command(&line);
-        }
+    /// Writes an annotation, unless it is held back. Returns whether it was written.
+    fn annotate(&mut self, annotation: WorkflowAnnotation) -> bool {
+        let line = self.annotations.add(annotation);
+        line.iter().for_each(|line| self.stream.command(line));
+        line.is_some()
     }
 }

@@ -1,7 +1,7 @@
 //! The stream that GitHub reads commands from: our lines, our commands, and foreign lines that GitHub must not execute.
 //!
-//! Invariant: an open stop never swallows a command of ours, and no stop is left open. A stop stays open over consecutive
-//! foreign lines, so that its own lines don't bury them. A write error is ignored: the journal has every entry.
+//! Invariant: an open stop never swallows a command of ours, and no stop is left open. Foreign lines without `::` and `##[` hold no
+//! command, so they need no stop. A stop stays open over consecutive foreign lines, so that its own lines don't bury them. A write error is ignored: the journal has every entry.
 
 use std::io::Write;
 
@@ -28,7 +28,7 @@ impl CommandStream {
 
     /// Writes lines with foreign text, with their ends.
     pub(super) fn write_foreign(&mut self, lines: &str) {
-        if self.open_stop.is_none() {
+        if self.open_stop.is_none() && (lines.contains("::") || lines.contains("##[")) {
             self.open_stop = (self.next_token)();
             if let Some(token) = self.open_stop.clone() {
                 self.write(&format!("{}\n", workflow_command("stop-commands", &[], &token)));

@@ -14,7 +14,8 @@ use expect_test::{Expect, expect};
 use serde_json::json;
 
 use super::{
-    GroupedLogReporter, JobSummaryReporter, PreviousAttempt, StopTokenSource, WorkflowOutput, render_problems_page,
+    GroupedLogReporter, JobContext, JobSummaryReporter, LiveBefore, PageSources, PreviousAttempt, RecordReach,
+    StopTokenSource, WorkflowOutput, render_problems_page,
 };
 use crate::report::{
     ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, ReportOptions, Verbosity,
@@ -23,9 +24,13 @@ use crate::report::{
 use contract::{
     Secret,
     diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceExcerpt, SourceLocation},
-    step::{MessageLevel, StepOutcome},
+    step::{MessageLevel, StepFailure, StepOutcome},
 };
-use journal::event::{Decision, DecisionReason, JournalEvent};
+use journal::{
+    JournalState,
+    event::{Decision, DecisionReason, JournalEvent},
+    line,
+};
 
 /// The lines of a malicious guest.
 const HOSTILE: &[&str] = &[
@@ -121,22 +126,64 @@ fn executed_commands(text: &str) -> Vec<String> {
     executed
 }
 
-/// The page of the last attempt.
-fn render_page(
-    tape: &JournalFixture,
-    conclusion: &CommandConclusion<'_>,
-    earlier: Vec<PreviousAttempt>,
-    room: usize,
-) -> String {
+/// The page of the last attempt. `previous` are the indexes of earlier attempts of its run.
+fn render_page(tape: &JournalFixture, conclusion: &CommandConclusion<'_>, previous: &[usize], room: usize) -> String {
     let page = Rc::new(RefCell::new(String::new()));
     let written = Rc::clone(&page);
-    let write = Box::new(move |text: &str| written.borrow_mut().push_str(text));
-    let mut summary = JobSummaryReporter::new(earlier, "runner --local --release r2".to_owned(), true, room, write);
+    let earlier = |until: usize| {
+        let mut state = JournalState::default();
+        for entries in &tape.attempts[..until] {
+            for entry in entries {
+                state.apply(entry, line::encode(entry).hash, entry.seq).unwrap();
+            }
+        }
+        state
+    };
+    let previous_attempts: Vec<_> = previous
+        .iter()
+        .map(|index| {
+            let entries = &tape.attempts[*index];
+            let JournalEvent::Started(header) = &entries[0].event else { panic!("an attempt begins with its header") };
+            let url = Some("https://github.example/acme/shop/actions/runs/4711".to_owned());
+            PreviousAttempt::new(header.attempt.0.get(), url, live_before(&earlier(*index)), entries)
+        })
+        .collect();
+    let sources = PageSources {
+        previous_attempts: Box::new(|| previous_attempts),
+        journal_url: Box::new(|| Some("https://github.example/acme/shop/actions/runs/4711/artifacts/99".to_owned())),
+        write: Box::new(move |text: &str| written.borrow_mut().push_str(text)),
+    };
+    let before = earlier(tape.attempts.len() - 1);
+    let mut summary = JobSummaryReporter::new(live_before(&before), job_context(previous.len()), sources, room);
     for entry in tape.last_attempt() {
         summary.on_event(entry);
     }
     summary.finish(conclusion);
     page.take()
+}
+
+fn live_before(state: &JournalState) -> LiveBefore {
+    let exposing = state.records.iter().filter(|(_, record)| record.intent.exposes);
+    let replaced = exposing.map(|(step, record)| (step.clone(), record.live_before.clone())).collect();
+    LiveBefore { release: state.head.live.clone(), replaced }
+}
+
+fn job_context(previous: usize) -> JobContext {
+    JobContext {
+        repository_url: Some("https://github.example/acme/shop".to_owned()),
+        run: Some("4711".to_owned()),
+        attempt: u32::try_from(previous + 1).ok(),
+        commit: Some("ff7cdcc0123456789abcdef0123456789abcdef0".to_owned()),
+        actor: Some("ann".to_owned()),
+        site: Some("https://shop.example.com/".to_owned()),
+        roots: vec![PathBuf::from("/repo/shop")],
+        reach: RecordReach::Outlives("git:origin".to_owned()),
+        resume_command: "runner --release r2".to_owned(),
+        shows_releases: true,
+        has_migrations: true,
+        has_archive: true,
+        has_key: false,
+    }
 }
 
 fn failed_error() -> Diagnostic {
@@ -172,27 +219,21 @@ fn log_of_a_clean_deployment() {
             shop r1 to test (run 1-aaaaaa, attempt 1)
             ::group::pull: first run
               intent pull     fingerprint 9c88dbf7, key 00c0ffee
-              start  pull     first run
-            ::stop-commands::token-1
               info   pull     fetched rows=7 table=orders
-            ::token-1::
             ::endgroup::
-              ran    pull     first run; 2.0 KiB                                       1.2 s
+              ran    pull     2.0 KiB                                                  1.2 s
             ::group::migrate: first run
               intent migrate  fingerprint 9c88dbf7, key 00c0ffee
-              start  migrate  first run
             ::endgroup::
-              ran    migrate  first run; 2 files                                       41 ms
+              ran    migrate  2 files                                                  41 ms
             ::group::switch: first run
               intent switch   fingerprint 9c88dbf7, key 00c0ffee
-              start  switch   first run
             ::endgroup::
-              ran    switch   first run                                                 2 ms
+              ran    switch                                                             2 ms
             ::group::verify: first run
               intent verify   fingerprint 9c88dbf7, key 00c0ffee
-              start  verify   first run
             ::endgroup::
-              ran    verify   first run                                                 5 ms
+              ran    verify                                                             5 ms
             deployed r1 to test in 1.3 s (4 ran)
         "#]],
     );
@@ -205,24 +246,19 @@ fn log_of_a_failure_has_the_messages_before_it() {
         ExitKind::Failed,
         None,
         expect![[r#"
-        shop r2 to test (run 2-bbbbbb, attempt 1)
-        ::group::pull: the release changed
-          intent pull     fingerprint cd65dbb5, key 00c0ffee
-          start  pull     the release changed
-        ::endgroup::
-          ran    pull     the release changed; 1.5 KiB                              8 ms
-        ::group::migrate: its configuration, migrations and the release changed
-          intent migrate  fingerprint c8fff71d, key 00c0ffee
-          start  migrate  its configuration, migrations and the release changed
-        ::stop-commands::token-1
-          debug  migrate  reading rows=7 table=orders
-          warn   migrate  slow lock rows=7 table=orders
-        ::token-1::
-        ::endgroup::
-          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
-                          exist                                                    41 ms
-        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
-    "#]],
+            shop r2 to test (run 2-bbbbbb, attempt 1)
+            ::group::pull: the release changed
+              intent pull     fingerprint cd65dbb5, key 00c0ffee
+            ::endgroup::
+              ran    pull     1.5 KiB                                                   8 ms
+            ::group::migrate: its configuration, migrations and the release changed
+              intent migrate  fingerprint c8fff71d, key 00c0ffee
+              debug  migrate  reading rows=7 table=orders
+              warn   migrate  slow lock rows=7 table=orders
+            ::endgroup::
+              FAIL   migrate                                                           41 ms
+            FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+        "#]],
     );
 }
 
@@ -249,14 +285,12 @@ fn log_of_a_retry_that_skips_and_adopts() {
               skip   migrate  its effect still holds                                    3 ms
             ::group::switch: the release changed
               intent switch   fingerprint cd65dbb5, key 00c0ffee
-              start  switch   the release changed
             ::endgroup::
-              ran    switch   the release changed                                       2 ms
+              ran    switch                                                             2 ms
             ::group::verify: an earlier step ran
               intent verify   fingerprint cd65dbb5, key 00c0ffee
-              start  verify   an earlier step ran
             ::endgroup::
-              ran    verify   an earlier step ran                                       5 ms
+              ran    verify                                                             5 ms
             deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
         "#]],
     );
@@ -272,26 +306,21 @@ fn log_of_a_rollback() {
             shop r2 to test (run 2-bbbbbb, attempt 1)
             ::group::pull: the release changed
               intent pull     fingerprint cd65dbb5, key 00c0ffee
-              start  pull     the release changed
             ::endgroup::
-              ran    pull     the release changed                                       8 ms
+              ran    pull                                                               8 ms
             ::group::migrate: the release changed
               intent migrate  fingerprint cd65dbb5, key 00c0ffee
-              start  migrate  the release changed
             ::endgroup::
-              ran    migrate  the release changed                                       9 ms
+              ran    migrate                                                            9 ms
             ::group::switch: the release changed
               intent switch   fingerprint cd65dbb5, key 00c0ffee
-              start  switch   the release changed
             ::endgroup::
-              ran    switch   the release changed                                       2 ms
+              ran    switch                                                             2 ms
             ::group::verify: an earlier step ran
               intent verify   fingerprint c2a699f3, key 00c0ffee
-              start  verify   an earlier step ran
             ::endgroup::
-              FAIL   verify   GET /health gave 500, not 200                            5.0 s
+              FAIL   verify                                                            5.0 s
             ::group::switch: undo
-              undo   switch
             ::endgroup::
               undid  switch
             ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
@@ -303,8 +332,7 @@ fn log_of_a_rollback() {
 fn quiet_has_no_groups() {
     let text = render_log(&fixture::failed(), options(Verbosity::Quiet, None), ExitKind::Failed);
     expect![[r#"
-          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
-                          exist                                                    41 ms
+          FAIL   migrate                                                           41 ms
         FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
     "#]]
     .assert_eq(&text);
@@ -340,21 +368,6 @@ fn commands_of_a_guest_are_not_executed() {
         shop r1 to test (run 1-aaaaaa, attempt 1)
         ::group::pull: drift: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::…
           intent pull     fingerprint 1bc722be, key 00c0ffee
-          start  pull     drift: ::set-output name=x::y
-                          |   ::error::forged
-                          | ::stop-commands::x
-                          | ::add-mask::a
-                          | fine #\#[error]forged
-                          | #\#[add-path]/tmp
-                          | one
-                          | ::set-env name=PATH::/tmp
-                          | ::endgroup::
-                          | a long line of many words until it must be wrapped and then
-                          | a command ::add-path::/tmp and more of it
-                          | | a | `b` </details> <script>x</script> %0A::error::y
-                          | [x](javascript:y) $a$ @ann
-                          | ```
-                          | # head
         ::stop-commands::token-1
           info   pull     ::set-output name=x::y rows=7 table=orders
           info   pull       ::error::forged rows=7 table=orders
@@ -373,36 +386,8 @@ fn commands_of_a_guest_are_not_executed() {
                           | # head rows=7 table=orders
         ::token-1::
         ::endgroup::
-          FAIL   pull     ::error::x:3: ::set-output name=x::y
-                          |   ::error::forged
-                          | ::stop-commands::x
-                          | ::add-mask::a
-                          | fine #\#[error]forged
-                          | #\#[add-path]/tmp
-                          | one
-                          | ::set-env name=PATH::/tmp
-                          | ::endgroup::
-                          | a long line of many words until it must be wrapped and
-                          | then a command ::add-path::/tmp and more of it
-                          | | a | `b` </details> <script>x</script> %0A::error::y
-                          | [x](javascript:y) $a$ @ann
-                          | ```
-                          | # head                                                  1 ms
-          STOP   migrate  its probe could not verify its effect: ::set-output name=x::y
-                          |   ::error::forged
-                          | ::stop-commands::x
-                          | ::add-mask::a
-                          | fine #\#[error]forged
-                          | #\#[add-path]/tmp
-                          | one
-                          | ::set-env name=PATH::/tmp
-                          | ::endgroup::
-                          | a long line of many words until it must be wrapped and then
-                          | a command ::add-path::/tmp and more of it
-                          | | a | `b` </details> <script>x</script> %0A::error::y
-                          | [x](javascript:y) $a$ @ann
-                          | ```
-                          | # head
+          FAIL   pull                                                               1 ms
+          STOP   migrate
         STOPPED r1 to test at `pull` after 13 ms (1 failed, 1 in doubt)
     "#]].assert_eq(&text);
 }
@@ -444,11 +429,11 @@ fn errors_are_annotated_at_their_line() {
     let text = out.text();
     let commands: Vec<_> = text.lines().filter(|line| line.starts_with("::")).map(|line| format!("{line}\n")).collect();
     expect![[r#"
-        ::error file=db/migrations/0007_orders.sql,line=3,col=9,title=P0301 step `migrate` failed on attempt 1::migrations/0007_orders.sql:3: relation "order" does not exist%0Ahint: fix the cause; then run `runner --release r2` again (skips: pull)
-        ::error file=ops/deploy.yml,line=2,col=1,endLine=2,endColumn=5,title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing
-        ::error file=ops/deploy.yml,line=2,col=1,endLine=3,title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing%0Ahint: did you mean `steps`?
-        ::error title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing
-        ::error title=P0501 locked by ann\n100%25::locked by ann%0A100%25
+        ::error file=db/migrations/0007_orders.sql,line=3,col=9,title=Pawl P0301::step `migrate` failed on attempt 1%0Amigrations/0007_orders.sql:3: relation "order" does not exist%0Ahint: fix the cause; then run `runner --release r2` again (skips: pull)
+        ::error file=ops/deploy.yml,line=2,col=1,endLine=2,endColumn=5,title=Pawl P0104::the plan has no key `stpes`: what, then%0Ameans nothing
+        ::error file=ops/deploy.yml,line=2,col=1,endLine=3,title=Pawl P0104::the plan has no key `stpes`: what, then%0Ameans nothing%0Ahint: did you mean `steps`?
+        ::error title=Pawl P0104::the plan has no key `stpes`: what, then%0Ameans nothing
+        ::error title=Pawl P0501::locked by ann%0A100%25
     "#]].assert_eq(&commands.concat());
 }
 
@@ -480,12 +465,15 @@ fn annotations_stop_at_the_limit_of_github() {
         assert_eq!(lines.len(), count.min(10));
         assert!(lines[8].ends_with("::wrong 8"), "{}", lines[8]);
         if let Some(last) = lines.get(9) {
-            assert_eq!(*last, format!("::error title=P0101 wrong 9::{}wrong 9", told.unwrap_or_default()));
+            assert_eq!(*last, format!("::error title=Pawl P0101::{}wrong 9", told.unwrap_or_default()));
         }
-        assert!(
-            (0..count).all(|number| text.contains(&format!("error[P0101]: wrong {number}\n"))),
-            "all are in the log"
-        );
+        // Those from the tenth on are in the log before anybody knows how many will follow.
+        let is_in_log = |number: usize| {
+            let is_annotated = text.contains(&format!("::error title=Pawl P0101::wrong {number}\n"));
+            let is_written = text.contains(&format!("error[P0101]: wrong {number}\n"));
+            if number < 9 { is_annotated && !is_written } else { is_written }
+        };
+        assert!((0..count).all(is_in_log), "{text}");
     }
 }
 

@@ -41,6 +41,11 @@ impl ArtifactError {
         matches!(self, Self::Refused { status, .. } if *status == with)
     }
 
+    /// Whether this job may not use the API, or the server does not have it.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. }) || self.is_refused_with(StatusCode::NOT_FOUND)
+    }
+
     /// The cause in one line.
     fn reason(&self) -> String {
         match self {

@@ -204,11 +204,43 @@ impl ArtifactStore {
             (Ok(listed), _) => listed,
             (Err(error), None) => return Err(error),
             (Err(error), Some(rest)) => {
-                rest.list(&self.client, until).await.map_err(|second| both_failed_error(error, second))?
+                rest.list(&self.client, until, rest.run()).await.map_err(|second| both_failed_error(error, second))?
             }
         };
         listed.retain(|listed| listed.name.starts_with(prefix));
         Ok(listed)
+    }
+
+    /// Lists the artifacts with a name prefix of another run of this repository, through the REST API.
+    ///
+    /// # Errors
+    /// When it fails, or this job has no access to that API.
+    pub async fn list_of_run(&self, run: u64, prefix: &str) -> Result<Vec<ArtifactInfo>, ArtifactError> {
+        let until = self.client.deadline();
+        let mut listed = self.rest()?.list(&self.client, until, run).await?;
+        listed.retain(|listed| listed.name.starts_with(prefix));
+        Ok(listed)
+    }
+
+    /// The earlier runs of this workflow on this branch, the newest first.
+    ///
+    /// # Errors
+    /// When the REST API fails, or this job has no access to it.
+    pub async fn earlier_runs(&self) -> Result<Vec<u64>, ArtifactError> {
+        self.rest()?.earlier_runs(&self.client, self.client.deadline()).await
+    }
+
+    /// The earlier attempts of this run in which this job did not run, as far as the REST API tells.
+    ///
+    /// # Errors
+    /// When the REST API fails, or this job has no access to it.
+    pub async fn attempts_without_this_job(&self, attempt: u32, runner_name: &str) -> Result<Vec<u32>, ArtifactError> {
+        let until = self.client.deadline();
+        self.rest()?.attempts_without_this_job(&self.client, until, attempt, runner_name).await
+    }
+
+    fn rest(&self) -> Result<&RestArtifactClient, ArtifactError> {
+        self.rest.as_ref().ok_or_else(no_rest_access_error)
     }
 
     /// Downloads an artifact: from the service, or from the REST API if that fails or the content differs.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use octocrab::Octocrab;
 use reqwest::{Body, Response, StatusCode, header::LOCATION};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::Instant;
 use url::Url;
 
@@ -18,12 +18,52 @@ use super::{
 
 /// Artifacts per page, GitHub's maximum.
 const PAGE_SIZE: usize = 100;
+/// The most earlier workflow runs that are asked for a journal.
+const MAX_EARLIER_RUNS: usize = 20;
 /// The most pages of a run: 500 artifacts a job, 256 jobs a matrix.
 const MAX_PAGES: usize = 1300;
 
 #[derive(Debug)]
 pub(super) struct RestArtifactClient {
     access: RestApiAccess,
+}
+
+/// A workflow run, as far as it is read here.
+#[derive(Deserialize)]
+struct WorkflowRun {
+    id: u64,
+    workflow_id: u64,
+    run_number: u64,
+    head_branch: Option<String>,
+    repository: RepositoryId,
+    head_repository: Option<RepositoryId>,
+}
+
+#[derive(Deserialize)]
+struct RepositoryId {
+    id: u64,
+}
+
+#[derive(Deserialize)]
+struct WorkflowRunPage {
+    workflow_runs: Vec<WorkflowRun>,
+}
+
+/// A job of one attempt, as far as it is read here.
+#[derive(Deserialize)]
+struct WorkflowJob {
+    name: String,
+    status: Option<String>,
+    conclusion: Option<String>,
+    runner_name: Option<String>,
+    #[serde(default)]
+    steps: Vec<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct WorkflowJobPage {
+    total_count: usize,
+    jobs: Vec<WorkflowJob>,
 }
 
 #[derive(Deserialize)]
@@ -63,15 +103,21 @@ impl RestArtifactClient {
         Ok(Self { access })
     }
 
-    /// Lists all artifacts of the run, from every attempt.
+    /// The id of this workflow run.
+    pub(super) fn run(&self) -> u64 {
+        self.access.run
+    }
+
+    /// Lists all artifacts of a run of this repository, from every attempt.
     pub(super) async fn list(
         &self,
         calls: &ServiceHttpClient,
         until: Instant,
+        run: u64,
     ) -> Result<Vec<ArtifactInfo>, ArtifactError> {
         let call = calls.api_call("list artifacts", until);
         let crab = self.api_client(calls)?;
-        let RestApiAccess { repository, run, .. } = &self.access;
+        let repository = &self.access.repository;
         let (mut listed, mut seen, mut passed) = (Vec::new(), BTreeSet::new(), 0);
         for page in 1..=MAX_PAGES {
             let route = format!("/repos/{repository}/actions/runs/{run}/artifacts?per_page={PAGE_SIZE}&page={page}");
@@ -97,6 +143,99 @@ impl RestArtifactClient {
         }
         let why = format!("the artifact list has more than {MAX_PAGES} pages");
         Err(ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
+    }
+
+    /// The earlier runs of this workflow on this branch, the newest first. A run for a fork is none of them.
+    pub(super) async fn earlier_runs(
+        &self,
+        calls: &ServiceHttpClient,
+        until: Instant,
+    ) -> Result<Vec<u64>, ArtifactError> {
+        let action = "list earlier workflow runs";
+        let RestApiAccess { repository, run, .. } = &self.access;
+        let ours: WorkflowRun =
+            self.get_json(calls, until, action, &format!("/repos/{repository}/actions/runs/{run}")).await?;
+        let Some(branch) = &ours.head_branch else { return Ok(Vec::new()) };
+        let query: String = url::form_urlencoded::Serializer::new(String::new()).append_pair("branch", branch).finish();
+        let route = format!(
+            "/repos/{repository}/actions/workflows/{}/runs?{query}&per_page={MAX_EARLIER_RUNS}",
+            ours.workflow_id
+        );
+        let WorkflowRunPage { workflow_runs } = self.get_json(calls, until, action, &route).await?;
+        let is_earlier = |run: &&WorkflowRun| {
+            let is_own = run.head_repository.as_ref().is_some_and(|head| head.id == run.repository.id);
+            is_own && run.run_number < ours.run_number && run.head_branch == ours.head_branch
+        };
+        let mut earlier: Vec<_> = workflow_runs.iter().filter(is_earlier).map(|run| (run.run_number, run.id)).collect();
+        earlier.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(earlier.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// The earlier attempts of this run in which this job did not run. Jobs have no ids over attempts, so this job is the one that runs
+    /// on this machine now, and those of the same name.
+    pub(super) async fn attempts_without_this_job(
+        &self,
+        calls: &ServiceHttpClient,
+        until: Instant,
+        attempt: u32,
+        runner_name: &str,
+    ) -> Result<Vec<u32>, ArtifactError> {
+        let now = self.jobs(calls, until, attempt).await?;
+        let is_this = |job: &&WorkflowJob| {
+            job.status.as_deref() == Some("in_progress") && job.runner_name.as_deref() == Some(runner_name)
+        };
+        let mut here = now.iter().filter(is_this);
+        let (Some(this), None) = (here.next(), here.next()) else { return Ok(Vec::new()) };
+        let mut without = Vec::new();
+        for earlier in 1..attempt {
+            let jobs = self.jobs(calls, until, earlier).await?;
+            let did_run = |job: &WorkflowJob| {
+                job.name == this.name && job.conclusion.as_deref() != Some("skipped") && !job.steps.is_empty()
+            };
+            if !jobs.iter().any(did_run) {
+                without.push(earlier);
+            }
+        }
+        Ok(without)
+    }
+
+    async fn jobs(
+        &self,
+        calls: &ServiceHttpClient,
+        until: Instant,
+        attempt: u32,
+    ) -> Result<Vec<WorkflowJob>, ArtifactError> {
+        let RestApiAccess { repository, run, .. } = &self.access;
+        let (mut all, mut page) = (Vec::new(), 1);
+        loop {
+            let route = format!(
+                "/repos/{repository}/actions/runs/{run}/attempts/{attempt}/jobs?per_page={PAGE_SIZE}&page={page}"
+            );
+            let WorkflowJobPage { total_count, jobs } = self.get_json(calls, until, "list jobs", &route).await?;
+            let is_last = jobs.is_empty() || all.len() + jobs.len() >= total_count;
+            all.extend(jobs);
+            if is_last || page == MAX_PAGES {
+                return Ok(all);
+            }
+            page += 1;
+        }
+    }
+
+    async fn get_json<T: DeserializeOwned>(
+        &self,
+        calls: &ServiceHttpClient,
+        until: Instant,
+        action: &'static str,
+        route: &str,
+    ) -> Result<T, ArtifactError> {
+        let call = calls.api_call(action, until);
+        let crab = self.api_client(calls)?;
+        let answer = calls.send_with_retries(call, || get_response(&crab, route)).await?;
+        self.expect_status(calls, call, &answer, StatusCode::OK)?;
+        serde_json::from_slice(&answer.body).map_err(|_| {
+            let why = "the answer does not match the API's schema".to_owned();
+            ArtifactError::Refused { action, status: answer.status, why }
+        })
     }
 
     /// Downloads an artifact through a redirect to its storage, which does not get the token.

@@ -109,7 +109,7 @@ impl CheckpointContent {
     /// # Errors
     /// [`StateError`] when one can't be read.
     pub fn read(folder: &Path, start: Option<&CheckpointStart>) -> Result<Self, StateError> {
-        let Some(start) = start else { return Ok(Self { base: None, journals: Vec::new(), lines: 0 }) };
+        let Some(start) = start else { return Ok(Self::nothing_begun()) };
         let (mut journals, mut lines, mut room) = (Vec::new(), 0, MAX_CHECKPOINT_BYTES);
         let find = || HistoryFolder::open(folder)?.journals_from(start.first);
         // The end of an attempt moves old journals into an archive.

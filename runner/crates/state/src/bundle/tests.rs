@@ -138,15 +138,24 @@ fn every_changed_byte_is_detected() {
 }
 
 #[test]
-fn another_key_and_a_missing_mac_are_refused() {
+fn each_difference_of_the_key_is_refused_by_name() {
     let snapshot = content_of(folder().path());
-    for theirs in [None, Some(key("theirs"))] {
+    let unpacked = |theirs: Option<CheckpointKey>, ours: Option<CheckpointKey>| {
         let zip = snapshot.pack(&identity(), 1, None, theirs.as_ref());
-        assert!(matches!(
-            unpack_with_test_identity(&zip, (1, snapshot.lines), Some(&key("ours"))),
-            Err(BundleError::InvalidMac)
-        ));
-    }
+        unpack_with_test_identity(&zip, (1, snapshot.lines), ours.as_ref())
+    };
+    assert!(matches!(unpacked(None, Some(key("ours"))), Err(BundleError::KeyAdded)));
+    assert!(matches!(unpacked(Some(key("theirs")), None), Err(BundleError::KeyDropped)));
+    assert!(matches!(unpacked(Some(key("theirs")), Some(key("ours"))), Err(BundleError::InvalidMac)));
+}
+
+#[test]
+fn checkpoint_without_lines_says_that_nothing_was_begun() {
+    let nothing = CheckpointContent::nothing_begun();
+    let zip = nothing.pack(&identity(), 2, None, Some(&key("k")));
+    let unpacked = unpack_with_test_identity(&zip, (2, 0), Some(&key("k"))).unwrap();
+    assert!(unpacked.base.is_none() && unpacked.journals.is_empty());
+    assert!(matches!(unpack_with_test_identity(&zip, (1, 0), Some(&key("k"))), Err(BundleError::NameMismatch)));
 }
 
 #[test]

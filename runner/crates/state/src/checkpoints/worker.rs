@@ -1,6 +1,7 @@
 //! The thread that uploads, deletes and downloads the checkpoints of a job.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -16,7 +17,8 @@ use crate::{
     StateError,
     artifacts::{ArtifactError, ArtifactInfo, ArtifactStore},
     bundle::{
-        self, BundleError, ChainComparison, CheckpointContent, CheckpointSequence, CheckpointStart, UnpackedCheckpoint,
+        self, BundleError, ChainComparison, CheckpointContent, CheckpointIdentity, CheckpointSequence, CheckpointStart,
+        UnpackedCheckpoint,
     },
     history::HistoryFolder,
 };
@@ -46,6 +48,9 @@ pub(super) struct CheckpointWorker {
     /// An upload failed and will be retried.
     needs_retry: bool,
 }
+
+/// A checkpoint as its name shows it.
+type ListedCheckpoint = (CheckpointSequence, ArtifactInfo);
 
 type UploadResult = (u64, Result<ArtifactInfo, ArtifactError>);
 
@@ -80,6 +85,7 @@ impl CheckpointWorker {
                 order = commands.recv(), if closing.is_none() => match order {
                     Some(CheckpointCommand::DownloadNewest(expected, answer)) => drop(answer.send(self.download_newest(&artifacts, expected).await)),
                     Some(CheckpointCommand::InspectExisting(answer)) => drop(answer.send(self.inspect_existing(&artifacts).await)),
+                    Some(CheckpointCommand::RecordNothingBegun(answer)) => drop(answer.send(self.record_nothing_begun(&artifacts).await)),
                     Some(CheckpointCommand::UploadSoon) => self.needs_upload = true,
                     Some(CheckpointCommand::EnsureUploaded(answer)) => self.reply_when_uploaded(answer, &artifacts, &mut uploads),
                     Some(CheckpointCommand::Close(waits_for_removals, answer)) => {
@@ -165,6 +171,7 @@ impl CheckpointWorker {
                 if lines > self.uploaded_lines {
                     self.uploaded_lines = lines;
                     shown.newest = Some(stored.name.clone());
+                    shown.newest_id = Some(stored.id);
                     shown.sequence = Some(CheckpointSequence { attempt: self.config.attempt, lines });
                     self.stored.push(stored);
                 } else {
@@ -222,7 +229,8 @@ impl CheckpointWorker {
                     ChainComparison::Ahead => break,
                     ChainComparison::Diverged => {
                         return Err(not_uploaded_error(&format!(
-                            "artifact {} has lines that this machine does not have",
+                            "artifact {} has lines that this machine does not have; if another job wrote it, give each an \
+                             `instance:` of its own",
                             listed.name
                         )));
                     }
@@ -247,18 +255,17 @@ impl CheckpointWorker {
         Ok(loaded.state.attempts.iter().any(is_of_run))
     }
 
-    /// The checkpoints of this job up to this attempt, by their names; the newest first.
-    async fn list_checkpoints(
-        &self,
-        artifacts: &ArtifactStore,
-    ) -> Result<Vec<(CheckpointSequence, ArtifactInfo)>, StateError> {
-        let CheckpointConfig { identity, attempt, .. } = &*self.config;
-        let listed = artifacts.list(&identity.artifact_prefix()).await?;
-        let of_this_job = |listed: ArtifactInfo| Some((identity.parse_artifact_name(&listed.name)?, listed));
-        let mut found: Vec<_> =
-            listed.into_iter().filter_map(of_this_job).filter(|(place, _)| place.attempt <= *attempt).collect();
-        found.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.name.cmp(&other.name)));
-        Ok(found)
+    /// The checkpoints of this job up to this attempt that have lines, by their names; the newest first.
+    async fn list_checkpoints(&self, artifacts: &ArtifactStore) -> Result<Vec<ListedCheckpoint>, StateError> {
+        Ok(split_checkpoints(&self.config, artifacts.list(&self.config.identity.artifact_prefix()).await?).0)
+    }
+
+    /// Uploads a checkpoint without lines.
+    async fn record_nothing_begun(&mut self, artifacts: &ArtifactStore) -> Result<(), StateError> {
+        let CheckpointConfig { identity, attempt, commit, key, .. } = &*self.config;
+        let zip = CheckpointContent::nothing_begun().pack(identity, *attempt, commit.clone(), key.as_ref());
+        artifacts.upload(&identity.artifact_stem(*attempt, 0), zip.into()).await?;
+        Ok(())
     }
 
     /// Downloads the newest checkpoint of this job into the folder. A failed read does not count as a missing
@@ -269,10 +276,14 @@ impl CheckpointWorker {
         expected: Option<CheckpointSequence>,
     ) -> Result<(), StateError> {
         let job = Arc::clone(&self.config);
+        if job.attempt < 2 {
+            return self.download_from_earlier_runs(artifacts).await;
+        }
         let CheckpointConfig { identity, key, .. } = &*job;
-        let found = self.list_checkpoints(artifacts).await?;
+        let (found, empty) = split_checkpoints(&job, artifacts.list(&identity.artifact_prefix()).await?);
         let mut refused = None;
-        for (place, listed) in found {
+        for (at, (place, listed)) in found.iter().enumerate() {
+            let (place, listed) = (*place, listed.clone());
             let content = artifacts.download(&listed).await?;
             let name = listed.name.clone();
             match bundle::unpack(&content, place, identity, key.as_ref()) {
@@ -281,6 +292,7 @@ impl CheckpointWorker {
                     return Err(StateError::StaleCheckpoint { name, found, expected });
                 }
                 Ok(kept) => {
+                    self.ensure_single_writer(artifacts, (&name, &kept), &found[at + 1..]).await?;
                     bundle::merge_into_folder(&self.folder, &kept, &name)?;
                     lock_mutex(&self.status).resumed_from = Some(name);
                     // The next checkpoint will contain all of it.
@@ -293,27 +305,131 @@ impl CheckpointWorker {
                     self.note_skipped(&name, &BundleError::Truncated.to_string())
                 }
                 // An earlier one may have a valid MAC and a matching name.
-                Err(error @ (BundleError::InvalidMac | BundleError::NameMismatch | BundleError::Truncated))
-                    if key.is_some() =>
-                {
+                Err(
+                    error @ (BundleError::InvalidMac
+                    | BundleError::KeyAdded
+                    | BundleError::NameMismatch
+                    | BundleError::Truncated),
+                ) if key.is_some() => {
                     self.note_skipped(&name, &error.to_string());
                     refused.get_or_insert_with(|| error.in_artifact(&name));
                 }
                 Err(error) => return Err(error.in_artifact(&name)),
             }
         }
-        match refused {
-            Some(refused) => Err(refused),
-            None => {
-                lock_mutex(&self.status).is_missing = true;
-                Ok(())
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        if self.has_begun_nothing(artifacts, &empty).await {
+            return self.download_from_earlier_runs(artifacts).await;
+        }
+        lock_mutex(&self.status).is_missing = true;
+        Ok(())
+    }
+
+    /// Refuses two checkpoints of one attempt of which neither contains the other: two jobs wrote them.
+    async fn ensure_single_writer(
+        &self,
+        artifacts: &ArtifactStore,
+        (name, newest): (&str, &UnpackedCheckpoint),
+        older: &[ListedCheckpoint],
+    ) -> Result<(), StateError> {
+        let CheckpointConfig { identity, key, .. } = &*self.config;
+        let attempt = identity.parse_artifact_name(name).map(|place| place.attempt);
+        for (place, listed) in older.iter().filter(|(place, _)| Some(place.attempt) == attempt) {
+            // One that can't be read, or is not authentic, is no other job's journal.
+            let Ok(content) = artifacts.download(listed).await else { continue };
+            let Ok(other) = bundle::unpack(&content, *place, identity, key.as_ref()) else { continue };
+            if bundle::contains_all(newest, &other) {
+                continue;
+            }
+            // Without a key, anybody may have written it, and none of them is more than a hint.
+            if key.is_none() {
+                self.note_skipped(&listed.name, "another job wrote it; an `instance:` tells jobs apart");
+            } else {
+                return Err(StateError::SharedIdentity { name: name.to_owned(), other: listed.name.clone() });
             }
         }
+        Ok(())
+    }
+
+    /// Whether each earlier attempt of the workflow run is known to have begun nothing: it said so in a checkpoint without lines, or
+    /// GitHub lists no such job for it.
+    async fn has_begun_nothing(&self, artifacts: &ArtifactStore, empty: &[ListedCheckpoint]) -> bool {
+        let CheckpointConfig { identity, key, attempt, runner_name, .. } = &*self.config;
+        let mut unknown: BTreeSet<u32> = (1..*attempt).collect();
+        for (place, listed) in empty {
+            let Ok(content) = artifacts.download(listed).await else { continue };
+            if bundle::unpack(&content, *place, identity, key.as_ref()).is_ok() {
+                unknown.remove(&place.attempt);
+            }
+        }
+        if !unknown.is_empty()
+            && let Some(runner_name) = runner_name
+        {
+            // Without an answer, nothing is known.
+            let without = artifacts.attempts_without_this_job(*attempt, runner_name).await.unwrap_or_default();
+            unknown.retain(|attempt| !without.contains(attempt));
+        }
+        unknown.is_empty()
+    }
+
+    /// Downloads the newest checkpoint of this job from an earlier run of this workflow on this branch, if this machine has no history
+    /// of its own.
+    async fn download_from_earlier_runs(&mut self, artifacts: &ArtifactStore) -> Result<(), StateError> {
+        let job = Arc::clone(&self.config);
+        if !job.reads_earlier_runs() || HistoryFolder::open(&self.folder)?.newest_epoch() > 0 {
+            return Ok(());
+        }
+        let runs = match artifacts.earlier_runs().await {
+            Ok(runs) => runs,
+            Err(error) if error.is_denied() => {
+                lock_mutex(&self.status).earlier_runs_unread = Some(error_chain_text(&error));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for run in runs {
+            let identity = CheckpointIdentity { workflow_run: run.to_string(), ..job.identity.clone() };
+            let listed = artifacts.list_of_run(run, &identity.artifact_prefix()).await?;
+            let any_attempt = CheckpointConfig { identity, attempt: u32::MAX, ..(*job).clone() };
+            let (found, _) = split_checkpoints(&any_attempt, listed);
+            for (place, listed) in &found {
+                let content = artifacts.download(listed).await?;
+                match bundle::unpack(&content, *place, &any_attempt.identity, job.key.as_ref()) {
+                    Ok(kept) => {
+                        bundle::merge_into_folder(&self.folder, &kept, &listed.name)?;
+                        lock_mutex(&self.status).resumed_from = Some(listed.name.clone());
+                        return Ok(());
+                    }
+                    // The key of an earlier run may have been another one: the record starts anew.
+                    Err(error) => self.note_skipped(&listed.name, &error.to_string()),
+                }
+            }
+            // Older runs know less than this one.
+            if !found.is_empty() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn note_skipped(&self, name: &str, why: &str) {
         lock_mutex(&self.status).skipped_artifacts.push(format!("{name}: {why}"));
     }
+}
+
+/// The checkpoints of a job up to its attempt, by their names, the newest first: those with lines, and those without.
+fn split_checkpoints(
+    config: &CheckpointConfig,
+    listed: Vec<ArtifactInfo>,
+) -> (Vec<ListedCheckpoint>, Vec<ListedCheckpoint>) {
+    let CheckpointConfig { identity, attempt, .. } = config;
+    let of_this_job = |listed: ArtifactInfo| Some((identity.parse_artifact_name(&listed.name)?, listed));
+    let mut found: Vec<_> =
+        listed.into_iter().filter_map(of_this_job).filter(|(place, _)| place.attempt <= *attempt).collect();
+    found.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.name.cmp(&other.name)));
+    found.into_iter().partition(|(place, _)| place.lines > 0)
 }
 
 /// Rejects every command with an error.
@@ -322,6 +438,7 @@ async fn reject_all_commands(mut commands: UnboundedReceiver<CheckpointCommand>,
         match order {
             CheckpointCommand::DownloadNewest(_, answer)
             | CheckpointCommand::InspectExisting(answer)
+            | CheckpointCommand::RecordNothingBegun(answer)
             | CheckpointCommand::EnsureUploaded(answer)
             | CheckpointCommand::Close(_, answer) => {
                 let _ = answer.send(Err(error.clone().into()));

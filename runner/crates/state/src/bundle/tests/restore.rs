@@ -153,7 +153,7 @@ fn every_changed_byte_of_the_snapshot_is_detected() {
     let other = content_of(machine(&[("1-other", 2), ("3-new", 1)]).path());
     let mixed = CheckpointContent { base: other.base, ..content.clone() };
     let mixed = mixed.pack(&identity(), 1, None, None);
-    assert!(matches!(unpack_with_test_identity(&mixed, (1, content.lines), Some(&key)), Err(BundleError::InvalidMac)));
+    assert!(matches!(unpack_with_test_identity(&mixed, (1, content.lines), Some(&key)), Err(BundleError::KeyAdded)));
     let mixed = unpack_with_test_identity(&mixed, (1, content.lines), None).unwrap();
     let empty = tempfile::tempdir().unwrap();
     let merged = merge_into_folder(empty.path(), &mixed, "artifact");
