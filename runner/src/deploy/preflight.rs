@@ -58,8 +58,15 @@ pub struct PreparedPlan {
     pub pins: ModulePins,
     /// The redactor of the plan's secrets.
     pub redactor: Redactor,
-    local: LocalExecutor,
+    executor: StepExecutor,
     notify: NoticeHandler,
+}
+
+/// What makes the calls of a plan's steps.
+enum StepExecutor {
+    Local(Box<LocalExecutor>),
+    /// Doubles of modules, in tests of the engine.
+    Doubles(Box<dyn Executor>),
 }
 
 /// The steps of hooks, with the descriptions of their modules.
@@ -100,6 +107,36 @@ impl PreparedPlan {
         Ok(prepared)
     }
 
+    /// A plan whose modules are doubles, for tests of the engine: it has no hooks, and a release without content.
+    #[must_use]
+    pub fn with_doubles(
+        plan: Plan,
+        label: Label,
+        describe: impl Fn(&PlanStep) -> ModuleDescription,
+        doubles: Box<dyn Executor>,
+    ) -> Self {
+        let mut steps: Vec<PlannedStep> = Vec::new();
+        for step in &plan.steps {
+            steps.extend(step_targets(step).map(|target| PlannedStep {
+                step: step.clone(),
+                step_target: StepTarget { step: step.id.clone(), target },
+                description: describe(step),
+                upstream: upstream_of(step, &steps),
+                module_digest: Digest::from_bytes([0; 32]),
+            }));
+        }
+        Self {
+            release: Release { label, digest: None },
+            steps,
+            hooks: PlannedHooks::default(),
+            pins: ModulePins::read(&plan, PinPolicy::Disabled, |_| None).expect("without a policy, no file is read"),
+            redactor: Redactor::of_plan(&plan.secrets),
+            executor: StepExecutor::Doubles(doubles),
+            notify: std::sync::Arc::new(|_| {}),
+            plan,
+        }
+    }
+
     /// Resolves the release to its digest.
     async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
         let release = release::resolve_release(&self.plan, &self.steps, requested).await?;
@@ -113,7 +150,10 @@ impl PreparedPlan {
     /// The executor of a step's calls.
     #[must_use]
     pub fn executor(&self, _planned: &PlannedStep) -> &dyn Executor {
-        &self.local
+        match &self.executor {
+            StepExecutor::Local(local) => &**local,
+            StepExecutor::Doubles(doubles) => &**doubles,
+        }
     }
 
     /// Checks that granted directories can be used and have free space, and that SQLite files can be created.
@@ -130,8 +170,8 @@ impl PreparedPlan {
     /// # Errors
     /// A database that is unreachable; unsafe statements, if the plan says `lint: deny`.
     pub async fn check_migrations(&self, state: Option<&JournalState>) -> Result<(), Vec<Diagnostic>> {
-        let preflight =
-            migrations::MigrationPreflight { plan: &self.plan, local: &self.local, notify: &self.notify, state };
+        let StepExecutor::Local(local) = &self.executor else { return Ok(()) };
+        let preflight = migrations::MigrationPreflight { plan: &self.plan, local, notify: &self.notify, state };
         preflight.check(&self.steps).await
     }
 
@@ -139,6 +179,13 @@ impl PreparedPlan {
     #[must_use]
     pub fn index(&self, step: &StepId) -> Option<usize> {
         self.steps.iter().position(|planned| planned.step.id == *step)
+    }
+
+    /// Whether a step is the first one that exposes the release, or comes after it; none in a plan that exposes nothing.
+    #[must_use]
+    pub fn is_after_exposure(&self, planned: &PlannedStep) -> Option<bool> {
+        let first = self.steps.iter().position(|step| step.description.exposes)?;
+        Some(self.steps[first..].iter().any(|later| later.step_target == planned.step_target))
     }
 
     /// The steps in the form that the journal records.
@@ -193,8 +240,9 @@ impl UnresolvedPlan {
         if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
             notify(notice);
         }
-        let (release, local) = (Release { label, digest: None }, LocalExecutor::new(runtime, modules));
-        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, local, notify }, problems })
+        let release = Release { label, digest: None };
+        let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));
+        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, executor, notify }, problems })
     }
 
     /// Resolves the release to its digest.
@@ -258,10 +306,7 @@ impl StepPlanner<'_> {
     fn plan_steps(&mut self) -> Vec<PlannedStep> {
         let mut planned: Vec<PlannedStep> = Vec::new();
         for step in &self.plan.steps {
-            let mut upstream: BTreeSet<StepId> = step.needs.iter().cloned().collect();
-            for earlier in planned.iter().filter(|earlier| step.needs.contains(&earlier.step.id)) {
-                upstream.extend(earlier.upstream.iter().cloned());
-            }
+            let upstream = upstream_of(step, &planned);
             planned.extend(self.plan_step(step, &upstream));
         }
         planned
@@ -303,6 +348,13 @@ impl StepPlanner<'_> {
         self.problems.push(self.plan.error_at(code, step.span.clone(), message, "not allowed in a hook", hint));
         false
     }
+}
+
+/// All steps that a step depends on, of which `earlier` has those before it.
+fn upstream_of(step: &PlanStep, earlier: &[PlannedStep]) -> BTreeSet<StepId> {
+    let direct = earlier.iter().filter(|earlier| step.needs.contains(&earlier.step.id));
+    let indirect = direct.flat_map(|earlier| earlier.upstream.iter().cloned());
+    step.needs.iter().cloned().chain(indirect).collect()
 }
 
 /// The targets of a step: always this machine.

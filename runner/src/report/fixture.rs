@@ -73,6 +73,7 @@ impl JournalFixture {
             by: "ann@host".to_owned(),
             commit: None,
             url: None,
+            machine: None,
         };
         let steps = [
             ("pull", StepPhase::Prepare),
@@ -131,6 +132,7 @@ impl JournalFixture {
             fingerprint,
             input: json!({}),
             exposes,
+            release: None,
         };
         self.push(1, intent)
     }

@@ -197,6 +197,7 @@ impl CheckpointUploader {
             | JournalEvent::Started(_)
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
+            | JournalEvent::SwitchedBack { .. }
             | JournalEvent::Progress { .. }
             | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }

@@ -225,6 +225,7 @@ fn log_position(event: &JournalEvent) -> LogPosition<'_> {
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
+        | JournalEvent::SwitchedBack { .. }
         | JournalEvent::Override { .. }
         | JournalEvent::Resolved { .. }
         | JournalEvent::RecordLost { .. }

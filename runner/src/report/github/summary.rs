@@ -355,6 +355,7 @@ impl DeploymentReporter for JobSummaryReporter {
             JournalEvent::Ended { verified, .. } => self.verified = *verified,
             JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
+            | JournalEvent::SwitchedBack { .. }
             | JournalEvent::Override { .. }
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
