@@ -22,12 +22,15 @@ mod cases {
     mod handles;
     mod hangs;
     mod hooks;
+    mod imports;
     mod invalid_modules;
     mod leaks;
     mod limits;
+    mod live_again;
     mod locations;
     mod lock;
     mod long_programs;
+    mod machines;
     mod malicious_archives;
     mod migrations;
     mod module_cache;
@@ -38,6 +41,8 @@ mod cases {
     mod readme;
     mod promotion;
     mod registries;
+    mod repeated_steps;
+    mod reports;
     mod resolve;
     mod resume;
     mod rollback;

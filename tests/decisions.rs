@@ -14,14 +14,15 @@ mod oracle;
 use std::collections::BTreeMap;
 
 use contract::{
-    RunId,
+    MachineId, RunId,
     step::{ProbeFinding, Receipt, StepPhase},
 };
 use history::{GeneratedHistory, arb_ops, findings, fingerprint, step_targets, upgraded_fingerprint};
 use journal::{
     JournalState, JournalTrust, Snapshot, StepTarget,
     decision::{
-        DecisionInput, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, upstream_ran,
+        DecisionInput, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, failed_check_since,
+        is_made_elsewhere, upstream_ran,
     },
     event::{Decision, DecisionReason, JournalEntry, ProbeInput},
 };
@@ -49,11 +50,12 @@ proptest! {
                 let begun = oracle::last_started_attempt(prefix, place);
                 prop_assert_eq!(ran, upstream.clone().any(|above| oracle::last_started_attempt(prefix, above) > begun));
                 let past = oracle::read_record(prefix, &history.untrusted, place);
+                compare_staleness(&state, prefix, &history.untrusted, &places, place)?;
                 let record = state.records.get(place);
                 let record = record.map(|record| (std::mem::discriminant(&record.status), record.intent.epoch));
                 let question = (past, record, run.clone(), ran);
                 if looked_at.get(place) != Some(&question) {
-                    compare_with_oracle(&state, place, *phase, &past, &run, ran)?;
+                    compare_with_oracle(&state, place, *phase, &past, &run, ran, index + number)?;
                     looked_at.insert(place, question);
                 }
             }
@@ -148,11 +150,15 @@ fn compare_with_oracle(
     past: &OracleRecord<'_>,
     run: &RunId,
     upstream_ran: bool,
+    salt: usize,
 ) -> TestCaseResult {
     let record = state.records.get(place);
     let same = past.fingerprint.cloned().unwrap_or_default();
     let (other, upgraded) = (fingerprint(9), upgraded_fingerprint(&same));
     let findings: Vec<_> = std::iter::once(None).chain(findings().map(Some)).collect();
+    let check = step_targets().into_iter().find(|(_, phase)| *phase == StepPhase::Check).unwrap().0;
+    // What a history does not tell takes turns, so that each comes with each of the rest.
+    let mut turns = (0..8usize).cycle().skip(salt % 8);
     let comparisons = [
         (&same, ModuleOrigin::Official),
         (&other, ModuleOrigin::Official),
@@ -165,7 +171,12 @@ fn compare_with_oracle(
                 for repeat in [RerunSafety::Safe, RerunSafety::Unsafe] {
                     for finding in &findings {
                         let finding = finding.as_ref();
+                        let turn = turns.next().unwrap_or_default();
+                        let (is_stale, is_elsewhere, always) = (turn & 1 != 0, turn & 2 != 0, turn & 4 != 0);
                         let facts = DecisionInput {
+                            failed_check: is_stale.then_some(&check),
+                            made_elsewhere: is_elsewhere,
+                            always,
                             phase,
                             probe_support: probing,
                             rerun_safety: repeat,
@@ -180,6 +191,9 @@ fn compare_with_oracle(
                         let is_check = phase == StepPhase::Check;
                         let input = OracleInput {
                             record: *past,
+                            is_stale,
+                            is_elsewhere,
+                            always,
                             is_check,
                             probing,
                             repeat,
@@ -200,6 +214,31 @@ fn compare_with_oracle(
                     }
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// Asks both whether what is on record of a step may no longer be so.
+fn compare_staleness(
+    state: &JournalState,
+    prefix: &[JournalEntry],
+    untrusted: &[bool],
+    places: &[(StepTarget, StepPhase)],
+    place: &StepTarget,
+) -> TestCaseResult {
+    let checks: Vec<_> =
+        places.iter().filter(|(_, phase)| *phase == StepPhase::Check).map(|(check, _)| check).collect();
+    prop_assert_eq!(
+        failed_check_since(state, place, checks.iter().copied()),
+        oracle::failed_check(prefix, untrusted, place, &checks)
+    );
+    if let Some(record) = state.records.get(place) {
+        let here: MachineId = history::MACHINES[0].parse().unwrap();
+        for is_local in [true, false] {
+            let made_by = oracle::machine_of(prefix, place);
+            let expected = made_by.map_or(!is_local, |machine| *machine != here);
+            prop_assert_eq!(is_made_elsewhere(record, Some(&here), is_local), expected);
         }
     }
     Ok(())
@@ -251,6 +290,10 @@ fn reason_code(reason: &DecisionReason) -> &'static str {
         DecisionReason::NoProbe => "no-probe",
         DecisionReason::Interrupted { .. } => "interrupted",
         DecisionReason::Unconfirmed { .. } => "unconfirmed",
+        DecisionReason::Stale { .. } => "stale",
+        DecisionReason::MadeElsewhere => "made-elsewhere",
+        DecisionReason::Always => "always",
+        DecisionReason::InvalidInput { .. } => "invalid-input",
         DecisionReason::UpstreamRan => "upstream-ran",
         DecisionReason::CheckFailed { .. } => "check-failed",
         DecisionReason::Fresh => "fresh",

@@ -37,6 +37,7 @@ fn main() -> Result<()> {
         by: "bench@host".to_owned(),
         commit: None,
         url: None,
+        machine: None,
     };
     let path = folder.path().join("attempt-000001.journal");
     let mut journal = Journal::create(&path, header, LoadedJournals::default(), Redactor::default(), Box::new(|_| {}))?;

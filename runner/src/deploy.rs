@@ -9,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+mod after_undo;
 mod assumed_steps;
 mod attempt;
 mod call;
@@ -20,6 +21,7 @@ mod fingerprint;
 mod hooks;
 mod interrupt;
 mod modules;
+mod next_attempt;
 mod output_recorder;
 pub mod pins;
 mod preflight;
@@ -31,6 +33,7 @@ mod resolve;
 mod rollback;
 mod step;
 mod undo;
+mod unrecorded_release;
 
 pub use error::{AttemptError, migration_diagnostic};
 pub use executor::Executor;
@@ -45,6 +48,7 @@ pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, SiblingEnvironment, prune, re
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
 pub use resolution::{ResolutionRequest, StatedOutcome, StepResolution, resolve_step};
 pub use resolve::lineage;
+pub use unrecorded_release::UnrecordedRelease;
 
 use self::{attempt::RunningAttempt, conclusion::AttemptConclusion, hooks::HookRunner, step::StepRunner};
 use contract::diagnostic::{Diagnostic, ExitKind, Notice};
@@ -84,6 +88,7 @@ pub async fn run(
     let earlier = request.read_journals().map_err(single)?;
     let state = &earlier.loaded.state;
     request.overrides.journal_missing = request.is_journal_missing(state).map_err(single)?;
+    let unrecorded = request.unrecorded_release(state)?;
     assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
     request.prepared.check_resources()?;
     if request.overrides.command != Some(ROLLBACK) {
@@ -94,14 +99,16 @@ pub async fn run(
     request.store.record_loaded(&earlier.loaded, lock.staging()).map_err(|error| single((&error).into()))?;
     let attempt = RunningAttempt::begin(&request, &lock, epoch, earlier, interrupt, observe);
     let mut attempt = attempt.map_err(|error| single((&error).into()))?;
+    attempt.unrecorded = unrecorded;
     let mut conclusion = match run_hooks_and_steps(&mut attempt).await {
         Ok(()) => AttemptConclusion::succeeded(),
         Err(error) => {
             let rollback = rollback::roll_back_if_due(&mut attempt, &error).await;
-            AttemptConclusion::failed(&attempt, &error, rollback)
+            AttemptConclusion::failed(&attempt, &error, rollback).await
         }
     };
-    conclusion.warnings = HookRunner { attempt: &mut attempt }.run_closing(conclusion.exit).await;
+    let hook_warnings = HookRunner { attempt: &mut attempt }.run_closing(conclusion.exit).await;
+    conclusion.warnings.extend(hook_warnings);
     end(&mut attempt, &mut conclusion).await;
 
     let close_timeout = attempt.close_timeout().await;

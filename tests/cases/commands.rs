@@ -59,7 +59,7 @@ fn why_lists_the_known_steps_for_an_unknown_one() {
     expect![[r#"
         error[P0210]: the attempt with epoch 1 has no step `swich`
           caused by: its steps are migrate, pull, switch, verify
-          hint: use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them
+          hint: did you mean `switch`? otherwise use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }
@@ -93,7 +93,7 @@ fn journal_check_detects_a_flipped_byte() {
     expect![[r#"
         .pawl/shop/test/attempt-000001.journal
           sound
-          format 1.4, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
+          format 1.5, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
     "#]]
     .assert_eq(&good.stdout_snapshot());
 

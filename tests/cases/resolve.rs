@@ -132,7 +132,7 @@ fn what_the_record_does_not_allow_is_refused_and_changes_nothing() {
     let environment = TestEnvironment::deployed();
     let before = environment.list(".pawl/shop/test");
     for arguments in [
-        &["switch", "--as", "done"][..],
+        &["switch", "--as", "done", "--output", "a=b"][..],
         &["switch", "--as", "not-begun"],
         &["swich", "--as", "undone"],
         &["switch", "--target", "web", "--as", "undone"],

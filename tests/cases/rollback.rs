@@ -13,9 +13,9 @@ fn fail_verify_of_r2(environment: &TestEnvironment) {
 #[test]
 fn release_that_fails_verification_is_rolled_back() {
     let environment = TestEnvironment::new();
-    fail_verify_of_r2(&environment);
     environment.pack("r1");
     environment.deploy("r1", &[]).assert_exit(0);
+    fail_verify_of_r2(&environment);
     let verified = environment.live_target();
     environment.pack("r2");
     environment.write("deploy/test/no-r2", "");
@@ -36,6 +36,9 @@ fn release_that_fails_verification_is_rolled_back() {
                           expected no such file, found one [TIME]
           undo   switch
           undid  switch
+          start  verify   again, for r1
+          ran    verify   1 round [TIME]
+          back            r1 is live again
         error[P0301]: step `verify` failed on attempt 1
           caused by: 1 of 3 checks failed after 1 round: file app/no-r2: expected no such file, found one
           hint: r1 is live again; check the application's log; if it needs more time to start, raise `tries` or `interval`; then run `runner --local --release r2` again (skips: pull, migrate)
@@ -53,7 +56,7 @@ fn release_that_fails_verification_is_rolled_back() {
         "pull skip held",
         "migrate skip held",
         "switch run reverted",
-        "verify run failed-before",
+        "verify run changed",
     ]);
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r2");
 }

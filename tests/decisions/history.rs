@@ -26,6 +26,9 @@ pub(crate) const STEPS: [(&str, StepPhase); 3] =
 /// Where they run.
 pub(crate) const TARGETS: [&str; 2] = ["local", "deploy@10.0.0.7"];
 
+/// On which machines the attempts run.
+pub(crate) const MACHINES: [&str; 2] = ["a1", "b2"];
+
 /// One generated move. What it becomes hangs on what came before.
 #[derive(Clone, Debug)]
 pub(crate) enum HistoryOp {
@@ -37,6 +40,8 @@ pub(crate) enum HistoryOp {
         untrusted: bool,
         /// Its runner masked secrets in inputs and receipts, as all attempts before it did.
         masks: bool,
+        /// The index of its machine.
+        machine: usize,
     },
     RecordIntent {
         target: usize,
@@ -68,8 +73,9 @@ pub(crate) enum HistoryOp {
 pub(crate) fn arb_ops() -> impl Strategy<Value = Vec<HistoryOp>> {
     let target = || 0..STEPS.len() * TARGETS.len();
     let one = prop_oneof![
-        3 => (any::<bool>(), 0..3u8, prop::bool::weighted(0.3), any::<bool>())
-            .prop_map(|(new_run, release, untrusted, masks)| HistoryOp::StartAttempt { new_run, release, untrusted, masks }),
+        3 => (any::<bool>(), 0..3u8, prop::bool::weighted(0.3), any::<bool>(), 0..MACHINES.len()).prop_map(
+            |(new_run, release, untrusted, masks, machine)| HistoryOp::StartAttempt { new_run, release, untrusted, masks, machine }
+        ),
         8 => (target(), 0..2u8).prop_map(|(target, fingerprint)| HistoryOp::RecordIntent { target, fingerprint }),
         9 => (target(), 0..6u8).prop_map(|(target, choice)| HistoryOp::RecordOutcome { target, choice }),
         2 => (target(), 0..5u8).prop_map(|(target, choice)| HistoryOp::RecordProbe { target, choice }),
@@ -119,7 +125,7 @@ impl GeneratedHistory {
         let mut history = Self::default();
         let mut untrusted = false;
         let masks = matches!(moves.first(), Some(HistoryOp::StartAttempt { masks: true, .. }));
-        history.push(JournalEvent::Started(header(None, true, 0, masks)), untrusted);
+        history.push(JournalEvent::Started(header(None, true, 0, masks, 0)), untrusted);
         for one in moves {
             if let HistoryOp::StartAttempt { untrusted: new, .. } = one {
                 untrusted = *new;
@@ -152,8 +158,8 @@ impl GeneratedHistory {
         let is_masked = number.is_multiple_of(3) && self.last_header().is_some_and(is_masking);
         let recorded = |from: &str| if is_masked { receipt("***-live", number) } else { receipt(from, number) };
         match one {
-            HistoryOp::StartAttempt { new_run, release, masks, .. } => {
-                JournalEvent::Started(header(self.last_header(), *new_run, *release, *masks))
+            HistoryOp::StartAttempt { new_run, release, masks, machine, .. } => {
+                JournalEvent::Started(header(self.last_header(), *new_run, *release, *masks, *machine))
             }
             HistoryOp::RecordIntent { target: index, fingerprint: changed } => JournalEvent::Intent {
                 step_target: place(index),
@@ -161,6 +167,7 @@ impl GeneratedHistory {
                 fingerprint: fingerprint(*changed),
                 input: serde_json::json!({ "number": number, "config": { "link": if is_masked { "***" } else { "live" } } }),
                 exposes: STEPS[index % STEPS.len()].1 == StepPhase::Commit,
+                release: None,
             },
             HistoryOp::RecordOutcome { target: index, choice: how } => JournalEvent::Outcome {
                 step_target: place(index),
@@ -210,7 +217,7 @@ fn is_masking(header: &JournalHeader) -> bool {
     header.format < FIRST_EXACT_FORMAT
 }
 
-fn header(before: Option<&JournalHeader>, new_run: bool, release: u8, masks: bool) -> JournalHeader {
+fn header(before: Option<&JournalHeader>, new_run: bool, release: u8, masks: bool, machine: usize) -> JournalHeader {
     // Nobody goes back to an older runner.
     let masks = masks && before.is_none_or(is_masking);
     let epoch = before.map_or(1, |header| header.epoch + 1);
@@ -234,6 +241,7 @@ fn header(before: Option<&JournalHeader>, new_run: bool, release: u8, masks: boo
         by: "ada@build-7".to_owned(),
         commit: None,
         url: None,
+        machine: if masks { None } else { Some(MACHINES[machine].parse().unwrap()) },
     }
 }
 

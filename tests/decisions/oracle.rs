@@ -2,7 +2,7 @@
 //! with answers in words. It shares no code with `schedule` or with the fold; where the two differ, one of them is wrong.
 
 use contract::{
-    RunId,
+    MachineId, RunId,
     step::{ProbeFinding, Receipt, StepOutcome},
 };
 use journal::{
@@ -89,6 +89,36 @@ fn is_old(history: &[JournalEntry], index: usize) -> bool {
         .any(|entry| matches!(&entry.event, JournalEvent::Started(header) if header.format.minor < 3))
 }
 
+/// The check of the same run that failed last, and in no earlier attempt than the step was done in.
+pub(crate) fn failed_check<'a>(
+    history: &[JournalEntry],
+    untrusted: &[bool],
+    place: &StepTarget,
+    checks: &[&'a StepTarget],
+) -> Option<&'a StepTarget> {
+    let step = read_record(history, untrusted, place);
+    let begun = last_started_attempt(history, place)?;
+    checks.iter().copied().find(|check| {
+        let record = read_record(history, untrusted, check);
+        record.status == OracleStatus::Failed
+            && record.run == step.run
+            && last_started_attempt(history, check).is_some_and(|failed_in| failed_in >= begun)
+    })
+}
+
+/// The machine of the attempt that said last what is on record: that began the step, or adopted it.
+pub(crate) fn machine_of<'a>(history: &'a [JournalEntry], place: &StepTarget) -> Option<&'a MachineId> {
+    let said = history.iter().rposition(|entry| match &entry.event {
+        JournalEvent::Intent { step_target, .. }
+        | JournalEvent::Decision { step_target, decision: Decision::Adopt { .. } } => step_target == place,
+        _ => false,
+    })?;
+    history[..=said].iter().rev().find_map(|entry| match &entry.event {
+        JournalEvent::Started(header) => Some(header.machine.as_ref()),
+        _ => None,
+    })?
+}
+
 /// The index of the attempt in which a step was begun last.
 pub(crate) fn last_started_attempt(history: &[JournalEntry], place: &StepTarget) -> Option<usize> {
     let intent = history
@@ -155,6 +185,11 @@ fn step_target_of(event: &JournalEvent) -> Option<&StepTarget> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OracleInput<'a> {
     pub(crate) record: OracleRecord<'a>,
+    /// A check failed since.
+    pub(crate) is_stale: bool,
+    /// The record was made on another machine.
+    pub(crate) is_elsewhere: bool,
+    pub(crate) always: bool,
     pub(crate) is_check: bool,
     pub(crate) probing: ProbeSupport,
     pub(crate) repeat: RerunSafety,
@@ -245,6 +280,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
             (OracleStatus::Failed, _) => answer_run("failed-before"),
             (OracleStatus::Succeeded, _) if !same && !upgraded => answer_run("changed"),
             (OracleStatus::Succeeded, _) if named => answer_run("operator-word"),
+            (OracleStatus::Succeeded, _) if asked.always => answer_run("always"),
             _ if !has_probe => in_doubt,
             (_, None) => PROBE_CURRENT,
             (_, Some("held")) if same || upgraded || is_new => ("adopt", "unconfirmed", PROBED_RECEIPT),
@@ -288,6 +324,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
         return match found {
             _ if asked.upstream_ran => answer_run("upstream-ran"),
             _ if named => answer_run("operator-word"),
+            _ if asked.always => answer_run("always"),
             _ if upgraded => answer_run("changed"),
             _ if !has_probe => answer_run("no-probe"),
             None => PROBE_CURRENT,
@@ -298,9 +335,20 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
     }
     match found {
         _ if named => answer_run("operator-word"),
+        _ if asked.always => answer_run("always"),
         _ if upgraded && !has_probe && (repeatable || !same_run) => answer_run("changed"),
         _ if upgraded && !has_probe && accept_drift => answer_run("drift-accepted"),
         _ if upgraded && !has_probe => answer_stop("changed"),
+        // What no probe can tell is trusted only where nothing speaks against it.
+        _ if !has_probe && same_run && (asked.is_stale || asked.is_elsewhere) => {
+            match (repeatable, accept_drift, asked.is_stale) {
+                (true, _, true) => answer_run("stale"),
+                (true, _, false) => answer_run("made-elsewhere"),
+                (false, true, _) => answer_run("drift-accepted"),
+                (false, false, true) => answer_stop("stale"),
+                (false, false, false) => answer_stop("made-elsewhere"),
+            }
+        }
         _ if !has_probe && same_run => ("skip", "trusted", RECORDED_RECEIPT),
         _ if !has_probe => answer_run("no-probe"),
         None => PROBE_CURRENT,

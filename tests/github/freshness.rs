@@ -8,7 +8,7 @@ use crate::{
     support::{RunnerOutput, TestEnvironment},
 };
 
-/// `count` must not run twice, and has no probe: only its record says that it ran.
+/// `count` must not run twice, has no probe, and its effect is reached from each machine: only its record says that it ran.
 const PLAN: &str = r#"version: 1
 app: shop
 steps:
@@ -19,6 +19,7 @@ steps:
     grants: { dirs: { here: "./here" }, programs: [[/bin/sh, first.sh]] }
   count:
     uses: run
+    effects: elsewhere
     trust: host
     with: { program: /bin/sh, args: [count.sh], dir: here }
     grants: { dirs: { here: "./here" }, programs: [[/bin/sh, count.sh]] }

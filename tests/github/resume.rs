@@ -166,7 +166,8 @@ steps:
     with: { program: /bin/sh, args: [last.sh], dir: here, repeatable: true }
     grants: { dirs: { here: "./here" }, programs: [[/bin/sh, last.sh]] }
 "#;
-    for key in [None, Some(KEY)] {
+    let elsewhere = plan.replacen("    uses: run\n", "    uses: run\n    effects: elsewhere\n", 1);
+    for (key, plan) in [(None, elsewhere.as_str()), (Some(KEY), &elsewhere), (Some(KEY), plan)] {
         let service = FakeArtifactService::start();
         let mut first = TestEnvironment::with_plan(plan);
         configure_ci(&mut first, &service);
@@ -185,13 +186,42 @@ steps:
                 answer.assert_exit(3);
                 assert!(answer.stdout.contains("P0406"), "{}", answer.stdout);
             }
-            Some(_) => {
+            Some(_) if plan == elsewhere => {
                 answer.assert_exit(0);
                 assert_eq!(answer.decisions()[0], "count skip trusted");
+            }
+            // With a key, the record is authentic; but its effect is on the machine before.
+            Some(_) => {
+                answer.assert_exit(3);
+                assert_eq!(answer.decisions()[0], "count stop made-elsewhere");
+                assert!(answer.stdout.contains("P0407"), "{}", answer.stdout);
             }
         }
         assert_eq!(second.read("here/count"), "once\n", "never twice");
     }
+}
+
+#[test]
+fn new_machine_runs_a_step_again_that_only_the_machine_before_did() {
+    let service = FakeArtifactService::start();
+    let mut first = ci_machine(&service);
+    first.set_variable("PAWL_KEY", KEY);
+    let warm = r#"  warm:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [-c, "echo warm > warm"], dir: app, repeatable: true }
+    grants: { dirs: { app: "${{ vars.root }}" }, programs: [[/bin/sh, -c, "**"]] }
+"#;
+    first.edit("deploy.yml", "  migrate:\n", &format!("{warm}  migrate:\n"));
+    first.write("migrations/0003_orders.sql", BROKEN);
+    run_attempt(&mut first, 1).assert_exit(1);
+    first.run(&["post"]).assert_exit(0);
+    first.write("migrations/0003_orders.sql", FIXED);
+    let mut second = fresh_machine(&first);
+    let answer = run_attempt(&mut second, 2);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions()[..2], ["pull run absent", "warm run made-elsewhere"]);
+    assert!(second.exists("deploy/test/warm"));
 }
 
 #[test]

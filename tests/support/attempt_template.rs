@@ -104,7 +104,7 @@ impl AttemptTemplate {
                 journal.record_probe(&step_target, probed_input, took, finding)?;
             }
             JournalEvent::Decision { step_target, decision } => journal.record_decision(&step_target, decision)?,
-            JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
+            JournalEvent::Intent { step_target, key, fingerprint, input, exposes, release: _ } => {
                 let effect = match exposes {
                     true => StepEffect::Exposing,
                     false if self.checks.contains(&step_target) => StepEffect::ReadOnly,
@@ -120,6 +120,7 @@ impl AttemptTemplate {
             JournalEvent::Ended { exit, verified } => journal.record_end(exit, verified)?,
             other @ (JournalEvent::Started(_)
             | JournalEvent::Torn { .. }
+            | JournalEvent::SwitchedBack { .. }
             | JournalEvent::UndoIntent { .. }
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Resolved { .. }

@@ -228,6 +228,11 @@ impl TestEnvironment {
         self.run(&[&["--local", "--release", label, "--json"], more].concat())
     }
 
+    /// Runs `runner <command> --local --release <label> --json`.
+    pub fn deploy_with(&self, command: &str, label: &str) -> RunnerOutput {
+        self.run(&[command, "--local", "--release", label, "--json"])
+    }
+
     /// Runs the runner and waits for its end.
     pub fn run(&self, arguments: &[&str]) -> RunnerOutput {
         let _shared = lock_for_run();

@@ -202,6 +202,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         operator: source::user_at_host(),
         commit,
         url: source::job_url(),
+        machine: xdg_dirs::machine_id(&tell),
         wait,
         resume_command: again.to_owned(),
         resolve_command,

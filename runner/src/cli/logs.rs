@@ -11,7 +11,7 @@ use std::io::Write;
 use jiff::Timestamp;
 
 use self::output::OutputItem;
-use super::attempts::read_attempt;
+use super::{attempts::read_attempt, why};
 use crate::report::{self, OutputFormat, json, messages};
 use contract::text::{self, GUTTER, format_duration};
 use contract::{
@@ -38,7 +38,7 @@ pub(super) struct LogsArgs {
 /// JSON lines.
 ///
 /// # Errors
-/// The errors of [`read_attempt`].
+/// P0210 when the attempt has no such step; otherwise as [`read_attempt`].
 pub(super) fn run(
     args: &LogsArgs,
     store: &StateStore,
@@ -48,6 +48,10 @@ pub(super) fn run(
     let reading = read_attempt(store, args.attempt)?;
     if args.follow {
         return follow::follow(args, store, &reading, form, out);
+    }
+    let places = why::step_targets(&reading.entries);
+    if let Some(step) = args.step.as_deref().filter(|step| places.iter().all(|place| place.step.as_str() != *step)) {
+        return Err(why::no_such_step_error(step, &reading.summary, &places));
     }
     let logged = AttemptLogReader::of_journal(&store.journal_path(reading.summary.header.epoch)).read_new();
     let logged = logged.map_err(|error| log_read_error(store, &error))?;
@@ -154,6 +158,7 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
+        | JournalEvent::SwitchedBack { .. }
         | JournalEvent::Decision { .. }
         // Its lines are shown by their times.
         | JournalEvent::Output { .. }
@@ -264,10 +269,10 @@ mod tests {
             None,
             OutputFormat::Json,
             expect![[r#"
-                {"seq":6,"prev":"6bd182746d004b21a1afe85ee8dd119f89401ba749082515df68988746e49e4f","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
-                {"seq":7,"prev":"23bb122e9c0ccb1460efeb5c5d734b2aafca66c60d9ddced93829712e2e27641","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
-                {"seq":8,"prev":"0d9ad1c1ebe9636e2f11e6ebf3ad59da1cda18e4995e93b94701cf915bf0f9dd","at":"2025-11-23T03:20:01.319Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"warn","message":"slow lock","fields":{"rows":7,"table":"orders"}}}
-                {"seq":9,"prev":"21a3be1ec32a3642960a8bdbdd5cc2f94183a4222d0b3e886ea247539b5dc89c","at":"2025-11-23T03:20:01.36Z","event":{"type":"outcome","step":"migrate","target":"local","took-ms":41,"result":"failed","failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}}}
+                {"seq":6,"prev":"377ae7460cc37acdd797db5bf878b2563ea4661deae616849aaa0038f2413e5a","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
+                {"seq":7,"prev":"8cd2dad736677288139ad3c15519146a5cfe28d9a9d7ccaaa5fff2b9af450fa8","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
+                {"seq":8,"prev":"d3a4a77f93edd00f323f81f56690a0c43ab60b0a5e4ab4d09c1d26d335976361","at":"2025-11-23T03:20:01.319Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"warn","message":"slow lock","fields":{"rows":7,"table":"orders"}}}
+                {"seq":9,"prev":"6bb08c00360d56fe9e6f2838f9115390f993fc8c4a3bd5461e07e053950b1d32","at":"2025-11-23T03:20:01.36Z","event":{"type":"outcome","step":"migrate","target":"local","took-ms":41,"result":"failed","failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}}}
             "#]],
         );
     }

@@ -18,6 +18,7 @@ mod github_high_water_mark;
 mod guards;
 mod hidden_environment;
 mod history;
+mod import;
 mod journal;
 mod lock;
 mod logs;
@@ -72,6 +73,8 @@ enum CliCommand {
     Rollback(Deferred<rollback::RollbackArgs>),
     /// Deploy the live, verified release of one environment to another
     Promote(Deferred<rollback::PromoteArgs>),
+    /// Take a live release that is not on record into the history
+    Import(Deferred<import::ImportArgs>),
     /// Record how a step ended that the runner can't finish
     Resolve(Deferred<resolve::ResolveArgs>),
     /// In CI, after a deployment: upload the rest of the journal and release the lock
@@ -153,6 +156,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Setup(_)
             | CliCommand::Rollback(_)
             | CliCommand::Promote(_)
+            | CliCommand::Import(_)
             | CliCommand::Step(_),
         ) => OutputPurpose::Deployment,
         Some(
@@ -186,6 +190,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Setup(Deferred(args)) => block_on(deploy::run(&args, SetupMode::WithSetup, screen)),
         CliCommand::Rollback(Deferred(args)) => block_on(rollback::rollback(&args, screen)),
         CliCommand::Promote(Deferred(args)) => block_on(rollback::promote(&args, screen)),
+        CliCommand::Import(Deferred(args)) => block_on(import::run(&args, screen)),
         CliCommand::Resolve(Deferred(args)) => block_on(resolve::run(&args, screen, out)),
         CliCommand::Post(Deferred(args)) => block_on(post::run(&args, screen)),
         CliCommand::Prune(Deferred(args)) => block_on(prune::run(&args, screen, out)),
@@ -193,7 +198,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Step(Deferred(args)) => block_on(step::run(&args, screen)),
         CliCommand::Doctor(Deferred(args)) => block_on(doctor::run(&args, screen, out)),
         CliCommand::Status(Deferred(PlanArgs { plan, args })) => {
-            status::run(&args, &plan.stores()?, form, out).map_err(one)
+            status::run(&args, &plan, &plan.stores()?, form, out).map_err(one)
         }
         CliCommand::History(Deferred(PlanArgs { plan, args })) => {
             history::run(&args, &plan.store()?, form, out).map_err(one)

@@ -50,7 +50,8 @@ pub(super) async fn run(
         xdg_dirs::preflight_options(screen.stderr_notifier()),
     )
     .await?;
-    let (header, foreseen) = preview_deployment(&prepared, &store, &args.selection.overrides()).await?;
+    let machine = xdg_dirs::machine_id(&screen.stderr_notifier());
+    let (header, foreseen) = preview_deployment(&prepared, &store, &args.selection.overrides(), machine).await?;
     // A probe may repeat what a program printed.
     let redactor = &prepared.redactor;
     let answer = match screen.format() {

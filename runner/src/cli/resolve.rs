@@ -105,6 +105,7 @@ pub(super) async fn run(
         message: message.to_owned(),
         operator: source::user_at_host(),
         url: source::job_url(),
+        machine: xdg_dirs::machine_id(&screen.notifier()),
         wait: args.wait.wait(),
     };
     let resolved = resolve_step(request).await.map_err(one)?;
@@ -129,10 +130,10 @@ fn answer(resolved: &StepResolution, format: OutputFormat) -> String {
     let StepResolution { step_target, resolution, epoch } = resolved;
     let outputs = match resolution {
         Resolution::Done { receipt } => Some(&receipt.outputs),
-        Resolution::Undone | Resolution::NotBegun => None,
+        Resolution::Undone | Resolution::NotBegun | Resolution::Confirmed => None,
     };
     let next = match resolution {
-        Resolution::Done { .. } => "the next deployment takes it as done",
+        Resolution::Done { .. } | Resolution::Confirmed => "the next deployment takes it as done",
         Resolution::Undone | Resolution::NotBegun => "the next deployment runs it again",
     };
     let word = messages::resolution(resolution);

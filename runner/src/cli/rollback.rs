@@ -12,7 +12,7 @@ use super::{
     wait::LockWaitArgs,
     xdg_dirs,
 };
-use crate::deploy::{DeployOverrides, RequestedRelease};
+use crate::deploy::{DeployOverrides, RequestedRelease, UnrecordedRelease};
 use contract::{
     Label,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
@@ -83,7 +83,8 @@ async fn roll_back(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKi
     ci::download_journals(&args.plan, args.wait.wait()).await.map_err(one)?;
     let store = args.plan.store()?;
     let state = attempts::load_state(&store).map_err(one)?;
-    let release = release_to_restore(&state, args.to.as_ref(), &store).map_err(one)?;
+    let release = release_to_restore(&state, args.to.as_ref(), &store);
+    let release = release.map_err(|error| one(with_unrecorded_release(error, &args.plan, &state)))?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let mut again = deploy::command_line("rollback", args.local, &args.plan);
     again += &format!(" --to {}", release.label);
@@ -110,7 +111,7 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
     let verified = head.verified.iter();
     let release = match &args.release {
         Some(label) => verified.rev().find(|release| release.label == *label).cloned(),
-        None => head.live.clone().filter(|live| head.is_verified(live)),
+        None => head.live.clone().filter(|_| head.is_live_verified()),
     };
     let release = release.ok_or_else(|| one(unverified_error(args, head.live.as_ref())))?;
     let verified_inputs = VerifiedInputs::read(&store, &args.from, &release).map_err(one)?;
@@ -207,6 +208,17 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
     match head.rollback_target() {
         Some(release) => Ok(release.clone()),
         None => none(format!("{} has no verified release to go back to", store.resource())),
+    }
+}
+
+/// Adds what is live without a record.
+fn with_unrecorded_release(error: Diagnostic, plan: &PlanSourceArgs, state: &JournalState) -> Diagnostic {
+    let plan = plan.plan_for(&source::placeholder_label()).ok();
+    match plan.and_then(|plan| UnrecordedRelease::find(&plan, state)) {
+        Some(found) => error
+            .with_cause(found.description())
+            .with_hint("`runner import --release LABEL` takes the live release into the history"),
+        None => error,
     }
 }
 

@@ -17,6 +17,9 @@ pub(super) struct SelectionArgs {
     /// Run only this step, and assume that the steps before it are done
     #[arg(long, value_name = "STEP")]
     only: Option<StepId>,
+    /// Run this step again, and what depends on it; may be given more than once
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["start_from", "until", "only"])]
+    rerun: Vec<StepId>,
     /// Ignore the records; steps that must not run twice are still probed
     #[arg(long)]
     fresh: bool,
@@ -34,6 +37,7 @@ impl SelectionArgs {
             (None, None, None) => Selection::All,
         };
         let accept_drift: BTreeSet<_> = self.accept_drift.iter().cloned().collect();
-        DeployOverrides { selection, fresh: self.fresh, accept_drift, ..DeployOverrides::default() }
+        let rerun: BTreeSet<_> = self.rerun.iter().cloned().collect();
+        DeployOverrides { selection, fresh: self.fresh, accept_drift, rerun, ..DeployOverrides::default() }
     }
 }

@@ -6,14 +6,27 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::{attempts::summary_json, why};
-use crate::report::{self, OutputFormat, json, messages, table::table};
+use jiff::Timestamp;
+
+use super::{
+    attempts::summary_json,
+    source::{self, PlanSourceArgs},
+    why,
+};
+use crate::{
+    deploy::UnrecordedRelease,
+    report::{self, OutputFormat, json, messages, table::table},
+};
 use contract::text::{self, WIDTH, format_duration, format_time, millis_between, truncate};
 use contract::{
     EnvironmentName,
     diagnostic::{Diagnostic, ExitKind},
 };
-use journal::{JournalEvent, JournalState, StepRecord, StepTarget, event::JournalHeader, state::AttemptSummary};
+use journal::{
+    JournalEvent, JournalState, JournalTrust, RecordStatus, StepRecord, StepTarget, clock,
+    event::JournalHeader,
+    state::{AttemptSummary, LiveDoubt},
+};
 use state::{LockRecord, LockStatus, StateStore};
 
 /// The column of the values.
@@ -29,19 +42,23 @@ pub(super) struct StatusArgs {
 
 /// Shows the state of environments, each with the store of its journals.
 ///
-/// As JSON, an array of `{environment, live: {release, verified, since}, lock: {holder, epoch, since, standing}, last, unfinished: {run, release, stuck},
+/// As JSON, an array of `{environment, live: {release, verified, since}, unrecorded: {link, digest}, lock: {holder, epoch, since, standing}, last,
+/// running: {at, since}, unfinished: {run, release, stuck},
 /// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. A missing value is null.
 ///
 /// # Errors
 /// P06xx when a journal cannot be read.
 pub(super) fn run(
     args: &StatusArgs,
+    plan: &PlanSourceArgs,
     environments: &[(EnvironmentName, StateStore)],
     form: OutputFormat,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
-    let views =
-        environments.iter().map(|(name, store)| EnvironmentView::read(name, store)).collect::<Result<Vec<_>, _>>()?;
+    let views = environments
+        .iter()
+        .map(|(name, store)| EnvironmentView::read(plan, name, store))
+        .collect::<Result<Vec<_>, _>>()?;
     let answer = match form {
         OutputFormat::Json => json::line(&views.iter().map(EnvironmentView::json).collect::<Value>()) + "\n",
         OutputFormat::Text => views.iter().map(|view| view.text(args)).collect::<Vec<_>>().join("\n"),
@@ -58,25 +75,44 @@ struct EnvironmentView<'a> {
     step_targets: Vec<StepTarget>,
     lock: Option<LockRecord>,
     lock_status: LockStatus,
+    /// The step that the newest attempt has begun and not ended, and since when.
+    open_step: Option<(StepTarget, Timestamp)>,
+    /// What is live without a record.
+    unrecorded: Option<UnrecordedRelease>,
 }
 
 impl<'a> EnvironmentView<'a> {
-    fn read(environment: &'a EnvironmentName, store: &StateStore) -> Result<Self, Diagnostic> {
-        let mut planned = Vec::new();
+    fn read(plan: &PlanSourceArgs, environment: &'a EnvironmentName, store: &StateStore) -> Result<Self, Diagnostic> {
+        let (mut planned, mut open_step) = (Vec::new(), None);
         let loaded = store.load(|entry| {
             if let JournalEvent::Plan { steps, .. } = &entry.event {
                 planned = steps.iter().map(|step| step.step_target.clone()).collect();
+            }
+            if let JournalEvent::Started(_) | JournalEvent::Outcome { .. } | JournalEvent::UndoOutcome { .. } =
+                &entry.event
+            {
+                open_step = None;
+            }
+            if let JournalEvent::Intent { step_target, .. } | JournalEvent::UndoIntent { step_target } = &entry.event {
+                open_step = Some((step_target.clone(), entry.at));
             }
         });
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
         let (lock, standing) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
-        Ok(Self { environment, state, step_targets: [planned, others].concat(), lock, lock_status: standing })
+        let step_targets = [planned, others].concat();
+        let unrecorded = unrecorded_release(plan, environment, &state);
+        Ok(Self { environment, state, step_targets, lock, lock_status: standing, open_step, unrecorded })
+    }
+
+    /// The attempt that is running, by the evidence of the lock.
+    fn running(&self) -> Option<&AttemptSummary> {
+        self.state.attempts.last().filter(|last| last.exit.is_none() && self.lock_status == LockStatus::Held)
     }
 
     /// The attempt that the next one would continue.
     fn unfinished(&self) -> Option<&AttemptSummary> {
-        let last = self.state.attempts.last()?;
+        let last = self.state.attempts.last().filter(|_| self.running().is_none())?;
         match last.exit {
             Some(ExitKind::RolledBack) => None,
             _ if last.verified => None,
@@ -104,7 +140,11 @@ impl<'a> EnvironmentView<'a> {
             }
         };
         row("live", &self.live_text());
-        row("last", &self.state.attempts.last().map_or_else(|| "no attempts yet".to_owned(), last_attempt_text));
+        match (self.running(), self.state.attempts.last()) {
+            (Some(running), _) => row("running", &self.running_text(running)),
+            (None, Some(last)) => row("last", &last_attempt_text(last)),
+            (None, None) => row("last", "no attempts yet"),
+        }
         if let Some(unfinished) = self.unfinished() {
             let JournalHeader { run, release, .. } = &unfinished.header;
             let stands = unfinished.failed_step.as_ref().map(|place| format!(" is at {place}")).unwrap_or_default();
@@ -131,10 +171,49 @@ impl<'a> EnvironmentView<'a> {
         answer
     }
 
+    /// The step that was about to expose a release, or to undo that, and has no outcome.
+    fn open_exposure(&self) -> Option<(&StepTarget, &StepRecord)> {
+        let is_open = |record: &StepRecord| match record.status {
+            RecordStatus::Intended | RecordStatus::Undoing(_) => true,
+            RecordStatus::Succeeded(_) | RecordStatus::Failed(_) | RecordStatus::Reverted => false,
+        };
+        let is_known = |record: &StepRecord| record.intent.exposes && record.trust == JournalTrust::Authenticated;
+        self.state.records.iter().find(|(_, record)| is_known(record) && is_open(record))
+    }
+
+    fn running_text(&self, attempt: &AttemptSummary) -> String {
+        let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
+        let (place, since) = match &self.open_step {
+            Some((step_target, since)) => (format!(" at {step_target}"), *since),
+            None => (String::new(), attempt.started_at),
+        };
+        format!(
+            "{}: running{place} for {}, by {by}; epoch {epoch}, run {run}, attempt {number}, started {}",
+            release.label,
+            format_duration(millis_between(since, clock::now())),
+            format_time(attempt.started_at)
+        )
+    }
+
     fn live_text(&self) -> String {
         let head = &self.state.head;
+        if let Some((place, record)) = self.open_exposure() {
+            let before = record.live_before.as_ref().map_or("nothing", |release| release.label.as_str());
+            return format!("{before} or {}: the outcome of {place} is unknown", record.intent.release.label);
+        }
+        if let Some(unrecorded) = &self.unrecorded {
+            let advice = "`runner import --release LABEL` takes it into the history";
+            return format!("nothing on record, but {}; {advice}", unrecorded.description());
+        }
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
-        let verified = if head.is_verified(release) { "verified" } else { "not verified" };
+        let verified = match &head.live_doubt {
+            None if head.is_verified(release) => "verified".to_owned(),
+            Some(LiveDoubt::SwitchedBack { why }) => {
+                let why = why.as_deref().unwrap_or("it was not checked after that");
+                format!("not verified (an undo switched back to it; {why})")
+            }
+            None | Some(LiveDoubt::NotChecked) => "not verified".to_owned(),
+        };
         let since = head.live_since.as_ref();
         let since =
             since.map_or_else(String::new, |since| format!(", since {} by {}", format_time(since.at), since.by));
@@ -178,11 +257,12 @@ impl<'a> EnvironmentView<'a> {
             "environment": self.environment,
             "live": head.live.as_ref().map(|release| json!({
                 "release": release,
-                "verified": head.is_verified(release),
+                "verified": head.is_live_verified(),
                 "since": head.live_since.as_ref().map(|since| since.at),
                 "by": head.live_since.as_ref().map(|since| &since.by),
                 "commit": self.state.commit_of(release),
             })),
+            "unrecorded": self.unrecorded.as_ref().map(|found| json!({ "link": found.link, "digest": found.digest })),
             "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
                 "holder": lock.holder,
                 "epoch": lock.epoch,
@@ -190,6 +270,10 @@ impl<'a> EnvironmentView<'a> {
                 "standing": self.lock_status,
             })),
             "last": self.state.attempts.last().map(summary_json),
+            "running": self.running().map(|_| json!({
+                "at": self.open_step.as_ref().map(|(step_target, _)| step_target),
+                "since": self.open_step.as_ref().map(|(_, since)| since),
+            })),
             "unfinished": self.unfinished().map(|attempt| json!({
                 "run": attempt.header.run,
                 "release": attempt.header.release,
@@ -198,6 +282,20 @@ impl<'a> EnvironmentView<'a> {
             "steps": steps,
         })
     }
+}
+
+/// What is live without a record, as far as the plan can be read without its release.
+fn unrecorded_release(
+    plan: &PlanSourceArgs,
+    environment: &EnvironmentName,
+    state: &JournalState,
+) -> Option<UnrecordedRelease> {
+    if state.head.live.is_some() {
+        return None;
+    }
+    let args = PlanSourceArgs { plan: plan.plan.clone(), environment: Some(environment.to_string()) };
+    let plan = args.plan_for(&source::placeholder_label()).ok()?;
+    UnrecordedRelease::find(&plan, state)
 }
 
 fn last_attempt_text(attempt: &AttemptSummary) -> String {
@@ -235,7 +333,8 @@ mod tests {
             r#"{"resource":"shop/test","epoch":2,"holder":"ann@host, process 7","since":"2025-11-23T03:20:00Z"}"#;
         fs::write(environments[0].1.folder().join("lock"), record).unwrap();
         let mut out = Vec::new();
-        assert_eq!(run(args, &environments, form, &mut out).unwrap(), ExitKind::Success);
+        let plan = PlanSourceArgs { plan: root.path().join("no-plan.yml"), environment: None };
+        assert_eq!(run(args, &plan, &environments, form, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
         assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
         expected.assert_eq(&text);
@@ -289,7 +388,7 @@ mod tests {
             &StatusArgs { steps: false },
             OutputFormat::Json,
             expect![[r#"
-                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
+                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"unrecorded":null,"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null},"running":null,"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"unrecorded":null,"lock":null,"last":null,"running":null,"unfinished":null,"steps":[]}]
             "#]],
         );
     }
@@ -349,7 +448,8 @@ mod tests {
             OutputFormat::Text,
             expect![[r#"
                 test
-                  live        r1, verified, since 2025-11-23 03:20:06Z by ann@host
+                  live        r1, not verified (an undo switched back to it; it was not checked
+                              after that), since 2025-11-23 03:20:06Z by ann@host
                   last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
                               attempt 1, started 2025-11-23 03:20:01Z by ann@host, took 5.0 s
 

@@ -67,7 +67,7 @@ pub(super) fn run(
 }
 
 /// The steps of an attempt: those of its plan, in order, then others with events.
-fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
+pub(super) fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
     let mut places: Vec<StepTarget> = Vec::new();
     let mut add = |place: &StepTarget| {
         if !places.contains(place) {
@@ -83,6 +83,7 @@ fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             JournalEvent::Started(_)
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
+            | JournalEvent::SwitchedBack { .. }
             | JournalEvent::Progress { .. }
             | JournalEvent::Output { .. }
             | JournalEvent::Outcome { .. }
@@ -98,16 +99,21 @@ fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
     places
 }
 
-fn no_such_step_error(step: &str, summary: &AttemptSummary, places: &[StepTarget]) -> Diagnostic {
+pub(super) fn no_such_step_error(step: &str, summary: &AttemptSummary, places: &[StepTarget]) -> Diagnostic {
     let epoch = summary.header.epoch;
     let known: BTreeSet<_> = places.iter().map(|place| place.step.as_str()).collect();
+    let advice = "use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them";
+    let hint = match plan::closest_match(step, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`? otherwise {advice}"),
+        None => advice.to_owned(),
+    };
     let known = match known.len() {
         0 => "it ended before its plan was written".to_owned(),
         _ => format!("its steps are {}", known.into_iter().collect::<Vec<_>>().join(", ")),
     };
     Diagnostic::new(ErrorCode::StepNotInAttempt, format!("the attempt with epoch {epoch} has no step `{step}`"))
         .with_cause(known)
-        .with_hint("use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them")
+        .with_hint(hint)
 }
 
 /// Everything that one attempt recorded about a step, and the record before it.
@@ -180,6 +186,7 @@ impl<'a> StepEvidence<'a> {
             | JournalEvent::Plan { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
+            | JournalEvent::SwitchedBack { .. }
             | JournalEvent::Decision { .. }
             | JournalEvent::Intent { .. }
             | JournalEvent::Progress { .. }

@@ -4,12 +4,26 @@ use std::path::PathBuf;
 
 use super::source::{env_variable, is_ci};
 use crate::deploy::{PinPolicy, PreflightOptions};
+use contract::{MachineId, diagnostic::Notice};
 use sandbox::{NoticeHandler, UserPaths};
 
 /// The options of a preflight that compares modules with the lock file next to the plan.
 pub(super) fn preflight_options(tell: NoticeHandler) -> PreflightOptions {
     let pinning = if is_ci() { PinPolicy::Frozen } else { PinPolicy::AddNew };
     PreflightOptions { cache_dirs: cache_dirs(), notify: tell, pin_policy: pinning }
+}
+
+/// The identity of this machine; none, with a warning, if it can't be read or made.
+pub(super) fn machine_id(tell: &NoticeHandler) -> Option<MachineId> {
+    let read = match base_dir("XDG_STATE_HOME", ".local/state") {
+        Some(folder) => state::machine_id(&folder),
+        None => Err(std::io::Error::other("neither `XDG_STATE_HOME` nor `HOME` is set")),
+    };
+    let unknown = |error| {
+        let message = format!("this machine has no identity, so another one can't tell what was done here: {error}");
+        tell(Notice::warning(message));
+    };
+    read.map_err(unknown).ok()
 }
 
 fn cache_dirs() -> UserPaths {

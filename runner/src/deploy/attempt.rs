@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    AttemptError, DeployOverrides, DeploymentRequest, Interrupt, PlannedStep, PreparedPlan, call::JournaledCall,
-    environment::StepEnvironment, request::EarlierJournals, resolve::AttemptView,
+    AttemptError, DeployOverrides, DeploymentRequest, Interrupt, PlannedStep, PreparedPlan, UnrecordedRelease,
+    call::JournaledCall, environment::StepEnvironment, request::EarlierJournals, resolve::AttemptView,
 };
 use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
@@ -32,6 +32,8 @@ pub(super) struct RunningAttempt<'a> {
     pub(super) outputs: BTreeMap<StepId, Map<String, Value>>,
     /// The environment variables for programs that steps start.
     pub(super) step_environment: StepEnvironment,
+    /// The release that was live before, if the history does not know it.
+    pub(super) unrecorded: Option<UnrecordedRelease>,
     lock: &'a DeploymentLock,
 }
 
@@ -46,9 +48,13 @@ impl<'a> RunningAttempt<'a> {
         observe: impl FnOnce(&JournalState, &JournalHeader) -> EntryObserver,
     ) -> Result<Self, HistoryError> {
         let EarlierJournals { loaded, torn_tail } = earlier;
-        let (commit, url) = (request.commit.clone(), request.url.clone());
-        let header =
-            JournalHeader { commit, url, ..next_header(request.prepared, &loaded.state, epoch, &request.operator) };
+        let (commit, url, machine) = (request.commit.clone(), request.url.clone(), request.machine.clone());
+        let header = JournalHeader {
+            commit,
+            url,
+            machine,
+            ..next_header(request.prepared, &loaded.state, epoch, &request.operator)
+        };
         let redactor = request.prepared.redactor.clone();
         let observer = observe(&loaded.state, &header);
         let path = request.store.journal_path(epoch);
@@ -64,7 +70,8 @@ impl<'a> RunningAttempt<'a> {
         journal.record_lost(&lost)?;
         request.store.forget_lost_records().map_err(HistoryError::from)?;
         let step_environment = StepEnvironment::new(request.store, &lock.token(), &header, &request.parent_deployments);
-        Ok(Self { request, interrupt, header, journal, outputs: BTreeMap::new(), step_environment, lock })
+        let (outputs, unrecorded) = (BTreeMap::new(), None);
+        Ok(Self { request, interrupt, header, journal, outputs, step_environment, unrecorded, lock })
     }
 
     pub(super) fn prepared(&self) -> &'a PreparedPlan {
@@ -83,6 +90,7 @@ impl<'a> RunningAttempt<'a> {
             header: &self.header,
             state: self.journal.state(),
             outputs: &self.outputs,
+            is_local_state: self.request.is_local_state(),
         }
     }
 
@@ -164,6 +172,7 @@ fn override_notes(overrides: &DeployOverrides) -> Vec<JournalNote> {
     notes.extend(overrides.fresh.then(|| note("fresh", None)));
     notes.extend(overrides.command.map(|command| note(command, None)));
     notes.extend(overrides.selection.option().map(|(option, step)| note(option, Some(step))));
+    notes.extend(overrides.rerun.iter().map(|step| note("rerun", Some(step))));
     notes.extend(overrides.accept_drift.iter().map(|step| note("accept-drift", Some(step))));
     notes
 }
@@ -190,6 +199,7 @@ pub(super) fn next_header(prepared: &PreparedPlan, state: &JournalState, epoch: 
         by: by.to_owned(),
         commit: None,
         url: None,
+        machine: None,
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     AttemptError, PlannedStep,
     attempt::RunningAttempt,
     error::{self, ResumeHint},
+    next_attempt,
     rollback::RollbackResult,
 };
 
@@ -29,27 +30,35 @@ impl AttemptConclusion {
 
     /// The conclusion after an error. Call it after the rollback, because the hint lists the steps that the next
     /// attempt will skip, and undone steps are not among them.
-    pub(super) fn failed(attempt: &RunningAttempt<'_>, error: &AttemptError, rollback: RollbackResult) -> Self {
-        let mut diagnostic = diagnostic(attempt, error);
+    pub(super) async fn failed(attempt: &RunningAttempt<'_>, error: &AttemptError, rollback: RollbackResult) -> Self {
+        let exit = match &rollback {
+            RollbackResult::Done(_) => ExitKind::RolledBack,
+            RollbackResult::NotRolledBack(_) | RollbackResult::Failed(_) => ExitKind::Failed,
+        };
+        let skipped = next_attempt::skipped_steps(attempt, exit).await;
+        let mut warnings = Vec::new();
+        let mut diagnostic = diagnostic(attempt, error, &skipped);
         match rollback {
             RollbackResult::NotRolledBack(None) => {}
             RollbackResult::NotRolledBack(Some(why)) => {
                 diagnostic = diagnostic.with_cause(format!("not rolled back: {why}"));
             }
-            RollbackResult::Done => {
-                diagnostic.exit = ExitKind::RolledBack;
-                let live = attempt.journal.state().head.live.as_ref();
-                let live = live.map_or_else(String::new, |release| format!("{} is live again; ", release.label));
-                diagnostic.hint = Some(format!("{live}{}", diagnostic.hint.unwrap_or_default()));
+            RollbackResult::Done(switch_back) => {
+                diagnostic.exit = exit;
+                let hint = diagnostic.hint.unwrap_or_default();
+                diagnostic.hint = Some(format!("{}; {hint}", switch_back.summary(attempt.journal.redactor())));
+                let stays = |what: &String| Notice::note(format!("stays: {what}"));
+                warnings.extend(switch_back.remaining.iter().map(stays));
             }
             RollbackResult::Failed(undo_error) => {
                 let (why, causes) = (diagnostic.message, diagnostic.causes);
                 diagnostic =
-                    self::diagnostic(attempt, &undo_error).with_cause(format!("the rollback started because {why}"));
+                    self::diagnostic(attempt, &undo_error, &skipped)
+                        .with_cause(format!("the rollback started because {why}"));
                 diagnostic.causes.extend(causes);
             }
         }
-        Self { exit: diagnostic.exit, error: Some(diagnostic), warnings: Vec::new() }
+        Self { exit: diagnostic.exit, error: Some(diagnostic), warnings }
     }
 
     /// Adds that the last entry could not be written. An earlier error takes precedence.
@@ -77,18 +86,12 @@ impl AttemptConclusion {
 }
 
 /// The diagnostic of an error: with the operator's next command, and without secrets.
-fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic {
+fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError, skipped_steps: &[String]) -> Diagnostic {
     let (prepared, state) = (attempt.prepared(), attempt.journal.state());
-    let is_done = |step_target: &StepTarget| matches!(state.status(step_target), Some(RecordStatus::Succeeded(_)));
-    let done = prepared
-        .steps
-        .iter()
-        .filter(|planned| attempt.outputs.contains_key(&planned.step.id) && is_done(&planned.step_target));
-    let done: Vec<_> = done.map(|planned| planned.step.id.to_string()).collect();
     let resume_hint = ResumeHint {
         resume_command: &attempt.request.resume_command,
         resolve_command: attempt.request.resolve_command.as_deref(),
-        skipped_steps: &done,
+        skipped_steps,
     };
     let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);
     if matches!(error, AttemptError::Interrupted)

@@ -20,6 +20,8 @@ pub enum AttemptError {
     Failed { step_target: StepTarget, failure: StepFailure, outcome_known: bool },
     /// A step is in doubt, and an operator must decide.
     InDoubt { step_target: StepTarget, reason: DecisionReason },
+    /// An import does not find what a step leaves.
+    NotImported { step_target: StepTarget, why: String },
     /// An error in the plan that only showed during the attempt.
     Plan(Diagnostic),
     /// The receipt on record of a step contains a value that has become a secret since.
@@ -76,6 +78,7 @@ impl AttemptError {
         match self {
             Self::Failed { step_target, .. }
             | Self::InDoubt { step_target, .. }
+            | Self::NotImported { step_target, .. }
             | Self::SecretInReceipt { step_target, .. }
             | Self::UndoFailed { step_target, .. }
             | Self::Irreversible { step_target, .. } => Some(step_target),
@@ -92,6 +95,7 @@ impl AttemptError {
             Self::Lock(error) => error.to_string(),
             Self::Journal(error) => error.to_string(),
             Self::InDoubt { .. }
+            | Self::NotImported { .. }
             | Self::SecretInReceipt { .. }
             | Self::UndoFailed { .. }
             | Self::Irreversible { .. } => "it did not finish".to_owned(),
@@ -126,6 +130,12 @@ impl AttemptError {
                 Diagnostic::new(code, format!("step {step_target} is in doubt and was not run"))
                     .with_cause(why)
                     .with_hint(hint)
+            }
+            Self::NotImported { step_target, why } => {
+                let message = format!("step {step_target} does not find the release that is to be imported");
+                Diagnostic::new(ErrorCode::OtherReleaseLive, message)
+                    .with_cause(why)
+                    .with_hint("deploy the release instead: that repairs it, and puts it on record")
             }
             Self::SecretInReceipt { step_target, found } => {
                 let field = found.pointer.trim_start_matches('/');
@@ -207,6 +217,19 @@ fn in_doubt(
             );
             (ErrorCode::StepInDoubt, why.to_owned(), hint)
         }
+        DecisionReason::Stale { check } => {
+            let why =
+                format!("check {check} failed after it ran, and it has no probe to tell whether its effect is right");
+            let done = resume_hint.resolve("; if its effect is right, run", step_target, "done");
+            let hint = format!("check what it did{done}; to run it again, {run_it_again}");
+            (ErrorCode::StepStale, why, hint)
+        }
+        DecisionReason::MadeElsewhere => {
+            let why = "another machine ran it in this run, and it has no probe to tell whether its effect is here";
+            let done = resume_hint.resolve("; if it is, run", step_target, "done");
+            let hint = format!("check whether its effect is on this machine{done}; if it is not, {run_it_again}");
+            (ErrorCode::DoneElsewhere, why.to_owned(), hint)
+        }
         // No decision stops a step for one of these reasons.
         DecisionReason::NeverRan
         | DecisionReason::Reverted
@@ -221,6 +244,8 @@ fn in_doubt(
         | DecisionReason::Fresh
         | DecisionReason::RequestedByOperator
         | DecisionReason::NotSelected
+        | DecisionReason::Always
+        | DecisionReason::InvalidInput { .. }
         | DecisionReason::UndoUnfinished
         | DecisionReason::NotInRollback => (ErrorCode::StepInDoubt, "outcome unknown".to_owned(), accept),
     }

@@ -62,8 +62,15 @@ pub struct PreparedPlan {
     pub pins: ModulePins,
     /// The redactor of the plan's secrets.
     pub redactor: Redactor,
-    local: LocalExecutor,
+    executor: StepExecutor,
     notify: NoticeHandler,
+}
+
+/// What makes the calls of a plan's steps.
+enum StepExecutor {
+    Local(Box<LocalExecutor>),
+    /// Doubles of modules, in tests of the engine.
+    Doubles(Box<dyn Executor>),
 }
 
 /// The steps of hooks, with the descriptions of their modules.
@@ -104,6 +111,36 @@ impl PreparedPlan {
         Ok(prepared)
     }
 
+    /// A plan whose modules are doubles, for tests of the engine: it has no hooks, and a release without content.
+    #[must_use]
+    pub fn with_doubles(
+        plan: Plan,
+        label: Label,
+        describe: impl Fn(&PlanStep) -> ModuleDescription,
+        doubles: Box<dyn Executor>,
+    ) -> Self {
+        let mut steps: Vec<PlannedStep> = Vec::new();
+        for step in &plan.steps {
+            steps.extend(step_targets(step).map(|target| PlannedStep {
+                step: step.clone(),
+                step_target: StepTarget { step: step.id.clone(), target },
+                description: describe(step),
+                upstream: upstream_of(step, &steps),
+                module_digest: Digest::from_bytes([0; 32]),
+            }));
+        }
+        Self {
+            release: Release { label, digest: None },
+            steps,
+            hooks: PlannedHooks::default(),
+            pins: ModulePins::read(&plan, PinPolicy::Disabled, |_| None).expect("without a policy, no file is read"),
+            redactor: Redactor::of_plan(&plan.secrets),
+            executor: StepExecutor::Doubles(doubles),
+            notify: std::sync::Arc::new(|_| {}),
+            plan,
+        }
+    }
+
     /// Resolves the release to its digest.
     async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
         let release = release::resolve_release(&self.plan, &self.steps, requested).await?;
@@ -117,7 +154,10 @@ impl PreparedPlan {
     /// The executor of a step's calls.
     #[must_use]
     pub fn executor(&self, _planned: &PlannedStep) -> &dyn Executor {
-        &self.local
+        match &self.executor {
+            StepExecutor::Local(local) => &**local,
+            StepExecutor::Doubles(doubles) => &**doubles,
+        }
     }
 
     /// Checks that granted directories can be used and have free space, and that SQLite files can be created.
@@ -134,7 +174,10 @@ impl PreparedPlan {
     /// # Errors
     /// A database that is unreachable; unsafe statements, if the plan says `lint: deny`.
     pub async fn check_migrations(&self, state: Option<&JournalState>) -> Result<(), Vec<Diagnostic>> {
-        self.migration_preflight(state).check(&self.steps).await
+        match self.migration_preflight(state) {
+            Some(preflight) => preflight.check(&self.steps).await,
+            None => Ok(()),
+        }
     }
 
     /// The same for one step whose configuration was known only after other steps had run.
@@ -144,19 +187,28 @@ impl PreparedPlan {
         config: Value,
         state: &JournalState,
     ) -> Result<(), Vec<Diagnostic>> {
+        let Some(preflight) = self.migration_preflight(Some(state)) else { return Ok(()) };
         let step = PlanStep { with: config, pending: BTreeMap::new(), ..planned.step.clone() };
-        let problems = self.migration_preflight(Some(state)).check_step(planned, &step).await;
+        let problems = preflight.check_step(planned, &step).await;
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    fn migration_preflight<'a>(&'a self, state: Option<&'a JournalState>) -> migrations::MigrationPreflight<'a> {
-        migrations::MigrationPreflight { plan: &self.plan, local: &self.local, notify: &self.notify, state }
+    fn migration_preflight<'a>(&'a self, state: Option<&'a JournalState>) -> Option<migrations::MigrationPreflight<'a>> {
+        let StepExecutor::Local(local) = &self.executor else { return None };
+        Some(migrations::MigrationPreflight { plan: &self.plan, local, notify: &self.notify, state })
     }
 
     /// The position of a step; none if the plan has no such step.
     #[must_use]
     pub fn index(&self, step: &StepId) -> Option<usize> {
         self.steps.iter().position(|planned| planned.step.id == *step)
+    }
+
+    /// Whether a step is the first one that exposes the release, or comes after it; none in a plan that exposes nothing.
+    #[must_use]
+    pub fn is_after_exposure(&self, planned: &PlannedStep) -> Option<bool> {
+        let first = self.steps.iter().position(|step| step.description.exposes)?;
+        Some(self.steps[first..].iter().any(|later| later.step_target == planned.step_target))
     }
 
     /// The steps in the form that the journal records.
@@ -211,8 +263,9 @@ impl UnresolvedPlan {
         if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
             notify(notice);
         }
-        let (release, local) = (Release { label, digest: None }, LocalExecutor::new(runtime, modules));
-        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, local, notify }, problems })
+        let release = Release { label, digest: None };
+        let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));
+        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, executor, notify }, problems })
     }
 
     /// Resolves the release to its digest.
@@ -276,10 +329,7 @@ impl StepPlanner<'_> {
     fn plan_steps(&mut self) -> Vec<PlannedStep> {
         let mut planned: Vec<PlannedStep> = Vec::new();
         for step in &self.plan.steps {
-            let mut upstream: BTreeSet<StepId> = step.needs.iter().cloned().collect();
-            for earlier in planned.iter().filter(|earlier| step.needs.contains(&earlier.step.id)) {
-                upstream.extend(earlier.upstream.iter().cloned());
-            }
+            let upstream = upstream_of(step, &planned);
             planned.extend(self.plan_step(step, &upstream));
         }
         planned
@@ -321,6 +371,13 @@ impl StepPlanner<'_> {
         self.problems.push(self.plan.error_at(code, step.span.clone(), message, "not allowed in a hook", hint));
         false
     }
+}
+
+/// All steps that a step depends on, of which `earlier` has those before it.
+fn upstream_of(step: &PlanStep, earlier: &[PlannedStep]) -> BTreeSet<StepId> {
+    let direct = earlier.iter().filter(|earlier| step.needs.contains(&earlier.step.id));
+    let indirect = direct.flat_map(|earlier| earlier.upstream.iter().cloned());
+    step.needs.iter().cloned().chain(indirect).collect()
 }
 
 /// The targets of a step: always this machine.

@@ -11,10 +11,11 @@ use super::{
     assumed_steps::{assumed_outputs, check_assumed_steps},
     attempt,
     error::ResumeHint,
+    request::is_local_state,
     resolve::{AttemptView, ResolvedStep},
 };
 use contract::{
-    StepId,
+    MachineId, StepId,
     diagnostic::Diagnostic,
     step::{ProbeFinding, StepFailure, StepPhase},
 };
@@ -47,16 +48,19 @@ pub async fn preview_deployment(
     prepared: &PreparedPlan,
     store: &StateStore,
     overrides: &DeployOverrides,
+    machine: Option<MachineId>,
 ) -> Result<(JournalHeader, Vec<StepPreview>), Vec<Diagnostic>> {
     let state = store.load(|_| {}).map_err(|error| vec![(&error).into()])?.state;
     check_assumed_steps(prepared, overrides, &state)?;
     let epoch = state.epoch() + 1;
-    let header = attempt::next_header(prepared, &state, epoch, "preview");
+    let header = JournalHeader { machine, ..attempt::next_header(prepared, &state, epoch, "preview") };
+    let is_local_state = is_local_state(store);
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
     let mut outputs = BTreeMap::new();
     let mut previews = Vec::new();
     for (index, planned) in prepared.steps.iter().enumerate() {
-        let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs };
+        let view =
+            AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs, is_local_state };
         let mut preview = StepPreview {
             step_target: planned.step_target.clone(),
             phase: planned.description.phase,

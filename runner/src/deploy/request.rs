@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Interrupt, PreparedPlan, SiblingEnvironment, preflight::header_problem};
+use super::{Interrupt, PlannedStep, PreparedPlan, SiblingEnvironment, UnrecordedRelease, preflight::header_problem};
 use contract::{
-    StepId,
+    MachineId, StepId,
     diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
 };
-use journal::{JournalState, LoadedJournals, decision::Selection, state::AttemptSummary};
+use journal::{JournalState, LoadedJournals, decision::Selection, event::IMPORT, state::AttemptSummary};
 use sandbox::{LeftoverProgram, NoticeHandler};
 use state::{DeploymentLock, LockRecord, LockRequest, LockWait, LockWaitObserver, StateStore};
 
@@ -35,6 +35,8 @@ pub struct DeploymentRequest<'a> {
     pub commit: Option<String>,
     /// The page of the CI job, if it is one.
     pub url: Option<String>,
+    /// The identity of this machine, if it has one.
+    pub machine: Option<MachineId>,
     /// How long to wait for the lock.
     pub wait: LockWait,
     /// The command that continues this deployment, for hints.
@@ -58,6 +60,8 @@ pub struct DeployOverrides {
     pub fresh: bool,
     /// The steps of `--accept-drift`.
     pub accept_drift: BTreeSet<StepId>,
+    /// The steps of `--rerun`.
+    pub rerun: BTreeSet<StepId>,
     /// What to do if the journals of earlier attempts of the same CI run are missing.
     pub missing_journal: MissingJournalPolicy,
     /// Whether those journals are missing, so that every step may have begun. Set before the lock is taken, it says that they are
@@ -82,6 +86,11 @@ pub enum MissingJournalPolicy {
     Restart,
 }
 
+/// Whether a state never leaves this machine.
+pub(super) fn is_local_state(store: &StateStore) -> bool {
+    store.is_folder() && store.checkpoints().is_none()
+}
+
 /// The journals of earlier attempts.
 pub(super) struct EarlierJournals {
     pub(super) loaded: LoadedJournals,
@@ -89,11 +98,29 @@ pub(super) struct EarlierJournals {
     pub(super) torn_tail: Option<(PathBuf, usize)>,
 }
 
+impl DeployOverrides {
+    /// Whether the attempt only adopts what is there.
+    pub(super) fn is_import(&self) -> bool {
+        self.command == Some(IMPORT)
+    }
+
+    /// Whether `--rerun` names the step, or one that it depends on.
+    pub(super) fn reruns(&self, planned: &PlannedStep) -> bool {
+        self.rerun.contains(&planned.step.id) || !self.rerun.is_disjoint(&planned.upstream)
+    }
+}
+
 impl DeploymentRequest<'_> {
+    /// Whether the state never leaves this machine: it is in a folder, and not in the artifacts of a CI run.
+    pub(super) fn is_local_state(&self) -> bool {
+        is_local_state(self.store)
+    }
+
     /// Refuses options that name an unknown step. Otherwise a typo would run nothing and succeed.
     pub(super) fn check_named_steps(&self) -> Result<(), Vec<Diagnostic>> {
         let named = self.overrides.selection.option();
         let accepted = self.overrides.accept_drift.iter().map(|step| ("accept-drift", step));
+        let rerun = self.overrides.rerun.iter().map(|step| ("rerun", step));
         let unknown = |(option, step): (&str, &StepId)| {
             if self.prepared.index(step).is_some() {
                 return None;
@@ -103,7 +130,7 @@ impl DeploymentRequest<'_> {
             let hint = format!("choose one of {}", known.join(", "));
             Some(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint))
         };
-        let problems: Vec<_> = named.into_iter().chain(accepted).filter_map(unknown).collect();
+        let problems: Vec<_> = named.into_iter().chain(accepted).chain(rerun).filter_map(unknown).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -187,6 +214,45 @@ impl DeploymentRequest<'_> {
         }
         let torn_tail = loaded.torn_files.iter().rfind(|(torn, _)| loaded.newest_file.as_ref() == Some(torn)).cloned();
         Ok(EarlierJournals { loaded, torn_tail })
+    }
+
+    /// The release that is live and not on record. An import must have one, and be of that release; anything else is told of it.
+    pub(super) fn unrecorded_release(
+        &self,
+        state: &JournalState,
+    ) -> Result<Option<UnrecordedRelease>, Vec<Diagnostic>> {
+        let found = UnrecordedRelease::find(&self.prepared.plan, state);
+        let release = &self.prepared.release;
+        let is_same = |found: &UnrecordedRelease| Some(&found.digest) == release.digest.as_ref();
+        let refused = |code, message, cause: String, hint: &str| {
+            Err(vec![Diagnostic::new(code, message).with_cause(cause).with_hint(hint)])
+        };
+        match found {
+            found if !self.overrides.is_import() => {
+                if let Some(other) = found.as_ref().filter(|found| !is_same(found)) {
+                    (self.notify)(Notice::warning(format!(
+                        "{}: a rollback can't go back to it; `runner import --release LABEL` takes it into the history",
+                        other.description()
+                    )));
+                }
+                Ok(found)
+            }
+            Some(found) if is_same(&found) => Ok(Some(found)),
+            Some(found) => refused(
+                ErrorCode::OtherReleaseLive,
+                format!("{} is not the release that is live", release.label),
+                found.description(),
+                "import the release with that digest; `sha256sum` prints an archive's",
+            ),
+            None => {
+                let live = state.head.live.as_ref().map_or_else(
+                    || "no link beside `releases` leads to a release".to_owned(),
+                    |live| format!("{} is on record as live", live.label),
+                );
+                let hint = "`runner status` shows what is on record; deploy a release with `runner deploy`";
+                refused(ErrorCode::NothingToImport, "there is nothing to import".to_owned(), live, hint)
+            }
+        }
     }
 
     /// Whether earlier attempts of this CI run may have begun steps that the journals here do not record.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::PreparedPlan;
 use contract::{
-    StepId,
+    MachineId, StepId,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
     step::{ProbeFinding, Receipt},
 };
@@ -50,6 +50,8 @@ pub struct ResolutionRequest<'a> {
     pub operator: String,
     /// The page of the CI job, if it is one.
     pub url: Option<String>,
+    /// The identity of this machine, if it has one.
+    pub machine: Option<MachineId>,
     /// How long to wait for another deployment.
     pub wait: LockWait,
 }
@@ -111,6 +113,9 @@ async fn resolution(request: &ResolutionRequest<'_>, record: &StepRecord) -> Res
         StatedOutcome::NotBegun => Resolution::NotBegun,
     };
     if !record.status.can_be_resolved_as(&stated) {
+        if let (RecordStatus::Succeeded(_), StatedOutcome::Done { outputs: None }) = (&record.status, outcome) {
+            return Ok(Resolution::Confirmed);
+        }
         return Err(not_resolvable_error(step_target, &record.status, &stated));
     }
     let StatedOutcome::Done { outputs } = outcome else { return Ok(stated) };
@@ -163,6 +168,7 @@ fn header(request: &ResolutionRequest<'_>, last: &AttemptSummary, epoch: u64) ->
         format: FORMAT,
         attempt: last.header.attempt.next(),
         epoch,
+        machine: request.machine.clone(),
         runner: env!("CARGO_PKG_VERSION").to_owned(),
         by: request.operator.clone(),
         url: request.url.clone(),
@@ -190,11 +196,11 @@ fn not_resolvable_error(step_target: &StepTarget, status: &RecordStatus, stated:
     let (state, possible) = match status {
         RecordStatus::Intended => ("was begun, and its outcome is unknown", "`--as done`, `undone` or `not-begun`"),
         RecordStatus::Undoing(_) => ("is being rolled back", "`--as done` or `undone`"),
-        RecordStatus::Succeeded(_) => ("is done", "`--as undone`"),
+        RecordStatus::Succeeded(_) => ("is done", "`--as done` without `--output`, or `undone`"),
         RecordStatus::Failed(_) | RecordStatus::Reverted => ("will run again in the next deployment", "nothing"),
     };
     let stated = match stated {
-        Resolution::Done { .. } => "done",
+        Resolution::Done { .. } | Resolution::Confirmed => "done",
         Resolution::Undone => "undone",
         Resolution::NotBegun => "not-begun",
     };

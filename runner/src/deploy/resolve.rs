@@ -11,13 +11,18 @@ use super::{
     fingerprint::{FingerprintParts, compute_fingerprint, input_hash},
     preflight::input_problem,
 };
-use contract::{AppName, EnvironmentName, StepId, diagnostic::ErrorCode, hash::Blake3Hash, step::ProbeFinding};
+use contract::{
+    AppName, EnvironmentName, StepId,
+    diagnostic::ErrorCode,
+    hash::Blake3Hash,
+    step::{ProbeFinding, StepPhase},
+};
 use journal::{
     JournalState, StepTarget,
     decision::{self, DecisionInput, ModuleOrigin, ProbeSupport, RerunSafety},
-    event::{Fingerprint, JournalHeader, ProbeInput},
+    event::{Fingerprint, JournalHeader, ProbeInput, Release},
 };
-use plan::ModuleRef;
+use plan::{EffectPlace, ModuleRef};
 use sandbox::ProbeStrength;
 
 /// The identity of a history: a hash of its first attempt. It is the same on every machine, and a new state has a new
@@ -36,6 +41,8 @@ pub(super) struct AttemptView<'a> {
     pub(super) header: &'a JournalHeader,
     pub(super) state: &'a JournalState,
     pub(super) outputs: &'a BTreeMap<StepId, Map<String, Value>>,
+    /// Whether the state never leaves this machine.
+    pub(super) is_local_state: bool,
 }
 
 /// A step whose configuration, fingerprint and input are computed for this attempt.
@@ -46,6 +53,8 @@ pub(super) struct ResolvedStep<'a> {
     pub(super) fingerprint: Fingerprint,
     /// Whether the operator named it, so that it is not skipped.
     pub(super) selected_by_name: bool,
+    /// The release that it acts for, if that is not the attempt's.
+    pub(super) for_release: Option<Release>,
 }
 
 impl ResolvedStep<'_> {
@@ -103,7 +112,7 @@ impl<'a> AttemptView<'a> {
         if let Some(found) = redactor.scanner().find_in_input(&input) {
             return Err(AttemptError::Plan(input_problem(plan, planned, &found, redactor)));
         }
-        Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name })
+        Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release: None })
     }
 
     /// The input object of each call of the step's module (docs/steps.md).
@@ -165,7 +174,13 @@ impl<'a> AttemptView<'a> {
         let earlier = self.prepared.steps.iter().filter(|earlier| planned.upstream.contains(&earlier.step.id));
         let upstream: BTreeSet<&StepTarget> = earlier.map(|earlier| &earlier.step_target).collect();
         let config = &resolved.input["config"];
-        let may_repeat = planned.description.is_repeatable(config);
+        let step = &planned.step;
+        let may_repeat = planned.description.is_repeatable(config) || step.always;
+        let record = self.state.records.get(&planned.step_target);
+        let is_made_elsewhere = |record| {
+            step.effects == EffectPlace::Here
+                && decision::is_made_elsewhere(record, self.header.machine.as_ref(), self.is_local_state)
+        };
         DecisionInput {
             phase: planned.description.phase,
             probe_support: match planned.description.probe_strength(config) {
@@ -178,18 +193,35 @@ impl<'a> AttemptView<'a> {
                 ModuleRef::File(_) | ModuleRef::Registry(_) => ModuleOrigin::External,
             },
             rerun_safety: if may_repeat { RerunSafety::Safe } else { RerunSafety::Unsafe },
-            record: self.state.records.get(&planned.step_target),
+            record,
             fingerprint: &resolved.fingerprint,
             run: &self.header.run,
             upstream_ran: decision::upstream_ran(self.state, &planned.step_target, upstream),
+            failed_check: self.failed_check(planned, may_repeat),
+            made_elsewhere: record.is_some_and(is_made_elsewhere),
+            always: step.always,
             overrides: decision::StepOverrides {
                 accept_drift: self.overrides.accept_drift.contains(&planned.step.id),
                 fresh: self.overrides.fresh,
-                selected_by_name: resolved.selected_by_name,
+                selected_by_name: resolved.selected_by_name || self.overrides.reruns(planned),
                 journal_missing: self.overrides.journal_missing
+                    || self.overrides.is_import()
                     || self.state.lost_records.contains(&planned.step_target),
             },
             finding,
         }
+    }
+    /// The check that failed after a step, if the step is a commit step from the exposing one on; in a plan that exposes nothing, if
+    /// it may run again.
+    fn failed_check(&self, planned: &PlannedStep, may_repeat: bool) -> Option<&'a StepTarget> {
+        let is_checked = self.prepared.is_after_exposure(planned).unwrap_or(may_repeat);
+        if planned.description.phase != StepPhase::Commit || !is_checked {
+            return None;
+        }
+        let is_check_of = |later: &&PlannedStep| {
+            later.description.phase == StepPhase::Check && later.upstream.contains(&planned.step.id)
+        };
+        let checks = self.prepared.steps.iter().filter(is_check_of).map(|check| &check.step_target);
+        decision::failed_check_since(self.state, &planned.step_target, checks)
     }
 }

@@ -1,8 +1,14 @@
 //! The rollback after a failure past the point of no return.
 //!
-//! Deliberately absent: which steps it undoes ([`journal::decision::steps_to_undo`]), and how one is undone.
+//! Deliberately absent: which steps it undoes ([`journal::decision::steps_to_undo`]), how one is undone, and what runs again for the
+//! release before ([`super::after_undo`]).
 
-use super::{AttemptError, attempt::RunningAttempt, undo};
+use super::{
+    AttemptError,
+    after_undo::{self, SwitchBack},
+    attempt::RunningAttempt,
+    undo,
+};
 use contract::step::StepPhase;
 use journal::{
     JournalTrust, RecordStatus, StepRecord, StepTarget,
@@ -14,8 +20,8 @@ use plan::OnFailure;
 pub(super) enum RollbackResult {
     /// There was no rollback, so everything stays as it is. The text is the reason, if the user should see one.
     NotRolledBack(Option<String>),
-    /// The previous release is live again.
-    Done,
+    /// The steps are undone.
+    Done(SwitchBack),
     /// A step could not be undone.
     Failed(AttemptError),
 }
@@ -38,7 +44,10 @@ pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &A
             return RollbackResult::Failed(error);
         }
     }
-    RollbackResult::Done
+    match after_undo::switch_back(attempt, &steps).await {
+        Ok(switch_back) => RollbackResult::Done(switch_back),
+        Err(error) => RollbackResult::Failed(error),
+    }
 }
 
 /// Whether a step of the plan failed. A failing `before` hook must not undo what an earlier attempt did.
@@ -47,6 +56,7 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
         AttemptError::Failed { step_target, .. } => attempt.prepared().index(&step_target.step).is_some(),
         AttemptError::Plan(_) => true,
         AttemptError::InDoubt { .. }
+        | AttemptError::NotImported { .. }
         | AttemptError::SecretInReceipt { .. }
         | AttemptError::UndoFailed { .. }
         | AttemptError::Irreversible { .. }
@@ -70,8 +80,19 @@ fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, Rollba
     let state = attempt.journal.state();
     let steps = decision::steps_to_undo(state, &attempt.header.run, order);
     let Some(exposing) = steps.last() else { return not_due(masked_exposing_step(attempt).as_deref()) };
-    match state.records.get(exposing).and_then(|record| record.live_before.as_ref()) {
-        None => return not_due(Some("no release was live before this one")),
+    let record = state.records.get(exposing);
+    if record.is_some_and(|record| !record.intent.exposes) {
+        return not_due(Some("the step that exposed the release can't be undone"));
+    }
+    match record.and_then(|record| record.live_before.as_ref()) {
+        None => {
+            let known = "no release was live before this one".to_owned();
+            let why = attempt
+                .unrecorded
+                .as_ref()
+                .map_or(known, |release| format!("before this one, {}", release.description()));
+            return not_due(Some(&why));
+        }
         Some(release) if release.is_same(&attempt.header.release) => {
             return not_due(Some("this release was already live before this run"));
         }

@@ -93,7 +93,10 @@ impl StepRunner<'_, '_> {
 
     /// Decides about one step, and carries out the decision.
     async fn run(&mut self, planned: &PlannedStep, selected_by_name: bool) -> Result<Receipt, AttemptError> {
-        let resolved = self.attempt.view().evaluate_input(planned, selected_by_name).await?;
+        let resolved = match self.attempt.view().evaluate_input(planned, selected_by_name).await {
+            Ok(resolved) => resolved,
+            Err(error) => return Err(self.record_invalid_input(planned, error)?),
+        };
         let mut finding = None;
         loop {
             self.attempt.interrupt.check()?;
@@ -109,6 +112,10 @@ impl StepRunner<'_, '_> {
                 }
                 NextAction::Decided(decision) => decision,
             };
+            let decision = match self.attempt.overrides().is_import() {
+                true => import_decision(planned, decision, finding.as_ref())?,
+                false => decision,
+            };
             self.record_decision(&resolved, decision.clone())?;
             match decision {
                 Decision::Skip { receipt, .. } => return Ok(receipt),
@@ -121,6 +128,19 @@ impl StepRunner<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Records that the step can't run because its input can't be computed, so that the journal says where the attempt ended.
+    fn record_invalid_input(
+        &mut self,
+        planned: &PlannedStep,
+        error: AttemptError,
+    ) -> Result<AttemptError, AttemptError> {
+        if let AttemptError::Plan(diagnostic) = &error {
+            let reason = DecisionReason::InvalidInput { message: diagnostic.message.clone() };
+            self.attempt.journal.record_decision(&planned.step_target, Decision::Stop { reason })?;
+        }
+        Ok(error)
     }
 
     /// Records a decision. An adoption without an authenticated record gets its intent first.
@@ -186,10 +206,14 @@ impl StepRunner<'_, '_> {
 
     /// Applies the step once, with an intent before and an outcome after.
     async fn apply(&mut self, resolved: &ResolvedStep<'_>) -> Result<StepOutcome, AttemptError> {
-        let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
+        let ResolvedStep { planned, input, key, fingerprint, for_release, .. } = resolved;
         let effect = planned.description.effect();
         let journal = &mut self.attempt.journal;
-        let intent = journal.record_intent(&planned.step_target, key, fingerprint.clone(), input.clone(), effect)?;
+        let (step_target, fingerprint, input) = (&planned.step_target, fingerprint.clone(), input.clone());
+        let intent = match for_release.clone() {
+            None => journal.record_intent(step_target, key, fingerprint, input, effect)?,
+            Some(release) => journal.record_repeat_intent(step_target, key, fingerprint, input, effect, release)?,
+        };
         let intent = self.ensure_lock(planned, intent).await?;
         let step = self.attempt.step_environment.apply_to(&planned.step);
         self.attempt.call(planned).apply(&step, intent).await
@@ -218,6 +242,31 @@ impl StepRunner<'_, '_> {
         }
         Err(error)
     }
+}
+
+/// The decision in an import, which changes nothing: content and link must be there, what can't be probed is left out, checks run.
+fn import_decision(
+    planned: &PlannedStep,
+    decision: Decision,
+    finding: Option<&ProbeFinding>,
+) -> Result<Decision, AttemptError> {
+    let PlannedStep { step_target, description, .. } = planned;
+    match &decision {
+        Decision::Skip { .. } | Decision::Adopt { .. } => return Ok(decision),
+        Decision::Run { .. } if description.phase == StepPhase::Check => return Ok(decision),
+        Decision::Run { .. } | Decision::Stop { .. } => {}
+    }
+    if description.phase == StepPhase::Commit && !description.exposes {
+        return Ok(Decision::Skip { reason: DecisionReason::NotSelected, receipt: Receipt::default() });
+    }
+    let why = match finding {
+        Some(ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why }) => why.clone(),
+        Some(ProbeFinding::Failed { failure }) => failure.message.clone(),
+        Some(ProbeFinding::Absent | ProbeFinding::Held { .. }) | None => {
+            "its probe does not find its effect".to_owned()
+        }
+    };
+    Err(AttemptError::NotImported { step_target: step_target.clone(), why })
 }
 
 /// Refuses a receipt on record with a value that has become a secret since it was recorded.

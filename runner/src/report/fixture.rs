@@ -68,11 +68,12 @@ impl JournalFixture {
             run: run.parse().unwrap(),
             attempt: AttemptNumber(NonZeroU32::new(attempt).unwrap()),
             epoch,
-            release: Release { label: release.parse().unwrap(), digest: None },
+            release: self::release(release),
             runner: "0.1.0".to_owned(),
             by: "ann@host".to_owned(),
             commit: None,
             url: None,
+            machine: None,
         };
         let steps = [
             ("pull", StepPhase::Prepare),
@@ -131,6 +132,7 @@ impl JournalFixture {
             fingerprint,
             input: json!({}),
             exposes,
+            release: None,
         };
         self.push(1, intent)
     }
@@ -313,5 +315,10 @@ pub(crate) fn rolled_back() -> JournalFixture {
         .end("verify", 5_020, StepOutcome::Failed { failure: why })
         .push(1, JournalEvent::UndoIntent { step_target: step_target("switch") })
         .push(2, JournalEvent::UndoOutcome { step_target: step_target("switch"), failure: None })
+        .push(1, JournalEvent::SwitchedBack { release: release("r1"), doubt: None })
         .ended(ExitKind::RolledBack)
+}
+
+fn release(label: &str) -> Release {
+    Release { label: label.parse().unwrap(), digest: None }
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{messages, step_label, terminal::Verbosity};
 use contract::text::{self, format_duration, millis_between};
 use contract::{
-    StepId,
+    Label, StepId,
     diagnostic::ExitKind,
     hash::Blake3Hash,
     step::{MessageLevel, StepFailure, StepOutcome, StepProgress},
@@ -18,7 +18,8 @@ use contract::{
 use journal::{
     AttemptStatuses, StepStatus,
     event::{
-        COMMAND_OVERRIDES, Decision, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, StepTarget,
+        COMMAND_OVERRIDES, Decision, DecisionReason, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord,
+        ProbeInput, StepTarget,
     },
 };
 
@@ -91,6 +92,8 @@ pub(super) struct EventFormatter {
     started_at: Option<Timestamp>,
     last_entry_at: Option<Timestamp>,
     verified: bool,
+    /// Whether the release that a rollback switched back to is verified.
+    switched_back: Option<bool>,
     planned_steps: BTreeSet<StepTarget>,
     reasons: BTreeMap<StepTarget, String>,
     probe_times: BTreeMap<StepTarget, u64>,
@@ -136,7 +139,10 @@ impl EventFormatter {
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "lost", step_label(step_target), text, None)]
             }
             JournalEvent::Decision { step_target, decision } => self.decision_items(step_target, decision),
-            JournalEvent::Intent { step_target, key, fingerprint, .. } => {
+            JournalEvent::Intent { step_target, key, fingerprint, release, .. } => {
+                if let Some(release) = release {
+                    self.reasons.insert(step_target.clone(), format!("again, for {}", release.label));
+                }
                 let text = format!("fingerprint {}, key {key}", fingerprint.digest().hex_prefix(8));
                 self.intent_items(step_target, text)
             }
@@ -168,6 +174,10 @@ impl EventFormatter {
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
                 vec![DisplayItem::StepEnded, undo_item(step_target, failure.as_ref())]
+            }
+            JournalEvent::SwitchedBack { release, doubt } => {
+                self.switched_back = Some(doubt.is_none());
+                vec![switched_back_item(&release.label, doubt.as_deref())]
             }
             JournalEvent::Ended { verified, .. } => {
                 self.verified = *verified;
@@ -222,11 +232,14 @@ impl EventFormatter {
                 self.reasons.insert(step_target.clone(), why);
                 Vec::new()
             }
-            Decision::Stop { .. } => {
+            Decision::Stop { reason } => {
+                let is_failure = matches!(reason, DecisionReason::InvalidInput { .. });
+                let (style, word) =
+                    if is_failure { (LineStyle::Failure, "FAIL") } else { (LineStyle::Attention, "STOP") };
                 vec![line_item(
                     Verbosity::Quiet,
-                    LineStyle::Attention,
-                    "STOP",
+                    style,
+                    word,
                     step_label(step_target),
                     why,
                     self.probe_times.remove(step_target),
@@ -279,7 +292,8 @@ impl EventFormatter {
         let (took, counts) = (format_duration(millis_between(began, last)), self.counts());
         let in_parentheses = if counts.is_empty() { String::new() } else { format!(" ({counts})") };
         let failed_step = self.statuses.failed_step();
-        let at = failed_step.map(|step_target| format!(" at {step_target}")).unwrap_or_default();
+        let hook = |step_target| if self.statuses.is_hook(step_target) { "hook " } else { "" };
+        let at = failed_step.map(|step| format!(" at {}{step}", hook(step))).unwrap_or_default();
         Some(match exit {
             ExitKind::Success if !self.verified => {
                 format!("partially deployed {release} to {environment} in {took}{in_parentheses}; not verified")
@@ -291,7 +305,8 @@ impl EventFormatter {
             ExitKind::Success => format!("deployed {release} to {environment} in {took}{in_parentheses}"),
             ExitKind::RolledBack => {
                 let after = failed_step.map(|step_target| format!(" after {step_target} failed")).unwrap_or_default();
-                format!("ROLLED BACK {release} in {environment}{after}{in_parentheses}")
+                let doubt = if self.switched_back == Some(false) { "; the release before is not verified" } else { "" };
+                format!("ROLLED BACK {release} in {environment}{after}{in_parentheses}{doubt}")
             }
             ExitKind::Failed
             | ExitKind::Refused
@@ -306,17 +321,24 @@ impl EventFormatter {
         })
     }
 
-    /// How many steps have which status: `2 ran, 1 failed`.
+    /// How many steps have which status, and how many hooks: `2 ran, 1 failed; hooks: 1 ran`.
     fn counts(&self) -> String {
-        let count = |word: &&str| self.statuses.reached().filter(|status| count_word(*status) == Some(*word)).count();
-        let counts = ["ran", "skipped", "adopted", "failed", "in doubt", "undone"].map(|word| (count(&word), word));
-        counts
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, word)| format!("{count} {word}"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        let steps = count_statuses(self.statuses.reached());
+        match count_statuses(self.statuses.reached_hooks()) {
+            hooks if hooks.is_empty() => steps,
+            hooks if steps.is_empty() => format!("hooks: {hooks}"),
+            hooks => format!("{steps}; hooks: {hooks}"),
+        }
     }
+}
+
+/// How many have which status: `2 ran, 1 failed`.
+fn count_statuses(statuses: impl Iterator<Item = StepStatus>) -> String {
+    let statuses: Vec<_> = statuses.collect();
+    let count = |word: &&str| statuses.iter().filter(|status| count_word(**status) == Some(*word)).count();
+    let counts = ["ran", "skipped", "adopted", "failed", "in doubt", "undone"].map(|word| (count(&word), word));
+    let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}"));
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 /// The word under which a step is counted. One whose undo has not ended has run.
@@ -335,6 +357,17 @@ fn count_word(status: StepStatus) -> Option<&'static str> {
 fn heading(header: &JournalHeader) -> String {
     let JournalHeader { app, environment, run, attempt, release, .. } = header;
     format!("{app} {} to {environment} (run {run}, attempt {attempt})", release.label)
+}
+
+fn switched_back_item(label: &Label, doubt: Option<&str>) -> DisplayItem {
+    let (verbosity, style, text) = match doubt {
+        None => (Verbosity::Normal, LineStyle::Success, format!("{label} is live again")),
+        Some(doubt) => {
+            let text = format!("switched back to {label}; not verified: {doubt}");
+            (Verbosity::Quiet, LineStyle::Attention, text)
+        }
+    };
+    line_item(verbosity, style, "back", String::new(), text, None)
 }
 
 fn override_item(option: &str, step: Option<&StepId>) -> DisplayItem {

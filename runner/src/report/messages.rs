@@ -33,7 +33,7 @@ pub fn decision(decision: &Decision) -> &'static str {
 #[must_use]
 pub fn resolution(resolution: &Resolution) -> &'static str {
     match resolution {
-        Resolution::Done { .. } => "done",
+        Resolution::Done { .. } | Resolution::Confirmed => "done",
         Resolution::Undone => "undone",
         Resolution::NotBegun => "not begun",
     }
@@ -73,7 +73,11 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::Drifted { why } => format!("drift: {why}"),
         DecisionReason::DriftAccepted { why } => format!("the operator accepted this: {why}"),
         DecisionReason::Unknown { why } => format!("its probe could not verify its effect: {why}"),
-        DecisionReason::Trusted => "this run recorded it as done, and it has no probe".to_owned(),
+        DecisionReason::Trusted => "trusted: this run recorded it as done, and it has no probe".to_owned(),
+        DecisionReason::Stale { check } => format!("{check} failed after it, and it has no probe"),
+        DecisionReason::MadeElsewhere => "another machine did it, and it has no probe".to_owned(),
+        DecisionReason::Always => "it runs in each attempt".to_owned(),
+        DecisionReason::InvalidInput { message } => message.clone(),
         DecisionReason::NoProbe => "it has no probe to verify its effect".to_owned(),
         DecisionReason::Interrupted { finding } => interrupted_reason("it was interrupted", finding.as_ref()),
         DecisionReason::Unconfirmed { finding } => {
@@ -252,6 +256,8 @@ pub fn continues_after(exit: Option<ExitKind>, failed_step: Option<&StepTarget>)
     match (exit, failed_step) {
         (Some(ExitKind::Failed | ExitKind::RolledBack), Some(step_target)) => format!("{step_target} failed"),
         (Some(ExitKind::InDoubt), Some(step_target)) => format!("{step_target} was stopped"),
+        (Some(ExitKind::Refused), Some(step_target)) => format!("{step_target} was refused"),
+        (Some(ExitKind::Refused), None) => "a refusal".to_owned(),
         (_, Some(step_target)) => format!("{step_target} was interrupted"),
         (Some(ExitKind::Success), None) => "a partial deployment".to_owned(),
         (_, None) => "an interruption".to_owned(),

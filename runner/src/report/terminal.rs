@@ -269,6 +269,7 @@ pub(super) fn journal_entry_ending_call(entry: &JournalEntry) -> Option<&StepTar
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
+        | JournalEvent::SwitchedBack { .. }
         | JournalEvent::Decision { .. }
         | JournalEvent::Intent { .. }
         | JournalEvent::Progress { .. }

@@ -317,7 +317,7 @@ fn rare_events_have_a_line() {
           LOST   migrate  outcome unknown: the call took longer than 5 min     5 min 0 s
           undo   pull@web1
           FAIL   pull@web1  rollback failed: the link is gone
-        STOPPED r1 to test at `migrate` after 5 min 0 s (1 skipped, 1 failed, 1 in doubt)
+        STOPPED r1 to test at `migrate` after 5 min 0 s (1 skipped, 1 in doubt; hooks: 1 failed)
     "#]]
     .assert_eq(&text);
 }

@@ -10,8 +10,8 @@ mod output;
 
 use pawl_step::process::Command;
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
+    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -78,7 +78,7 @@ impl Step for RunStep {
             repeatable: RerunSafety::Config("/repeatable"),
             probes: ProbeSupport::Config(&["/marker", "/creates", "/probe"]),
             reverts: false,
-            behaves: &[],
+            behaves: &[ModuleBehavior::RepeatsAfterUndo],
         }
     }
 

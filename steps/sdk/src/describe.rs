@@ -50,6 +50,9 @@ pub enum ModuleBehavior {
         /// directory that the step may write to.
         into: &'static str,
     },
+    /// What the step does is for the release that is live: after an undo of the step that exposed another one, it runs again for the
+    /// release before, if it is repeatable.
+    RepeatsAfterUndo,
 }
 
 /// The phase in which a step acts. No commit step begins on any target before every prepare step has succeeded on all.
@@ -179,6 +182,7 @@ impl ModuleDescription {
                 ModuleBehavior::InstallsReleases { into } => {
                     object["behaves"]["installs-releases"] = json!({ "into": into });
                 }
+                ModuleBehavior::RepeatsAfterUndo => object["behaves"]["repeats-after-undo"] = true.into(),
             }
         }
         object

@@ -139,6 +139,44 @@ fn p0405_irreversible_step() {
     check_page("P0405", &failing_r2(&format!("  mail: {step}\n")), &["--local", "--release", "r2"]);
 }
 
+/// The folder of the state was copied to a machine that has another home.
+#[test]
+fn p0407_step_of_another_machine() {
+    let environment = TestEnvironment::with_plan(INDEX_PLAN);
+    environment.write("index.sh", "exit 0\n");
+    environment.edit("deploy.yml", "program: /bin/true }", "program: /bin/false }");
+    environment.edit("deploy.yml", "[[/bin/true]]", "[[/bin/false]]");
+    environment.run(DEPLOY).assert_exit(1);
+    check_page("P0407", &environment.another_machine(), DEPLOY);
+}
+
+#[test]
+fn p0408_step_before_a_failed_check() {
+    let environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: broken, exists: false }\n");
+    let step = json!({
+        "uses": "run", "trust": "host", "with": { "program": "/bin/true" }, "grants": { "programs": [["/bin/true"]] },
+    });
+    environment.edit("deploy.yml", "  verify:\n", &format!("  mail: {step}\n  verify:\n"));
+    environment.pack("r1");
+    environment.write("deploy/test/broken", "");
+    environment.run(DEPLOY).assert_exit(1);
+    check_page("P0408", &environment, DEPLOY);
+}
+
+#[test]
+fn p0227_other_live_release() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    fs::remove_dir_all(environment.path(".pawl")).unwrap();
+    check_page("P0227", &environment, &["import", "--local", "--release", "r2"]);
+}
+
+#[test]
+fn p0228_nothing_to_import() {
+    check_page("P0228", &TestEnvironment::deployed(), &["import", "--local", "--release", "r1"]);
+}
+
 #[test]
 fn p0305_program_of_an_earlier_attempt() {
     let environment = TestEnvironment::deployed();
@@ -149,7 +187,7 @@ fn p0305_program_of_an_earlier_attempt() {
 
 #[test]
 fn p0230_step_that_cannot_be_resolved_so() {
-    let arguments = ["resolve", "--local", "migrate", "--as", "done", "--message", "checked by hand"];
+    let arguments = ["resolve", "--local", "migrate", "--as", "not-begun", "--message", "checked by hand"];
     check_page("P0230", &TestEnvironment::deployed(), &arguments);
 }
 

@@ -102,6 +102,8 @@ error_codes! {
     OutputsNotRecorded, "P0224", Refused, "outputs of an earlier step are not recorded for this release";
     SecretInInput, "P0225", Refused, "a secret in a value that is recorded";
     StaleCheckpoint, "P0226", InDoubt, "the journal in the artifacts is not the newest";
+    OtherReleaseLive, "P0227", Refused, "another release is live than the one to import";
+    NothingToImport, "P0228", Refused, "there is nothing to import";
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
     LogElsewhere, "P0232", Refused, "the log is on another machine";
@@ -135,6 +137,8 @@ error_codes! {
     UndoFailed, "P0404", InDoubt, "a step could not be undone";
     Irreversible, "P0405", InDoubt, "an irreversible step prevents the rollback";
     RecordUnconfirmed, "P0406", InDoubt, "a step's record is unauthenticated or missing";
+    DoneElsewhere, "P0407", InDoubt, "a step was done on another machine";
+    StepStale, "P0408", InDoubt, "a check failed after a step that must not run again";
     // The lock, and the artifacts of a CI.
     LockHeld, "P0501", Locked, "another deployment holds the lock";
     LockIo, "P0502", Refused, "the lock file cannot be used";

@@ -88,6 +88,8 @@ names! {
     TargetName, "target name", 128, b"_-.@:", "a letter or digit, then letters, digits or `_-.@:`";
     /// The name that people give to a release.
     Label, "release label", 128, b"._+-", LABEL;
+    /// A machine, by a random id (docs/journal.md).
+    MachineId, "machine id", 64, b"", "letters and digits, at most 64";
     /// One deployment of a release to an environment.
     RunId, "run id", 64, b"-", IDENTIFIER;
 }

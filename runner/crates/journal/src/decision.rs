@@ -6,6 +6,7 @@
 //! fixes.
 
 mod selection;
+mod staleness;
 mod undo;
 
 use self::{
@@ -28,6 +29,7 @@ use contract::{
     },
 };
 pub use selection::{Selection, StepDisposition};
+pub use staleness::{failed_check_since, is_made_elsewhere};
 pub use undo::{UndoSupport, steps_to_undo};
 
 /// Whether a module has a probe.
@@ -66,7 +68,7 @@ pub struct StepOverrides {
     pub accept_drift: bool,
     /// `--fresh`.
     pub fresh: bool,
-    /// `--start-from` or `--only` names the step: it is not skipped.
+    /// `--start-from`, `--only` or `--rerun` names the step, or `--rerun` one that it depends on: it is not skipped.
     pub selected_by_name: bool,
     /// The journals of earlier attempts are missing: a step without a record may have run.
     pub journal_missing: bool,
@@ -91,6 +93,12 @@ pub struct DecisionInput<'a> {
     pub run: &'a RunId,
     /// Whether a step that it depends on ran later than it did, see [`upstream_ran`].
     pub upstream_ran: bool,
+    /// The check that failed after its success, if it is one that such a check makes stale, see [`failed_check_since`].
+    pub failed_check: Option<&'a StepTarget>,
+    /// Whether its record was made on another machine than its effect must be on, see [`is_made_elsewhere`].
+    pub made_elsewhere: bool,
+    /// `always: true`: it runs in each attempt.
+    pub always: bool,
     /// The operator's options.
     pub overrides: StepOverrides,
     /// The probe's finding, if [`decide`] has asked for it.
@@ -142,6 +150,13 @@ enum ProbeAnswer<'a> {
 /// The doubt about a step that an older runner ran and that can't be probed.
 const UPGRADE_DOUBT: &str = "an older runner ran the step, and no probe can tell whether its effect still holds";
 
+/// The doubt about a step that can't be probed, after a check of its run failed.
+const STALE_DOUBT: &str =
+    "a check failed after the step succeeded, and no probe can tell whether its effect still holds";
+
+/// The doubt about a step that can't be probed, and that another machine ran.
+const ELSEWHERE_DOUBT: &str = "another machine ran the step, and no probe can tell whether its effect is here";
+
 /// Decides about one step by the first row that matches.
 #[must_use]
 pub fn decide(input: &DecisionInput<'_>) -> NextAction {
@@ -186,6 +201,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         // A success, with the current inputs. After an upgrade of the runner, the probe tells whether the effect still holds.
         (Resume, Authenticated, Some(Succeeded(_)), Check, ..) if input.upstream_ran => run(Why::UpstreamRan),
         (Resume, _, Some(Succeeded(_)), ..) if named => run(Why::RequestedByOperator),
+        (Resume, _, Some(Succeeded(_)), ..) if input.always => run(Why::Always),
         (Resume, Authenticated, Some(Succeeded(_)), Check, Upgraded(components), _) => run(Why::Changed { components }),
         (Resume, Authenticated, Some(Succeeded(_)), _, Upgraded(components), Missing) if is_same_run => {
             input.rerun_or_stop(Why::Changed { components }, UPGRADE_DOUBT)
@@ -194,7 +210,10 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Missing) => run(Why::NoProbe),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Drifted(why) | Unknown(why)) => run(check_failed(why)),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Failed(failure)) => run(check_failed(&failure.message)),
-        (Resume, Authenticated, Some(Succeeded(recorded)), .., Missing) if is_same_run => skip(Why::Trusted, recorded),
+        (Resume, Authenticated, Some(Succeeded(recorded)), .., Missing) if is_same_run => match input.doubt() {
+            Some((reason, doubt)) => input.rerun_or_stop(reason, doubt),
+            None => skip(Why::Trusted, recorded),
+        },
         (Resume, Authenticated, Some(Succeeded(_)), .., Missing) => run(Why::NoProbe),
         (Resume, Authenticated, Some(Succeeded(_)), .., NotAsked) => NextAction::Probe(ProbeInput::Current),
         (Resume, Authenticated, Some(Succeeded(recorded)), .., Held(_)) => skip(Why::Held, recorded),
@@ -267,6 +286,15 @@ impl<'a> DecisionInput<'a> {
             (_, Some(ProbeFinding::Drifted { why })) => Drifted(why),
             (_, Some(ProbeFinding::Unknown { why })) => Unknown(why),
             (_, Some(ProbeFinding::Failed { failure })) => Failed(failure),
+        }
+    }
+
+    /// Why the record of a step without a probe may not say what is so: a check failed after it, or it was made elsewhere.
+    fn doubt(&self) -> Option<(DecisionReason, &'static str)> {
+        match (self.failed_check, self.made_elsewhere) {
+            (Some(check), _) => Some((Why::Stale { check: check.clone() }, STALE_DOUBT)),
+            (None, true) => Some((Why::MadeElsewhere, ELSEWHERE_DOUBT)),
+            (None, false) => None,
         }
     }
 

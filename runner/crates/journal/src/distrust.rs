@@ -39,6 +39,8 @@ impl JournalState {
             lost_records: self.lost_records.union(&known.lost_records).cloned().collect(),
             in_progress: self.in_progress,
             statuses: self.statuses,
+            reached_exposure: self.reached_exposure,
+            verified_intents: known.verified_intents.clone(),
             commits: self.commits,
             last_line_hash: self.last_line_hash,
             line_count: self.line_count,

@@ -14,7 +14,7 @@ pub use crate::output::{OutputLine, OutputStream, RecordedOutput};
 use contract::hash::Blake3Hash;
 use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress};
 use contract::{
-    AppName, AttemptNumber, Digest, EnvironmentName, Label, RunId, StepId, TargetName, diagnostic::ExitKind,
+    AppName, AttemptNumber, Digest, EnvironmentName, Label, MachineId, RunId, StepId, TargetName, diagnostic::ExitKind,
 };
 
 /// The format that this runner writes.
@@ -25,7 +25,9 @@ use contract::{
 /// - 1.2: `url` in the header; `missing-journal` among the overrides; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
 /// - 1.3: the events `resolved` and `record-lost`; control values (inputs, receipts, names) are never masked. Before, a secret in them was written as `***`.
 /// - 1.4: the event `output`. Before, each line of a program was a message in `progress`.
-pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 4 };
+/// - 1.5: `machine` in the header; `release` in an intent; the event `switched-back`; `rerun` and `import` among the overrides; the reasons `always`,
+///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
+pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 5 };
 
 /// The first format whose control values are what the step got and returned.
 pub const FIRST_EXACT_FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
@@ -36,11 +38,14 @@ pub const MAGIC: &str = "pawl-journal";
 /// The command `rollback`, as an [`JournalEvent::Override`].
 pub const ROLLBACK: &str = "rollback";
 
+/// The command `import`, as an [`JournalEvent::Override`].
+pub const IMPORT: &str = "import";
+
 /// An [`JournalEvent::Override`]: the journals of the earlier attempts were missing, and each step counts as begun.
 pub const MISSING_JOURNAL: &str = "missing-journal";
 
 /// The overrides that are commands, not options.
-pub const COMMAND_OVERRIDES: &[&str] = &[ROLLBACK, "promote", "setup"];
+pub const COMMAND_OVERRIDES: &[&str] = &[ROLLBACK, IMPORT, "promote", "setup"];
 
 /// A version of the journal's format. An unknown major version is refused; a newer minor version is only read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -130,6 +135,9 @@ pub enum JournalEvent {
         input: Value,
         /// Whether it shows the release to users: the point of no return.
         exposes: bool,
+        /// The release that it acts for, if that is not the attempt's: the one that a rollback switched back to. Since 1.5.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<Release>,
     },
     /// A message or progress of a running step. Not synced on its own.
     Progress {
@@ -177,9 +185,17 @@ pub enum JournalEvent {
         /// The failure; none if the step was undone.
         failure: Option<StepFailure>,
     },
+    /// A rollback switched back to a release, repeated what depends on the switch, and checked it. Since 1.5.
+    SwitchedBack {
+        /// The release that is live now.
+        release: Release,
+        /// Why it is not verified: what was not repeated for it, or which check failed. None if every step was repeated and every
+        /// check held.
+        doubt: Option<String>,
+    },
     /// An operator's override, by an option of the command line.
     Override {
-        /// The option, without its dashes: `start-from`, `until`, `only`, `fresh`, `accept-drift`.
+        /// The option, without its dashes: `start-from`, `until`, `only`, `rerun`, `fresh`, `accept-drift`.
         option: String,
         /// The step that it names.
         step: Option<StepId>,
@@ -230,6 +246,7 @@ impl JournalEvent {
             | Self::Plan { .. }
             | Self::Lock { .. }
             | Self::Torn { .. }
+            | Self::SwitchedBack { .. }
             | Self::Override { .. }
             | Self::Ended { .. }
             | Self::Unrecognized => None,
@@ -250,6 +267,8 @@ pub enum Resolution {
     Undone,
     /// It was begun, and had no effect.
     NotBegun,
+    /// Its recorded success still holds, whatever happened since. Since 1.5.
+    Confirmed,
 }
 
 /// The first line of a journal.
@@ -282,6 +301,9 @@ pub struct JournalHeader {
     /// The page of the CI run, which all attempts of a CI run share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The machine that the attempt runs on, if it has an identity. Since 1.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineId>,
 }
 
 /// Immutable content with a digest, and a label for people.
@@ -395,13 +417,19 @@ pub enum DecisionReason {
     Interrupted { finding: Option<FindingSummary> },
     /// The step's record is unauthenticated or missing; with the finding of its probe, if it has one.
     Unconfirmed { finding: Option<FindingSummary> },
+    /// The step has no probe, and a check failed after it succeeded.
+    Stale { check: StepTarget },
+    /// The step has no probe, and its record was made on another machine.
+    MadeElsewhere,
+    /// `always: true`.
+    Always,
     /// A step before this check ran.
     UpstreamRan,
     /// The probe of this check failed.
     CheckFailed { why: String },
     /// `--fresh`: records are ignored.
     Fresh,
-    /// `--start-from` or `--only`: the operator named this step; `operator-word` since format 1.0.
+    /// `--start-from`, `--only` or `--rerun`: the operator named this step; `operator-word` since format 1.0.
     #[serde(rename = "operator-word")]
     RequestedByOperator,
     /// `--only` or `--until` excludes the step.
@@ -412,4 +440,6 @@ pub enum DecisionReason {
     UndoUnfinished,
     /// The step migrates a database, and a rollback leaves databases as they are; since format 1.5.
     NotInRollback,
+    /// The input of the step can't be computed.
+    InvalidInput { message: String },
 }

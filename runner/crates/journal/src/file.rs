@@ -6,6 +6,8 @@
 //! file), so there is never an effect without its record. Nor is anything written after the attempt has lost its lock
 //! ([`Journal::fence`]). Deliberately absent: the lock, decisions, reports; an observer gets each entry.
 
+// long: one method for each kind of record, each with what is on disk when it returns.
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
@@ -20,8 +22,8 @@ use super::{
     attempt_log::AttemptLog,
     error::{JournalError, io_error},
     event::{
-        Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, Resolution,
-        StepTarget,
+        Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, Release,
+        Resolution, StepTarget,
     },
     line,
     load::LoadedJournals,
@@ -276,6 +278,35 @@ impl Journal {
         input: Value,
         effect: StepEffect,
     ) -> Result<StepIntent, JournalError> {
+        self.append_intent(step_target, key, fingerprint, input, effect, None)
+    }
+
+    /// Writes that a step is about to act once more, with the input on record, for the release that a rollback switched back to. The
+    /// record is on disk on return, if the step has an effect.
+    ///
+    /// # Errors
+    /// [`JournalError`]: then the step must not act.
+    pub fn record_repeat_intent(
+        &mut self,
+        step_target: &StepTarget,
+        key: &str,
+        fingerprint: Fingerprint,
+        input: Value,
+        effect: StepEffect,
+        release: Release,
+    ) -> Result<StepIntent, JournalError> {
+        self.append_intent(step_target, key, fingerprint, input, effect, Some(release))
+    }
+
+    fn append_intent(
+        &mut self,
+        step_target: &StepTarget,
+        key: &str,
+        fingerprint: Fingerprint,
+        input: Value,
+        effect: StepEffect,
+        release: Option<Release>,
+    ) -> Result<StepIntent, JournalError> {
         let (step_target, key) = (step_target.clone(), key.to_owned());
         let exposes = effect == StepEffect::Exposing;
         self.append(JournalEvent::Intent {
@@ -284,9 +315,19 @@ impl Journal {
             fingerprint,
             input: input.clone(),
             exposes,
+            release,
         })?;
         self.sync_for(effect)?;
         Ok(StepIntent { step_target, input, effect })
+    }
+
+    /// Writes that a rollback switched back to a release, and why it is not verified, if it is not. The record is on disk on return.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_switched_back(&mut self, release: Release, doubt: Option<String>) -> Result<(), JournalError> {
+        self.append(JournalEvent::SwitchedBack { release, doubt })?;
+        self.sync()
     }
 
     /// Writes the intent of a step that does not act, because its existing effect is adopted next.
@@ -556,6 +597,7 @@ fn size_limit_for(event: &JournalEvent) -> u64 {
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
+        | JournalEvent::SwitchedBack { .. }
         | JournalEvent::Decision { .. }
         | JournalEvent::Intent { .. }
         | JournalEvent::Progress { .. }

@@ -19,6 +19,19 @@ pub struct LiveSince {
     pub by: String,
 }
 
+/// Why a live release that was verified once does not count as verified now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LiveDoubt {
+    /// Something that users see was changed since, and no attempt has ended verified after it.
+    NotChecked,
+    /// An undo switched back to it. Not every step was repeated for it, or a check failed.
+    SwitchedBack {
+        /// What was not repeated, or which check failed; none if that is not known.
+        why: Option<String>,
+    },
+}
+
 /// The live and the verified releases of an environment. "Live" and "verified" are separate facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -31,6 +44,9 @@ pub struct EnvironmentHead {
     pub verified: Vec<Release>,
     /// The verified releases that an operator rolled back from, and that were not deployed again since.
     pub withdrawn: Vec<Release>,
+    /// Why the live release does not count as verified now, even if it was verified once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_doubt: Option<LiveDoubt>,
 }
 
 impl EnvironmentHead {
@@ -64,6 +80,12 @@ impl EnvironmentHead {
                 }
             }
         }
+    }
+
+    /// Whether the live release was verified, and nothing has cast doubt on it since.
+    #[must_use]
+    pub fn is_live_verified(&self) -> bool {
+        self.live_doubt.is_none() && self.live.as_ref().is_some_and(|live| self.is_verified(live))
     }
 
     /// Whether a release was verified in this environment.

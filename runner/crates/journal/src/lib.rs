@@ -41,7 +41,7 @@ pub use output_redactor::{OutputChunk, OutputRedactor};
 pub use redact::Redactor;
 pub use secret_scanner::{SecretLocation, SecretScanner};
 pub use snapshot::{Snapshot, SnapshotError};
-pub use state::{JournalState, JournalTrust, RecordStatus, StepRecord};
+pub use state::{JournalState, JournalTrust, RecordOrigin, RecordStatus, StepRecord};
 pub use step_status::{AttemptStatuses, StepStatus};
 
 #[cfg(test)]

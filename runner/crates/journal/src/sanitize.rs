@@ -53,6 +53,9 @@ impl JournalEvent {
             Self::UndoOutcome { step_target, failure } => {
                 Self::UndoOutcome { step_target, failure: failure.map(|failure| clean.failure(failure)) }
             }
+            Self::SwitchedBack { release, doubt } => {
+                Self::SwitchedBack { release, doubt: doubt.map(|doubt| clean.short_text(doubt)) }
+            }
             Self::Resolved { step_target, resolution, by, message } => {
                 Self::Resolved { step_target, resolution, by: clean.short_text(by), message: clean.message(message) }
             }
@@ -105,8 +108,11 @@ impl JournalEvent {
             | Self::Output { .. }
             | Self::UndoIntent { .. }
             | Self::UndoOutcome { .. }
+            | Self::SwitchedBack { .. }
             | Self::Override { .. }
-            | Self::Resolved { resolution: Resolution::Undone | Resolution::NotBegun, .. }
+            | Self::Resolved {
+                resolution: Resolution::Undone | Resolution::NotBegun | Resolution::Confirmed, ..
+            }
             | Self::RecordLost { .. }
             | Self::Ended { .. }
             | Self::Unrecognized => None,
@@ -231,6 +237,7 @@ impl EventSanitizer<'_> {
             }
             DecisionReason::CheckFailed { why } => DecisionReason::CheckFailed { why: self.message(why) },
             DecisionReason::ProbeFailed { message } => DecisionReason::ProbeFailed { message: self.message(message) },
+            DecisionReason::InvalidInput { message } => DecisionReason::InvalidInput { message: self.message(message) },
             DecisionReason::NeverRan
             | DecisionReason::Reverted
             | DecisionReason::FailedBefore
@@ -239,6 +246,9 @@ impl EventSanitizer<'_> {
             | DecisionReason::Absent
             | DecisionReason::Trusted
             | DecisionReason::NoProbe
+            | DecisionReason::Stale { .. }
+            | DecisionReason::MadeElsewhere
+            | DecisionReason::Always
             | DecisionReason::UpstreamRan
             | DecisionReason::Fresh
             | DecisionReason::RequestedByOperator

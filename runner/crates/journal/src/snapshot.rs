@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{FORMAT, JournalFormat, Release, StepTarget},
-    state::{AttemptSummary, EnvironmentHead, FirstAttempt, JournalState, JournalTrust, StepRecord},
-    step_status::{AttemptStatuses, StepStatus},
+    state::{AttemptSummary, EnvironmentHead, FirstAttempt, IntentRecord, JournalState, JournalTrust, StepRecord},
+    step_status::AttemptStatusParts,
 };
 use contract::hash::Blake3Hash;
 
 /// The version of the form.
 ///
-/// - 1: the first.
+/// - 1: the first. Since journal format 1.5 with what is verified and repeated; a snapshot without that counts as one where there is none.
 pub const SNAPSHOT_VERSION: u32 = 1;
 
 /// The folded state after an attempt, and the index that was written with it.
@@ -61,8 +61,14 @@ struct SnapshotForm {
     records: Vec<(StepTarget, StepRecord)>,
     in_progress: BTreeSet<StepTarget>,
     lost_records: BTreeSet<StepTarget>,
-    statuses: Vec<(StepTarget, StepStatus)>,
-    failed_step: Option<StepTarget>,
+    /// Whether the newest attempt has reached an exposing step.
+    #[serde(default)]
+    reached_exposure: bool,
+    /// What the run recorded that ended verified last.
+    #[serde(default)]
+    verified_intents: Vec<(StepTarget, IntentRecord)>,
+    #[serde(flatten)]
+    statuses: AttemptStatusParts,
 }
 
 impl Snapshot {
@@ -78,6 +84,8 @@ impl Snapshot {
             in_progress,
             lost_records,
             statuses,
+            reached_exposure,
+            verified_intents,
             commits,
             last_line_hash,
             line_count,
@@ -100,8 +108,9 @@ impl Snapshot {
             records: records.into_iter().collect(),
             in_progress,
             lost_records,
-            statuses: statuses.entries().map(|(step_target, status)| (step_target.clone(), status)).collect(),
-            failed_step: statuses.first_failed_step().cloned(),
+            reached_exposure,
+            verified_intents: verified_intents.into_iter().collect(),
+            statuses: statuses.into(),
         };
         let json = serde_json::to_vec(&form).expect("a snapshot has only text keys and finite numbers");
         let mut bytes = format!("{} ", Blake3Hash::of(&json)).into_bytes();
@@ -148,7 +157,9 @@ impl Snapshot {
             head: form.head,
             in_progress: form.in_progress,
             lost_records: form.lost_records,
-            statuses: AttemptStatuses::from_parts(form.statuses, form.failed_step),
+            statuses: form.statuses.into(),
+            reached_exposure: form.reached_exposure,
+            verified_intents: form.verified_intents.into_iter().collect(),
             commits: form.commits,
             last_line_hash: form.last_line_hash,
             line_count: form.line_count,

@@ -15,10 +15,10 @@ use super::event::{
     COMMAND_OVERRIDES, Decision, FIRST_EXACT_FORMAT, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat,
     JournalHeader, MAGIC, MISSING_JOURNAL, ROLLBACK, Release, Resolution, StepTarget,
 };
-pub use super::head::{EnvironmentHead, LiveSince, MAX_VERIFIED_RELEASES};
+pub use super::head::{EnvironmentHead, LiveDoubt, LiveSince, MAX_VERIFIED_RELEASES};
 use super::redact::MASK;
 use super::step_status::AttemptStatuses;
-use contract::{AttemptNumber, RunId, diagnostic::ExitKind};
+use contract::{AttemptNumber, MachineId, RunId, diagnostic::ExitKind};
 use contract::{
     hash::Blake3Hash,
     step::{Receipt, StepFailure, StepOutcome},
@@ -57,6 +57,10 @@ pub struct JournalState {
     pub lost_records: BTreeSet<StepTarget>,
     /// The statuses of the steps in the newest attempt.
     pub statuses: AttemptStatuses,
+    /// Whether the newest attempt has reached a step that exposes the release.
+    pub reached_exposure: bool,
+    /// What the steps recorded for the release that was verified last: a rollback to it repeats them with these inputs.
+    pub verified_intents: BTreeMap<StepTarget, IntentRecord>,
     /// The commits of the newest releases, by their last deployment.
     pub commits: Vec<(Release, String)>,
     /// The hash of the last line.
@@ -116,9 +120,40 @@ pub struct StepRecord {
     pub intent: IntentRecord,
     /// The release that was live before this step exposed its own; undoing the step restores it.
     pub live_before: Option<Release>,
+    /// Who says so.
+    #[serde(default)]
+    pub origin: RecordOrigin,
+}
+
+/// Who says what a record says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecordOrigin {
+    /// An attempt on this machine; none by a runner before format 1.5.
+    Machine(Option<MachineId>),
+    /// An operator, in the attempt with this epoch.
+    Operator {
+        /// The number of the attempt among all attempts.
+        epoch: u64,
+    },
+}
+
+impl Default for RecordOrigin {
+    fn default() -> Self {
+        Self::Machine(None)
+    }
 }
 
 impl StepRecord {
+    /// The epoch of the attempt that said last that the step is done.
+    #[must_use]
+    pub fn confirmed_epoch(&self) -> u64 {
+        match self.origin {
+            RecordOrigin::Machine(_) => self.intent.epoch,
+            RecordOrigin::Operator { epoch } => epoch,
+        }
+    }
+
     /// Whether its input or its receipt holds `***`, which runners before format 1.3 wrote in place of a secret.
     #[must_use]
     pub fn is_masked(&self) -> bool {
@@ -193,6 +228,7 @@ impl RecordStatus {
             Resolution::Done { .. } => matches!(self, Self::Intended | Self::Undoing(_)),
             Resolution::Undone => matches!(self, Self::Intended | Self::Undoing(_) | Self::Succeeded(_)),
             Resolution::NotBegun => matches!(self, Self::Intended),
+            Resolution::Confirmed => matches!(self, Self::Succeeded(_)),
         }
     }
 }
@@ -251,14 +287,14 @@ impl JournalState {
     fn apply_event(&mut self, entry: &JournalEntry) -> Result<(), TransitionError> {
         match &entry.event {
             JournalEvent::Started(header) => self.apply_header(header, entry.at),
-            JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
+            JournalEvent::Intent { step_target, key, fingerprint, input, exposes, release } => {
                 let AttemptSummary { header, started_at, .. } = self.current_attempt(entry.seq)?;
                 let intent = IntentRecord {
                     run: header.run.clone(),
                     attempt: header.attempt,
                     epoch: header.epoch,
                     attempt_started_at: *started_at,
-                    release: header.release.clone(),
+                    release: release.as_ref().unwrap_or(&header.release).clone(),
                     key: key.clone(),
                     fingerprint: fingerprint.clone(),
                     input: input.clone(),
@@ -278,6 +314,16 @@ impl JournalState {
                 self.apply_override(option);
                 Ok(())
             }
+            JournalEvent::SwitchedBack { doubt, .. } => {
+                if self.trust == JournalTrust::Authenticated {
+                    self.head.live_doubt = doubt.clone().map(|why| LiveDoubt::SwitchedBack { why: Some(why) });
+                }
+                Ok(())
+            }
+            JournalEvent::Decision { step_target, decision: Decision::Skip { .. } } => {
+                self.reached_exposure |= self.records.get(step_target).is_some_and(|record| record.intent.exposes);
+                Ok(())
+            }
             JournalEvent::Ended { exit, verified } => self.end_attempt(entry.seq, *exit, *verified),
             JournalEvent::Unrecognized if self.newer_format.is_none() => {
                 Err(TransitionError::Foreign(format!("line {} has an event of an unknown type", entry.seq)))
@@ -292,10 +338,7 @@ impl JournalState {
                 }
                 Ok(())
             }
-            JournalEvent::Decision {
-                decision: Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. },
-                ..
-            }
+            JournalEvent::Decision { decision: Decision::Run { .. } | Decision::Stop { .. }, .. }
             | JournalEvent::Plan { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
@@ -313,12 +356,23 @@ impl JournalState {
             return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
         }
         let live_before = self.live_before(&intent.run, &intent.release).cloned();
-        let record = StepRecord { status: RecordStatus::Intended, trust: self.trust, intent, live_before };
+        let origin = RecordOrigin::Machine(self.attempts.last().and_then(|attempt| attempt.header.machine.clone()));
+        self.doubt_live_release(step_target, &intent);
+        let record = StepRecord { status: RecordStatus::Intended, trust: self.trust, intent, live_before, origin };
         self.records.insert(step_target.clone(), record);
         self.distrust_masked_record(step_target);
         self.in_progress.insert(step_target.clone());
         self.lost_records.remove(step_target);
         Ok(())
+    }
+
+    /// From the exposing step on, whatever acts changes what users see: it counts as verified again when a check has held after it.
+    fn doubt_live_release(&mut self, step_target: &StepTarget, intent: &IntentRecord) {
+        self.reached_exposure |= intent.exposes;
+        let is_step_after_exposure = self.reached_exposure && !self.statuses.is_hook(step_target);
+        if is_step_after_exposure && self.trust == JournalTrust::Authenticated {
+            self.head.live_doubt.get_or_insert(LiveDoubt::NotChecked);
+        }
     }
 
     fn end_step(
@@ -348,9 +402,11 @@ impl JournalState {
         receipt: &Receipt,
         at: jiff::Timestamp,
     ) -> Result<(), TransitionError> {
+        let origin = RecordOrigin::Machine(self.attempts.last().and_then(|attempt| attempt.header.machine.clone()));
         let record =
             self.expect_record(step_target, "an adoption", |record| matches!(record.status, RecordStatus::Intended))?;
         record.status = RecordStatus::Succeeded(receipt.clone());
+        record.origin = origin;
         self.distrust_masked_record(step_target);
         self.in_progress.remove(step_target);
         self.mark_live(step_target, at);
@@ -385,7 +441,7 @@ impl JournalState {
             record.status = RecordStatus::Reverted;
             if record.intent.exposes && is_authenticated {
                 let live_before = record.live_before.clone();
-                self.set_live(live_before, at);
+                self.switch_back(live_before, at);
             }
         }
         self.in_progress.remove(step_target);
@@ -409,7 +465,19 @@ impl JournalState {
         attempt.verified = verified;
         let release = attempt.header.release.clone();
         let is_rollback = attempt.command.as_deref() == Some(ROLLBACK);
+        let is_resolution = attempt.resolved_step.is_some();
         if verified && self.trust == JournalTrust::Authenticated {
+            if !is_resolution {
+                self.head.live_doubt = None;
+                let is_done_for = |record: &StepRecord| {
+                    matches!(record.status, RecordStatus::Succeeded(_))
+                        && record.trust == JournalTrust::Authenticated
+                        && record.intent.release.is_same(&release)
+                };
+                let done = self.records.iter().filter(|(_, record)| is_done_for(record));
+                self.verified_intents =
+                    done.map(|(step_target, record)| (step_target.clone(), record.intent.clone())).collect();
+            }
             self.head.record_verified(release, is_rollback);
         }
         Ok(())
@@ -425,20 +493,25 @@ impl JournalState {
         if self.trust == JournalTrust::Untrusted {
             return Ok(());
         }
+        let epoch = self.epoch();
         let record =
             self.expect_record(step_target, "a resolution", |record| record.status.can_be_resolved_as(resolution))?;
         match resolution {
             Resolution::Done { receipt } => {
                 record.status = RecordStatus::Succeeded(receipt.clone());
+                record.origin = RecordOrigin::Operator { epoch };
                 self.mark_live(step_target, at);
             }
             Resolution::Undone => {
                 record.status = RecordStatus::Reverted;
                 if record.intent.exposes {
                     let live_before = record.live_before.clone();
-                    self.set_live(live_before, at);
+                    self.switch_back(live_before, at);
+                } else {
+                    self.head.live_doubt.get_or_insert(LiveDoubt::NotChecked);
                 }
             }
+            Resolution::Confirmed => record.origin = RecordOrigin::Operator { epoch },
             Resolution::NotBegun => drop(self.records.remove(step_target)),
         }
         self.in_progress.remove(step_target);
@@ -476,6 +549,7 @@ impl JournalState {
         let header = header.clone();
         // An earlier attempt cannot finish its open steps any more: it was killed.
         self.in_progress.clear();
+        self.reached_exposure = false;
         self.statuses = AttemptStatuses::default();
         // The command belongs to the run: a later attempt continues it, whichever command started that attempt.
         let order =
@@ -551,6 +625,12 @@ impl JournalState {
             let release = intent.release.clone();
             self.set_live(Some(release), at);
         }
+    }
+
+    /// Records that the release before is live again, and not checked yet.
+    fn switch_back(&mut self, release: Option<Release>, at: jiff::Timestamp) {
+        self.set_live(release, at);
+        self.head.live_doubt = Some(LiveDoubt::SwitchedBack { why: None });
     }
 
     fn set_live(&mut self, release: Option<Release>, at: jiff::Timestamp) {

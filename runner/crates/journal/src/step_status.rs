@@ -2,13 +2,13 @@
 //!
 //! Deliberately absent: what earlier attempts recorded ([`super::state`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use contract::step::StepOutcome;
 
-use super::event::{Decision, JournalEvent, StepTarget};
+use super::event::{Decision, DecisionReason, JournalEvent, StepTarget};
 
 /// The status of a step or a hook in one attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,7 @@ impl StepStatus {
                 // An adopted step is skipped right after.
                 (Decision::Skip { .. }, Self::Adopted) | (Decision::Adopt { .. }, _) => Self::Adopted,
                 (Decision::Skip { .. }, _) => Self::Skipped,
+                (Decision::Stop { reason: DecisionReason::InvalidInput { .. } }, _) => Self::Failed,
                 (Decision::Stop { .. }, _) => Self::Stopped,
                 (Decision::Run { .. }, status) => status,
             },
@@ -65,6 +66,7 @@ impl StepStatus {
             | JournalEvent::Plan { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
+            | JournalEvent::SwitchedBack { .. }
             | JournalEvent::Progress { .. }
             | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }
@@ -82,19 +84,62 @@ impl StepStatus {
 pub struct AttemptStatuses {
     statuses: BTreeMap<StepTarget, StepStatus>,
     failed_step: Option<StepTarget>,
+    /// The steps of the plan; what else has events is a hook.
+    planned: BTreeSet<StepTarget>,
+    /// The steps that a rollback repeated for the release before: their statuses are those of the release that failed.
+    repeated: BTreeSet<StepTarget>,
+}
+
+/// The parts of the fold of an attempt, as a snapshot has them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct AttemptStatusParts {
+    statuses: Vec<(StepTarget, StepStatus)>,
+    failed_step: Option<StepTarget>,
+    #[serde(default)]
+    planned: BTreeSet<StepTarget>,
+    #[serde(default)]
+    repeated: BTreeSet<StepTarget>,
+}
+
+impl From<AttemptStatuses> for AttemptStatusParts {
+    fn from(attempt: AttemptStatuses) -> Self {
+        let AttemptStatuses { statuses, failed_step, planned, repeated } = attempt;
+        Self { statuses: statuses.into_iter().collect(), failed_step, planned, repeated }
+    }
+}
+
+impl From<AttemptStatusParts> for AttemptStatuses {
+    fn from(parts: AttemptStatusParts) -> Self {
+        let AttemptStatusParts { statuses, failed_step, planned, repeated } = parts;
+        Self { statuses: statuses.into_iter().collect(), failed_step, planned, repeated }
+    }
 }
 
 impl AttemptStatuses {
     /// Folds the next event.
     pub fn apply(&mut self, event: &JournalEvent) {
+        if let JournalEvent::Plan { steps, .. } = event {
+            self.planned = steps.iter().map(|step| step.step_target.clone()).collect();
+        }
         let Some(step_target) = event.step_target() else { return };
+        if let JournalEvent::Intent { release: Some(_), .. } = event {
+            self.repeated.insert(step_target.clone());
+        }
+        if self.repeated.contains(step_target) {
+            return;
+        }
         let (before, status) = (self.status(step_target), self.status(step_target).after(event));
         if status == before {
             return;
         }
         self.statuses.insert(step_target.clone(), status);
+        // A hook counts only where no step was reached: a `before` hook.
+        if self.is_hook(step_target) && self.statuses.keys().any(|reached| !self.is_hook(reached)) {
+            return;
+        }
         match status {
-            // Only the first one counts: a hook that fails later does not replace it.
+            // Only the first one counts.
             StepStatus::Started | StepStatus::Failed | StepStatus::Unknown | StepStatus::Stopped => {
                 self.failed_step.get_or_insert_with(|| step_target.clone());
             }
@@ -105,22 +150,10 @@ impl AttemptStatuses {
         }
     }
 
-    /// Restores the fold of an attempt from its parts.
-    pub(super) fn from_parts(
-        statuses: impl IntoIterator<Item = (StepTarget, StepStatus)>,
-        failed_step: Option<StepTarget>,
-    ) -> Self {
-        Self { statuses: statuses.into_iter().collect(), failed_step }
-    }
-
-    /// The first step that failed, was stopped or has no outcome.
-    pub(super) fn first_failed_step(&self) -> Option<&StepTarget> {
-        self.failed_step.as_ref()
-    }
-
-    /// The steps that were reached, with their statuses.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&StepTarget, StepStatus)> {
-        self.statuses.iter().map(|(step_target, status)| (step_target, *status))
+    /// Whether it is a hook: it has events, and is not in the plan.
+    #[must_use]
+    pub fn is_hook(&self, step_target: &StepTarget) -> bool {
+        !self.planned.is_empty() && !self.planned.contains(step_target)
     }
 
     /// The status of a step.
@@ -131,7 +164,12 @@ impl AttemptStatuses {
 
     /// The statuses of all steps that were reached.
     pub fn reached(&self) -> impl Iterator<Item = StepStatus> {
-        self.statuses.values().copied()
+        self.statuses.iter().filter(|(step_target, _)| !self.is_hook(step_target)).map(|(_, status)| *status)
+    }
+
+    /// The statuses of all hooks that were reached.
+    pub fn reached_hooks(&self) -> impl Iterator<Item = StepStatus> {
+        self.statuses.iter().filter(|(step_target, _)| self.is_hook(step_target)).map(|(_, status)| *status)
     }
 
     /// The first step that failed, was stopped or has no outcome; if there is none, one whose undo did not succeed.
@@ -156,7 +194,7 @@ mod tests {
 
     fn intent(step: &str) -> JournalEvent {
         let (key, fingerprint, input) = (String::new(), Fingerprint(BTreeMap::new()), serde_json::Value::Null);
-        JournalEvent::Intent { step_target: target(step), key, fingerprint, input, exposes: false }
+        JournalEvent::Intent { step_target: target(step), key, fingerprint, input, exposes: false, release: None }
     }
 
     fn outcome(step: &str, outcome: StepOutcome) -> JournalEvent {

@@ -66,6 +66,7 @@ fn header(epoch: u64, attempt: AttemptNumber) -> JournalHeader {
         by: "ada@build-7".to_owned(),
         commit: None,
         url: None,
+        machine: None,
     }
 }
 

@@ -137,7 +137,7 @@ impl PlanErrorCollector {
 }
 
 /// The candidate that was most likely meant: the nearest one by edit distance, if it is near.
-pub(super) fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const MAX_COMPARED: usize = 64;
     // A third of the letters may be wrong; in a word of one letter none, or every word would be near.
     let letters = text.chars().count();

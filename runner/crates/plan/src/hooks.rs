@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::{
-    ArgumentPattern, ModuleRef, PlanHooks, PlanSource, PlanStep, ProgramGrant, StepGrants, StepTrust,
+    ArgumentPattern, EffectPlace, ModuleRef, PlanHooks, PlanSource, PlanStep, ProgramGrant, StepGrants, StepTrust,
     error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     needs_graph, paths,
@@ -138,6 +138,9 @@ fn program_step(
         retry: 0,
         trust: StepTrust::Host,
         irreversible: false,
+        always: false,
+        after_undo: None,
+        effects: EffectPlace::Here,
         span: key.span.clone(),
         dir_spans: BTreeMap::new(),
         with_spans: BTreeMap::from([(String::new(), node.span.clone())]),

@@ -41,7 +41,7 @@ mod tests;
 mod yaml;
 
 pub use document::{HistoryLocation, environments, locate_history};
-pub use error::{PlanError, PlanErrors};
+pub use error::{PlanError, PlanErrors, closest_match};
 pub use expression::{DeferredLookup, PendingValue};
 pub use registry::RegistryRef;
 pub use schema::schema;
@@ -200,6 +200,13 @@ pub struct PlanStep {
     pub trust: StepTrust,
     /// `irreversible: true`: its effect cannot be undone, so a rollback that would leave it in place does not begin.
     pub irreversible: bool,
+    /// `always: true`: it runs in each attempt, so it must be safe to run again.
+    pub always: bool,
+    /// `after-undo:`, whether it runs again for the release that an undo of the exposing step switched back to; if left out, its
+    /// module decides.
+    pub after_undo: Option<bool>,
+    /// Where its effects are.
+    pub effects: EffectPlace,
     /// The byte range of the step's name in the source, for errors.
     pub span: Range<usize>,
     /// The byte ranges of the granted directories, for errors.
@@ -285,6 +292,16 @@ pub enum StepTrust {
     Sandbox,
     /// `trust: host`: through a grant, the step can do whatever the host can.
     Host,
+}
+
+/// `effects:`, where the effects of a step are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EffectPlace {
+    /// On the machine that the step runs on.
+    #[default]
+    Here,
+    /// On another one, so that a new machine finds them as this one does.
+    Elsewhere,
 }
 
 /// The resources that a step may use. Everything else is denied.

@@ -208,6 +208,20 @@ fn step() -> Value {
                 "default": false,
                 "description": "The effect of this step cannot be undone: a rollback that would leave it in place does not begin."
             },
+            "always": {
+                "type": ["boolean", "null"],
+                "default": false,
+                "description": "This step runs in each attempt. It must be safe to run again."
+            },
+            "after-undo": {
+                "type": ["boolean", "null"],
+                "description": "Whether this step runs again for the release that a rollback switched back to. If left out: a repeatable `run` step does."
+            },
+            "effects": {
+                "enum": ["here", "elsewhere", null],
+                "default": "here",
+                "description": "`elsewhere`: the effects of this step are not on the machine that it runs on, so its record counts on each machine."
+            },
             "trust": {
                 "enum": ["host", null],
                 "description": "`host`: through granted programs or sockets, this step can do whatever the host can."

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    ModuleRef, PlanSource, PlanStep, StepGrants, StepTrust,
+    EffectPlace, ModuleRef, PlanSource, PlanStep, StepGrants, StepTrust,
     error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     grants, hooks, paths,
@@ -15,7 +15,20 @@ use super::{
 };
 use contract::{StepId, duration::parse_duration, error_code::ErrorCode};
 
-const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "retry", "trust", "irreversible"];
+const KEYS: &[&str] = &[
+    "uses",
+    "with",
+    "grants",
+    "needs",
+    "on",
+    "timeout",
+    "retry",
+    "trust",
+    "irreversible",
+    "always",
+    "after-undo",
+    "effects",
+];
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const MAX_RETRIES: u64 = 10;
 
@@ -89,31 +102,51 @@ pub(super) fn draft(
     let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));
     let retry = fields.get("retry").map_or(Some(0), |node| retry(node, problems));
     let irreversible = hooks::flag(&fields, "irreversible", problems);
+    let always = hooks::flag(&fields, "always", problems);
+    let after_undo = match fields.get("after-undo") {
+        None => Some(None),
+        Some(_) => hooks::flag(&fields, "after-undo", problems).map(Some),
+    };
+    let places = &[("here", EffectPlace::Here), ("elsewhere", EffectPlace::Elsewhere)];
+    let effects = fields
+        .get("effects")
+        .map_or(Some(EffectPlace::Here), |node| fields::choice(node, "`effects`", places, problems));
     if let Some(node) = fields.get("on") {
         check_target(node, problems);
     }
     let needs = fields.get("needs").map_or(DeclaredNeeds::PreviousStep, |node| needs(node, problems));
-    let step = match (uses, config, trust, timeout, retry, irreversible) {
-        (Some(uses), Some(config), Some(trust), Some(timeout), Some(retry), Some(irreversible))
-            if problems.count() == errors_before =>
-        {
-            Some(PlanStep {
-                id: id.clone(),
-                uses,
-                with: config.value,
-                pending: config.pending,
-                grants,
-                writable_dirs: Vec::new(),
-                needs: Vec::new(),
-                timeout,
-                retry,
-                trust,
-                irreversible,
-                span: key.span.clone(),
-                dir_spans,
-                with_spans: config.spans,
-            })
-        }
+    let repetition = match (always, after_undo, effects) {
+        (Some(always), Some(after_undo), Some(effects)) => Some((always, after_undo, effects)),
+        _ => None,
+    };
+    let step = match (uses, config, trust, timeout, retry, irreversible, repetition) {
+        (
+            Some(uses),
+            Some(config),
+            Some(trust),
+            Some(timeout),
+            Some(retry),
+            Some(irreversible),
+            Some((always, after_undo, effects)),
+        ) if problems.count() == errors_before => Some(PlanStep {
+            id: id.clone(),
+            uses,
+            with: config.value,
+            pending: config.pending,
+            grants,
+            writable_dirs: Vec::new(),
+            needs: Vec::new(),
+            timeout,
+            retry,
+            trust,
+            irreversible,
+            always,
+            after_undo,
+            effects,
+            span: key.span.clone(),
+            dir_spans,
+            with_spans: config.spans,
+        }),
         _ => None,
     };
     Some(StepDraft { id, span: key.span.clone(), needs, step })

@@ -18,6 +18,9 @@ pub struct ModuleBehaviors {
     pub migrates: Option<MigratesBehavior>,
     /// It installs releases into `releases/<digest>` of a directory, so the runner prunes old ones.
     pub installs_releases: Option<InstallsReleasesBehavior>,
+    /// What it does is for the release that is live, so after an undo of the exposing step it runs again for the release before, if it
+    /// is repeatable.
+    pub repeats_after_undo: bool,
 }
 
 /// The directory and database of a step's migrations. Its other settings are those of `migrations` (wit/).

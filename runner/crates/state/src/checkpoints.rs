@@ -228,6 +228,7 @@ impl CheckpointUploader {
             | JournalEvent::Started(_)
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
+            | JournalEvent::SwitchedBack { .. }
             | JournalEvent::Progress { .. }
             | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }

@@ -46,6 +46,7 @@ mod journal_files;
 pub mod lease;
 mod local_copy;
 mod lost_lines;
+mod machine;
 pub mod manifest;
 #[cfg(test)]
 mod model_checker;
@@ -63,6 +64,7 @@ pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
 pub use local_copy::LocalCopyReport;
+pub use machine::machine_id;
 pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
 pub use repair::StateFinding;
 

@@ -191,6 +191,7 @@ fn begun_step(event: &JournalEvent) -> Option<StepTarget> {
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
+        | JournalEvent::SwitchedBack { .. }
         | JournalEvent::Decision { .. }
         | JournalEvent::Progress { .. }
         | JournalEvent::Output { .. }

@@ -97,6 +97,7 @@ impl TailSteps {
                 JournalEvent::Started(_)
                 | JournalEvent::Lock { .. }
                 | JournalEvent::Torn { .. }
+                | JournalEvent::SwitchedBack { .. }
                 | JournalEvent::Decision { .. }
                 | JournalEvent::Progress { .. }
                 | JournalEvent::Output { .. }
@@ -171,6 +172,7 @@ mod tests {
             fingerprint: Fingerprint::default(),
             input: Value::Null,
             exposes: false,
+            release: None,
         }
     }
 

@@ -47,6 +47,7 @@ pub(crate) fn header(epoch: u64, run: &str) -> JournalHeader {
         by: "ada@build-7".to_owned(),
         commit: None,
         url: None,
+        machine: None,
     }
 }
 

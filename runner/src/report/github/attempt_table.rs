@@ -38,6 +38,8 @@ pub(super) struct AttemptTable {
     pub(super) rows: Vec<StepRow>,
     pub(super) live_before: LiveBefore,
     pub(super) visibility: ReleaseVisibility,
+    /// The release that a rollback switched back to, and why it is not verified.
+    pub(super) switched_back: Option<(Release, Option<String>)>,
     /// Since when users have seen it, or saw it.
     shown_at: Option<Timestamp>,
     statuses: AttemptStatuses,
@@ -191,6 +193,7 @@ impl AttemptTable {
                     self.visibility = ReleaseVisibility::Hidden { restored, shown_ms };
                 }
             }
+            JournalEvent::SwitchedBack { release, doubt } => self.switched_back = Some((release.clone(), doubt.clone())),
             JournalEvent::Ended { verified, .. } => self.verified = *verified,
             JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }

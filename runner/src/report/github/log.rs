@@ -227,6 +227,7 @@ fn log_position(event: &JournalEvent) -> LogPosition<'_> {
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
         | JournalEvent::Torn { .. }
+        | JournalEvent::SwitchedBack { .. }
         | JournalEvent::Override { .. }
         | JournalEvent::Resolved { .. }
         | JournalEvent::RecordLost { .. }

@@ -88,9 +88,14 @@ impl AttemptPage<'_> {
                         format!("failed{}", failed.map_or_else(String::new, |step| format!(" at {}", bold_step(step))))
                     }
                 };
-                match self.restored() {
-                    Some(restored) => format!("{what}; **{} is live again**", release_span(restored)),
-                    None => format!("{what}; rolled back"),
+                match (&self.table.switched_back, self.restored()) {
+                    (Some((release, None)), _) => format!("{what}; **{} is live again**", release_span(release)),
+                    (Some((release, Some(doubt))), _) => {
+                        let doubt = escape_inline(doubt, MAX_CELL_CHARS);
+                        format!("{what}; switched back to {}; **not verified**: {doubt}", release_span(release))
+                    }
+                    (None, Some(restored)) => format!("{what}; switched back to {}; **not verified**", release_span(restored)),
+                    (None, None) => format!("{what}; rolled back"),
                 }
             }
             ExitKind::Failed => format!("stopped{}", self.at_step()),

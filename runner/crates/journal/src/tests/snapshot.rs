@@ -90,6 +90,7 @@ fn the_state_is_bounded() {
                 fingerprint: fingerprint("a"),
                 input: json!({}),
                 exposes: true,
+                release: None,
             },
             JournalEvent::Outcome {
                 step_target: step_target("switch"),

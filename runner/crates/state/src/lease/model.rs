@@ -198,6 +198,7 @@ fn encoded(line: RemoteLine) -> Vec<u8> {
             fingerprint: Fingerprint::default(),
             input: serde_json::Value::Null,
             exposes: false,
+            release: None,
         },
         RemoteLine::Outcome(step) => {
             outcome(step, StepOutcome::Succeeded { receipt: contract::step::Receipt::default() })

@@ -245,6 +245,7 @@ fn steps_that_lost_lines_say_have_begun_are_noted_once() {
             fingerprint: Fingerprint::default(),
             input: serde_json::Value::Null,
             exposes: false,
+            release: None,
         };
         line::encode(&JournalEntry { seq: 0, prev: None, at: clock::now(), event }).bytes
     };

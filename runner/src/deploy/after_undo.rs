@@ -1,0 +1,158 @@
+//! After an undo of the exposing step: what depends on it runs again for the release that is live now, then its checks run.
+//!
+//! Invariant: a release is called live again only if everything that this run began after the exposing step was undone or repeated for
+//! it, and every check held after that. A step is repeated with the input on record of the release's verified run, under the grants of
+//! the current plan. Deliberately absent: undoing ([`super::undo`]).
+
+use serde_json::Value;
+
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, step::StepRunner};
+use contract::step::{FailureKind, StepPhase};
+use journal::{RecordStatus, Redactor, StepRecord, StepTarget, event::Release, state::IntentRecord};
+
+/// How switching back to the release before ended.
+pub(super) struct SwitchBack {
+    /// The release that the link leads to again; none if nothing was live.
+    release: Option<Release>,
+    /// The steps that were not repeated for it, and the checks that failed, each with the reason.
+    omissions: Vec<(StepTarget, String)>,
+    /// What this run did and a rollback can't undo.
+    pub(super) remaining: Vec<String>,
+}
+
+/// Whether a step runs again after the undo.
+enum Repetition {
+    /// It runs again.
+    Repeated,
+    /// The release before does not need it.
+    NotNeeded,
+    /// It would have to, and does not.
+    Omitted(&'static str),
+}
+
+impl SwitchBack {
+    /// The sentence for the hint.
+    pub(super) fn summary(&self, redactor: &Redactor) -> String {
+        let label = self.release.as_ref().map_or("nothing", |release| release.label.as_str());
+        match self.doubt() {
+            None => format!("{label} is live again"),
+            Some(doubt) => format!("switched back to {label}; not verified: {}", redactor.redact(&doubt)),
+        }
+    }
+
+    /// Why the release is not verified.
+    fn doubt(&self) -> Option<String> {
+        let whys: Vec<_> = self.omissions.iter().map(|(step_target, why)| format!("{step_target} {why}")).collect();
+        (!whys.is_empty()).then(|| whys.join(", "))
+    }
+}
+
+/// Repeats and checks what must follow the undo of `undone`, whose last one is the exposing step, and records the result.
+pub(super) async fn switch_back(
+    attempt: &mut RunningAttempt<'_>,
+    undone: &[StepTarget],
+) -> Result<SwitchBack, AttemptError> {
+    let release = attempt.journal.state().head.live.clone();
+    let mut switch_back = SwitchBack { release, omissions: Vec::new(), remaining: Vec::new() };
+    let (Some(exposing), Some(release)) = (undone.last(), switch_back.release.clone()) else { return Ok(switch_back) };
+    let prepared = attempt.prepared();
+    attempt.step_environment.set("PAWL_RELEASE", release.label.to_string());
+    for planned in &prepared.steps {
+        let is_after = planned.upstream.contains(&exposing.step);
+        match planned.description.phase {
+            StepPhase::Commit if is_after && has_begun(attempt, &planned.step_target) => match repetition(planned) {
+                Repetition::Repeated => repeat(attempt, planned, &release, &mut switch_back).await?,
+                Repetition::NotNeeded => switch_back.remaining.extend(remaining(attempt, planned)),
+                Repetition::Omitted(why) => {
+                    switch_back.omissions.push((planned.step_target.clone(), why.to_owned()));
+                    switch_back.remaining.extend(remaining(attempt, planned));
+                }
+            },
+            // A check of what is not complete tells nothing.
+            StepPhase::Check if is_after && switch_back.omissions.is_empty() => {
+                repeat(attempt, planned, &release, &mut switch_back).await?;
+            }
+            StepPhase::Commit if has_begun(attempt, &planned.step_target) => {
+                switch_back.remaining.extend(remaining(attempt, planned));
+            }
+            StepPhase::Prepare | StepPhase::Commit | StepPhase::Check => {}
+        }
+    }
+    let failed = attempt.header.release.label.to_string();
+    attempt.step_environment.set("PAWL_RELEASE", failed);
+    attempt.journal.record_switched_back(release, switch_back.doubt())?;
+    Ok(switch_back)
+}
+
+/// Whether a step may have had an effect in this run that is not undone.
+fn has_begun(attempt: &RunningAttempt<'_>, step_target: &StepTarget) -> bool {
+    let has_effect = |record: &StepRecord| match &record.status {
+        RecordStatus::Failed(failure) => failure.kind != FailureKind::NotBegun,
+        RecordStatus::Reverted => false,
+        RecordStatus::Intended | RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) => true,
+    };
+    let record = attempt.journal.state().records.get(step_target);
+    record.is_some_and(|record| record.intent.run == attempt.header.run && has_effect(record))
+}
+
+fn repetition(planned: &PlannedStep) -> Repetition {
+    let PlannedStep { step, description, .. } = planned;
+    let is_repeatable = description.is_repeatable(&step.with) || step.always;
+    match step.after_undo {
+        Some(true) => Repetition::Repeated,
+        Some(false) => Repetition::NotNeeded,
+        None if description.behaviors.migrates.is_some() => Repetition::NotNeeded,
+        None if description.behaviors.repeats_after_undo && is_repeatable => Repetition::Repeated,
+        None => Repetition::Omitted("was not repeated"),
+    }
+}
+
+/// Runs a step once more for the release that is live again, with the input of its verified run.
+async fn repeat(
+    attempt: &mut RunningAttempt<'_>,
+    planned: &PlannedStep,
+    release: &Release,
+    switch_back: &mut SwitchBack,
+) -> Result<(), AttemptError> {
+    let step_target = &planned.step_target;
+    let recorded = attempt.journal.state().verified_intents.get(step_target);
+    let Some(recorded) = recorded.filter(|recorded| recorded.release.is_same(release)).cloned() else {
+        let why = format!("was not repeated, since nothing is recorded of it for {}", release.label);
+        switch_back.omissions.push((step_target.clone(), why));
+        return Ok(());
+    };
+    let IntentRecord { key, fingerprint, mut input, .. } = recorded;
+    // The recorded epoch would make a fence reject this call as one of an older attempt.
+    input["epoch"] = Value::from(attempt.header.epoch);
+    let for_release = Some(release.clone());
+    let resolved = ResolvedStep { planned, input, key, fingerprint, selected_by_name: false, for_release };
+    match (StepRunner { attempt }.apply_with_retries(&resolved).await) {
+        Ok(_) => Ok(()),
+        Err(AttemptError::Failed { failure, .. }) => {
+            switch_back.omissions.push((step_target.clone(), format!("failed: {}", failure.message)));
+            Ok(())
+        }
+        Err(AttemptError::Interrupted) => {
+            switch_back.omissions.push((step_target.clone(), "was interrupted".to_owned()));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What a step of this run did that stays, in words: the migrations that it applied, or the step itself.
+fn remaining(attempt: &RunningAttempt<'_>, planned: &PlannedStep) -> Option<String> {
+    let id = &planned.step.id;
+    let Some(RecordStatus::Succeeded(receipt)) = attempt.journal.state().status(&planned.step_target) else {
+        return Some(format!("{id}, as far as it got"));
+    };
+    let migrations = receipt.notes.get("applied_now").and_then(Value::as_array);
+    match migrations {
+        Some(files) if files.is_empty() => None,
+        Some(files) => {
+            let names: Vec<_> = files.iter().filter_map(Value::as_str).collect();
+            Some(format!("{id} {}", names.join(", ")))
+        }
+        None => receipt.acted().then(|| id.to_string()),
+    }
+}

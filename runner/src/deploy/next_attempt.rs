@@ -1,0 +1,56 @@
+//! What the next attempt will skip, for the hint of a failed one: the decision itself says so.
+//!
+//! Deliberately absent: probes. What this attempt has passed held a moment ago, so a probe counts as having found it.
+
+use super::{
+    DeployOverrides,
+    attempt::{RunningAttempt, next_header},
+    resolve::{AttemptView, ResolvedStep},
+};
+use contract::{
+    diagnostic::ExitKind,
+    step::{ProbeFinding, Receipt},
+};
+use journal::{
+    decision::{self, NextAction},
+    event::{Decision, JournalHeader},
+};
+
+/// Of the steps that this attempt has passed, those that the next one will not run again, if this one ends with `exit`.
+pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) -> Vec<String> {
+    let prepared = attempt.prepared();
+    let mut state = attempt.journal.state().clone();
+    if let Some(last) = state.attempts.last_mut() {
+        last.exit = Some(exit);
+    }
+    let header = next_header(prepared, &state, state.epoch() + 1, &attempt.header.by);
+    let header = JournalHeader { machine: attempt.header.machine.clone(), ..header };
+    let overrides =
+        DeployOverrides { journal_missing: attempt.overrides().journal_missing, ..DeployOverrides::default() };
+    let is_local_state = attempt.request.is_local_state();
+    let (outputs, overrides) = (&attempt.outputs, &overrides);
+    let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs, is_local_state };
+    let mut skipped = Vec::new();
+    for planned in prepared.steps.iter().filter(|planned| outputs.contains_key(&planned.step.id)) {
+        if let Ok(resolved) = view.evaluate_input(planned, false).await
+            && is_skipped(&view, &resolved)
+        {
+            skipped.push(planned.step.id.to_string());
+        }
+    }
+    skipped
+}
+
+fn is_skipped(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -> bool {
+    let held = ProbeFinding::Held { receipt: Receipt::default() };
+    let mut next = decision::decide(&view.decision_input(resolved, None));
+    if let NextAction::Probe(_) = next {
+        next = decision::decide(&view.decision_input(resolved, Some(&held)));
+    }
+    match next {
+        NextAction::Decided(Decision::Skip { .. } | Decision::Adopt { .. }) => true,
+        NextAction::Decided(Decision::Run { .. } | Decision::Stop { .. })
+        | NextAction::Probe(_)
+        | NextAction::FinishUndo => false,
+    }
+}
