@@ -145,6 +145,7 @@ fn buildkite_script_resumes_after_a_failure_and_probes_without_a_journal() {
         let said = String::from_utf8(retry.stderr).unwrap();
         assert_eq!(retry.status.code(), Some(0), "{said}");
         assert_eq!(said.contains("resume after `migrate` failed"), uploaded, "{said}");
+        assert_eq!(said.contains("start  migrate  it failed last time"), uploaded, "{said}");
         assert_eq!(said.contains("the journal of the earlier attempts is not here"), !uploaded, "{said}");
     }
 }
@@ -183,6 +184,7 @@ fn gitlab_script_resumes_after_a_failure_and_probes_after_a_cancel() {
             ("CI_PIPELINE_ID", "7"),
             ("CI_JOB_NAME", "deploy"),
             ("CI_JOB_ID", "1"),
+            ("CI_JOB_URL", "https://gitlab.example/acme/shop/-/jobs/1"),
             ("READ_TOKEN", "x"),
         ] {
             environment.set_variable(name, value);
@@ -196,7 +198,9 @@ fn gitlab_script_resumes_after_a_failure_and_probes_after_a_cancel() {
         forget_machine(&environment);
         environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER);\n");
         environment.write("retried", "");
+        // A retry is another job, with a page of its own.
         environment.set_variable("CI_JOB_ID", "3");
+        environment.set_variable("CI_JOB_URL", "https://gitlab.example/acme/shop/-/jobs/3");
         environment.write("down", "");
         let down = run_script(&environment, &script, ("curl", GITLAB_STUB));
         assert_eq!(down.status.code(), Some(22), "the service is down: {down:?}");
@@ -205,6 +209,7 @@ fn gitlab_script_resumes_after_a_failure_and_probes_after_a_cancel() {
         let said = String::from_utf8(retry.stderr).unwrap();
         assert_eq!(retry.status.code(), Some(0), "{said}");
         assert_eq!(said.contains("resume after `migrate` failed"), uploaded, "{said}");
+        assert_eq!(said.contains("start  migrate  it failed last time"), uploaded, "{said}");
         assert_eq!(said.contains("the journal of the earlier attempts is not here"), !uploaded, "{said}");
     }
 }

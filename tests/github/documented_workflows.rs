@@ -104,10 +104,14 @@ impl WorkflowFixture {
         }
         assert!(workflow.contains("runner: "), "{workflow}");
         self.write(".github/workflows/documented.yml", &workflow);
-        self.run_act("documented.yml", event, inputs)
+        self.run_act("documented.yml", event, inputs, 1)
     }
 
-    fn run_act(&self, file: &str, event: &str, inputs: &[(&str, &str)]) -> ActRun {
+    /// Runs an attempt of a workflow; the first one is a run of its own, without the artifacts of those before.
+    fn run_act(&self, file: &str, event: &str, inputs: &[(&str, &str)], attempt: u32) -> ActRun {
+        if attempt == 1 {
+            let _ = fs::remove_dir_all(self.path("artifacts"));
+        }
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--allow-empty", "--message", "as it is now"]);
         let act = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
@@ -116,14 +120,12 @@ impl WorkflowFixture {
             .args(["--no-cache-server", "--artifact-server-addr", "127.0.0.1", "--artifact-server-port"])
             .args([&free_port().to_string(), "--artifact-server-path"])
             .arg(self.path("artifacts"))
-            .args(["--secret", "PAWL_KEY=a-key", "--env", "GITHUB_RUN_ATTEMPT=1"]);
+            .args(["--secret", "PAWL_KEY=a-key", "--env", &format!("GITHUB_RUN_ATTEMPT={attempt}")]);
         for (name, value) in inputs {
             act.args(["--input", &format!("{name}={value}")]);
         }
         let output = act.current_dir(self.path("repository")).output();
         let output = output.expect("act can't be started; `cargo xtask setup` installs it");
-        // The next run is another one.
-        let _ = fs::remove_dir_all(self.path("artifacts"));
         let log = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         ActRun { exit: output.status.code(), log }
     }
@@ -158,6 +160,18 @@ const MIGRATE: &str = "  migrate:
 ";
 const BROKEN: &str = "CREATE TABLE order (id INTEGER PRIMARY KEY);\n";
 const FIXED: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n";
+
+/// A matrix that calls the reusable workflow.
+const CALLER: &str = "name: all
+on: push
+permissions: { contents: read }
+jobs:
+  all:
+    strategy: { max-parallel: 1, matrix: { environment: [eu, us] } }
+    uses: ./.github/workflows/documented.yml
+    with: { environment: \"${{ matrix.environment }}\" }
+    secrets: { PAWL_KEY: \"${{ secrets.PAWL_KEY }}\" }
+";
 
 #[test]
 fn all_workflows_of_the_docs_are_run_here() {
@@ -209,24 +223,34 @@ fn reusable_workflow_that_a_matrix_calls_has_an_instance_for_each_call() {
     fixture.write("migrations/0001_orders.sql", FIXED);
     // Writes it; by itself, it runs on no event.
     fixture.run(&workflow("deploy one", 0), "push", &[]);
-    fixture.write(
-        ".github/workflows/caller.yml",
-        "name: all
-on: push
-permissions: { contents: read }
-jobs:
-  all:
-    strategy: { max-parallel: 1, matrix: { environment: [eu, us] } }
-    uses: ./.github/workflows/documented.yml
-    with: { environment: \"${{ matrix.environment }}\" }
-    secrets: { PAWL_KEY: \"${{ secrets.PAWL_KEY }}\" }
-",
-    );
-    let run = fixture.run_act("caller.yml", "push", &[]);
+    fixture.write(".github/workflows/caller.yml", CALLER);
+    let run = fixture.run_act("caller.yml", "push", &[], 1);
     run.assert_deployed(&["eu", "us"]);
     for instance in ["eu", "us"] {
         assert!(run.log.contains(&format!("pawl-shop-{instance}-deploy-{instance}-a01-s")), "{}", run.log);
     }
+}
+
+#[test]
+fn calls_without_an_instance_are_refused_at_the_next_attempt() {
+    let fixture = WorkflowFixture::new("", MIGRATE);
+    fixture.edit_prod();
+    fixture.write("migrations/0001_orders.sql", BROKEN);
+    let workflow = workflow("deploy one", 0);
+    let without = workflow.replace("          instance: ${{ inputs.environment }}\n", "");
+    assert_ne!(without, workflow);
+    fixture.run(&without, "push", &[]);
+    // Both calls deploy to one environment, as to two regions of it.
+    let caller = CALLER.replace("environment: [eu, us]", "region: [eu, us]");
+    let caller = caller.replace("\"${{ matrix.environment }}\"", "prod");
+    fixture.write(
+        ".github/workflows/caller.yml",
+        &caller.replace("max-parallel: 1,", "max-parallel: 1, fail-fast: false,"),
+    );
+    fixture.run_act("caller.yml", "push", &[], 1).assert_failed_with("push the fix");
+    let second = fixture.run_act("caller.yml", "push", &[], 2);
+    second.assert_failed_with("two jobs of this workflow run wrote journals under the same name");
+    assert!(second.log.contains("title=Pawl P0240") && second.log.contains("`instance:`"), "{}", second.log);
 }
 
 #[test]

@@ -40,11 +40,18 @@ pub(super) fn record_reach(store: &StateStore) -> RecordReach {
     if store.checkpoints().is_some() && reads_earlier_runs { RecordReach::EarlierRuns } else { RecordReach::ThisRun }
 }
 
-/// Whether this job is a retry that finds its journal in its own folder, or nowhere: on a CI without artifacts of ours.
-pub(super) fn is_retry_elsewhere(store: &StateStore) -> bool {
+/// Whether this job is a retry whose journal is not in its folder, on a CI where it can be nowhere else.
+pub(super) fn is_retry_without_journal(store: &StateStore) -> bool {
     let is_retry = nonblank_variable("BUILDKITE_RETRY_COUNT").is_some_and(|count| count.trim() != "0")
         || nonblank_variable("PAWL_RETRY").as_deref() == Some("true");
-    is_retry && store.is_folder() && !github::is_job()
+    is_retry && store.is_folder() && !github::is_job() && !has_journal(store.folder())
+}
+
+/// Whether a folder contains a journal.
+pub(super) fn has_journal(folder: &Path) -> bool {
+    folder.read_dir().is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".journal")))
+    })
 }
 
 /// Whether the job has a key.

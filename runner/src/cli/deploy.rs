@@ -3,7 +3,7 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    ci,
+    attempt_notices, ci,
     github::{self, FailureObserver},
     github_deployment::{GithubDeployment, GithubDeploymentApi},
     github_high_water_mark::GithubHighWaterMark,
@@ -20,7 +20,7 @@ use crate::{
         AttemptResult, DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions,
         PreparedPlan, RequestedRelease, SiblingEnvironment, run as run_deployment,
     },
-    report::{CommandConclusion, github::JobContext},
+    report::CommandConclusion,
 };
 use contract::{
     AttemptNumber,
@@ -168,8 +168,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let tell = Arc::clone(&setting.notify);
     let store = open_store(&plan, &*tell).map_err(one)?;
-    let is_retry = ci::is_retry_elsewhere(&store);
-    let orders = DeployOverrides { journal_missing: is_retry, ..orders };
+    let lacks_journal = ci::is_retry_without_journal(&store);
+    let orders = DeployOverrides { journal_missing: lacks_journal, ..orders };
     guards::check_allowed_user(&plan).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let interrupt = listen_for_signals().map_err(one)?;
@@ -219,15 +219,12 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         *github_deployment.borrow_mut() = github_api.clone().map(|api| api.map(GithubDeployment::start));
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
-            checkpoint_notices(&shown, missing_journal).into_iter().for_each(|notice| tell(notice));
+            attempt_notices::of_checkpoints(&shown, missing_journal).into_iter().for_each(|notice| tell(notice));
         }
-        if is_retry && !before.attempts.iter().any(|attempt| attempt.header.url == header.url) {
-            let then = then_of(missing_journal);
-            tell(Notice::warning(format!(
-                "this is a retry, and the journal of the earlier attempts is not here; {then}"
-            )));
+        if lacks_journal {
+            tell(attempt_notices::of_lost_journal(missing_journal));
         }
-        attempt_notice(&context, header).into_iter().for_each(|notice| tell(notice));
+        attempt_notices::of_attempt(&context, header).into_iter().for_each(|notice| tell(notice));
         if header.attempt != AttemptNumber::FIRST && !store.is_folder() {
             *resumed_from_state.borrow_mut() = Some(store.display_location());
         }
@@ -354,45 +351,6 @@ fn set_job_outputs(screen: &CommandOutput, plan: &Plan, checkpoints: &Checkpoint
         ("journal", checkpoints.newest.as_deref().unwrap_or_default()),
         ("resumed-from", checkpoints.resumed_from.as_deref().unwrap_or_default()),
     ]);
-}
-
-/// Notices about the source of the earlier attempts' journal in this CI run.
-fn checkpoint_notices(shown: &CheckpointStatus, missing: MissingJournalPolicy) -> Vec<Notice> {
-    let passed_over = shown.skipped_artifacts.iter();
-    let mut notices: Vec<Notice> =
-        passed_over.map(|why| Notice::warning(format!("ignored an artifact of this run: {why}"))).collect();
-    if let Some(name) = &shown.resumed_from {
-        notices.push(Notice::note(format!("continues from the journal in artifact {name}")));
-    }
-    if let Some(why) = &shown.earlier_runs_unread {
-        notices.push(Notice::warning(format!(
-            "the journals of earlier workflow runs were not read: {why}; give the job `actions: read` to continue from them"
-        )));
-    }
-    if shown.is_missing {
-        let then = then_of(missing);
-        notices.push(Notice::warning(format!(
-            "the artifacts of this run contain no journal of the earlier attempts; {then}"
-        )));
-    }
-    notices
-}
-
-/// What a deployment does without the journal of the earlier attempts.
-fn then_of(missing: MissingJournalPolicy) -> &'static str {
-    match missing {
-        MissingJournalPolicy::Probe | MissingJournalPolicy::Fail => {
-            "each step without a record is probed before it runs"
-        }
-        MissingJournalPolicy::Restart => "the deployment starts from the beginning (`missing_journal: restart`)",
-    }
-}
-
-/// Says which attempt of the workflow run this is, where GitHub counts otherwise than the journal.
-fn attempt_notice(context: &JobContext, header: &JournalHeader) -> Option<Notice> {
-    let (ours, ci) = (header.attempt.0.get(), context.attempt?);
-    let notice = || Notice::note(format!("attempt {ours} of run {}, attempt {ci} of the workflow run", header.run));
-    (ours != ci).then(notice)
 }
 
 /// The command line that repeats a command.

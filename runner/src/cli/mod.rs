@@ -7,6 +7,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+mod attempt_notices;
 mod attempts;
 mod ci;
 mod deferred;

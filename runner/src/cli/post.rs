@@ -3,7 +3,7 @@
 //! It uploads the rest of the journal, and releases a lock whose holder was killed on this machine. If it fails, the next attempt
 //! does both, so a failure is a warning: `post` never fails a successful job.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use super::{
     ci, github,
@@ -43,7 +43,7 @@ pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitK
         }
     };
     let store = StateStore::new(&location.state, &location.app, &location.environment);
-    if !has_journal(store.folder()) {
+    if !ci::has_journal(store.folder()) {
         return Ok(ExitKind::Success);
     }
     if !store.is_folder() {
@@ -66,13 +66,6 @@ pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitK
         }
     }
     Ok(ExitKind::Success)
-}
-
-/// Whether a folder contains a journal.
-fn has_journal(folder: &Path) -> bool {
-    folder.read_dir().is_ok_and(|mut entries| {
-        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".journal")))
-    })
 }
 
 /// Releases the lock of a killed process of this machine, so that nobody has to wait for the lease to expire.

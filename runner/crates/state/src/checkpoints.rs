@@ -9,6 +9,7 @@
 //! A high-water mark, if there is one, keeps the sequence of the newest acknowledged checkpoint where the other jobs of the run can't
 //! change it. It is raised after the acknowledgement and before the effect, so it is never ahead of what can be downloaded.
 
+mod earlier_attempts;
 mod worker;
 
 use std::{

@@ -25,6 +25,7 @@ mod markdown;
 mod mask;
 mod next_steps;
 mod page;
+mod page_table;
 mod stream;
 mod summary;
 #[cfg(test)]

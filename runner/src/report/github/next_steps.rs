@@ -69,7 +69,7 @@ pub fn next_steps(error: &Diagnostic, failure: Option<&StepFailure>, job: &Faile
         (ExitKind::Failed, Some(failure)) if error.code == ErrorCode::StepLost => after_lost_step(failure, job),
         (ExitKind::Failed, Some(failure)) => after_failure(cause_place(error, failure), failure, job),
         (ExitKind::RolledBack, failure) => {
-            let mut steps: Vec<_> = failure.and_then(|failure| failure.hint.clone()).into_iter().collect();
+            let mut steps: Vec<_> = failure.and_then(module_hint).into_iter().collect();
             steps.push("fix the cause, and push: the new workflow run deploys it".to_owned());
             steps.push(format!("if the release itself is right, {}: it deploys it once more", rerun(job)));
             steps
@@ -107,7 +107,7 @@ fn cause_place(error: &Diagnostic, failure: &StepFailure) -> CausePlace {
 }
 
 fn after_failure(cause: CausePlace, failure: &StepFailure, job: &FailedJob<'_>) -> Vec<String> {
-    let mut steps: Vec<_> = failure.hint.clone().into_iter().collect();
+    let mut steps: Vec<_> = module_hint(failure).into_iter().collect();
     let at = job.step.as_ref().map_or_else(String::new, |step| format!(" at `{step}`"));
     match cause {
         CausePlace::Repository => {
@@ -136,10 +136,15 @@ fn after_failure(cause: CausePlace, failure: &StepFailure, job: &FailedJob<'_>) 
     steps
 }
 
+/// The hint of the module, unless it only names a command for what the page and the log show.
+fn module_hint(failure: &StepFailure) -> Option<String> {
+    failure.hint.clone().filter(|hint| !hint.contains("`runner logs`"))
+}
+
 /// After a step without a known outcome: the next attempt may have to stop there.
 fn after_lost_step(failure: &StepFailure, job: &FailedJob<'_>) -> Vec<String> {
     let step = job.step.as_ref().map_or_else(|| "the step".to_owned(), |step| format!("`{step}`"));
-    let mut steps: Vec<_> = failure.hint.clone().into_iter().collect();
+    let mut steps: Vec<_> = module_hint(failure).into_iter().collect();
     steps.push(format!("check what {step} did: nobody knows how it ended"));
     steps.push(format!("{}: it probes {step} before it runs it, and stops there if no probe can tell", rerun(job)));
     steps

@@ -28,8 +28,6 @@ use journal::{
 const MAX_CELL_CHARS: usize = 400;
 /// The most bytes before the table of steps.
 const MAX_HEAD_BYTES: usize = 256 * 1024;
-/// The most earlier attempts that have a column, the newest ones.
-const MAX_PREVIOUS_COLUMNS: usize = 3;
 
 const TRUNCATED_NOTE: &str = "\n_The page is full; the log has the rest._\n";
 
@@ -262,100 +260,6 @@ impl AttemptPage<'_> {
         format!("**Next**\n\n{}\n", numbered.collect::<String>())
     }
 
-    fn columns(&self) -> &[PreviousAttempt] {
-        &self.previous[self.previous.len().saturating_sub(MAX_PREVIOUS_COLUMNS)..]
-    }
-
-    fn table_head(&self) -> String {
-        if self.previous.is_empty() {
-            return "| | Step | | Time |\n|---|---|---|---:|\n".to_owned();
-        }
-        let earlier: String = self.columns().iter().map(|attempt| format!(" Attempt {} |", attempt.number)).collect();
-        let lines = "---|".repeat(self.columns().len());
-        format!("| | Step |{earlier} Now | Why |\n|---|---|{lines}---|---|\n")
-    }
-
-    fn rows(&self) -> Vec<String> {
-        if !self.previous.is_empty() {
-            return self.table.rows.iter().map(|row| self.row_with_attempts(row)).collect();
-        }
-        // Steps that share a status and have nothing else to say share a row.
-        let mut rows: Vec<String> = Vec::new();
-        let mut group: Vec<&StepRow> = Vec::new();
-        for row in &self.table.rows {
-            let shares =
-                |first: &&StepRow| self.group_of(first).is_some() && self.group_of(first) == self.group_of(row);
-            if !group.first().is_some_and(shares) {
-                rows.extend(self.row_of(&group));
-                group.clear();
-            }
-            group.push(row);
-        }
-        rows.extend(self.row_of(&group));
-        rows
-    }
-
-    /// What steps share that need no row of their own.
-    fn group_of(&self, row: &StepRow) -> Option<&'static str> {
-        let status = self.table.status(&row.step_target);
-        if status == StepStatus::NotReached {
-            return Some("not reached");
-        }
-        (status == StepStatus::Ran && self.stays_after_rollback(row)).then_some("**stays**: it was not undone")
-    }
-
-    /// Whether a rollback left the effect of a step.
-    fn stays_after_rollback(&self, row: &StepRow) -> bool {
-        self.conclusion.exit == ExitKind::RolledBack && row.phase == Some(StepPhase::Commit)
-    }
-
-    fn row_of(&self, group: &[&StepRow]) -> Option<String> {
-        let first = group.first()?;
-        let status = self.table.status(&first.step_target);
-        let names: Vec<_> = group.iter().map(|row| cell(&step_label(&row.step_target))).collect();
-        let took: u64 = group.iter().filter_map(|row| row.took_ms).sum();
-        let took = if group.iter().any(|row| row.took_ms.is_some()) { format_duration(took) } else { String::new() };
-        let (icon, text) = match self.group_of(first) {
-            Some("not reached") => ("⬜", "not reached".to_owned()),
-            Some(shared) => ("⚠️", shared.to_owned()),
-            None => (status_icon(status), self.result_text(first, status)),
-        };
-        let name = names.join(", ");
-        let name = if self.table.failed_step() == Some(&first.step_target) { format!("**{name}**") } else { name };
-        Some(format!("| {icon} | {name} | {text} | {took} |\n"))
-    }
-
-    fn result_text(&self, row: &StepRow, status: StepStatus) -> String {
-        let word = status_word(status);
-        // Where the step ended, the failure stands above.
-        let is_told_above = Some(&row.step_target) == self.table.failed_step();
-        match (&row.failure, row.notes.is_empty()) {
-            (Some(failure), _) if !is_told_above => format!("{word}: {}", cell(&messages::failure(failure))),
-            (None, false) => format!("{word}: {}", cell(&row.notes)),
-            (Some(_), _) | (None, true) => word.to_owned(),
-        }
-    }
-
-    fn row_with_attempts(&self, row: &StepRow) -> String {
-        let status = self.table.status(&row.step_target);
-        let mut line = format!("| {} | {} |", status_icon(status), cell(&step_label(&row.step_target)));
-        for attempt in self.columns() {
-            let status = attempt.table.status(&row.step_target);
-            let took = attempt.table.row(&row.step_target).and_then(|row| row.took_ms).filter(|_| acted(status));
-            let took = took.map_or_else(String::new, |ms| format!(" {}", format_duration(ms)));
-            line.push_str(&format!(" {} {}{took} |", status_icon(status), status_word(status)));
-        }
-        let took =
-            row.took_ms.filter(|_| acted(status)).map_or_else(String::new, |ms| format!(" {}", format_duration(ms)));
-        let why = if Some(&row.step_target) == self.table.failed_step() && row.failure.is_none() {
-            String::new()
-        } else {
-            cell(&row.reason)
-        };
-        line.push_str(&format!(" {}{took} | {why} |\n", self.result_text(row, status)));
-        line
-    }
-
     fn attempt_url(&self, attempt: Option<u32>) -> Option<String> {
         let (repository, run) = (self.context.repository_url.as_ref()?, self.context.run.as_ref()?);
         let attempt = attempt.map_or_else(String::new, |attempt| format!("/attempts/{attempt}"));
@@ -395,39 +299,6 @@ fn push_problems(page: &mut BoundedPage, exit: ExitKind, problems: &[&Diagnostic
     }
 }
 
-fn status_icon(status: StepStatus) -> &'static str {
-    match status {
-        StepStatus::NotReached => "⬜",
-        StepStatus::Skipped => "⏭️",
-        StepStatus::Adopted | StepStatus::Ran => "✅",
-        StepStatus::Started | StepStatus::Unknown | StepStatus::Stopped | StepStatus::Undoing => "⚠️",
-        StepStatus::Failed | StepStatus::UndoFailed => "❌",
-        StepStatus::Undone => "↩️",
-    }
-}
-
-/// The word of a status, which is enough where icons are not shown.
-fn status_word(status: StepStatus) -> &'static str {
-    match status {
-        StepStatus::NotReached => "not reached",
-        StepStatus::Skipped => "held",
-        StepStatus::Adopted => "adopted: the effect was already there",
-        StepStatus::Started => "interrupted; outcome unknown",
-        StepStatus::Ran => "ran",
-        StepStatus::Failed => "failed",
-        StepStatus::Unknown => "outcome unknown",
-        StepStatus::Stopped => "waits for a decision",
-        StepStatus::Undoing => "undo interrupted; outcome unknown",
-        StepStatus::Undone => "undone",
-        StepStatus::UndoFailed => "undo failed",
-    }
-}
-
-/// Whether the time of a step is that of its action, not of its probe.
-fn acted(status: StepStatus) -> bool {
-    matches!(status, StepStatus::Ran | StepStatus::Failed | StepStatus::Unknown | StepStatus::Undone)
-}
-
 /// The icon of a result, for the headline; the result follows as words.
 fn result_icon(exit: ExitKind, verified: bool) -> &'static str {
     match exit {
@@ -438,7 +309,7 @@ fn result_icon(exit: ExitKind, verified: bool) -> &'static str {
     }
 }
 
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     escape_inline(text, MAX_CELL_CHARS)
 }
 
