@@ -102,6 +102,12 @@ pub(super) struct EventFormatter {
 }
 
 impl EventFormatter {
+    /// What a step or a hook is called: a hook is said to be one.
+    pub(super) fn label(&self, step_target: &StepTarget) -> String {
+        let hook = if self.statuses.is_hook(step_target) { "hook " } else { "" };
+        format!("{hook}{}", step_label(step_target))
+    }
+
     /// The width of the column with the steps.
     pub(super) fn label_width(&self) -> usize {
         self.label_width
@@ -146,7 +152,7 @@ impl EventFormatter {
                 let text = format!("fingerprint {}, key {key}", fingerprint.digest().hex_prefix(8));
                 self.intent_items(step_target, text)
             }
-            JournalEvent::Progress { step_target, progress } => vec![progress_item(step_target, progress)],
+            JournalEvent::Progress { step_target, progress } => vec![progress_item(self.label(step_target), progress)],
             // Its lines were shown when they came.
             JournalEvent::Output { .. } => Vec::new(),
             JournalEvent::Outcome { step_target, took_ms, outcome: result } => {
@@ -196,7 +202,7 @@ impl EventFormatter {
     }
 
     fn intent_items(&self, step_target: &StepTarget, text: String) -> Vec<DisplayItem> {
-        let label = step_label(step_target);
+        let label = self.label(step_target);
         let intent = line_item(Verbosity::Verbose, LineStyle::Muted, "intent", label.clone(), text, None);
         if self.is_adoption_intent(step_target) {
             return vec![intent];
@@ -249,7 +255,7 @@ impl EventFormatter {
     }
 
     fn outcome_items(&mut self, step_target: &StepTarget, took_ms: u64, result: &StepOutcome) -> Vec<DisplayItem> {
-        let label = step_label(step_target);
+        let label = self.label(step_target);
         let took_ms = Some(took_ms);
         let item = match result {
             StepOutcome::Succeeded { receipt } if !receipt.acted() => {
@@ -390,7 +396,7 @@ fn undo_item(step_target: &StepTarget, failure: Option<&StepFailure>) -> Display
     }
 }
 
-fn progress_item(step_target: &StepTarget, progress: &StepProgress) -> DisplayItem {
+fn progress_item(label: String, progress: &StepProgress) -> DisplayItem {
     match progress {
         StepProgress::Log { level, message, fields } => {
             let (min_verbosity, style) = match level {
@@ -401,7 +407,7 @@ fn progress_item(step_target: &StepTarget, progress: &StepProgress) -> DisplayIt
                 MessageLevel::Error => (Verbosity::Normal, LineStyle::Failure),
             };
             let text = format!("{message}{}", messages::fields(fields));
-            let (keyword, label) = (messages::level(*level), step_label(step_target));
+            let keyword = messages::level(*level);
             DisplayItem::StepMessage(DisplayLine {
                 min_verbosity,
                 style,
@@ -412,13 +418,9 @@ fn progress_item(step_target: &StepTarget, progress: &StepProgress) -> DisplayIt
                 took_ms: None,
             })
         }
-        StepProgress::Meter { task, done, total, unit } => DisplayItem::Meter {
-            label: step_label(step_target),
-            task: task.clone(),
-            done: *done,
-            total: *total,
-            unit: unit.clone(),
-        },
+        StepProgress::Meter { task, done, total, unit } => {
+            DisplayItem::Meter { label, task: task.clone(), done: *done, total: *total, unit: unit.clone() }
+        }
     }
 }
 

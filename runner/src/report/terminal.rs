@@ -20,7 +20,6 @@ use super::{
     formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
     output_throttle::{OutputThrottle, ThrottledLines},
     progress_line::ProgressLine,
-    step_label,
 };
 use contract::render::ColorMode;
 use contract::text::{self, WIDTH, column_count};
@@ -188,7 +187,7 @@ impl DeploymentReporter for TerminalReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
         if let Some(step_target) = journal_entry_ending_call(entry) {
             let last = self.throttle.finish();
-            self.write_output(&step_label(step_target), &last);
+            self.write_output(&self.formatter.label(step_target), &last);
         }
         for item in self.formatter.format_entry(entry, self.options.continues_after.as_deref()) {
             self.show_item(item);
@@ -196,7 +195,7 @@ impl DeploymentReporter for TerminalReporter {
     }
 
     fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
-        let label = step_label(step_target);
+        let label = self.formatter.label(step_target);
         match (self.options.verbosity, &mut self.progress_line) {
             (Verbosity::Quiet, _) => {}
             (Verbosity::Verbose, _) => {

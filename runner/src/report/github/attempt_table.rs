@@ -145,6 +145,8 @@ impl AttemptTable {
                     row.notes = messages::notes(&receipt.notes);
                 }
             }
+            // It is repeated for the release that a rollback switched back to.
+            JournalEvent::Intent { release: Some(_), .. } => {}
             JournalEvent::Intent { step_target, exposes, .. } => {
                 let row = self.row_mut(step_target);
                 row.notes.clear();

@@ -17,7 +17,6 @@ use super::{
         CommandConclusion, DeploymentReporter,
         formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
         output_throttle::{OutputThrottle, ThrottledLines},
-        step_label,
         terminal::{self, ReportOptions, Verbosity},
     },
     WorkflowOutput,
@@ -119,7 +118,7 @@ impl GroupedLogReporter {
         if output.lines.is_empty() && output.left_out == 0 {
             return;
         }
-        let label = step_label(step_target);
+        let label = self.formatter.label(step_target);
         if self.open_group.as_ref() != Some(step_target) {
             self.close_group();
         }
