@@ -38,8 +38,8 @@ mod cases {
     mod other_ci;
     mod pinned_modules;
     mod preview;
-    mod readme;
     mod promotion;
+    mod readme;
     mod registries;
     mod repeated_steps;
     mod reports;

@@ -74,9 +74,16 @@ fn migrations_of_the_release_are_the_same_in_each_environment() {
         environment.run(&["promote", "--local", "--from", from, "--to", to]).assert_exit(0);
         let status = environment.run(&["migrate", "status", "--env", to]);
         status.assert_exit(0);
-        assert!(status.stdout.contains("0002_first_products") && !status.stdout.contains("untested"), "{}", status.stdout);
+        assert!(
+            status.stdout.contains("0002_first_products") && !status.stdout.contains("untested"),
+            "{}",
+            status.stdout
+        );
     }
-    environment.run(&["--local", "--env", "prod", "--release", "r1"]).assert_exit(0).assert_stderr_contains("skip   migrate");
+    environment
+        .run(&["--local", "--env", "prod", "--release", "r1"])
+        .assert_exit(0)
+        .assert_stderr_contains("skip   migrate");
 }
 
 #[test]

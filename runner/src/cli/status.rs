@@ -448,8 +448,7 @@ mod tests {
             OutputFormat::Text,
             expect![[r#"
                 test
-                  live        r1, not verified (an undo switched back to it; it was not checked
-                              after that), since 2025-11-23 03:20:06Z by ann@host
+                  live        r1, verified, since 2025-11-23 03:20:06Z by ann@host
                   last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
                               attempt 1, started 2025-11-23 03:20:01Z by ann@host, took 5.0 s
 

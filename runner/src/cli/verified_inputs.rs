@@ -54,7 +54,8 @@ impl VerifiedInputs {
         let Some(verified) = verified else { return Ok(found) };
         let attempt = store.recorded_attempt(AttemptChoice::Epoch(verified.header.epoch));
         let Some(attempt) = attempt.map_err(|error| Diagnostic::from(&error))? else { return Ok(found) };
-        let before = attempt.before.records.into_iter().map(|(step_target, record)| (step_target, record.intent.fingerprint));
+        let before =
+            attempt.before.records.into_iter().map(|(step_target, record)| (step_target, record.intent.fingerprint));
         found.fingerprints.extend(before);
         for entry in attempt.entries {
             if let JournalEvent::Intent { step_target, fingerprint, .. } = entry.event {
@@ -88,7 +89,8 @@ impl VerifiedInputs {
             Some(commit) => format!("check out commit {commit}"),
             None => "restore the files".to_owned(),
         };
-        let hint = format!("{checkout}; or deploy to `{environment}` with these files, and promote after its checks pass");
+        let hint =
+            format!("{checkout}; or deploy to `{environment}` with these files, and promote after its checks pass");
         let mut diagnostic = Diagnostic::new(ErrorCode::UnverifiedInputs, message).with_hint(hint);
         diagnostic.causes = changed;
         Err(diagnostic)
@@ -96,11 +98,16 @@ impl VerifiedInputs {
 
     /// An input, and the files of it that git knows to be others than in the verified commit.
     fn describe(&self, step: &PlanStep, name: &str) -> String {
-        let files = self.commit.as_deref().zip(host_path(step, name)).map(|(commit, path)| changed_files(&path, commit));
+        let files =
+            self.commit.as_deref().zip(host_path(step, name)).map(|(commit, path)| changed_files(&path, commit));
         match files.unwrap_or_default() {
             files if files.is_empty() => format!("`{name}` differs"),
             files if files.len() > MAX_NAMED_FILES => {
-                format!("`{name}` differs: {} and {} more", files[..MAX_NAMED_FILES].join(", "), files.len() - MAX_NAMED_FILES)
+                format!(
+                    "`{name}` differs: {} and {} more",
+                    files[..MAX_NAMED_FILES].join(", "),
+                    files.len() - MAX_NAMED_FILES
+                )
             }
             files => format!("`{name}` differs: {}", files.join(", ")),
         }

@@ -52,9 +52,8 @@ impl AttemptConclusion {
             }
             RollbackResult::Failed(undo_error) => {
                 let (why, causes) = (diagnostic.message, diagnostic.causes);
-                diagnostic =
-                    self::diagnostic(attempt, &undo_error, &skipped)
-                        .with_cause(format!("the rollback started because {why}"));
+                diagnostic = self::diagnostic(attempt, &undo_error, &skipped)
+                    .with_cause(format!("the rollback started because {why}"));
                 diagnostic.causes.extend(causes);
             }
         }

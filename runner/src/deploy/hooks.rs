@@ -27,7 +27,8 @@ impl HookRunner<'_, '_> {
             && let Some((option, step)) = self.attempt.overrides().selection.option()
         {
             // The release may not be live, or not checked: the hooks would announce what is not so.
-            let skipped = format!("the `after` hooks did not run, because `--{option} {step}` left out a part of the plan");
+            let skipped =
+                format!("the `after` hooks did not run, because `--{option} {step}` left out a part of the plan");
             return if hooks.after.is_empty() { Vec::new() } else { vec![Notice::note(skipped)] };
         }
         let (hooks, result) = match exit {

@@ -26,8 +26,8 @@ use journal::{
     event::{PlanStepRecord, Release},
 };
 use plan::{ModuleRef, Plan, PlanStep};
-use serde_json::Value;
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
+use serde_json::Value;
 
 use modules::LoadedModules;
 pub(super) use secrets::{header_problem, input_problem};
@@ -193,7 +193,10 @@ impl PreparedPlan {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    fn migration_preflight<'a>(&'a self, state: Option<&'a JournalState>) -> Option<migrations::MigrationPreflight<'a>> {
+    fn migration_preflight<'a>(
+        &'a self,
+        state: Option<&'a JournalState>,
+    ) -> Option<migrations::MigrationPreflight<'a>> {
         let StepExecutor::Local(local) = &self.executor else { return None };
         Some(migrations::MigrationPreflight { plan: &self.plan, local, notify: &self.notify, state })
     }

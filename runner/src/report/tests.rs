@@ -240,6 +240,7 @@ fn rolled_back_release() {
               FAIL   verify   GET /health gave 500, not 200                            5.0 s
               undo   switch
               undid  switch
+              back            r1 is live again
             ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
         "#]],
     );

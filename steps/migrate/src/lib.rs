@@ -50,7 +50,11 @@ impl Step for MigrateStep {
                     config: Some("/dir"),
                     reason: "contains the migrations",
                 },
-                CapabilityNeed { capability: Capability::Databases, config: Some("/database"), reason: "is changed by the migrations" },
+                CapabilityNeed {
+                    capability: Capability::Databases,
+                    config: Some("/database"),
+                    reason: "is changed by the migrations",
+                },
             ],
             phase: Phase::Commit,
             exposes: false,

@@ -195,7 +195,9 @@ impl AttemptTable {
                     self.visibility = ReleaseVisibility::Hidden { restored, shown_ms };
                 }
             }
-            JournalEvent::SwitchedBack { release, doubt } => self.switched_back = Some((release.clone(), doubt.clone())),
+            JournalEvent::SwitchedBack { release, doubt } => {
+                self.switched_back = Some((release.clone(), doubt.clone()))
+            }
             JournalEvent::Ended { verified, .. } => self.verified = *verified,
             JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }

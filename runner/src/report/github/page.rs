@@ -92,7 +92,9 @@ impl AttemptPage<'_> {
                         let doubt = escape_inline(doubt, MAX_CELL_CHARS);
                         format!("{what}; switched back to {}; **not verified**: {doubt}", release_span(release))
                     }
-                    (None, Some(restored)) => format!("{what}; switched back to {}; **not verified**", release_span(restored)),
+                    (None, Some(restored)) => {
+                        format!("{what}; switched back to {}; **not verified**", release_span(restored))
+                    }
                     (None, None) => format!("{what}; rolled back"),
                 }
             }

@@ -323,6 +323,7 @@ fn log_of_a_rollback() {
             ::group::switch: undo
             ::endgroup::
               undid  switch
+              back            r1 is live again
             ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
         "#]],
     );

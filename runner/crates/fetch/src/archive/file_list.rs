@@ -127,7 +127,8 @@ pub(super) fn write(folder: BorrowedFd<'_>, entries: &mut [FileListEntry]) -> Re
 
 fn render(text: &mut String, entries: &[FileListEntry]) -> std::fmt::Result {
     writeln!(text, "pawl-files {FILE_LIST_VERSION} {}", entries.len())?;
-    for FileListEntry { kind, size, modified: ModifiedTime { seconds, nanos }, mode, content, path, target } in entries {
+    for FileListEntry { kind, size, modified: ModifiedTime { seconds, nanos }, mode, content, path, target } in entries
+    {
         let name = kind_name(*kind);
         write!(text, "{name} {size} {seconds}.{nanos:09} {mode:o} ")?;
         if let Some(ContentHash(content)) = content {

@@ -82,7 +82,10 @@ fn unchanged_folder_has_no_differences() {
 #[test]
 fn content_decides_when_the_time_is_another_one() {
     check(|root| fs::write(root.join("config.toml"), "twenty bytes of text").unwrap(), &[]);
-    check(|root| fs::File::open(root.join("bin/app")).unwrap().set_modified(std::time::SystemTime::now()).unwrap(), &[]);
+    check(
+        |root| fs::File::open(root.join("bin/app")).unwrap().set_modified(std::time::SystemTime::now()).unwrap(),
+        &[],
+    );
     let room = ArchiveTestDir::new();
     let archive = TestTarBuilder::new().file("a", "content").hard_link("b", "a").finish();
     room.unpack("a.tar", &archive, &ArchiveLimits::default()).unwrap();
@@ -97,13 +100,14 @@ fn list_without_hashes_is_read() {
     let without_hashes = |root: &Path| {
         let list = root.join(file_list::FILE_LIST_NAME);
         let text = fs::read_to_string(&list).unwrap().replace("pawl-files 2", "pawl-files 1");
-        let lines = text.lines().filter(|line| !line.starts_with("blake3 ")).map(|line| match line.strip_prefix("file ") {
-            None => format!("{line}\n"),
-            Some(file) => {
-                let fields: Vec<&str> = file.splitn(5, ' ').collect();
-                format!("file {} {} {} {}\n", fields[0], fields[1], fields[2], fields[4])
-            }
-        });
+        let lines =
+            text.lines().filter(|line| !line.starts_with("blake3 ")).map(|line| match line.strip_prefix("file ") {
+                None => format!("{line}\n"),
+                Some(file) => {
+                    let fields: Vec<&str> = file.splitn(5, ' ').collect();
+                    format!("file {} {} {} {}\n", fields[0], fields[1], fields[2], fields[4])
+                }
+            });
         let body: String = lines.collect();
         fs::write(&list, format!("{body}blake3 {}\n", blake3::hash(body.as_bytes()))).unwrap();
     };
