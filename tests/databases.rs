@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
 
+#[path = "databases/afternoon.rs"]
+mod afternoon;
 #[path = "databases/concurrency.rs"]
 mod concurrency;
 #[path = "support/doc_blocks.rs"]

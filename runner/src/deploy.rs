@@ -107,8 +107,10 @@ pub async fn run(
             AttemptConclusion::failed(&attempt, &error, rollback).await
         }
     };
-    let hook_warnings = HookRunner { attempt: &mut attempt }.run_closing(conclusion.exit).await;
-    conclusion.warnings.extend(hook_warnings);
+    if !attempt.overrides().is_import() {
+        let hook_warnings = HookRunner { attempt: &mut attempt }.run_closing(conclusion.exit).await;
+        conclusion.warnings.extend(hook_warnings);
+    }
     end(&mut attempt, &mut conclusion).await;
 
     let close_timeout = attempt.close_timeout().await;
@@ -126,7 +128,10 @@ pub async fn run(
 /// Uploads the journal, then runs the `before` hooks and all steps.
 async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
     attempt.publish_journal().await?;
-    HookRunner { attempt: &mut *attempt }.run_before().await?;
+    // An import changes nothing.
+    if !attempt.overrides().is_import() {
+        HookRunner { attempt: &mut *attempt }.run_before().await?;
+    }
     StepRunner { attempt }.run_all().await
 }
 
@@ -143,7 +148,7 @@ async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusio
     if let Err(error) = attempt.request.store.record_ended(attempt.journal.state(), attempt.staging()) {
         conclusion.warnings.push(Notice::warning(format!("{error}; the journals have everything")));
     }
-    if is_verified {
+    if is_verified && !attempt.overrides().is_import() {
         conclusion.warnings.extend(prune::prune_after(attempt).await);
     }
 }

@@ -148,7 +148,7 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     let (first, second) =
         page.split_once("## ✅ shop `r1` → **test**: live\n").expect("the second page follows the first");
     assert!(first.contains("stopped at") && second.contains("**Resumed** at **migrate** from attempt 1"), "{page}");
-    assert!(second.contains("**1 of 4 steps not done again, "), "{second}");
+    assert!(second.contains("**1 of 4 steps not repeated, "), "{second}");
     assert!(second.contains("| | Step | Attempt 1 | Now | Why |\n"), "{second}");
     assert!(second.contains("| ⏭️ | pull | ✅ ran ") && second.contains(" | its effect still holds |"), "{second}");
     assert!(second.contains("| ✅ | migrate | ❌ failed "), "{second}");

@@ -15,7 +15,7 @@ fn without_history() -> TestEnvironment {
 fn live_release_without_a_history_is_said_everywhere() {
     let environment = without_history();
     let status = environment.run(&["status"]);
-    assert!(status.stdout.contains("nothing on record, but"), "{}", status.stdout);
+    assert!(status.stdout.contains("unknown:"), "{}", status.stdout);
     let status = environment.run(&["status", "--json"]).json();
     assert!(status[0]["unrecorded"]["digest"].as_str().unwrap().starts_with("sha256:"), "{status}");
     environment

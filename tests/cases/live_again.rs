@@ -37,8 +37,8 @@ fn what_depends_on_the_switch_runs_again_for_the_release_before() {
     environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n");
     let undone = environment.run(&["--local", "--release", "r2"]);
     undone.assert_exit(4).assert_stderr_contains("hint: r1 is live again; ");
-    undone.assert_stderr_contains("note: stays: migrate 0003_orders.sql");
-    assert!(!undone.stderr.contains("stays: restart"), "{}", undone.stderr);
+    undone.assert_stderr_contains("note: not undone: migrate 0003_orders.sql");
+    assert!(!undone.stderr.contains("not undone: restart"), "{}", undone.stderr);
     assert_eq!(environment.read("deploy/test/running").trim(), "r1");
     assert_eq!(environment.read("deploy/test/told"), "r1\nr2\nr1\n");
     assert_eq!(live(&environment), ("r1".to_owned(), true));
@@ -64,7 +64,7 @@ fn release_is_not_called_live_again_if_a_step_was_not_repeated() {
         assert_eq!(live(&environment), ("r1".to_owned(), false));
         let status = environment.run(&["status"]);
         let text = status.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(text.contains("not verified (an undo switched back to it; `restart` was not repeated)"), "{text}");
+        assert!(text.contains("not verified (a rollback switched back to it; `restart` was not repeated)"), "{text}");
     }
 }
 

@@ -11,7 +11,7 @@ fn promotion_with_other_files_than_the_verified_ones_is_refused() {
     let promote = || environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
     promote()
         .assert_exit(2)
-        .assert_stderr_contains("error[P0250]: r1 was verified in `test` with other files than these")
+        .assert_stderr_contains("error[P0250]: r1 was verified in `test` with different files")
         .assert_stderr_contains("step `migrate`: `migrations` differs");
     assert!(!environment.exists("deploy/pre"), "nothing was touched");
     std::fs::remove_file(environment.path("migrations/0003_never_tested.sql")).unwrap();
@@ -42,10 +42,9 @@ fn changed_file_is_named_if_git_knows_the_verified_commit() {
 fn promotion_goes_only_forward() {
     let environment = three_environments();
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
-    for (from, to, message) in [
-        ("test", "test", "`test` is both where the release comes from and where it goes"),
-        ("prod", "test", "`test` comes before `prod`"),
-    ] {
+    for (from, to, message) in
+        [("test", "test", "`--from` and `--to` are both `test`"), ("prod", "test", "`test` comes before `prod`")]
+    {
         environment
             .run(&["promote", "--local", "--from", from, "--to", to])
             .assert_exit(2)

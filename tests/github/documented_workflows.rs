@@ -276,7 +276,7 @@ fn step_in_doubt_is_answered_from_github() {
     let run = |inputs: &[(&str, &str)]| fixture.run(&operate, "workflow_dispatch", inputs);
     let doubt = run(&[("command", "deploy"), ("release", "r1")]);
     doubt.assert_failed_with("P0402");
-    let hint = "run this workflow with `command: resolve` and `resolve: index=done` and `message: …`";
+    let hint = "run a workflow with `command: resolve` and `resolve: index=done` and `message: …`";
     assert!(doubt.log.contains(hint) && doubt.log.contains("`accept-drift: index`"), "{}", doubt.log);
     run(&[("command", "plan"), ("release", "r1")]);
     run(&[("command", "resolve"), ("resolve", "index=done")]).assert_failed_with("needs `resolve");

@@ -193,7 +193,7 @@ fn step_in_doubt_is_resolved_in_a_later_workflow_run() {
     let second = next(&first);
     let doubt = second.run(&["deploy", "--release", "r1"]);
     doubt.assert_exit(3);
-    let hint = "run this workflow with `command: resolve` and `resolve: index=done` and `message: …`";
+    let hint = "run a workflow with `command: resolve` and `resolve: index=done` and `message: …`";
     assert!(doubt.stdout.contains(hint) && !doubt.stdout.contains("does not find this journal"), "{}", doubt.stdout);
     second.run(&["post"]).assert_exit(0);
     let third = next(&second);

@@ -100,11 +100,12 @@ pub(crate) const TOOLS: [SetupNeed; 7] = [
     SetupNeed::Program("wasm-opt"),
 ];
 /// For `test` as well: the databases, and the tools whose migrations are taken over and given back.
-pub(crate) const DATABASES: [SetupNeed; 6] = [
+pub(crate) const DATABASES: [SetupNeed; 7] = [
     SetupNeed::Postgres,
     SetupNeed::Program("mariadbd"),
     SetupNeed::Program("mariadb"),
     SetupNeed::Program("pgbouncer"),
+    SetupNeed::Program("supervisord"),
     SetupNeed::RustTool("sqlx-cli"),
     SetupNeed::Dbmate,
 ];
@@ -231,6 +232,7 @@ fn debian_package(program: &str) -> &str {
         "mariadb" => "mariadb-client",
         "mariadbd" => "mariadb-server",
         "node" => "nodejs",
+        "supervisord" => "supervisor",
         "unshare" => "util-linux",
         "wasm-opt" => "binaryen",
         same => same,

@@ -15,7 +15,7 @@ pub(super) fn of_lost_journal(missing: MissingJournalPolicy) -> Notice {
 pub(super) fn of_checkpoints(shown: &CheckpointStatus, missing: MissingJournalPolicy) -> Vec<Notice> {
     let passed_over = shown.skipped_artifacts.iter();
     let mut notices: Vec<Notice> =
-        passed_over.map(|why| Notice::warning(format!("ignored an artifact of this run: {why}"))).collect();
+        passed_over.map(|why| Notice::warning(format!("ignored an artifact: {why}"))).collect();
     if let Some(name) = &shown.resumed_from {
         notices.push(Notice::note(format!("continues from the journal in artifact {name}")));
     }

@@ -131,8 +131,8 @@ pub(super) fn with_checkpoints(
     }
     if store.is_folder() && job.key.is_none() && job.attempt == 1 {
         tell(Notice::note(
-            "no `key`: the input is not given, or its secret is empty or misspelled; a re-run only probes, and a later workflow run \
-             does not find this journal (docs/github.md#the-key)",
+            "no `key`: the input is not given, or its secret is empty or misspelled; a re-run trusts no record: it probes each finished \
+             step, or runs it again; a later workflow run does not find this journal (docs/github.md#the-key)",
         ));
     }
     store.with_checkpoints(job).map_err(|error| Diagnostic::from(&error))

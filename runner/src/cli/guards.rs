@@ -48,7 +48,7 @@ fn check_fork() -> Result<(), Diagnostic> {
     let Some(fork) = event.as_ref().and_then(fork_of_event) else { return Ok(()) };
     Err(Diagnostic::new(ErrorCode::ForkNotAllowed, "this job runs for a pull request of a fork, and may not deploy")
         .with_cause(format!("the commits are those of {fork}"))
-        .with_hint("deploy after the merge; if the fork is trusted, such as for previews without secrets, set the input `allow-forks: true`"))
+        .with_hint("deploy after the merge; if the fork is trusted, or for previews without secrets, set the input `allow-forks: true`"))
 }
 
 /// The repository whose commits an event is about, if it is not the one that the workflow runs in.

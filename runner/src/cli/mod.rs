@@ -74,7 +74,7 @@ enum CliCommand {
     Rollback(Deferred<rollback::RollbackArgs>),
     /// Deploy the live, verified release of one environment to another
     Promote(Deferred<rollback::PromoteArgs>),
-    /// Take a live release that is not on record into the history
+    /// Add a live release to a history that does not have it
     Import(Deferred<import::ImportArgs>),
     /// Record how a step ended that the runner can't finish
     Resolve(Deferred<resolve::ResolveArgs>),

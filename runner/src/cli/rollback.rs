@@ -114,7 +114,8 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
         None => head.live.clone().filter(|_| head.is_live_verified()),
     };
     let release = release.ok_or_else(|| one(unverified_error(args, head.live.as_ref())))?;
-    let verified_inputs = VerifiedInputs::read(&store, &args.from, &release).map_err(one)?;
+    let verified_inputs =
+        VerifiedInputs::read(&store, &args.from, from.plan_for(&release.label).ok(), &release).map_err(one)?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let again = format!(
         "{} --from {} --to {} --release {}",
@@ -145,7 +146,7 @@ fn check_order(args: &PromoteArgs) -> Result<(), Vec<Diagnostic>> {
     while let Some(environment) = preceding {
         if environment.environment.as_str() == to {
             let message = if from == to {
-                format!("`{to}` is both where the release comes from and where it goes")
+                format!("`--from` and `--to` are both `{to}`")
             } else {
                 format!("`{to}` comes before `{from}`, so nothing is promoted from `{from}` to it")
             };
@@ -217,7 +218,7 @@ fn with_unrecorded_release(error: Diagnostic, plan: &PlanSourceArgs, state: &Jou
     match plan.and_then(|plan| UnrecordedRelease::find(&plan, state)) {
         Some(found) => error
             .with_cause(found.description())
-            .with_hint("`runner import --release LABEL` takes the live release into the history"),
+            .with_hint("`runner import --local --release LABEL` takes the live release into the history"),
         None => error,
     }
 }

@@ -202,15 +202,15 @@ impl<'a> EnvironmentView<'a> {
             return format!("{before} or {}: the outcome of {place} is unknown", record.intent.release.label);
         }
         if let Some(unrecorded) = &self.unrecorded {
-            let advice = "`runner import --release LABEL` takes it into the history";
-            return format!("nothing on record, but {}; {advice}", unrecorded.description());
+            let advice = "`runner import --local --release LABEL` takes it into the history";
+            return format!("unknown: {}; {advice}", unrecorded.description());
         }
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
         let verified = match &head.live_doubt {
             None if head.is_verified(release) => "verified".to_owned(),
             Some(LiveDoubt::SwitchedBack { why }) => {
                 let why = why.as_deref().unwrap_or("it was not checked after that");
-                format!("not verified (an undo switched back to it; {why})")
+                format!("not verified (a rollback switched back to it; {why})")
             }
             None | Some(LiveDoubt::NotChecked) => "not verified".to_owned(),
         };

@@ -15,9 +15,10 @@ use contract::{
 };
 use journal::{
     StepTarget,
-    event::{Fingerprint, JournalEvent, Release},
+    event::{Fingerprint, JournalEvent, ROLLBACK, Release},
+    state::AttemptSummary,
 };
-use plan::{DirAccess, PlanStep};
+use plan::{DirAccess, Plan, PlanStep};
 use serde_json::Value;
 use state::{AttemptChoice, StateStore};
 
@@ -32,6 +33,8 @@ const MAX_NAMED_FILES: usize = 5;
 /// The inputs of each step in the newest deployment that verified a release.
 pub(super) struct VerifiedInputs {
     environment: String,
+    /// The plan of that environment, if everything that it looks up is known here.
+    plan: Option<Plan>,
     release: Release,
     commit: Option<String>,
     fingerprints: BTreeMap<StepTarget, Fingerprint>,
@@ -42,13 +45,22 @@ impl VerifiedInputs {
     ///
     /// # Errors
     /// P06xx when a journal cannot be read.
-    pub(super) fn read(store: &StateStore, environment: &str, release: &Release) -> Result<Self, Diagnostic> {
+    pub(super) fn read(
+        store: &StateStore,
+        environment: &str,
+        plan: Option<Plan>,
+        release: &Release,
+    ) -> Result<Self, Diagnostic> {
         let attempts = store.newest_attempts(usize::MAX).map_err(|error| Diagnostic::from(&error))?;
-        let verified = attempts.iter().find(|attempt| attempt.verified && attempt.header.release.is_same(release));
+        let is_of = |attempt: &&AttemptSummary| attempt.verified && attempt.header.release.is_same(release);
+        // A rollback does not migrate, so it says nothing about the migrations.
+        let deployed = attempts.iter().find(|attempt| is_of(attempt) && attempt.command.as_deref() != Some(ROLLBACK));
+        let verified = deployed.or_else(|| attempts.iter().find(is_of));
         let mut found = Self {
             environment: environment.to_owned(),
+            plan,
             release: release.clone(),
-            commit: verified.and_then(|attempt| attempt.header.commit.clone()),
+            commit: verified.and_then(|attempt| attempt.header.commit.clone()).filter(|commit| is_commit_hash(commit)),
             fingerprints: BTreeMap::new(),
         };
         let Some(verified) = verified else { return Ok(found) };
@@ -75,6 +87,9 @@ impl VerifiedInputs {
             let Some(verified) = self.fingerprints.get(&planned.step_target) else { continue };
             // A file that can't be read is reported by the step that reads it.
             for (name, hash) in known_inputs(prepared, planned).await {
+                if self.is_of_one_environment(planned, &name) {
+                    continue;
+                }
                 if verified.0.get(&format!("{INPUT_PREFIX}{name}")).is_some_and(|verified| *verified != hash) {
                     changed.push(format!("step `{}`: {}", planned.step.id, self.describe(&planned.step, &name)));
                 }
@@ -84,7 +99,7 @@ impl VerifiedInputs {
             return Ok(());
         }
         let Self { environment, release, commit, .. } = self;
-        let message = format!("{} was verified in `{environment}` with other files than these", release.label);
+        let message = format!("{} was verified in `{environment}` with different files", release.label);
         let checkout = match commit {
             Some(commit) => format!("check out commit {commit}"),
             None => "restore the files".to_owned(),
@@ -94,6 +109,14 @@ impl VerifiedInputs {
         let mut diagnostic = Diagnostic::new(ErrorCode::UnverifiedInputs, message).with_hint(hint);
         diagnostic.causes = changed;
         Err(diagnostic)
+    }
+
+    /// Whether a file has its own place in each environment, such as its configuration. Migrations must be the same wherever they are.
+    fn is_of_one_environment(&self, planned: &PlannedStep, name: &str) -> bool {
+        let steps = || self.plan.iter().flat_map(|plan| &plan.steps);
+        let source = steps().find(|step| step.id == planned.step.id);
+        planned.description.behaviors.migrates.is_none()
+            && source.is_some_and(|step| host_path(step, name) != host_path(&planned.step, name))
     }
 
     /// An input, and the files of it that git knows to be others than in the verified commit.
@@ -112,6 +135,11 @@ impl VerifiedInputs {
             files => format!("`{name}` differs: {}", files.join(", ")),
         }
     }
+}
+
+/// Whether git takes a text for a commit, and for no option.
+fn is_commit_hash(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The hashes of a step's files that the plan alone names. What an earlier step's output names comes out of the release.

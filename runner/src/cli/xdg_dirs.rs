@@ -20,7 +20,9 @@ pub(super) fn machine_id(tell: &NoticeHandler) -> Option<MachineId> {
         None => Err(std::io::Error::other("neither `XDG_STATE_HOME` nor `HOME` is set")),
     };
     let unknown = |error| {
-        let message = format!("this machine has no identity, so another one can't tell what was done here: {error}");
+        let message = format!(
+            "this machine has no identity, so a step without a probe counts as done on another machine: {error}"
+        );
         tell(Notice::warning(message));
     };
     read.map_err(unknown).ok()

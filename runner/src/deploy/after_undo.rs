@@ -57,8 +57,10 @@ pub(super) async fn switch_back(
     let (Some(exposing), Some(release)) = (undone.last(), switch_back.release.clone()) else { return Ok(switch_back) };
     let prepared = attempt.prepared();
     attempt.step_environment.set("PAWL_RELEASE", release.label.to_string());
-    for planned in &prepared.steps {
-        let is_after = planned.upstream.contains(&exposing.step);
+    // By the order in which steps run: a step may depend on what is live without naming the switch.
+    let exposing_at = prepared.index(&exposing.step);
+    for (at, planned) in prepared.steps.iter().enumerate() {
+        let is_after = exposing_at.is_some_and(|exposing_at| at > exposing_at);
         match planned.description.phase {
             StepPhase::Commit if is_after && has_begun(attempt, &planned.step_target) => match repetition(planned) {
                 Repetition::Repeated => repeat(attempt, planned, &release, &mut switch_back).await?,
@@ -115,6 +117,10 @@ async fn repeat(
     switch_back: &mut SwitchBack,
 ) -> Result<(), AttemptError> {
     let step_target = &planned.step_target;
+    if attempt.interrupt.is_requested() {
+        switch_back.omissions.push((step_target.clone(), "was interrupted".to_owned()));
+        return Ok(());
+    }
     let recorded = attempt.journal.state().verified_intents.get(step_target);
     let Some(recorded) = recorded.filter(|recorded| recorded.release.is_same(release)).cloned() else {
         let why = format!("was not repeated, since nothing is recorded of it for {}", release.label);

@@ -47,7 +47,7 @@ impl AttemptConclusion {
                 diagnostic.exit = exit;
                 let hint = diagnostic.hint.unwrap_or_default();
                 diagnostic.hint = Some(format!("{}; {hint}", switch_back.summary(attempt.journal.redactor())));
-                let stays = |what: &String| Notice::note(format!("stays: {what}"));
+                let stays = |what: &String| Notice::note(format!("not undone: {what}"));
                 warnings.extend(switch_back.remaining.iter().map(stays));
             }
             RollbackResult::Failed(undo_error) => {

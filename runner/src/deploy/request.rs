@@ -231,7 +231,7 @@ impl DeploymentRequest<'_> {
             found if !self.overrides.is_import() => {
                 if let Some(other) = found.as_ref().filter(|found| !is_same(found)) {
                     (self.notify)(Notice::warning(format!(
-                        "{}: a rollback can't go back to it; `runner import --release LABEL` takes it into the history",
+                        "{}: a rollback can't go back to it; `runner import --local --release LABEL` takes it into the history",
                         other.description()
                     )));
                 }
@@ -242,7 +242,7 @@ impl DeploymentRequest<'_> {
                 ErrorCode::OtherReleaseLive,
                 format!("{} is not the release that is live", release.label),
                 found.description(),
-                "import the release with that digest; `sha256sum` prints an archive's",
+                "import the release with that digest; `sha256sum ARCHIVE` prints it",
             ),
             None => {
                 let live = state.head.live.as_ref().map_or_else(

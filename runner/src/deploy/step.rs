@@ -83,7 +83,12 @@ impl StepRunner<'_, '_> {
         reason: DecisionReason,
     ) -> Result<Map<String, Value>, AttemptError> {
         let journal = &mut self.attempt.journal;
-        let receipt = assumed_receipt(journal.state(), planned, &self.attempt.header.release);
+        let receipt = if reason == DecisionReason::NotInRollback {
+            // The database is as the newest migration left it, whichever release that was for.
+            journal.state().authenticated_receipt(&planned.step_target).cloned().unwrap_or_default()
+        } else {
+            assumed_receipt(journal.state(), planned, &self.attempt.header.release)
+        };
         check_recorded_receipt(planned, journal, &receipt)?;
         let outputs = receipt.outputs.clone();
         let decision = Decision::Skip { reason, receipt };

@@ -51,7 +51,12 @@ async fn adopt_before_undo(attempt: &mut RunningAttempt<'_>, planned: &PlannedSt
             attempt.journal.record_decision(step_target, Decision::Adopt { reason, receipt })?;
             return Ok(true);
         }
-        ProbeFinding::Absent => return Ok(false),
+        ProbeFinding::Absent => {
+            // There is nothing to undo, and the record says so.
+            let intent = attempt.journal.record_undo_intent(step_target)?;
+            attempt.journal.record_undo_outcome(intent.complete(None))?;
+            return Ok(false);
+        }
         ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why } => {
             StepFailure::new(FailureKind::Permanent, format!("outcome unknown: {why}"))
         }

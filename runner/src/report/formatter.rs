@@ -311,7 +311,8 @@ impl EventFormatter {
             ExitKind::Success => format!("deployed {release} to {environment} in {took}{in_parentheses}"),
             ExitKind::RolledBack => {
                 let after = failed_step.map(|step_target| format!(" after {step_target} failed")).unwrap_or_default();
-                let doubt = if self.switched_back == Some(false) { "; the release before is not verified" } else { "" };
+                let doubt =
+                    if self.switched_back == Some(false) { "; the previous release is not verified" } else { "" };
                 format!("ROLLED BACK {release} in {environment}{after}{in_parentheses}{doubt}")
             }
             ExitKind::Failed

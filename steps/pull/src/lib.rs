@@ -110,6 +110,7 @@ impl Step for PullStep {
                 log::warn(format!("the state of {} is unknown, and it will be unpacked again: {why}", release.folder))
             }
         }
+        release.shared.preserve_content(release.folder.dir(), release.folder.path())?;
         let new = release.folder.new_path();
         let unpacked = release.unpack_and_link(input, &new).inspect_err(|_| {
             if let Err(failure) = blobs::remove(release.folder.dir(), &new) {

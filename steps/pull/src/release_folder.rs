@@ -3,12 +3,16 @@
 use core::fmt;
 
 use pawl_step::fs::{self, FileType};
-use pawl_step::{Digest, Failure, blobs};
+use pawl_step::{Digest, Failure, blobs, log};
 
 use crate::shared_paths::SharedPaths;
 
 /// The name prefix of unfinished folders.
 const TEMPORARY_PREFIX: &str = ".tmp-";
+/// The purpose of a folder that is complete, and will replace a damaged one.
+const READY: &str = "ready";
+/// The purpose of a damaged folder that was replaced.
+const OLD: &str = "old";
 
 /// The folder of one release: `releases/<64 hex digits>` in a granted directory.
 #[derive(Debug)]
@@ -42,26 +46,19 @@ impl ReleaseFolder {
         &self.path
     }
 
-    /// Returns the path of a temporary folder of this release. It is the same in each attempt, so that the next one finds what a
-    /// killed one left.
-    fn temporary_path(&self, purpose: &str) -> String {
-        // FNV-1a, 64 bits: a name, not a secret. <http://www.isthe.com/chongo/tech/comp/fnv/>
-        let hash = self
-            .path
-            .bytes()
-            .chain(purpose.bytes())
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("releases/{TEMPORARY_PREFIX}{hash:016x}")
-    }
-
     /// Returns the path of the folder to unpack into.
     pub(crate) fn new_path(&self) -> String {
         self.temporary_path("new")
     }
 
-    /// Returns the path of a damaged folder that was renamed away.
-    fn old_path(&self) -> String {
-        self.temporary_path("old")
+    /// Returns the path of a temporary folder of this release. It is the same in each attempt, so that the next one finds what a
+    /// killed one left.
+    fn temporary_path(&self, purpose: &str) -> String {
+        format!("releases/{TEMPORARY_PREFIX}{purpose}-{}", self.path.trim_start_matches("releases/"))
+    }
+
+    fn temporary_location(&self, purpose: &str) -> String {
+        format!("{}/{}", self.dir, self.temporary_path(purpose))
     }
 
     pub(crate) fn inspect(&self, shared: &SharedPaths) -> Result<ReleaseFolderState, Failure> {
@@ -86,53 +83,75 @@ impl ReleaseFolder {
         Ok(if lines.is_empty() { ReleaseFolderState::Intact } else { ReleaseFolderState::Damaged(lines) })
     }
 
-    /// Removes the temporary folders of killed pulls. What a killed repair of this release had moved away comes back first.
+    /// Removes the temporary folders of killed pulls, after it has finished the repairs that were killed.
     pub(crate) fn remove_leftovers(&self) -> Result<(), Failure> {
-        fs::create_dir_all(&format!("{}/releases", self.dir))?;
-        let (new, old) = (self.in_dir(&self.new_path()), self.in_dir(&self.old_path()));
-        let is_present = |path: &str| Ok::<_, Failure>(fs::metadata_of_link(path)?.is_some());
-        if !is_present(&self.to_string())? && is_present(&old)? {
-            fs::rename(&old, &self.to_string())?;
-        }
-        if is_directory(&self.to_string())? && is_directory(&new)? {
-            move_additions(&new, &self.to_string())?;
-        }
-        for entry in fs::list(&format!("{}/releases", self.dir))? {
-            if entry.name.starts_with(TEMPORARY_PREFIX) {
-                blobs::remove(&self.dir, &format!("releases/{}", entry.name))?;
+        let releases = format!("{}/releases", self.dir);
+        fs::create_dir_all(&releases)?;
+        for entry in fs::list(&releases)? {
+            let Some(rest) = entry.name.strip_prefix(TEMPORARY_PREFIX) else { continue };
+            let repaired = [READY, OLD].iter().find_map(|purpose| rest.strip_prefix(purpose)?.strip_prefix('-'));
+            if let Some(hex) = repaired {
+                let other = Self { dir: self.dir.clone(), path: format!("releases/{hex}") };
+                match other.finish_repair() {
+                    Err(failure) if other.path != self.path => {
+                        log::warn(format!("cannot finish the repair of {other}: {}", failure.message));
+                        continue;
+                    }
+                    done => done?,
+                }
             }
+            blobs::remove(&self.dir, &format!("releases/{}", entry.name))?;
         }
         Ok(())
     }
 
-    /// Puts the finished folder in place by one rename. A damaged folder is renamed away first and removed last; what it has and
-    /// the release does not, such as what a later step built in it, moves into the new one. Returns its paths.
+    fn finish_repair(&self) -> Result<(), Failure> {
+        if is_directory(&self.temporary_location(READY))? {
+            return self.swap().map(drop);
+        }
+        let (here, old) = (self.to_string(), self.temporary_location(OLD));
+        if fs::metadata_of_link(&here)?.is_none() && is_directory(&old)? { fs::rename(&old, &here) } else { Ok(()) }
+    }
+
+    /// Puts the finished folder in place. What a damaged folder has and the release does not, such as what a later step built in it,
+    /// moves into the new one. Returns its paths.
     pub(crate) fn install(&self) -> Result<Vec<String>, Failure> {
-        let (new, old) = (self.in_dir(&self.new_path()), self.in_dir(&self.old_path()));
-        let kept = if is_directory(&self.to_string())? { move_additions(&self.to_string(), &new)? } else { Vec::new() };
-        let is_replaced = fs::metadata_of_link(&self.to_string())?.is_some();
-        if is_replaced {
-            fs::rename(&self.to_string(), &old)?;
+        fs::rename(&self.temporary_location("new"), &self.temporary_location(READY))?;
+        self.swap()
+    }
+
+    /// Replaces the folder by the one that is ready, by one rename. If it cannot, the folder stays as it was.
+    fn swap(&self) -> Result<Vec<String>, Failure> {
+        let (here, ready, old) = (self.to_string(), self.temporary_location(READY), self.temporary_location(OLD));
+        let mut kept = Vec::new();
+        if fs::metadata_of_link(&here)?.is_some() {
+            let moved = if is_directory(&here)? { move_additions(&here, &ready, &mut kept) } else { Ok(()) };
+            let put_away = moved.and_then(|()| fs::rename(&here, &old));
+            let swapped = put_away.and_then(|()| {
+                fs::rename(&ready, &here).inspect_err(|_| {
+                    let _already_failing = fs::rename(&old, &here);
+                })
+            });
+            swapped.inspect_err(|_| {
+                for path in kept.iter().rev() {
+                    let _already_failing = fs::rename(&format!("{ready}/{path}"), &format!("{here}/{path}"));
+                }
+            })?;
+        } else {
+            fs::rename(&ready, &here)?;
         }
-        fs::rename(&new, &self.to_string())?;
-        if is_replaced {
-            blobs::remove(&self.dir, &self.old_path())?;
-        }
+        blobs::remove(&self.dir, &self.temporary_path(OLD))?;
+        kept.sort_unstable();
         Ok(kept)
     }
 
     /// Removes the folder; a kill never leaves a part of it under its own name.
     pub(crate) fn remove(&self) -> Result<(), Failure> {
-        let removed = self.temporary_path("removed");
         if fs::metadata_of_link(&self.to_string())?.is_some() {
-            blobs::remove(&self.dir, &removed)?;
-            fs::rename(&self.to_string(), &self.in_dir(&removed))?;
+            blobs::remove(&self.dir, &self.temporary_path("removed"))?;
+            fs::rename(&self.to_string(), &self.temporary_location("removed"))?;
         }
-        blobs::remove(&self.dir, &removed)
-    }
-
-    fn in_dir(&self, path: &str) -> String {
-        format!("{}/{path}", self.dir)
+        blobs::remove(&self.dir, &self.temporary_path("removed"))
     }
 }
 
@@ -140,9 +159,8 @@ fn is_directory(path: &str) -> Result<bool, Failure> {
     Ok(fs::metadata_of_link(path)?.is_some_and(|found| found.file_type == FileType::Directory))
 }
 
-/// Moves what is in the folder `from` and not in `to`. Returns the paths inside the folder.
-fn move_additions(from: &str, to: &str) -> Result<Vec<String>, Failure> {
-    let mut moved = Vec::new();
+/// Moves what is in the folder `from` and not in `to`, and adds its paths to `moved`.
+fn move_additions(from: &str, to: &str, moved: &mut Vec<String>) -> Result<(), Failure> {
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
         for entry in fs::list(&format!("{from}/{folder}"))? {
@@ -158,8 +176,7 @@ fn move_additions(from: &str, to: &str) -> Result<Vec<String>, Failure> {
             }
         }
     }
-    moved.sort_unstable();
-    Ok(moved)
+    Ok(())
 }
 
 impl fmt::Display for ReleaseFolder {

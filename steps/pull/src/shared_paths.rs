@@ -78,6 +78,30 @@ impl SharedPaths {
         Ok(())
     }
 
+    /// Moves what the folder `release` has of its own at a shared path to `shared/`, where a repair does not lose it.
+    pub(crate) fn preserve_content(&self, dir: &str, release: &str) -> Result<(), Failure> {
+        for item in &self.0 {
+            let path = item.release_location(dir, release);
+            let is_content = match fs::metadata_of_link(&path)?.map(|found| found.file_type) {
+                None | Some(FileType::Link) => false,
+                Some(FileType::Directory) => !fs::list(&path)?.is_empty(),
+                Some(FileType::File | FileType::Other) => true,
+            };
+            if !is_content {
+                continue;
+            }
+            let kept = item.shared_location(dir);
+            if fs::metadata_of_link(&kept)?.is_some() {
+                return Err(Failure::permanent(format!("`{path}` has files of its own, and `{kept}` exists too"))
+                    .hint("move the files that you need there, empty the folder, and run again"));
+            }
+            fs::create_dir_all(parent_of(&kept))?;
+            fs::rename(&path, &kept)?;
+            fs::symlink(&item.link_text(), &path)?;
+        }
+        Ok(())
+    }
+
     /// Returns the differences that [`link`](Self::link) did not cause. A line is `missing: <path>` or
     /// `changed: <path> (<how>)`.
     pub(crate) fn differences_outside_shared(&self, lines: Vec<String>) -> Vec<String> {

@@ -263,3 +263,48 @@ fn directory_defaults_to_the_only_grant() {
     assert_eq!(source_dir("file:/dist/x"), Some("dist"));
     assert_eq!(source_dir("https://example.org/x"), None);
 }
+
+#[test]
+fn pull_of_another_release_finishes_a_killed_repair() {
+    let (first, second) = (input('a', &json!({})), input('b', &json!({})));
+    for writes in 0.. {
+        let (sandbox, app) = sandbox();
+        PullStep::apply(&first).unwrap();
+        let folder = app.join("releases").join(hex('a'));
+        std::fs::write(folder.join("bin/shop"), "worm").unwrap();
+        std::fs::create_dir(folder.join("venv")).unwrap();
+        std::fs::write(folder.join("venv/lib"), "made by a later step").unwrap();
+        sandbox.kill_after(writes);
+        let outcome = PullStep::apply(&first);
+        sandbox.revive();
+        PullStep::apply(&second).unwrap();
+        assert!(folder.join("venv/lib").is_file(), "killed after {writes}");
+        assert_eq!(file_names(&app.join("releases")), [hex('a'), hex('b')], "killed after {writes}");
+        if outcome.is_ok() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn repair_never_loses_what_belongs_in_shared() {
+    let (_sandbox, app) = sandbox();
+    PullStep::apply(&input('a', &json!({}))).unwrap();
+    let uploads = app.join("releases").join(hex('a')).join("uploads");
+    std::fs::create_dir(&uploads).unwrap();
+    std::fs::write(uploads.join("photo"), "of a user").unwrap();
+    let later = input('a', &json!({ "shared": ["uploads/"] }));
+    PullStep::apply(&later).unwrap();
+    assert!(is_held(&later) && app.join("shared/uploads/photo").is_file());
+    // A link that was replaced by a folder, while `shared/` has files too.
+    std::fs::remove_file(&uploads).unwrap();
+    std::fs::create_dir(&uploads).unwrap();
+    std::fs::write(uploads.join("photo"), "a later one").unwrap();
+    let failure = PullStep::apply(&later).unwrap_err();
+    assert!(
+        failure.message.contains("has files of its own, and `app/shared/uploads` exists too"),
+        "{}",
+        failure.message
+    );
+    assert_eq!(std::fs::read_to_string(uploads.join("photo")).unwrap(), "a later one");
+}

@@ -102,7 +102,7 @@ error_codes! {
     OutputsNotRecorded, "P0224", Refused, "outputs of an earlier step are not recorded for this release";
     SecretInInput, "P0225", Refused, "a secret in a value that is recorded";
     StaleCheckpoint, "P0226", InDoubt, "the journal in the artifacts is not the newest";
-    OtherReleaseLive, "P0227", Refused, "another release is live than the one to import";
+    OtherReleaseLive, "P0227", Refused, "the live release is not the one to import";
     NothingToImport, "P0228", Refused, "there is nothing to import";
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";

@@ -642,6 +642,8 @@ impl JournalState {
         if !is_same {
             let by = self.attempts.last().map_or_else(String::new, |attempt| attempt.header.by.clone());
             self.head.live_since = Some(LiveSince { at, by });
+            // What is doubted of one release is not said of another.
+            self.head.live_doubt = self.head.live_doubt.take().map(|_| LiveDoubt::NotChecked);
         }
         self.head.live = release;
     }

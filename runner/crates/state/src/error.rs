@@ -42,7 +42,7 @@ pub enum StateError {
     #[error("the `key` is not as it was when artifact {name} was written")]
     KeyChanged { name: String, why: String },
     /// Two jobs with one identity wrote journals.
-    #[error("two jobs of this workflow run wrote journals under the same name: {name} and {other}")]
+    #[error("two jobs of this workflow run wrote journals with the same identity: {name} and {other}")]
     SharedIdentity { name: String, other: String },
     /// The newest journal in the artifacts is older than one that was acknowledged.
     #[error("the journal in artifact {name} is not the newest of this run")]

@@ -67,7 +67,7 @@ enum GitContext {
 }
 
 /// How often a read restarts because the refs changed during it.
-const MAX_READ_ATTEMPTS: u32 = 10;
+const MAX_READ_ATTEMPTS: u32 = 20;
 
 /// How often a fetch that failed is tried again: another process of this machine may fetch at the same time.
 const MAX_FETCH_ATTEMPTS: u32 = 3;
@@ -487,6 +487,11 @@ impl GitRead {
     }
 }
 
+/// Whether another process of this machine was fetching into the same copy.
+fn is_lock_collision(error: &StateError) -> bool {
+    error.to_string().contains(".lock': File exists")
+}
+
 impl RemoteStorage for GitStorage {
     /// Git's own locking guarantees conditional writes, so there is nothing to probe.
     fn verify_conditional_writes(&mut self) -> Result<(), StateError> {
@@ -514,8 +519,8 @@ impl RemoteStorage for GitStorage {
                             continue;
                         }
                         (Err(_), Err(error)) => {
-                            failures += 1;
-                            if failures == MAX_FETCH_ATTEMPTS {
+                            failures += u32::from(!is_lock_collision(&error));
+                            if failures == MAX_FETCH_ATTEMPTS || attempt + 1 == MAX_READ_ATTEMPTS {
                                 return Err(error);
                             }
                             continue;

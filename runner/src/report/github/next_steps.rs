@@ -70,8 +70,8 @@ pub fn next_steps(error: &Diagnostic, failure: Option<&StepFailure>, job: &Faile
         (ExitKind::Failed, Some(failure)) => after_failure(cause_place(error, failure), failure, job),
         (ExitKind::RolledBack, failure) => {
             let mut steps: Vec<_> = failure.and_then(module_hint).into_iter().collect();
-            steps.push("fix the cause, and push: the new workflow run deploys it".to_owned());
-            steps.push(format!("if the release itself is right, {}: it deploys it once more", rerun(job)));
+            steps.push("push the fix: the new workflow run deploys it".to_owned());
+            steps.push(format!("if the release itself is right, {}: it deploys the release once more", rerun(job)));
             steps
         }
         (ExitKind::Interrupted, _) => {
@@ -79,7 +79,7 @@ pub fn next_steps(error: &Diagnostic, failure: Option<&StepFailure>, job: &Faile
                 .hint
                 .iter()
                 .filter(|hint| hint.contains("resolve"))
-                .map(|hint| translate_hint(hint, job))
+                .map(|hint| after_an_answer(&translate_hint(hint, job), job))
                 .collect();
             if steps.is_empty() {
                 steps.push(format!("{}: it goes on where this attempt stopped", rerun(job)));
@@ -87,6 +87,16 @@ pub fn next_steps(error: &Diagnostic, failure: Option<&StepFailure>, job: &Faile
             steps
         }
         _ => error.hint.iter().map(|hint| translate_hint(hint, job)).collect(),
+    }
+}
+
+/// A re-run reads the journal of its own workflow run first, so it sees an answer from another one only in a state that outlives both.
+fn after_an_answer(hint: &str, job: &FailedJob<'_>) -> String {
+    match job.reach {
+        RecordReach::Outlives(_) => hint.to_owned(),
+        RecordReach::EarlierRuns | RecordReach::ThisRun => {
+            hint.replace(&rerun(job), "run the workflow again with `command: deploy`")
+        }
     }
 }
 
@@ -119,7 +129,7 @@ fn after_failure(cause: CausePlace, failure: &StepFailure, job: &FailedJob<'_>) 
         }
         CausePlace::Outside => {
             let remove = if steps.is_empty() { "once the cause is gone, " } else { "then " };
-            steps.push(format!("{remove}{}: it goes on{at}, on any machine", rerun(job)));
+            steps.push(format!("{remove}{}: it goes on{at}", rerun(job)));
         }
         CausePlace::Unknown => {
             let rerun = rerun(job);
@@ -155,7 +165,9 @@ fn after_a_push(job: &FailedJob<'_>, at: &str) -> String {
     let migrations = if job.has_migrations { "; applied migrations are not repeated" } else { "" };
     let place = match &job.reach {
         RecordReach::Outlives(state) => format!("finds this record in `{state}`"),
-        RecordReach::EarlierRuns => "finds this journal in the artifacts of this run".to_owned(),
+        RecordReach::EarlierRuns => {
+            "finds this journal in the artifacts of this run, if the job has `actions: read`".to_owned()
+        }
         RecordReach::ThisRun => {
             return format!(
                 "the push starts a new workflow run, which does not find this journal: all steps run or are probed \
@@ -213,9 +225,9 @@ pub fn translate_hint(hint: &str, job: &FailedJob<'_>) -> String {
                 skip = " again";
             }
             Some(TranslatedCommand::Inputs(inputs)) => {
-                needs_new_run = true;
+                needs_new_run |= inputs.iter().any(|input| !input.starts_with("lock-wait:"));
                 let inputs: Vec<_> = inputs.iter().map(|input| format!("`{input}`")).collect();
-                let what = if text.ends_with("run ") { "this workflow with " } else { "" };
+                let what = if text.ends_with("run ") { "a workflow with " } else { "" };
                 text.push_str(&format!("{what}{}", inputs.join(" and ")));
             }
             None => text.push_str(&format!("`{part}`")),
@@ -249,7 +261,10 @@ fn translate_command(code: &str, job: &FailedJob<'_>) -> Option<TranslatedComman
             let inputs = ["command: resolve".to_owned(), format!("resolve: {step}={outcome}"), "message: …".to_owned()];
             Some(TranslatedCommand::Inputs(inputs.into()))
         }
-        ["runner", "rollback", ..] => Some(TranslatedCommand::Inputs(vec!["command: rollback".to_owned()])),
+        ["runner", command @ ("rollback" | "setup"), ..] if code != job.resume_command => {
+            let inputs = [vec![format!("command: {command}")], option_inputs(&words)].concat();
+            Some(TranslatedCommand::Inputs(inputs))
+        }
         ["runner", ..] if code == job.resume_command => Some(TranslatedCommand::Rerun),
         ["runner", ..] if code.starts_with(job.resume_command) && !job.resume_command.is_empty() => {
             let inputs = option_inputs(&words);
@@ -342,12 +357,12 @@ mod tests {
             (
                 "check what it did; if it finished, run `runner resolve --env prod index --as done --message \"checked by hand\"`; \
                  if it did not finish, run `runner --env prod --accept-drift index`",
-                "check what it did; if it finished, run this workflow with `command: resolve` and `resolve: index=done` and \
-                 `message: …`; if it did not finish, run this workflow with `accept-drift: index`",
+                "check what it did; if it finished, run a workflow with `command: resolve` and `resolve: index=done` and \
+                 `message: …`; if it did not finish, run a workflow with `accept-drift: index`",
             ),
             (
                 "run `runner --env prod --rerun index`, or `runner --env prod`",
-                "run this workflow with `rerun: index`, or press \"Re-run failed jobs\" (`gh run rerun 4711 --failed`)",
+                "run a workflow with `rerun: index`, or press \"Re-run failed jobs\" (`gh run rerun 4711 --failed`)",
             ),
             (
                 "run again when it ends, or wait for it with `--lock-wait 10m`",

@@ -197,7 +197,7 @@ impl AttemptPage<'_> {
         let saved = if kept.is_empty() {
             String::new()
         } else {
-            format!(" · **{} of {steps} steps not done again, {} saved**", kept.len(), format_duration(saved))
+            format!(" · **{} of {steps} steps not repeated, {} saved**", kept.len(), format_duration(saved))
         };
         Some(format!("**Resumed**{at} from {from}{saved}"))
     }

@@ -57,7 +57,7 @@ impl AttemptPage<'_> {
         if status == StepStatus::NotReached {
             return Some("not reached");
         }
-        (status == StepStatus::Ran && self.stays_after_rollback(row)).then_some("**stays**: it was not undone")
+        (status == StepStatus::Ran && self.stays_after_rollback(row)).then_some("**not undone**")
     }
 
     /// Whether a rollback left the effect of a step.
@@ -128,7 +128,7 @@ fn status_icon(status: StepStatus) -> &'static str {
 fn status_word(status: StepStatus) -> &'static str {
     match status {
         StepStatus::NotReached => "not reached",
-        StepStatus::Skipped => "held",
+        StepStatus::Skipped => "skipped",
         StepStatus::Adopted => "adopted: the effect was already there",
         StepStatus::Started => "interrupted; outcome unknown",
         StepStatus::Ran => "ran",

@@ -28,12 +28,19 @@ pub(super) struct RestArtifactClient {
     access: RestApiAccess,
 }
 
+/// The order of workflow runs: by what began last, since an old run may be run again.
+fn began(run: &WorkflowRun) -> (Option<&str>, u64) {
+    (run.run_started_at.as_deref(), run.run_number)
+}
+
 /// A workflow run, as far as it is read here.
 #[derive(Deserialize)]
 struct WorkflowRun {
     id: u64,
     workflow_id: u64,
     run_number: u64,
+    /// When its newest attempt began; RFC 3339 in UTC, so it sorts as text.
+    run_started_at: Option<String>,
     head_branch: Option<String>,
     repository: RepositoryId,
     head_repository: Option<RepositoryId>,
@@ -164,11 +171,11 @@ impl RestArtifactClient {
         let WorkflowRunPage { workflow_runs } = self.get_json(calls, until, action, &route).await?;
         let is_earlier = |run: &&WorkflowRun| {
             let is_own = run.head_repository.as_ref().is_some_and(|head| head.id == run.repository.id);
-            is_own && run.run_number < ours.run_number && run.head_branch == ours.head_branch
+            is_own && run.id != ours.id && began(run) < began(&ours) && run.head_branch == ours.head_branch
         };
-        let mut earlier: Vec<_> = workflow_runs.iter().filter(is_earlier).map(|run| (run.run_number, run.id)).collect();
-        earlier.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(earlier.into_iter().map(|(_, id)| id).collect())
+        let mut earlier: Vec<_> = workflow_runs.iter().filter(is_earlier).collect();
+        earlier.sort_unstable_by_key(|run| std::cmp::Reverse(began(run)));
+        Ok(earlier.into_iter().map(|run| run.id).collect())
     }
 
     /// The earlier attempts of this run in which this job did not run. Jobs have no ids over attempts, so this job is the one that runs
@@ -190,7 +197,11 @@ impl RestArtifactClient {
         for earlier in 1..attempt {
             let jobs = self.jobs(calls, until, earlier).await?;
             let did_run = |job: &WorkflowJob| {
-                job.name == this.name && job.conclusion.as_deref() != Some("skipped") && !job.steps.is_empty()
+                // A job whose runner was lost may list no steps.
+                let had_runner = job.runner_name.as_deref().is_some_and(|name| !name.is_empty());
+                job.name == this.name
+                    && job.conclusion.as_deref() != Some("skipped")
+                    && (had_runner || !job.steps.is_empty())
             };
             if !jobs.iter().any(did_run) {
                 without.push(earlier);

@@ -77,7 +77,7 @@ fn page_of_a_failure_outside_the_repository_offers_the_rerun() {
 
         **Next**
 
-        1. Once the cause is gone, press "Re\-run failed jobs" \(`gh run rerun 4711 --failed`\)\: it goes on at `migrate`, on any machine.
+        1. Once the cause is gone, press "Re\-run failed jobs" \(`gh run rerun 4711 --failed`\)\: it goes on at `migrate`.
 
         | | Step | | Time |
         |---|---|---|---:|
@@ -92,11 +92,11 @@ fn page_of_a_resumed_attempt_has_a_column_for_each_attempt() {
     expect![[r#"
         ## ✅ shop `r2` → **test**: live at [shop.example.com](https://shop.example.com/)
 
-        **Resumed** at **migrate** from [attempt 1](https://github.example/acme/shop/actions/runs/4711/attempts/1) · **1 of 4 steps not done again, 8 ms saved** · attempt 2 · 27 ms · @ann · [journal](https://github.example/acme/shop/actions/runs/4711/artifacts/99) · [log](https://github.example/acme/shop/actions/runs/4711/attempts/2)
+        **Resumed** at **migrate** from [attempt 1](https://github.example/acme/shop/actions/runs/4711/attempts/1) · **1 of 4 steps not repeated, 8 ms saved** · attempt 2 · 27 ms · @ann · [journal](https://github.example/acme/shop/actions/runs/4711/artifacts/99) · [log](https://github.example/acme/shop/actions/runs/4711/attempts/2)
 
         | | Step | Attempt 1 | Now | Why |
         |---|---|---|---|---|
-        | ⏭️ | pull | ✅ ran 8 ms | held | its effect still holds |
+        | ⏭️ | pull | ✅ ran 8 ms | skipped | its effect still holds |
         | ✅ | migrate | ❌ failed 41 ms | ran: 1 file 12 ms | it failed last time |
         | ✅ | switch | ⬜ not reached | ran 2 ms | the release changed |
         | ✅ | verify | ⬜ not reached | ran 5 ms | an earlier step ran |
@@ -108,11 +108,11 @@ fn page_of_an_adoption_says_so() {
     expect![[r#"
         ## ✅ shop `r2` → **test**: live at [shop.example.com](https://shop.example.com/)
 
-        **Resumed** at **migrate** from [attempt 1](https://github.example/acme/shop/actions/runs/4711/attempts/1) · **1 of 4 steps not done again, 8 ms saved** · attempt 2 · 21 ms · @ann · [journal](https://github.example/acme/shop/actions/runs/4711/artifacts/99) · [log](https://github.example/acme/shop/actions/runs/4711/attempts/2)
+        **Resumed** at **migrate** from [attempt 1](https://github.example/acme/shop/actions/runs/4711/attempts/1) · **1 of 4 steps not repeated, 8 ms saved** · attempt 2 · 21 ms · @ann · [journal](https://github.example/acme/shop/actions/runs/4711/artifacts/99) · [log](https://github.example/acme/shop/actions/runs/4711/attempts/2)
 
         | | Step | Attempt 1 | Now | Why |
         |---|---|---|---|---|
-        | ⏭️ | pull | ✅ ran 8 ms | held | its effect still holds |
+        | ⏭️ | pull | ✅ ran 8 ms | skipped | its effect still holds |
         | ✅ | migrate | ⚠️ interrupted; outcome unknown | adopted: the effect was already there | it was interrupted; the probe found its effect |
         | ✅ | switch | ⬜ not reached | ran 2 ms | the release changed |
         | ✅ | verify | ⬜ not reached | ran 5 ms | an earlier step ran |
@@ -124,7 +124,7 @@ fn page_of_an_adoption_says_so() {
 
         | | Step | | Time |
         |---|---|---|---:|
-        | ⏭️ | pull | held | 3 ms |
+        | ⏭️ | pull | skipped | 3 ms |
         | ✅ | migrate | adopted: the effect was already there | 3 ms |
         | ✅ | switch | ran | 2 ms |
         | ✅ | verify | ran | 5 ms |
@@ -148,13 +148,13 @@ fn page_of_a_rollback_says_what_is_live_and_what_stays() {
         **Next**
 
         1. Fix the file and run again.
-        2. Fix the cause, and push\: the new workflow run deploys it.
-        3. If the release itself is right, press "Re\-run failed jobs" \(`gh run rerun 4711 --failed`\)\: it deploys it once more.
+        2. Push the fix\: the new workflow run deploys it.
+        3. If the release itself is right, press "Re\-run failed jobs" \(`gh run rerun 4711 --failed`\)\: it deploys the release once more.
 
         | | Step | | Time |
         |---|---|---|---:|
         | ✅ | pull | ran | 8 ms |
-        | ⚠️ | migrate | **stays**: it was not undone | 9 ms |
+        | ⚠️ | migrate | **not undone** | 9 ms |
         | ↩️ | switch | undone | 2 ms |
         | ❌ | **verify** | failed | 5.0 s |
     "###]].assert_eq(&render_page(&fixture::rolled_back(), &rolled_back, &[], 1 << 20));
@@ -211,7 +211,7 @@ fn page_of_a_step_in_doubt_names_the_inputs() {
         .ended(ExitKind::InDoubt);
     let page = render_page(&journal, &conclusion, &[], 1 << 20);
     assert!(page.contains("waits for a decision at **migrate** (step 2 of 4)"), "{page}");
-    assert!(page.contains("run this workflow with `accept-drift: migrate`"), "{page}");
+    assert!(page.contains("run a workflow with `accept-drift: migrate`"), "{page}");
     assert_eq!(page.matches("it was interrupted; outcome unknown").count(), 1, "the reason stands once\n{page}");
 }
 
