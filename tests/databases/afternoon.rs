@@ -65,7 +65,8 @@ impl Afternoon {
     }
 
     fn plan(&self, databases: &[TestDatabase; 2]) -> String {
-        let [test, prod] = databases.each_ref().map(TestDatabase::url);
+        let url = databases[0].url().replace(&databases[0].name, "${{ vars.database }}");
+        let [test, prod] = databases.each_ref().map(|database| &database.name);
         let [test_port, prod_port] = self.ports;
         let control = self.shop.path("ops/supervisord.conf").display().to_string();
         format!(
@@ -75,8 +76,8 @@ state: "dir:${{{{ env.STATE }}}}"
 secrets: {{ PASSWORD: env:PASSWORD }}
 on-failure: rollback
 environments:
-  test: {{ vars: {{ root: ./deploy/test, url: "{test}", port: "{test_port}", name: test }} }}
-  prod: {{ after: test, vars: {{ root: ./deploy/prod, url: "{prod}", port: "{prod_port}", name: prod }} }}
+  test: {{ vars: {{ root: ./deploy/test, database: "{test}", port: "{test_port}", name: test }} }}
+  prod: {{ after: test, vars: {{ root: ./deploy/prod, database: "{prod}", port: "{prod_port}", name: prod }} }}
 steps:
   pull:
     uses: pull
@@ -85,7 +86,7 @@ steps:
   migrate:
     uses: migrate
     with: {{ dir: migrations, database: main }}
-    grants: {{ dirs: {{ migrations: "./migrations:ro" }}, databases: {{ main: "${{{{ vars.url }}}}" }} }}
+    grants: {{ dirs: {{ migrations: "./migrations:ro" }}, databases: {{ main: "{url}" }} }}
   switch:
     uses: switch
     with: {{ link: current }}
