@@ -307,6 +307,9 @@ fn interrupted_deployment_writes_its_summary() {
     assert_eq!(environment.wait(child), Some(130));
     let page = summary(&environment);
     assert!(page.starts_with("## ⚠️ shop `r1` → **default**: interrupted at **show** (step 1 of 1)\n"), "{page}");
-    assert!(page.contains("**P0303** interrupted") && page.contains("press \"Re\\-run failed jobs\""), "{page}");
+    assert!(
+        page.contains("**P0303** interrupted") && page.contains("run the workflow again with `command: deploy`"),
+        "{page}"
+    );
     assert_eq!(outputs(&environment)["result"], "interrupted");
 }

@@ -22,7 +22,7 @@ fn live_release_without_a_history_is_said_everywhere() {
         .run(&["rollback", "--local"])
         .assert_exit(2)
         .assert_stderr_contains("which is not on record here")
-        .assert_stderr_contains("runner import --release LABEL");
+        .assert_stderr_contains("runner import --local --release LABEL");
 
     environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: broken, exists: false }\n");
     environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
