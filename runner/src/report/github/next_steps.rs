@@ -317,8 +317,7 @@ mod tests {
         assert_eq!(
             outside,
             [
-                "once the cause is gone, press \"Re-run failed jobs\" (`gh run rerun 4711 --failed`): it goes on at `migrate`, \
-              on any machine"
+                "once the cause is gone, press \"Re-run failed jobs\" (`gh run rerun 4711 --failed`): it goes on at `migrate`"
             ]
         );
         error.location = Some(Box::new(SourceLocation { path: "/r/0003.sql".into(), line: Some(2), column: None }));
