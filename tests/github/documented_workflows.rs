@@ -249,7 +249,7 @@ fn calls_without_an_instance_are_refused_at_the_next_attempt() {
     );
     fixture.run_act("caller.yml", "push", &[], 1).assert_failed_with("push the fix");
     let second = fixture.run_act("caller.yml", "push", &[], 2);
-    second.assert_failed_with("two jobs of this workflow run wrote journals under the same name");
+    second.assert_failed_with("two jobs of this workflow run wrote journals with the same identity");
     assert!(second.log.contains("title=Pawl P0240") && second.log.contains("`instance:`"), "{}", second.log);
 }
 

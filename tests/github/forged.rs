@@ -68,7 +68,7 @@ fn forged_journal_is_ignored_with_a_key() {
     let mut second = fresh_machine(&first);
     let answer = run_attempt(&mut second, 2);
     answer.assert_exit(0);
-    assert!(answer.stdout.contains("ignored an artifact of this run: pawl-shop-test-deploy-a01-s9999-forged"));
+    assert!(answer.stdout.contains("ignored an artifact: pawl-shop-test-deploy-a01-s9999-forged"));
     assert_eq!(answer.decisions()[1], "migrate run failed-before");
     // An older one under a newer name, which has its MAC, is not the newest.
     let service = FakeArtifactService::start();
@@ -78,7 +78,7 @@ fn forged_journal_is_ignored_with_a_key() {
     service.add_artifact("pawl-shop-test-deploy-a02-s9999-replayed", &older);
     let answer = run_attempt(&mut late, 3);
     answer.assert_exit(0);
-    assert!(answer.stdout.contains("ignored an artifact of this run: pawl-shop-test-deploy-a02-s9999-replayed"));
+    assert!(answer.stdout.contains("ignored an artifact: pawl-shop-test-deploy-a02-s9999-replayed"));
     // Nor is what is no checkpoint at all.
     service.add_artifact("pawl-shop-test-deploy-a03-s9999-junk", b"junk");
     run_attempt(&mut late, 4).assert_exit(0);
