@@ -26,7 +26,7 @@ pub enum JournalError {
     IllegalTransition { path: PathBuf, seq: u64, source: TransitionError },
     #[error("{} was written by a newer runner (format {}.{})", path.display(), format.major, format.minor)]
     NewerFormat { path: PathBuf, format: JournalFormat },
-    #[error("a record of {bytes} bytes exceeds the limit of {} bytes", line::MAX_LINE_BYTES)]
+    #[error("a record of {} KiB exceeds the limit of {} KiB", bytes.div_ceil(1 << 10), line::MAX_LINE_BYTES >> 10)]
     TooLong { bytes: usize },
     #[error("the journal of this attempt is full ({MAX_JOURNAL_BYTES} bytes)")]
     Full,

@@ -88,8 +88,18 @@ impl Redactor {
 
     /// Redacts consecutive texts, including secrets that cross from one to the next.
     pub(super) fn redact_all(&self, texts: &[&str]) -> Vec<String> {
-        let mask_short = |text: String| self.short.iter().fold(text, |text, short| mask_standing_alone(text, short));
-        self.redact_long(texts).into_iter().map(mask_short).collect()
+        self.redact_long(texts).into_iter().map(|text| self.redact_short(text)).collect()
+    }
+
+    /// Masks the short secrets until none is left: what stood in a word may stand alone next to a mask.
+    fn redact_short(&self, mut text: String) -> String {
+        loop {
+            let masked = self.short.iter().fold(text.clone(), |text, short| mask_standing_alone(text, short));
+            if masked == text {
+                return text;
+            }
+            text = masked;
+        }
     }
 
     fn redact_long(&self, texts: &[&str]) -> Vec<String> {

@@ -15,6 +15,7 @@
 // long: one storage, from the command line of git to its answers.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     thread,
@@ -69,7 +70,7 @@ enum GitContext {
 /// How often a read restarts because the refs changed during it.
 const MAX_READ_ATTEMPTS: u32 = 20;
 
-/// How often a fetch that failed is tried again: another process of this machine may fetch at the same time.
+/// How often a fetch is tried before its failure is reported.
 const MAX_FETCH_ATTEMPTS: u32 = 3;
 
 /// How often refs that do not belong together are read again, since the host may be moving them right now.
@@ -95,6 +96,9 @@ const LOCK_FILE: &str = "lock.json";
 
 /// The file with the archive, in the commit of an archive.
 const ARCHIVE_FILE: &str = "archive.tar.zst";
+
+/// The file in the bare repository that a process locks while it changes the shallow file.
+const FETCH_LOCK_FILE: &str = "pawl-fetch.lock";
 
 /// The words of a fetch that changes nothing but the refs that it names.
 const FETCH: [&str; 7] = [
@@ -363,8 +367,15 @@ impl GitStorage {
         Ok(RecordVersion { data: commit_of(data), lock: commit_of(lock), old: commit_of(old) })
     }
 
-    /// Fetches the commits of refs that are not here. Another process may fetch at the same time, or a ref may move:
-    /// the caller looks which commits are here.
+    /// Waits for the other processes of this machine that change the shallow file: git gives up at once if one of them has it.
+    /// The lock ends with the returned file. Without it (a full disk) git itself says what is wrong.
+    fn lock_shallow_file(&self) -> Option<File> {
+        let file = File::create(self.repository.join(FETCH_LOCK_FILE)).ok()?;
+        file.lock().ok()?;
+        Some(file)
+    }
+
+    /// Fetches the commits of refs that are not here. A ref may move meanwhile: the caller looks which commits are here.
     fn fetch(&self, version: &RecordVersion, missing: &[&String]) -> Result<(), StateError> {
         let is_new = version.lock.is_some() || version.data.is_some();
         let StateRefs { lock, data, old, .. } = &self.refs;
@@ -377,6 +388,7 @@ impl GitStorage {
             .collect();
         let refspecs = refspecs.iter().map(String::as_str);
         let words: Vec<&str> = FETCH.into_iter().chain(["--", &self.url]).chain(refspecs).collect();
+        let _lock = self.lock_shallow_file();
         self.git_in_cache(&words, Vec::new(), "read").map(drop)
     }
 
@@ -487,11 +499,6 @@ impl GitRead {
     }
 }
 
-/// Whether another process of this machine was fetching into the same copy.
-fn is_lock_collision(error: &StateError) -> bool {
-    error.to_string().contains(".lock': File exists")
-}
-
 impl RemoteStorage for GitStorage {
     /// Git's own locking guarantees conditional writes, so there is nothing to probe.
     fn verify_conditional_writes(&mut self) -> Result<(), StateError> {
@@ -519,7 +526,7 @@ impl RemoteStorage for GitStorage {
                             continue;
                         }
                         (Err(_), Err(error)) => {
-                            failures += u32::from(!is_lock_collision(&error));
+                            failures += 1;
                             if failures == MAX_FETCH_ATTEMPTS || attempt + 1 == MAX_READ_ATTEMPTS {
                                 return Err(error);
                             }
@@ -608,7 +615,9 @@ impl RemoteStorage for GitStorage {
         let temporary = format!("refs/import/{}/archive", self.scratch_ref);
         let words: Vec<&str> = FETCH.to_vec();
         let refspec = format!("+{reference}:{temporary}");
+        let lock = self.lock_shallow_file();
         self.git_in_cache(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read")?;
+        drop(lock);
         let content =
             self.git_in_cache(&["cat-file", "blob", &format!("{temporary}:{ARCHIVE_FILE}")], Vec::new(), "read");
         let _ = self.git_in_cache(&["update-ref", "-d", &temporary], Vec::new(), "tidy");
@@ -631,6 +640,7 @@ impl RemoteStorage for GitStorage {
         let _ = self.git_in_cache(&["update-ref", "--stdin"], updates.into_bytes(), "tidy");
         if let Some(data) = data {
             // What came before is not needed here, and would make this repository grow with history.
+            let _lock = self.lock_shallow_file();
             let _ = hostio::atomic_file::replace_file(&self.shallow_file(), format!("{data}\n").as_bytes());
         }
         if self.has_many_objects() {
