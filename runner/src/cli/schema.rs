@@ -11,7 +11,7 @@ use plan;
 /// # Errors
 /// P0214 when the schema cannot be written.
 pub(super) fn run(out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
-    report::write_answer(out, &format!("{:#}\n", plan::schema()))?;
+    report::write_answer(out, &format!("{:#}\n", plan::schema(&sandbox::official_schemas())))?;
     Ok(ExitKind::Success)
 }
 

@@ -16,7 +16,7 @@ use url::Url;
 use super::credentials::{self, RegistryCredentials, RegistryCredentialsError};
 use crate::net::{NetClient, NetError, NetRequest, NetResponse};
 use contract::{Digest, Secret};
-use plan::{HttpGrant, NetworkScope, RegistryRef};
+use plan::{GrantSource, HttpGrant, NetworkScope, RegistryRef};
 
 const MANIFEST_MEDIA_TYPES: &str =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
@@ -262,6 +262,7 @@ async fn send_get(
         methods: None,
         network: NetworkScope::Private,
         headers: Vec::new(),
+        source: GrantSource::Step,
     };
     Ok(NetClient::new(vec![grant], Vec::new()).send(request).await?)
 }

@@ -11,12 +11,15 @@ use std::{
 use super::{
     AllowedOperator, DatabaseGrant, DirAccess, OnFailure, Plan, PlanErrors, PlanRequest, PlanSource, PlanStep,
     ServerUrl, StateLocation,
-    error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
+    environments::{self, DeclaredEnvironment, choose_environment, declared_environments},
+    error::{PlanError, PlanErrorCollector},
     expression,
     fields::{self, MappingFields},
-    hooks, needs_graph,
-    scope::{LookupScope, LookupSite},
-    state_location, step,
+    grants::SharedGrants,
+    hooks, needs_graph, release_path,
+    scope::{DeclaredSecret, LookupScope},
+    secrets, state_location,
+    step::{self, StepContext},
     yaml::{self, YamlKey, YamlNode, YamlValue},
 };
 use contract::{AppName, EnvironmentName, Label, Secret, error_code::ErrorCode};
@@ -28,6 +31,8 @@ const KEYS: &[&str] = &[
     "lock",
     "secrets",
     "vars",
+    "dirs",
+    "http",
     "environments",
     "setup",
     "steps",
@@ -35,8 +40,6 @@ const KEYS: &[&str] = &[
     "keep",
     "on-failure",
 ];
-const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "url", "hosts"];
-const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// The location of an environment's history. `status` needs no more: no release, no secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,24 +125,50 @@ fn read(
     let environments = declared_environments(&fields, problems);
     let chosen = choose_environment(&environments, request.environment, problems)?;
     let mut scope = scope(source, request.release, request.env, &fields, &environments, chosen, problems);
-    scope.secrets = secrets(&fields, request.env, problems);
+    scope.secrets = secrets::read(&fields, &environments, chosen, request.env, problems);
+    scope.secrets_in = secrets::declared_elsewhere(&environments, chosen);
     let state = state_location::read(&fields, &scope, source, request.env, problems);
-    let drafts = fields
-        .require("steps", "{ … }", problems)
-        .map(|node| step::drafts(node, &scope, source, problems))
-        .unwrap_or_default();
     let url = match chosen.url {
-        Some(node) => Some(url(node, &chosen.name, &scope, problems)?),
+        Some(node) => Some(environments::url(node, &chosen.name, &scope, problems)?),
         None => None,
     };
+    let shared = SharedGrants::read(&fields, &scope, source, problems);
+    let context = StepContext { scope, source, shared };
+    let mut drafts = fields
+        .require("steps", "{ … }", problems)
+        .map(|node| step::drafts(node, &context, problems))
+        .unwrap_or_default();
+    let folder = release_path::locate(drafts.iter().filter_map(|draft| draft.step.as_ref()));
+    for step in drafts.iter_mut().filter_map(|draft| draft.step.as_mut()) {
+        release_path::substitute(step, &folder, problems);
+    }
     let keep = keep(&fields, problems)?;
     let mut steps = needs_graph::sort_steps(drafts, problems)?;
-    let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
-    let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
+    let mut setup = hooks::setup(&fields, &steps, &context, problems)?;
+    let unpulled =
+        Err(("the release has no folder yet when `setup` runs".to_owned(), "use `release.path` in `steps`".to_owned()));
+    for step in &mut setup {
+        release_path::substitute(step, &unpulled, problems);
+    }
+    let mut hooks = hooks::read(&fields, &[&steps, &setup], &context, problems);
+    for step in [&mut hooks.before, &mut hooks.after, &mut hooks.on_failure].into_iter().flatten() {
+        release_path::substitute(step, &folder, problems);
+    }
     set_writable_dirs([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
-    let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?)));
+    let declared = context.scope.secrets;
+    let set = declared.iter().filter_map(|(name, secret)| match secret {
+        DeclaredSecret::Set { value, .. } => Some((name.clone(), value.clone())),
+        DeclaredSecret::Unset { .. } | DeclaredSecret::Invalid => None,
+    });
     let all = [&steps, &setup, &hooks.before, &hooks.after, &hooks.on_failure];
-    let secrets = secrets.chain(all.into_iter().flat_map(|steps| database_passwords(steps))).collect();
+    let secrets = set.chain(all.into_iter().flat_map(|steps| database_passwords(steps))).collect();
+    let secret_variables = declared.iter().filter_map(|(name, secret)| match secret {
+        DeclaredSecret::Set { variable, .. } | DeclaredSecret::Unset { variable, .. } => {
+            Some((name.clone(), variable.clone()))
+        }
+        DeclaredSecret::Invalid => None,
+    });
+    let secret_variables = secret_variables.collect();
     Some(Plan {
         app: app?,
         environment: chosen.name.clone(),
@@ -153,6 +182,7 @@ fn read(
         keep,
         on_failure: on_failure?,
         secrets,
+        secret_variables,
         source: source.clone(),
     })
 }
@@ -187,132 +217,8 @@ fn app(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option<
     fields::name(node, "`app`", problems)
 }
 
-/// An environment as written.
-struct DeclaredEnvironment<'n> {
-    name: EnvironmentName,
-    variables: &'n [(YamlKey, YamlNode)],
-    after: Option<EnvironmentName>,
-    allow: Vec<AllowedOperator>,
-    url: Option<&'n YamlNode>,
-}
-
-fn declared_environments<'n>(
-    fields: &MappingFields<'n>,
-    problems: &mut PlanErrorCollector,
-) -> Vec<DeclaredEnvironment<'n>> {
-    let default = || DeclaredEnvironment {
-        name: DEFAULT_ENVIRONMENT.parse().expect("`default` is an environment name"),
-        variables: &[],
-        after: None,
-        allow: Vec::new(),
-        url: None,
-    };
-    let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
-    let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
-    if entries.is_empty() {
-        let error = PlanError::new(ErrorCode::InvalidValue, "`environments` has no environment");
-        problems
-            .push(error.at(&key.span, "empty").hint("add an environment, or remove `environments` to use `default`"));
-    }
-    let mut environments = Vec::new();
-    let mut afters = Vec::new();
-    for (key, node) in entries {
-        let Some(name) = fields::parse_name::<EnvironmentName>(&key.text, &key.span, problems) else { continue };
-        let mut environment = DeclaredEnvironment { name, variables: &[], after: None, allow: Vec::new(), url: None };
-        if !matches!(node.kind, YamlValue::Null) {
-            let what = format!("environment `{}`", key.text);
-            if let Some(fields) = MappingFields::read(node, &what, &key.span, ENVIRONMENT_KEYS, problems) {
-                environment.variables = variables(fields.get("vars"), &format!("`vars` of {what}"), problems);
-                if let Some(after) = fields.get("after") {
-                    environment.after = fields::name(after, "`after`", problems);
-                    afters.push((environments.len(), after.span.clone()));
-                }
-                if let Some(allow) = fields.get("allow") {
-                    environment.allow = allowed(allow, &what, problems);
-                }
-                environment.url = fields.get("url");
-                if let Some((key, _)) = fields.entry("hosts") {
-                    let error = PlanError::new(ErrorCode::NotSupported, "hosts are not supported yet");
-                    problems.push(
-                        error
-                            .at(&key.span, "not supported yet")
-                            .hint("remove `hosts`; steps run on the runner's machine"),
-                    );
-                }
-            }
-        }
-        environments.push(environment);
-    }
-    for (index, span) in afters {
-        check_after(&environments, index, &span, problems);
-    }
-    environments
-}
-
-/// Checks that `after` names another environment, and that following it ends.
-fn check_after(
-    environments: &[DeclaredEnvironment<'_>],
-    index: usize,
-    span: &Range<usize>,
-    problems: &mut PlanErrorCollector,
-) {
-    let find = |name: &EnvironmentName| environments.iter().find(|environment| environment.name == *name);
-    let first = &environments[index];
-    let Some(after) = &first.after else { return };
-    if find(after).is_none() {
-        problems.push(unknown_environment(after.as_str(), environments).at(span, "no such environment"));
-        return;
-    }
-    let mut at = find(after);
-    for _ in environments {
-        match at {
-            Some(environment) if environment.name == first.name => {
-                let message = format!("`after` of environment `{}` leads back to itself", first.name);
-                let error = PlanError::new(ErrorCode::InvalidValue, message).at(span, "part of the cycle");
-                problems.push(error.hint("remove one `after` of the cycle"));
-                return;
-            }
-            Some(environment) => at = environment.after.as_ref().and_then(find),
-            None => return,
-        }
-    }
-}
-
-fn choose_environment<'e, 'n>(
-    environments: &'e [DeclaredEnvironment<'n>],
-    requested: Option<&str>,
-    problems: &mut PlanErrorCollector,
-) -> Option<&'e DeclaredEnvironment<'n>> {
-    match (requested, environments) {
-        (Some(asked), _) => {
-            let found = environments.iter().find(|environment| environment.name.as_str() == asked);
-            if found.is_none() && !environments.is_empty() {
-                problems.push(unknown_environment(asked, environments));
-            }
-            found
-        }
-        (None, [only]) => Some(only),
-        (None, []) => None,
-        (None, [first, ..]) => {
-            let names = quoted_list(environments.iter().map(|environment| environment.name.as_str()));
-            let error = PlanError::new(ErrorCode::UnknownEnvironment, "the plan has several environments; choose one");
-            problems.push(error.hint(format!("add `--env {}`, or another one of {names}", first.name)));
-            None
-        }
-    }
-}
-
-fn unknown_environment(name: &str, environments: &[DeclaredEnvironment<'_>]) -> PlanError {
-    let names = || environments.iter().map(|environment| environment.name.as_str());
-    let hint = match closest_match(name, names()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("use one of {}", quoted_list(names())),
-    };
-    PlanError::new(ErrorCode::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)
-}
-
 /// The entries of a `vars` mapping; names are checked, values are not looked up yet.
-fn variables<'n>(
+pub(super) fn variables<'n>(
     node: Option<&'n YamlNode>,
     what: &str,
     problems: &mut PlanErrorCollector,
@@ -337,10 +243,12 @@ fn scope<'a>(
         text: &source.text,
         environment: &chosen.name,
         release,
+        plan_dir: &source.folder,
         env,
         variables: BTreeMap::new(),
         defined_in: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        secrets_in: BTreeMap::new(),
     };
     let shared = variables(fields.get("vars"), "`vars`", problems);
     let overridden = |key: &YamlKey| chosen.variables.iter().any(|(own, _)| own.text == key.text);
@@ -364,42 +272,7 @@ fn scope<'a>(
     scope
 }
 
-fn secrets(
-    fields: &MappingFields<'_>,
-    env: &dyn Fn(&str) -> Option<String>,
-    problems: &mut PlanErrorCollector,
-) -> BTreeMap<String, Option<Secret>> {
-    let entries = fields.get("secrets").and_then(|node| fields::mapping(node, "`secrets`", problems));
-    let entries = entries.unwrap_or_default().iter();
-    entries.map(|(key, node)| (key.text.clone(), secret(key, node, env, problems))).collect()
-}
-
-fn secret(
-    key: &YamlKey,
-    node: &YamlNode,
-    env: &dyn Fn(&str) -> Option<String>,
-    problems: &mut PlanErrorCollector,
-) -> Option<Secret> {
-    check_identifier(&key.text, "secret name", &key.span, problems);
-    let text = fields::literal(node, &format!("secret `{}`", key.text), problems)?;
-    let variable = text.strip_prefix("env:").filter(|name| !name.is_empty() && !name.contains(['=', '\0']));
-    let Some(variable) = variable else {
-        // The text and its line are not shown: they may be the secret itself.
-        let error = PlanError::new(ErrorCode::InvalidValue, format!("secret `{}` has no valid source", key.text));
-        problems.push(error.hint(format!("write `{}: env:VARIABLE`", key.text)));
-        return None;
-    };
-    // CI systems set an empty variable when its secret does not exist.
-    let value = env(variable).filter(|value| !value.is_empty());
-    if value.is_none() {
-        let message = format!("secret `{}`: the environment variable `{variable}` is empty or not set", key.text);
-        let hint = format!("set it with `{variable}=… runner …`, or in CI under `env:` of the job");
-        problems.push(PlanError::new(ErrorCode::MissingSecret, message).at(&node.span, "no value").hint(hint));
-    }
-    value.map(Secret::new)
-}
-
-fn check_identifier(text: &str, kind: &str, span: &Range<usize>, problems: &mut PlanErrorCollector) {
+pub(super) fn check_identifier(text: &str, kind: &str, span: &Range<usize>, problems: &mut PlanErrorCollector) {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if text.is_empty() || text.len() > 64 || !text.bytes().all(fits) {
         let error = PlanError::new(ErrorCode::InvalidName, format!("{text:?} is not a valid {kind}"));
@@ -431,54 +304,4 @@ fn keep(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option
         problems.push(error.at(&node.span, "not a whole number above 0").hint("write `keep: 5`"));
     }
     number.map(Some)
-}
-
-/// Reads `url:` of an environment.
-fn url(
-    node: &YamlNode,
-    name: &EnvironmentName,
-    scope: &LookupScope<'_>,
-    problems: &mut PlanErrorCollector,
-) -> Option<String> {
-    let what = format!("`url` of environment `{name}`");
-    let text = scope.text(node, &what, LookupSite::Grant, problems)?;
-    let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-    if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} is not a web address: {text:?}"));
-        problems.push(
-            error
-                .at(&node.span, "not an http or https URL")
-                .hint("write a full URL, such as `https://shop.example.com`"),
-        );
-        return None;
-    }
-    Some(text)
-}
-
-/// Reads `allow:` of an environment.
-fn allowed(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Vec<AllowedOperator> {
-    let items = fields::list(node, &format!("`allow` of {what}"), problems).unwrap_or_default();
-    if items.is_empty() {
-        let error = PlanError::new(ErrorCode::InvalidValue, format!("`allow` of {what} is empty"));
-        problems.push(error.at(&node.span, "empty").hint("add a user, or remove `allow` to allow everybody"));
-    }
-    let one = |node: &YamlNode, problems: &mut PlanErrorCollector| {
-        let text = fields::literal(node, "an item of `allow`", problems)?;
-        let named = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
-        match text.split_once(':') {
-            Some(("github", name)) if named(name) => Some(AllowedOperator::GitHub(name.to_owned())),
-            Some(("user", name)) if named(name) => Some(AllowedOperator::User(name.to_owned())),
-            Some(("team", _)) => {
-                let error = PlanError::new(ErrorCode::NotSupported, "teams are not supported yet");
-                problems.push(error.at(&node.span, "not supported yet").hint("name each person: `github:LOGIN`"));
-                None
-            }
-            Some(_) | None => {
-                let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not a user"));
-                problems.push(error.at(&node.span, "unknown kind of user").hint("write `github:LOGIN` or `user:NAME`"));
-                None
-            }
-        }
-    };
-    items.iter().filter_map(|node| one(node, problems)).collect()
 }

@@ -155,7 +155,7 @@ pub fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a st
 
 /// Lists names in backticks; of a long list, the rest is only counted.
 pub(super) fn quoted_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    const SHOWN: usize = 12;
+    const SHOWN: usize = 16;
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.len().checked_sub(SHOWN) {
         None | Some(0) => names.join(", "),

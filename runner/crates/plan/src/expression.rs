@@ -21,6 +21,10 @@ pub(super) enum PlanLookup {
     Environment(String),
     /// `secrets.NAME`.
     Secret(String),
+    /// `plan.dir`, the plan's folder.
+    PlanDir,
+    /// `release.path`, the folder of the release, known once it is pulled.
+    ReleasePath,
     /// A lookup that is known only while steps run.
     Deferred(DeferredLookup),
 }
@@ -51,7 +55,14 @@ pub struct PendingValue {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PendingPart {
     Text(String),
-    Deferred { lookup: DeferredLookup, span: Range<usize> },
+    Deferred {
+        lookup: DeferredLookup,
+        span: Range<usize>,
+    },
+    /// `release.path`, which [`release_path`](super::release_path) replaces before the plan is complete.
+    ReleasePath {
+        span: Range<usize>,
+    },
 }
 
 impl PendingValue {
@@ -62,7 +73,7 @@ impl PendingValue {
 
     pub(super) fn lookups_with_spans(&self) -> impl Iterator<Item = (&DeferredLookup, &Range<usize>)> {
         self.parts.iter().filter_map(|part| match part {
-            PendingPart::Text(_) => None,
+            PendingPart::Text(_) | PendingPart::ReleasePath { .. } => None,
             PendingPart::Deferred { lookup, span } => Some((lookup, span)),
         })
     }
@@ -85,6 +96,7 @@ impl PendingValue {
         for part in &self.parts {
             match part {
                 PendingPart::Text(literal) => text.push_str(literal),
+                PendingPart::ReleasePath { .. } => unreachable!("a complete plan has none"),
                 PendingPart::Deferred { lookup, span } => match value(lookup, span)? {
                     Value::String(inner) => text.push_str(&inner),
                     scalar @ (Value::Bool(_) | Value::Number(_)) => text.push_str(&scalar.to_string()),
@@ -139,6 +151,8 @@ impl std::fmt::Display for PlanLookup {
             Self::Variable(name) => write!(f, "vars.{name}"),
             Self::Environment(name) => write!(f, "env.{name}"),
             Self::Secret(name) => write!(f, "secrets.{name}"),
+            Self::PlanDir => f.write_str("plan.dir"),
+            Self::ReleasePath => f.write_str("release.path"),
             Self::Deferred(later) => later.fmt(f),
         }
     }
@@ -198,7 +212,7 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Templ
     Ok(parts)
 }
 
-const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets"];
+const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets", "plan"];
 
 fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
     let bad = |label: &str, hint: &str| {
@@ -218,6 +232,8 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
     }
     Ok(match path.as_slice() {
         ["release"] => PlanLookup::Release,
+        ["release", "path"] => PlanLookup::ReleasePath,
+        ["plan", "dir"] => PlanLookup::PlanDir,
         ["vars", name] => PlanLookup::Variable((*name).to_owned()),
         ["env", name] => PlanLookup::Environment((*name).to_owned()),
         ["secrets", name] => PlanLookup::Secret((*name).to_owned()),
@@ -227,7 +243,13 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
             Ok(step) => PlanLookup::Deferred(DeferredLookup::Output { step, name: (*name).to_owned() }),
             Err(_) => return bad("not a step name", "write `steps.STEP.OUTPUT`"),
         },
-        ["release", ..] => return bad("`release` has no parts", "write `${{ release }}` for the label"),
+        ["release", ..] => {
+            return bad(
+                "`release` has only `path`",
+                "write `${{ release }}` for the label, `${{ release.path }}` for the folder",
+            );
+        }
+        ["plan", ..] => return bad("`plan` has only `dir`", "write `plan.dir`"),
         ["vars", ..] => return bad("`vars` needs one name", "write `vars.NAME`"),
         ["env", ..] => return bad("`env` needs one name", "write `env.NAME`"),
         ["secrets", ..] => return bad("`secrets` needs one name", "write `secrets.NAME`"),

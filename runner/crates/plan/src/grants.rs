@@ -6,9 +6,8 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    ArgumentPattern, ConfidentialText, DatabaseGrant, DirAccess, DirGrant, EnvGrant, HttpGrant, NetworkScope,
-    PlanSource, ProgramGrant, SecretAccess, SecretGrant, ServerUrl, StepGrants,
-    address::{self, AddressError},
+    ConfidentialText, DatabaseGrant, DirAccess, DirGrant, EnvGrant, GrantSource, HttpGrant, PlanSource, ServerUrl,
+    StepGrants,
     error::{PlanError, PlanErrorCollector, closest_match},
     fields::{self, MappingFields},
     paths,
@@ -18,30 +17,83 @@ use super::{
 };
 use contract::{GrantName, Secret, error_code::ErrorCode};
 
+mod http;
+mod programs;
+mod secrets;
+
+pub(super) use programs::is_program;
+
 const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "secrets"];
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
 
-/// Reads the grants of a step, and the places of its directories in the text; invalid ones are reported and left out.
+/// The grants at the top level of the plan, which steps refer to by name. `None` for one whose error was reported.
+#[derive(Default)]
+pub(super) struct SharedGrants {
+    dirs: BTreeMap<GrantName, Option<(DirGrant, Range<usize>)>>,
+    http: BTreeMap<GrantName, Option<HttpGrant>>,
+}
+
+impl SharedGrants {
+    /// Reads `dirs` and `http` of the plan.
+    pub(super) fn read(
+        fields: &MappingFields<'_>,
+        scope: &LookupScope<'_>,
+        source: &PlanSource,
+        problems: &mut PlanErrorCollector,
+    ) -> Self {
+        let mut shared = Self::default();
+        let mut reader = GrantReader { scope, source, problems };
+        for (key, node) in reader.mapping(fields, "dirs") {
+            if let Some(name) = reader.name::<GrantName>(key) {
+                let dir = reader.dir(key, node).map(|dir| (dir, node.span.clone()));
+                shared.dirs.insert(name, dir);
+            }
+        }
+        for (key, node) in reader.mapping(fields, "http") {
+            if let Some(name) = reader.name::<GrantName>(key) {
+                let grant = reader.http(node);
+                shared.http.insert(name, grant);
+            }
+        }
+        shared
+    }
+}
+
+/// The grants of a step, and what the plan says of them.
+#[derive(Default)]
+pub(super) struct DeclaredGrants {
+    pub(super) grants: StepGrants,
+    /// The places of its directories in the text.
+    pub(super) dir_spans: BTreeMap<GrantName, Range<usize>>,
+    /// Whether the step lists its HTTP origins itself.
+    pub(super) lists_http: bool,
+    /// Whether the step lists its programs itself.
+    pub(super) lists_programs: bool,
+}
+
+/// Reads the grants of a step; invalid ones are reported and left out.
 pub(super) fn read(
     node: &YamlNode,
     what: &str,
+    shared: &SharedGrants,
     scope: &LookupScope<'_>,
     source: &PlanSource,
     problems: &mut PlanErrorCollector,
-) -> (StepGrants, BTreeMap<GrantName, Range<usize>>) {
-    let (mut grants, mut dir_spans) = (StepGrants::default(), BTreeMap::new());
+) -> DeclaredGrants {
+    let mut declared = DeclaredGrants::default();
     let Some(fields) = MappingFields::read(node, format!("`grants` of {what}"), &node.span, KEYS, problems) else {
-        return (grants, dir_spans);
+        return declared;
     };
+    declared.lists_http = fields.get("http").is_some();
+    declared.lists_programs = fields.get("programs").is_some();
     let mut reader = GrantReader { scope, source, problems };
-    for (key, node) in reader.mapping(&fields, "dirs") {
-        if let (Some(name), Some(dir)) = (reader.name::<GrantName>(key), reader.dir(key, node)) {
-            dir_spans.insert(name.clone(), node.span.clone());
-            grants.dirs.insert(name, dir);
-        }
+    for (name, dir, span) in reader.dirs(&fields, shared) {
+        declared.dir_spans.insert(name.clone(), span);
+        declared.grants.dirs.insert(name, dir);
     }
+    let grants = &mut declared.grants;
     for node in reader.list(&fields, "http") {
-        grants.http.extend(reader.http(node));
+        grants.http.extend(reader.http_item(node, shared));
     }
     for node in reader.list(&fields, "tcp") {
         grants.tcp.extend(reader.tcp(node));
@@ -65,7 +117,7 @@ pub(super) fn read(
     if let Some(node) = fields.get("secrets") {
         grants.secrets = reader.secrets(node);
     }
-    (grants, dir_spans)
+    declared
 }
 
 struct GrantReader<'a> {
@@ -98,6 +150,70 @@ impl GrantReader<'_> {
         None
     }
 
+    /// Reads `dirs`: a mapping from names to paths, or a list of names at the top level, each with `:ro` where the step only reads.
+    fn dirs(&mut self, fields: &MappingFields<'_>, shared: &SharedGrants) -> Vec<(GrantName, DirGrant, Range<usize>)> {
+        let mut found: Vec<(GrantName, DirGrant, Range<usize>)> = Vec::new();
+        let Some(YamlNode { kind: YamlValue::List(items), .. }) = fields.get("dirs") else {
+            for (key, node) in self.mapping(fields, "dirs") {
+                if let (Some(name), Some(dir)) = (self.name::<GrantName>(key), self.dir(key, node)) {
+                    found.push((name, dir, node.span.clone()));
+                }
+            }
+            return found;
+        };
+        for item in items {
+            let Some((name, dir, span)) = self.shared_dir(item, shared) else { continue };
+            if found.iter().any(|(other, ..)| *other == name) {
+                let error = PlanError::new(ErrorCode::DuplicateKey, format!("directory `{name}` is listed twice"));
+                self.problems.push(error.at(&item.span, "the second time").hint("remove one"));
+                continue;
+            }
+            found.push((name, dir, span));
+        }
+        found
+    }
+
+    fn shared_dir(&mut self, node: &YamlNode, shared: &SharedGrants) -> Option<(GrantName, DirGrant, Range<usize>)> {
+        let text = fields::literal(node, "an item of `dirs`", self.problems)?;
+        let (name, access) = match (text.strip_suffix(":ro"), text.strip_suffix(":rw")) {
+            (Some(name), _) => (name, Some(DirAccess::ReadOnly)),
+            (None, Some(name)) => (name, Some(DirAccess::ReadWrite)),
+            (None, None) => (text, None),
+        };
+        let name: GrantName = fields::parse_name(name, &node.span, self.problems)?;
+        let Some(dir) = shared.dirs.get(&name) else {
+            let names = shared.dirs.keys().map(GrantName::as_str);
+            let write = format!("add `{name}: PATH` to `dirs` at the top of the plan");
+            return self.unknown_shared("dirs", name.as_str(), &node.span, names, write);
+        };
+        let (dir, span) = dir.clone()?;
+        if access == Some(DirAccess::ReadWrite) && dir.access == DirAccess::ReadOnly {
+            return self.bad_grant(
+                &node.span,
+                format!("`dirs` of the plan grants `{name}` for reading only"),
+                "cannot be written to",
+                "remove `:rw` here, or `:ro` from the directory at the top of the plan",
+            );
+        }
+        let access = access.unwrap_or(dir.access);
+        Some((name.clone(), DirGrant { access, source: GrantSource::Shared(name), ..dir }, span))
+    }
+
+    /// Reports a name that the top level does not have.
+    fn unknown_shared<'n, T>(
+        &mut self,
+        key: &str,
+        name: &str,
+        span: &Range<usize>,
+        names: impl Iterator<Item = &'n str>,
+        write: String,
+    ) -> Option<T> {
+        let error = PlanError::new(ErrorCode::InvalidGrant, format!("`{key}` of the plan has no `{name}`"));
+        let hint = closest_match(name, names).map_or(write, |near| format!("did you mean `{near}`?"));
+        self.problems.push(error.at(span, "not at the top of the plan").hint(hint));
+        None
+    }
+
     fn dir(&mut self, key: &YamlKey, node: &YamlNode) -> Option<DirGrant> {
         let text = self.text(node, &format!("directory `{}`", key.text))?;
         let (path, access) = match text.strip_suffix(":ro") {
@@ -113,107 +229,7 @@ impl GrantReader<'_> {
                 "write `PATH`, or `PATH:ro` for read-only access",
             );
         }
-        Some(DirGrant { path: paths::resolve(&self.source.folder, path), access })
-    }
-
-    fn http(&mut self, node: &YamlNode) -> Option<HttpGrant> {
-        let mut grant = HttpGrant {
-            scheme: String::new(),
-            host: String::new(),
-            port: 0,
-            methods: None,
-            network: NetworkScope::Public,
-            headers: Vec::new(),
-        };
-        let origin = match &node.kind {
-            YamlValue::Map(_) => {
-                let fields = MappingFields::read(node, "an HTTP grant", &node.span, HTTP_KEYS, self.problems)?;
-                if let Some(methods) = fields.get("methods") {
-                    grant.methods = self.methods(methods);
-                }
-                match fields.get("private").map(|node| (&node.kind, node)) {
-                    None | Some((YamlValue::Bool(false), _)) => {}
-                    Some((YamlValue::Bool(true), _)) => grant.network = NetworkScope::Private,
-                    Some((_, node)) => self.problems.push(fields::wrong_type(node, "`private`", "true or false")),
-                }
-                for (key, node) in self.mapping(&fields, "headers") {
-                    grant.headers.extend(self.header(key, node));
-                }
-                fields.require("origin", "https://example.com", self.problems)?
-            }
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Number { .. }
-            | YamlValue::Text(_)
-            | YamlValue::List(_) => node,
-        };
-        let text = self.text(origin, "an HTTP origin")?;
-        match address::origin(&text) {
-            Ok((scheme, host, port)) => Some(HttpGrant { scheme, host, port, ..grant }),
-            Err(AddressError { reason: why, hint }) => {
-                self.bad_grant(&origin.span, format!("`{text}` is not an HTTP origin: {why}"), "not an origin", &hint)
-            }
-        }
-    }
-
-    fn methods(&mut self, node: &YamlNode) -> Option<Vec<String>> {
-        let items = fields::list(node, "`methods`", self.problems)?;
-        let mut methods = Vec::new();
-        for item in items {
-            let text = self.text(item, "a method")?;
-            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-                return self.bad_grant(
-                    &item.span,
-                    format!("`{text}` is not an HTTP method"),
-                    "not an HTTP method",
-                    "write a method such as `GET` or `POST`",
-                );
-            }
-            methods.push(text.to_ascii_uppercase());
-        }
-        if methods.is_empty() {
-            return self.bad_grant(
-                &node.span,
-                "an HTTP grant without methods grants nothing".into(),
-                "empty",
-                "remove `methods` to grant all of them",
-            );
-        }
-        Some(methods)
-    }
-
-    fn header(&mut self, key: &YamlKey, node: &YamlNode) -> Option<(String, ConfidentialText)> {
-        let name = key.text.to_ascii_lowercase();
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if name.is_empty() || !name.bytes().all(token) {
-            return self.bad_grant(
-                &key.span,
-                format!("{:?} is not a header name", key.text),
-                "not a header name",
-                "write a name such as `Authorization`",
-            );
-        }
-        let value = self.scope.confidential(node, &format!("header `{name}`"), self.problems)?;
-        if value.value.reveal().chars().any(|c| c.is_control() && c != '\t') {
-            let message = format!("the value of header `{name}` contains a line break or another control character");
-            return self.bad_grant(
-                &node.span,
-                message,
-                "not a header value",
-                "remove it; many secrets end with a line break",
-            );
-        }
-        Some((name, value))
-    }
-
-    fn tcp(&mut self, node: &YamlNode) -> Option<String> {
-        let text = self.text(node, "a TCP address")?;
-        match address::tcp(&text) {
-            Ok(address) => Some(address),
-            Err(AddressError { reason: why, hint }) => {
-                self.bad_grant(&node.span, format!("`{text}` is not a TCP address: {why}"), "not an address", &hint)
-            }
-        }
+        Some(DirGrant { path: paths::resolve(&self.source.folder, path), access, source: GrantSource::Step })
     }
 
     fn database(&mut self, key: &YamlKey, node: &YamlNode) -> Option<DatabaseGrant> {
@@ -253,88 +269,6 @@ impl GrantReader<'_> {
         Some(DatabaseGrant { url: ConfidentialText { written, value: Secret::new(resolved) } })
     }
 
-    fn program(&mut self, node: &YamlNode) -> Option<ProgramGrant> {
-        let hint = "write a list with the program first: `[/usr/sbin/nginx, -t]`";
-        let items = match &node.kind {
-            YamlValue::List(items) => items.as_slice(),
-            YamlValue::Text(text) if text.contains(char::is_whitespace) && !text.contains("${{") => {
-                return self.bad_grant(
-                    &node.span,
-                    format!("`{text}` contains a space, and no shell splits it"),
-                    "not a program",
-                    hint,
-                );
-            }
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Number { .. }
-            | YamlValue::Text(_)
-            | YamlValue::Map(_) => std::slice::from_ref(node),
-        };
-        let mut arguments = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            let pattern = self.argument(item)?;
-            let last = index + 1 == items.len();
-            match &pattern {
-                ArgumentPattern::Exact(program) if index == 0 => self.program_name(item, program)?,
-                ArgumentPattern::AnyOne | ArgumentPattern::AnyRest if index == 0 => {
-                    return self.bad_grant(
-                        &item.span,
-                        "a grant must name its program".into(),
-                        "a pattern",
-                        "write the program, such as `/usr/sbin/nginx`",
-                    );
-                }
-                ArgumentPattern::AnyRest if !last => {
-                    return self.bad_grant(
-                        &item.span,
-                        "`**` stands for all further arguments, so it must be last".into(),
-                        "not last",
-                        "use `*` for exactly one argument",
-                    );
-                }
-                ArgumentPattern::Exact(_) | ArgumentPattern::AnyOne | ArgumentPattern::AnyRest => {}
-            }
-            arguments.push(pattern);
-        }
-        if arguments.is_empty() {
-            return self.bad_grant(&node.span, "a program grant is empty".into(), "no program", hint);
-        }
-        Some(ProgramGrant { arguments })
-    }
-
-    fn argument(&mut self, node: &YamlNode) -> Option<ArgumentPattern> {
-        match &node.kind {
-            YamlValue::Text(text) if text == "*" => return Some(ArgumentPattern::AnyOne),
-            YamlValue::Text(text) if text == "**" => return Some(ArgumentPattern::AnyRest),
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Number { .. }
-            | YamlValue::Text(_)
-            | YamlValue::List(_)
-            | YamlValue::Map(_) => {}
-        }
-        let text = self.text(node, "an argument")?;
-        if text.contains('\0') {
-            return self.bad_grant(
-                &node.span,
-                "an argument contains a NUL character".into(),
-                "invalid argument",
-                "remove it",
-            );
-        }
-        Some(ArgumentPattern::Exact(text))
-    }
-
-    fn program_name(&mut self, node: &YamlNode, program: &str) -> Option<()> {
-        let bare = !program.is_empty() && !program.contains('/') && program != "." && program != "..";
-        if bare || (program.starts_with('/') && !program.ends_with('/')) {
-            return Some(());
-        }
-        let message = format!("`{program}` is neither an absolute path nor a bare name");
-        self.bad_grant(&node.span, message, "not a program", "write `/usr/sbin/nginx` or `nginx`")
-    }
-
     fn socket(&mut self, key: &YamlKey, node: &YamlNode) -> Option<std::path::PathBuf> {
         let text = self.text(node, &format!("socket `{}`", key.text))?;
         let hint = "write `unix:/run/podman/podman.sock`";
@@ -351,48 +285,6 @@ impl GrantReader<'_> {
             );
         }
         Some(paths::resolve(&self.source.folder, path))
-    }
-
-    /// Reads a list of names to use, or a mapping from names to `use` or `reveal`.
-    fn secrets(&mut self, node: &YamlNode) -> BTreeMap<String, SecretGrant> {
-        let mut granted = BTreeMap::new();
-        match &node.kind {
-            YamlValue::Map(entries) => {
-                let choices = [("use", SecretAccess::Use), ("reveal", SecretAccess::Reveal)];
-                for (key, node) in entries {
-                    let access = fields::choice(node, &format!("secret `{}`", key.text), &choices, self.problems);
-                    granted.extend(access.and_then(|access| self.secret(&key.text, &key.span, access)));
-                }
-            }
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Number { .. }
-            | YamlValue::Text(_)
-            | YamlValue::List(_) => {
-                for item in fields::list(node, "`secrets`", self.problems).unwrap_or_default() {
-                    let name = fields::literal(item, "a secret's name", self.problems);
-                    granted.extend(name.and_then(|name| self.secret(name, &item.span, SecretAccess::Use)));
-                }
-            }
-        }
-        granted
-    }
-
-    fn secret(&mut self, name: &str, span: &Range<usize>, access: SecretAccess) -> Option<(String, SecretGrant)> {
-        match self.scope.secrets.get(name) {
-            Some(Some(value)) => Some((name.to_owned(), SecretGrant { value: value.clone(), access })),
-            // The error was reported where the secret is declared.
-            Some(None) => None,
-            None => {
-                let error = PlanError::new(ErrorCode::UndefinedLookup, format!("the plan has no secret `{name}`"));
-                let hint = match closest_match(name, self.scope.secrets.keys().map(String::as_str)) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("declare it at the top of the plan: `secrets: {{ {name}: env:VARIABLE }}`"),
-                };
-                self.problems.push(error.at(span, "not declared").hint(hint));
-                None
-            }
-        }
     }
 
     fn variable(&mut self, key: &YamlKey, node: &YamlNode) -> Option<EnvGrant> {

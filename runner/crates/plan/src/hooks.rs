@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::{
-    ArgumentPattern, EffectPlace, ModuleRef, PlanHooks, PlanSource, PlanStep, ProgramGrant, StepGrants, StepTrust,
+    ArgumentPattern, EffectPlace, GrantSource, ModuleRef, PlanHooks, PlanStep, ProgramGrant, StepGrants, StepTrust,
     error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
-    needs_graph, paths,
-    scope::{LookupScope, LookupSite},
-    step::{self, DeclaredNeeds, StepDraft},
+    grants, needs_graph,
+    scope::LookupSite,
+    step::{self, DeclaredNeeds, StepContext, StepDraft},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::{StepId, error_code::ErrorCode};
@@ -25,8 +25,7 @@ const PROGRAM: &str = "program";
 pub(super) fn read(
     fields: &MappingFields<'_>,
     earlier_steps: &[&[PlanStep]],
-    scope: &LookupScope<'_>,
-    source: &PlanSource,
+    context: &StepContext<'_>,
     problems: &mut PlanErrorCollector,
 ) -> PlanHooks {
     let Some((key, node)) = fields.entry("hooks") else { return PlanHooks::default() };
@@ -38,7 +37,7 @@ pub(super) fn read(
     let [before, after, on_failure] = ["before", "after", "on-failure"].map(|hook| {
         let what = format!("hook `{hook}`");
         let items = fields.get(hook).and_then(|node| fields::list(node, &what, problems)).unwrap_or_default();
-        let read = |(index, node)| hook_step(hook, index, node, &mut taken, scope, source, problems);
+        let read = |(index, node)| hook_step(hook, index, node, &mut taken, context, problems);
         items.iter().enumerate().filter_map(read).collect()
     });
     PlanHooks { before, after, on_failure }
@@ -48,12 +47,11 @@ pub(super) fn read(
 pub(super) fn setup(
     fields: &MappingFields<'_>,
     steps: &[PlanStep],
-    scope: &LookupScope<'_>,
-    source: &PlanSource,
+    context: &StepContext<'_>,
     problems: &mut PlanErrorCollector,
 ) -> Option<Vec<PlanStep>> {
     let Some(node) = fields.get("setup") else { return Some(Vec::new()) };
-    let setup = needs_graph::sort_steps(step::drafts(node, scope, source, problems), problems)?;
+    let setup = needs_graph::sort_steps(step::drafts(node, context, problems), problems)?;
     for step in &setup {
         if let Some(other) = steps.iter().find(|other| other.id == step.id) {
             problems.push(duplicate_step_error(&other.id, &step.span));
@@ -67,8 +65,7 @@ fn hook_step(
     index: usize,
     node: &YamlNode,
     taken: &mut BTreeSet<StepId>,
-    scope: &LookupScope<'_>,
-    source: &PlanSource,
+    context: &StepContext<'_>,
     problems: &mut PlanErrorCollector,
 ) -> Option<PlanStep> {
     let what = format!("an item of hook `{hook}`");
@@ -80,9 +77,9 @@ fn hook_step(
     };
     let step = if key.text == PROGRAM {
         let id = format!("{hook}-{}", index + 1).parse().expect("a hook's name and a number are a step's name");
-        program_step(id, key, node, scope, source, problems)
+        program_step(id, key, node, context, problems)
     } else {
-        let StepDraft { needs, step, span, .. } = step::draft(key, node, scope, source, problems)?;
+        let StepDraft { needs, step, span, .. } = step::draft(key, node, context, problems)?;
         if let DeclaredNeeds::Explicit(_) = needs {
             let error = PlanError::new(ErrorCode::InvalidValue, "a step of a hook cannot have `needs`");
             problems.push(
@@ -106,29 +103,32 @@ fn program_step(
     id: StepId,
     key: &YamlKey,
     node: &YamlNode,
-    scope: &LookupScope<'_>,
-    source: &PlanSource,
+    context: &StepContext<'_>,
     problems: &mut PlanErrorCollector,
 ) -> Option<PlanStep> {
     let what = format!("`program` of step `{id}`");
     let texts = fields::list(node, &what, problems)?.iter();
-    let argv: Option<Vec<String>> = texts.map(|node| scope.text(node, &what, LookupSite::Grant, problems)).collect();
-    let mut argv = argv?;
-    let Some(first) = argv.first_mut().filter(|first| !first.is_empty()) else {
+    let argv: Option<Vec<String>> =
+        texts.map(|node| context.scope.text(node, &what, LookupSite::Grant, problems)).collect();
+    let argv = argv?;
+    if !argv.first().is_some_and(|program| grants::is_program(program)) {
         let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} names no program"));
-        problems.push(error.at(&node.span, "empty").hint("write the program and its arguments: `[./notify.sh, done]`"));
+        problems.push(
+            error.at(&node.span, "no program").hint("write the program and its arguments: `[./notify.sh, done]`"),
+        );
         return None;
-    };
-    if first.starts_with("./") || first.starts_with("../") {
-        *first = paths::resolve(&source.folder, first).to_string_lossy().into_owned();
     }
     let (program, args) = argv.split_first()?;
     let with = json!({ "program": program, "args": args, "repeatable": true });
     let arguments = argv.iter().map(|text| ArgumentPattern::Exact(text.clone())).collect();
-    let grants = StepGrants { programs: vec![ProgramGrant { arguments }], ..StepGrants::default() };
+    let grants = StepGrants {
+        programs: vec![ProgramGrant { arguments, source: GrantSource::Config("/program".to_owned()) }],
+        ..StepGrants::default()
+    };
     Some(PlanStep {
         id,
-        uses: ModuleRef::Official("run".to_owned()),
+        uses: ModuleRef::Official(step::RUN.to_owned()),
+        plan_dir: context.source.folder.clone(),
         with,
         pending: BTreeMap::new(),
         grants,

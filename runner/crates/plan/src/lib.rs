@@ -1,7 +1,7 @@
 //! Parses the text of a plan into a validated [`Plan`]. Pure: no clock, no environment, no files.
 //!
 //! A text passes through `yaml` (tree with positions) → `document` (top level) → `step` and `grants`, which read mappings
-//! through `fields` and substitute through `scope` → `needs_graph` (the order of steps). Every module adds its errors to
+//! through `fields` and substitute through `scope` → `needs_graph` (the order of steps). `expanded` writes a plan without short forms. Every module adds its errors to
 //! `PlanErrorCollector` and continues, so that one parse finds many errors.
 //!
 //! Invariant: in a [`Plan`], names are valid, `needs` has no cycle, references resolve, and every lookup that is known before
@@ -19,20 +19,25 @@ use contract::{
 
 mod address;
 mod document;
+mod environments;
 mod error;
+mod expanded;
 mod expression;
 mod fields;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod grants;
 mod hooks;
+mod implied_grants;
 pub mod lockfile;
 mod needs_graph;
 mod paths;
 mod registry;
+mod release_path;
 mod scalar;
 mod schema;
 mod scope;
+mod secrets;
 mod server_url;
 mod state_location;
 mod step;
@@ -44,7 +49,7 @@ pub use document::{HistoryLocation, environments, locate_history};
 pub use error::{PlanError, PlanErrors, closest_match};
 pub use expression::{DeferredLookup, PendingValue};
 pub use registry::RegistryRef;
-pub use schema::schema;
+pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
 
 /// The environment and release that a plan is parsed for.
@@ -56,6 +61,9 @@ pub struct PlanRequest<'a> {
     /// Looks up an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
 }
+
+/// The search path of granted programs if the plan sets none.
+pub const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// `deploy.yml`, parsed and validated for one environment and one release.
 #[derive(Clone, Debug)]
@@ -84,8 +92,10 @@ pub struct Plan {
     pub keep: Option<usize>,
     /// The reaction to a failure after the point of no return.
     pub on_failure: OnFailure,
-    /// All secrets of the plan, by name, for the redactor.
+    /// All secrets of the plan that have a value, by name, for the redactor. With them are the passwords in database URLs.
     pub secrets: BTreeMap<String, Secret>,
+    /// The secrets that the environment declares, and the environment variables that contain them.
+    pub secret_variables: BTreeMap<String, String>,
 }
 
 /// The text of a plan and its location.
@@ -181,6 +191,8 @@ pub struct PlanStep {
     pub id: StepId,
     /// The module that it uses.
     pub uses: ModuleRef,
+    /// The plan's absolute folder, where `./program` is looked up.
+    pub plan_dir: PathBuf,
     /// The configuration, a JSON object. Values listed in `pending` are still as written: see [`PlanStep::config`].
     pub with: Value,
     /// The values of `with` with lookups of `steps` or `run`, by JSON pointer. Their types are not known yet.
@@ -325,6 +337,17 @@ pub struct StepGrants {
     pub secrets: BTreeMap<String, SecretGrant>,
 }
 
+/// Where the plan grants something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GrantSource {
+    /// In the `grants` of the step.
+    Step,
+    /// In `dirs` or `http` at the top level, by this name.
+    Shared(GrantName),
+    /// In the step's `with`, at this JSON pointer: a program or URL that is known before the run is its own grant.
+    Config(String),
+}
+
 /// A granted directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirGrant {
@@ -332,6 +355,8 @@ pub struct DirGrant {
     pub path: PathBuf,
     /// The access: read, or read and write.
     pub access: DirAccess,
+    /// Where the plan grants it.
+    pub source: GrantSource,
 }
 
 /// How a directory may be used.
@@ -358,6 +383,8 @@ pub struct HttpGrant {
     pub network: NetworkScope,
     /// The headers that the host adds.
     pub headers: Vec<(String, ConfidentialText)>,
+    /// Where the plan grants it.
+    pub source: GrantSource,
 }
 
 /// Which addresses a granted name may resolve to.
@@ -382,6 +409,8 @@ pub struct DatabaseGrant {
 pub struct ProgramGrant {
     /// One pattern per argument.
     pub arguments: Vec<ArgumentPattern>,
+    /// Where the plan grants it.
+    pub source: GrantSource,
 }
 
 /// A pattern that matches arguments.

@@ -1,15 +1,37 @@
-//! The JSON Schema (draft 2020-12) of `deploy.yml`, with which editors complete and check a plan.
+//! The JSON Schema (draft 7, which all editors know) of `deploy.yml`, with which they complete and check a plan.
 //!
 //! It is looser than the parser: it cannot check cycles, lookups or paths. A test ensures that every plan that the parser
-//! accepts passes it. Deliberately absent: the modules' own configuration, and keys that are not supported yet.
+//! accepts passes it. Deliberately absent: the configuration of modules in files and registries, and keys that are not
+//! supported yet.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// The schema of a plan.
+use super::step::RUN;
+
+/// A module with a name, and the JSON Schema of its `with`.
+#[derive(Clone, Debug)]
+pub struct ModuleSchema {
+    /// The name, as in `uses`.
+    pub name: String,
+    /// The schema of the configuration (draft 7).
+    pub config: Value,
+}
+
+/// The schema of a plan. It checks the `with` of the steps that use one of these modules.
 #[must_use]
-pub fn schema() -> Value {
+pub fn schema(modules: &[ModuleSchema]) -> Value {
+    let steps = |description: &str, least: u32| {
+        json!({
+            "type": if least == 0 { json!(["object", "null"]) } else { json!("object") },
+            "minProperties": least,
+            "description": description,
+            "propertyNames": { "$ref": "#/definitions/name" },
+            "properties": modules.iter().map(|module| (module.name.clone(), step_named(module))).collect::<Map<_, _>>(),
+            "additionalProperties": { "$ref": "#/definitions/step" }
+        })
+    };
     json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Pawl deployment plan",
         "description": "The steps that `runner` deploys, in order. Lookups such as `${{ vars.root }}` are substituted in `state`, `vars`, `with` and `grants`.",
         "type": "object",
@@ -17,7 +39,7 @@ pub fn schema() -> Value {
         "additionalProperties": false,
         "properties": {
             "version": { "const": 1, "description": "The version of the plan format: 1." },
-            "app": { "$ref": "#/$defs/name", "description": "The name of the application. Its history is stored under this name." },
+            "app": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The name of the application. Its history is stored under this name." },
             "state": {
                 "type": "string",
                 "pattern": r"^(dir:.+|git:.+|s3://.+|.*\$\{\{.*)",
@@ -26,32 +48,23 @@ pub fn schema() -> Value {
                 "examples": ["dir:.pawl", "git:origin", "s3://acme-deployments/shop"]
             },
             "lock": lock(),
-            "secrets": {
-                "type": ["object", "null"],
-                "description": "Secrets and the sources of their values. Granted headers, database URLs and `env` can look them up.",
-                "propertyNames": { "$ref": "#/$defs/word" },
-                "additionalProperties": {
-                    "type": "string",
-                    "pattern": "^env:[^=]+$",
-                    "description": "`env:VARIABLE`: the environment variable that holds the value.",
-                    "examples": ["env:DATABASE_URL"]
-                }
-            },
-            "vars": { "$ref": "#/$defs/vars", "description": "Variables of all environments. Those of an environment override them." },
+            "secrets": { "allOf": [{ "$ref": "#/definitions/secrets" }], "description": "Secrets and the environment variables that contain them. Granted headers, database URLs and `env` can look them up." },
+            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "Variables of all environments. Those of an environment override them." },
             "environments": environments(),
-            "steps": {
-                "type": "object",
-                "minProperties": 1,
-                "description": "The steps. They run in the order written, unless `needs` sets another.",
-                "propertyNames": { "$ref": "#/$defs/name" },
-                "additionalProperties": { "$ref": "#/$defs/step" }
-            },
-            "setup": {
+            "dirs": {
                 "type": ["object", "null"],
-                "description": "Steps that `runner setup` runs before the others, once per environment.",
-                "propertyNames": { "$ref": "#/$defs/name" },
-                "additionalProperties": { "$ref": "#/$defs/step" }
+                "description": "Directories by name, which steps list in their `grants`: `dirs: [app]`. `PATH` can be read and written, `PATH:ro` only read.",
+                "propertyNames": { "$ref": "#/definitions/name" },
+                "additionalProperties": { "type": ["string", "number", "boolean"], "examples": ["/srv/shop", "./dist:ro"] }
             },
+            "http": {
+                "type": ["object", "null"],
+                "description": "HTTP origins by name, which steps list in their `grants`: `http: [api]`.",
+                "propertyNames": { "$ref": "#/definitions/name" },
+                "additionalProperties": { "$ref": "#/definitions/origin" }
+            },
+            "steps": steps("The steps. They run in the order written, unless `needs` sets another. A step without `uses` has the name of its module.", 1),
+            "setup": steps("Steps that `runner setup` runs before the others, once per environment.", 0),
             "hooks": hooks(),
             "keep": {
                 "type": ["integer", "null"],
@@ -64,7 +77,7 @@ pub fn schema() -> Value {
                 "description": "The reaction to a failure after the release was exposed to users: hold, or roll back to the last verified release."
             }
         },
-        "$defs": definitions()
+        "definitions": definitions(modules)
     })
 }
 
@@ -90,12 +103,13 @@ fn environments() -> Value {
         "type": ["object", "null"],
         "minProperties": 1,
         "description": "The environments of the app. If left out, there is one, `default`.",
-        "propertyNames": { "$ref": "#/$defs/name" },
+        "propertyNames": { "$ref": "#/definitions/name" },
         "additionalProperties": {
             "type": ["object", "null"],
             "additionalProperties": false,
             "properties": {
-                "vars": { "$ref": "#/$defs/vars", "description": "Variables of this environment." },
+                "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "Variables of this environment." },
+                "secrets": { "allOf": [{ "$ref": "#/definitions/secrets" }], "description": "Secrets of this environment. They override those of the top level." },
                 "allow": {
                     "type": ["array", "null"],
                     "minItems": 1,
@@ -108,7 +122,7 @@ fn environments() -> Value {
                     "description": "The web address of this environment, for the output `url` and the GitHub deployment. May contain lookups.",
                     "examples": ["https://shop.example.com"]
                 },
-                "after": { "$ref": "#/$defs/name", "description": "The environment in which a release must be verified first." }
+                "after": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The environment in which a release must be verified first." }
             }
         }
     })
@@ -120,23 +134,23 @@ fn hooks() -> Value {
         "additionalProperties": false,
         "description": "Steps that run around the others, in each attempt, under the lock.",
         "properties": {
-            "before": { "$ref": "#/$defs/hook", "description": "Before the first step; a failure ends the attempt." },
-            "after": { "$ref": "#/$defs/hook", "description": "After all steps have succeeded; a failure is a warning." },
-            "on-failure": { "$ref": "#/$defs/hook", "description": "After a step has failed, and after its rollback; a failure is a warning." }
+            "before": { "allOf": [{ "$ref": "#/definitions/hook" }], "description": "Before the first step; a failure ends the attempt." },
+            "after": { "allOf": [{ "$ref": "#/definitions/hook" }], "description": "After all steps have succeeded; a failure is a warning." },
+            "on-failure": { "allOf": [{ "$ref": "#/definitions/hook" }], "description": "After a step has failed, and after its rollback; a failure is a warning." }
         }
     })
 }
 
-fn definitions() -> Value {
-    json!({
+fn definitions(modules: &[ModuleSchema]) -> Value {
+    let mut all = json!({
         "name": { "type": ["string", "number"], "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$" },
         "word": { "pattern": "^[A-Za-z0-9_-]{1,64}$" },
         "scalar": { "type": ["string", "number", "boolean"] },
         "vars": {
             "type": ["object", "null"],
-            "propertyNames": { "$ref": "#/$defs/word" },
+            "propertyNames": { "$ref": "#/definitions/word" },
             "additionalProperties": {
-                "$ref": "#/$defs/scalar",
+                "$ref": "#/definitions/scalar",
                 "description": "A string, a number or a boolean. A string may look up `env` and `release`."
             }
         },
@@ -150,41 +164,137 @@ fn definitions() -> Value {
                     "program": {
                         "type": "array",
                         "minItems": 1,
-                        "items": { "$ref": "#/$defs/scalar" },
+                        "items": { "$ref": "#/definitions/scalar" },
                         "description": "A program and its arguments; it can do whatever the host can.",
                         "examples": [["./notify.sh", "deployed"]]
                     }
                 },
-                "additionalProperties": { "$ref": "#/$defs/step" }
+                "additionalProperties": { "$ref": "#/definitions/step" }
             }
         },
-        "step": step(),
+        "secrets": {
+            "type": ["object", "null"],
+            "propertyNames": { "$ref": "#/definitions/word" },
+            "additionalProperties": {
+                "type": "string",
+                "pattern": "^env:[^=]+$",
+                "description": "`env:VARIABLE`: the environment variable that holds the value.",
+                "examples": ["env:DATABASE_URL"]
+            }
+        },
+        "step": step(modules),
+        "origin": http_origin(),
         "grants": grants()
+    });
+    for module in modules {
+        all[format!("with-{}", module.name)] = with_lookups(&module.config);
+    }
+    if let Some(run) = modules.iter().find(|module| module.name == RUN) {
+        all[WITH_OF_PROGRAM] = with_lookups(&without_program(&run.config));
+    }
+    all
+}
+
+/// The definition of `with` next to `program: […]`.
+const WITH_OF_PROGRAM: &str = "with-of-program";
+
+/// A step whose name is the module's, unless it names another module.
+fn step_named(module: &ModuleSchema) -> Value {
+    json!({
+        "allOf": [
+            { "$ref": "#/definitions/step" },
+            {
+                "if": { "not": { "anyOf": [{ "required": ["uses"] }, { "required": ["program"] }] } },
+                "then": { "properties": { "with": { "$ref": format!("#/definitions/with-{}", module.name) } } }
+            }
+        ]
     })
 }
 
-fn step() -> Value {
-    json!({
-        "type": "object",
-        "required": ["uses"],
+/// The configuration schema, in which each value that is not any text may be a lookup too.
+fn with_lookups(schema: &Value) -> Value {
+    let Value::Object(entries) = schema else { return schema.clone() };
+    let mut changed = Map::new();
+    for (key, value) in entries {
+        let value = match (key.as_str(), value) {
+            ("$schema", _) => continue,
+            ("properties", Value::Object(properties)) => properties
+                .iter()
+                .map(|(name, property)| (name.clone(), or_lookup(property)))
+                .collect::<Map<_, _>>()
+                .into(),
+            ("items" | "additionalProperties", Value::Object(_)) => or_lookup(value),
+            _ => value.clone(),
+        };
+        changed.insert(key.clone(), value);
+    }
+    changed.into()
+}
+
+fn or_lookup(schema: &Value) -> Value {
+    let inner = with_lookups(schema);
+    let is_any_text = inner["type"] == "string" && inner.get("pattern").is_none() && inner.get("enum").is_none();
+    if is_any_text || inner.get("type").is_none() && inner.get("enum").is_none() {
+        return inner;
+    }
+    let mut outer = Map::new();
+    for key in ["description", "default"] {
+        outer.extend(inner.get(key).map(|value| (key.to_owned(), value.clone())));
+    }
+    outer.insert("anyOf".into(), json!([inner, { "type": "string", "pattern": r"\$\{\{" }]));
+    outer.into()
+}
+
+/// The configuration of `run` without its program.
+fn without_program(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    for key in ["program", "args"] {
+        schema["properties"].as_object_mut().and_then(|properties| properties.shift_remove(key));
+    }
+    schema.as_object_mut().and_then(|schema| schema.shift_remove("required"));
+    schema
+}
+
+fn step(modules: &[ModuleSchema]) -> Value {
+    let with_of = |condition: Value, definition: String| json!({ "if": condition, "then": { "properties": { "with": { "$ref": format!("#/definitions/{definition}") } } } });
+    let mut conditions: Vec<_> = modules
+        .iter()
+        .map(|module| {
+            let uses = json!({ "required": ["uses"], "properties": { "uses": { "const": module.name } } });
+            with_of(uses, format!("with-{}", module.name))
+        })
+        .collect();
+    if modules.iter().any(|module| module.name == RUN) {
+        conditions.push(with_of(json!({ "required": ["program"] }), WITH_OF_PROGRAM.to_owned()));
+    }
+    let mut step = json!({
+        "type": ["object", "null"],
+        "not": { "required": ["uses", "program"] },
         "additionalProperties": false,
         "properties": {
             "uses": {
                 "type": "string",
                 "pattern": r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63}|(\.{1,2})?/.*\.wasm|oci://[^@/]+/[a-z0-9._/-]+@sha256:[0-9a-f]{64})$",
-                "description": "The module: an official one, a component in a file, or one in a registry, pinned by the digest of its manifest.",
+                "description": "The module: an official one, a component in a file, or one in a registry, pinned by the digest of its manifest. If left out: the one that has the name of the step.",
                 "examples": ["pull", "configure", "migrate", "start", "switch", "verify", "run", "./steps/x.wasm"]
+            },
+            "program": {
+                "type": "array",
+                "minItems": 1,
+                "items": { "$ref": "#/definitions/scalar" },
+                "description": "A program and its arguments, short for `uses: run`. Needs `trust: host`.",
+                "examples": [["./build.sh", "all"]]
             },
             "with": {
                 "type": ["object", "null"],
-                "description": "The module's configuration. May look up `release`, `vars`, `env`, `run` and the outputs of earlier steps: `${{ steps.pull.path }}`."
+                "description": "The module's configuration. May look up `release`, `vars`, `env`, `run`, `plan.dir`, `release.path` and the outputs of earlier steps: `${{ steps.pull.path }}`."
             },
-            "grants": { "$ref": "#/$defs/grants", "description": "The resources that the step may use. Everything else is denied." },
+            "grants": { "allOf": [{ "$ref": "#/definitions/grants" }], "description": "The resources that the step may use. Everything else is denied." },
             "needs": {
                 "description": "The steps that this one waits for. If left out: the step before it. `[]`: none.",
                 "oneOf": [
-                    { "$ref": "#/$defs/name" },
-                    { "type": "array", "items": { "$ref": "#/$defs/name" } },
+                    { "$ref": "#/definitions/name" },
+                    { "type": "array", "items": { "$ref": "#/definitions/name" } },
                     { "type": "null" }
                 ]
             },
@@ -227,20 +337,29 @@ fn step() -> Value {
                 "description": "`host`: through granted programs or sockets, this step can do whatever the host can."
             }
         }
-    })
+    });
+    if !conditions.is_empty() {
+        step["allOf"] = conditions.into();
+    }
+    step
 }
 
 fn grants() -> Value {
-    let name_keys = json!({ "$ref": "#/$defs/name" });
+    let name_keys = json!({ "$ref": "#/definitions/name" });
     json!({
         "type": ["object", "null"],
         "additionalProperties": false,
         "properties": {
             "dirs": {
-                "type": ["object", "null"],
-                "description": "Directories by name. `PATH` can be read and written, `PATH:ro` only read.",
-                "propertyNames": name_keys,
-                "additionalProperties": { "$ref": "#/$defs/scalar", "examples": ["/srv/shop", "./dist:ro"] }
+                "description": "Directories. By name and path: `PATH` can be read and written, `PATH:ro` only read. Or a list of names under `dirs` at the top level, with `:ro` where the step only reads.",
+                "oneOf": [
+                    { "type": "array", "items": { "type": ["string", "number"], "examples": ["app", "dist:ro"] } },
+                    {
+                        "type": ["object", "null"],
+                        "propertyNames": name_keys,
+                        "additionalProperties": { "type": ["string", "number", "boolean"], "examples": ["/srv/shop", "./dist:ro"] }
+                    }
+                ]
             },
             "http": http_grants(),
             "tcp": {
@@ -256,11 +375,11 @@ fn grants() -> Value {
             },
             "programs": {
                 "type": ["array", "null"],
-                "description": "Programs with their arguments, the program first: `*` is any single argument, `**` at the end any further ones. Needs `trust: host`.",
+                "description": "Programs with their arguments, the program first: `*` is any single argument, `**` at the end any further ones. Needs `trust: host`. If left out: what `with` of a `run` step says.",
                 "items": {
                     "oneOf": [
-                        { "$ref": "#/$defs/scalar" },
-                        { "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/scalar" } }
+                        { "$ref": "#/definitions/scalar" },
+                        { "type": "array", "minItems": 1, "items": { "$ref": "#/definitions/scalar" } }
                     ]
                 }
             },
@@ -279,10 +398,10 @@ fn grants() -> Value {
             "secrets": {
                 "description": "Secrets that the step may use by handle. With `reveal`, it also sees the value.",
                 "oneOf": [
-                    { "type": "array", "items": { "$ref": "#/$defs/word" } },
+                    { "type": "array", "items": { "$ref": "#/definitions/word" } },
                     {
                         "type": "object",
-                        "propertyNames": { "$ref": "#/$defs/word" },
+                        "propertyNames": { "$ref": "#/definitions/word" },
                         "additionalProperties": { "enum": ["use", "reveal"] }
                     },
                     { "type": "null" }
@@ -295,31 +414,35 @@ fn grants() -> Value {
 fn http_grants() -> Value {
     json!({
         "type": ["array", "null"],
-        "description": "HTTP origins that the step may send requests to.",
-        "items": {
-            "oneOf": [
-                { "type": "string", "examples": ["https://example.com"] },
-                {
-                    "type": "object",
-                    "required": ["origin"],
-                    "additionalProperties": false,
-                    "properties": {
-                        "origin": { "type": "string", "description": "Scheme, host and port.", "examples": ["https://example.com"] },
-                        "methods": {
-                            "type": ["array", "null"],
-                            "minItems": 1,
-                            "items": { "type": "string" },
-                            "description": "The allowed methods. If left out: all."
-                        },
-                        "private": { "type": ["boolean", "null"], "default": false, "description": "Whether the name may resolve to a private address." },
-                        "headers": {
-                            "type": ["object", "null"],
-                            "description": "Headers that the host adds; the step does not see them. May look up `secrets`.",
-                            "additionalProperties": { "$ref": "#/$defs/scalar" }
-                        }
+        "description": "HTTP origins that the step may send requests to, or their names under `http` at the top level. If left out: those of the URLs in `with`.",
+        "items": { "$ref": "#/definitions/origin" }
+    })
+}
+
+fn http_origin() -> Value {
+    json!({
+        "oneOf": [
+            { "type": "string", "examples": ["https://example.com"] },
+            {
+                "type": "object",
+                "required": ["origin"],
+                "additionalProperties": false,
+                "properties": {
+                    "origin": { "type": "string", "description": "Scheme, host and port.", "examples": ["https://example.com"] },
+                    "methods": {
+                        "type": ["array", "null"],
+                        "minItems": 1,
+                        "items": { "type": "string" },
+                        "description": "The allowed methods. If left out: all."
+                    },
+                    "private": { "type": ["boolean", "null"], "default": false, "description": "Whether the name may resolve to a private address." },
+                    "headers": {
+                        "type": ["object", "null"],
+                        "description": "Headers that the host adds; the step does not see them. May look up `secrets`.",
+                        "additionalProperties": { "$ref": "#/definitions/scalar" }
                     }
                 }
-            ]
-        }
+            }
+        ]
     })
 }

@@ -3,7 +3,7 @@
 //! Invariant: a secret reaches only [`ConfidentialText`] values, and no error contains its value. A lookup that is known only
 //! while steps run becomes a [`PendingValue`]. Deliberately absent: the process environment; the caller passes a function.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use serde_json::{Map, Value};
 
@@ -53,13 +53,28 @@ pub(super) struct LookupScope<'a> {
     pub(super) text: &'a str,
     pub(super) environment: &'a EnvironmentName,
     pub(super) release: &'a Label,
+    /// The plan's absolute folder.
+    pub(super) plan_dir: &'a Path,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     /// `None` for a variable whose error has been reported.
     pub(super) variables: BTreeMap<String, Option<PlanVariable>>,
     /// The other environments that define a variable, for hints.
     pub(super) defined_in: BTreeMap<String, Vec<String>>,
-    /// `None` for a secret whose error has been reported.
-    pub(super) secrets: BTreeMap<String, Option<Secret>>,
+    /// The secrets that the environment declares.
+    pub(super) secrets: BTreeMap<String, DeclaredSecret>,
+    /// The other environments that declare a secret, for hints.
+    pub(super) secrets_in: BTreeMap<String, Vec<String>>,
+}
+
+/// A secret that the plan declares.
+#[derive(Clone, Debug)]
+pub(super) enum DeclaredSecret {
+    /// Its value, and the environment variable that contains it.
+    Set { value: Secret, variable: String },
+    /// It has no value, which is an error as soon as something uses it.
+    Unset { error: PlanError, variable: String },
+    /// Its error has been reported.
+    Invalid,
 }
 
 /// A configuration with its lookups substituted as far as possible.
@@ -75,6 +90,7 @@ enum TemplatePiece {
     Known(PlanVariable),
     Secret { name: String, value: Secret },
     Deferred { lookup: DeferredLookup, span: Range<usize> },
+    ReleasePath { span: Range<usize> },
 }
 
 impl LookupScope<'_> {
@@ -150,12 +166,15 @@ impl LookupScope<'_> {
                 if let [TemplatePiece::Known(_)] = pieces.as_slice() {
                     return pieces.pop().map(|piece| match piece {
                         TemplatePiece::Known(known) => known.value,
-                        TemplatePiece::Text(_) | TemplatePiece::Secret { .. } | TemplatePiece::Deferred { .. } => {
-                            unreachable!("matched above")
-                        }
+                        TemplatePiece::Text(_)
+                        | TemplatePiece::Secret { .. }
+                        | TemplatePiece::Deferred { .. }
+                        | TemplatePiece::ReleasePath { .. } => unreachable!("matched above"),
                     });
                 }
-                if pieces.iter().any(|piece| matches!(piece, TemplatePiece::Deferred { .. })) {
+                let is_pending =
+                    |piece: &_| matches!(piece, TemplatePiece::Deferred { .. } | TemplatePiece::ReleasePath { .. });
+                if pieces.iter().any(is_pending) {
                     into.pending.insert(pointer, pending_value(&pieces));
                 }
                 Some(Value::String(join_pieces(&pieces).written))
@@ -271,15 +290,31 @@ impl LookupScope<'_> {
                     None
                 }
             },
-            PlanLookup::Secret(name) => match self.secrets.get(&name) {
-                Some(secret) => secret.clone().map(|value| TemplatePiece::Secret { name, value }),
+            PlanLookup::Secret(name) => {
+                self.secret(&name, &span, problems).map(|value| TemplatePiece::Secret { name, value })
+            }
+            PlanLookup::PlanDir => match self.plan_dir.to_str() {
+                Some(path) => known(path.to_owned(), ValueOrigin::Fixed),
                 None => {
-                    problems.push(self.undefined_secret(&name, &span));
+                    let error = PlanError::new(ErrorCode::InvalidValue, "the path of the plan's folder is not UTF-8");
+                    problems.push(error.at(&span, "not readable as text").hint("move the plan to another folder"));
                     None
                 }
             },
+            PlanLookup::ReleasePath => Some(TemplatePiece::ReleasePath { span }),
             PlanLookup::Deferred(lookup) => Some(TemplatePiece::Deferred { lookup, span }),
         }
+    }
+
+    /// The value of a secret that something uses at `span`.
+    pub(super) fn secret(&self, name: &str, span: &Range<usize>, problems: &mut PlanErrorCollector) -> Option<Secret> {
+        match self.secrets.get(name) {
+            Some(DeclaredSecret::Set { value, .. }) => return Some(value.clone()),
+            Some(DeclaredSecret::Unset { error, .. }) => problems.push(error.clone()),
+            Some(DeclaredSecret::Invalid) => {}
+            None => problems.push(self.undefined_secret(name, span)),
+        }
+        None
     }
 
     fn undefined_variable(&self, name: &str, span: &Range<usize>) -> PlanError {
@@ -302,10 +337,16 @@ impl LookupScope<'_> {
 
     fn undefined_secret(&self, name: &str, span: &Range<usize>) -> PlanError {
         let names = || self.secrets.keys().map(String::as_str);
-        let hint = if let Some(near) = closest_match(name, names()) {
-            format!("did you mean `secrets.{near}`?")
+        let hint = if let Some(others) = self.secrets_in.get(name) {
+            format!(
+                "declare it for `{}` too, under `secrets:`; it is declared for {}",
+                self.environment,
+                quoted_list(others.iter().map(String::as_str))
+            )
+        } else if let Some(near) = closest_match(name, names()) {
+            format!("did you mean `{near}`?")
         } else if self.secrets.is_empty() {
-            format!("declare it: `secrets: {{ {name}: env:{name} }}`")
+            format!("declare it at the top of the plan: `secrets: {{ {name}: env:{name} }}`")
         } else {
             format!("use one of {}", quoted_list(names()))
         };
@@ -318,7 +359,7 @@ impl LookupScope<'_> {
 /// Why a lookup is not allowed at a position, and what to do instead.
 fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str, &'static str)> {
     match (lookup, site) {
-        (PlanLookup::Environment(_), _)
+        (PlanLookup::Environment(_) | PlanLookup::PlanDir, _)
         | (
             PlanLookup::Release,
             LookupSite::Variables | LookupSite::Config | LookupSite::Grant | LookupSite::Confidential,
@@ -328,7 +369,7 @@ fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str,
             LookupSite::State | LookupSite::Config | LookupSite::Grant | LookupSite::Confidential,
         )
         | (PlanLookup::Secret(_), LookupSite::Confidential)
-        | (PlanLookup::Deferred(_), LookupSite::Config) => None,
+        | (PlanLookup::Deferred(_) | PlanLookup::ReleasePath, LookupSite::Config) => None,
         (PlanLookup::Release, LookupSite::State) => {
             Some(("all releases share one state", "remove it; each release would have its own history"))
         }
@@ -341,12 +382,12 @@ fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str,
                 "use secrets only in granted headers, database URLs and `env`",
             ))
         }
-        (PlanLookup::Deferred(_), LookupSite::Variables | LookupSite::State) => {
-            Some(("it is known only while steps run", "use `steps` and `run` only in `with`"))
+        (PlanLookup::Deferred(_) | PlanLookup::ReleasePath, LookupSite::Variables | LookupSite::State) => {
+            Some(("it is known only while steps run", "use `steps`, `run` and `release.path` only in `with`"))
         }
-        (PlanLookup::Deferred(_), LookupSite::Grant | LookupSite::Confidential) => Some((
+        (PlanLookup::Deferred(_) | PlanLookup::ReleasePath, LookupSite::Grant | LookupSite::Confidential) => Some((
             "grants are fixed before any step runs",
-            "use `vars` in grants; `steps` and `run` work only in `with`",
+            "use `vars` in grants; `steps`, `run` and `release.path` work only in `with`",
         )),
     }
 }
@@ -373,6 +414,11 @@ fn join_pieces(pieces: &[TemplatePiece]) -> ConfidentialText {
                 written.push_str(&text);
                 value.push_str(&text);
             }
+            TemplatePiece::ReleasePath { .. } => {
+                let text = format!("${{{{ {} }}}}", PlanLookup::ReleasePath);
+                written.push_str(&text);
+                value.push_str(&text);
+            }
         }
     }
     ConfidentialText { written, value: Secret::new(value) }
@@ -387,6 +433,7 @@ fn pending_value(pieces: &[TemplatePiece]) -> PendingValue {
         TemplatePiece::Deferred { lookup, span } => {
             PendingPart::Deferred { lookup: lookup.clone(), span: span.clone() }
         }
+        TemplatePiece::ReleasePath { span } => PendingPart::ReleasePath { span: span.clone() },
     });
     PendingValue { parts: parts.collect() }
 }

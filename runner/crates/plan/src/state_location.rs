@@ -11,7 +11,7 @@ use super::{
     fields::{self, MappingFields},
     paths,
     scope::{LookupScope, LookupSite},
-    yaml::{YamlNode, YamlValue},
+    yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::{Secret, duration::parse_duration, error_code::ErrorCode};
 
@@ -132,16 +132,28 @@ impl StateLocation {
     }
 }
 
-/// The variables that `secrets:` names. What is wrong there is reported where it is read.
+/// The variables that the `secrets` of the plan and of its environments name. What is wrong there is reported where it is read.
 fn secret_variables(fields: &MappingFields<'_>) -> Vec<String> {
-    let Some(YamlNode { kind: YamlValue::Map(entries), .. }) = fields.get("secrets") else { return Vec::new() };
-    let variable = |node: &YamlNode| match &node.kind {
+    let of_environments = mapping_entries(fields.get("environments")).flat_map(|(_, environment)| {
+        mapping_entries(Some(environment)).filter(|(key, _)| key.text == "secrets").map(|(_, secrets)| secrets)
+    });
+    let variable = |(_, node): &(YamlKey, YamlNode)| match &node.kind {
         YamlValue::Text(text) => text.strip_prefix("env:").map(str::to_owned),
         YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
             None
         }
     };
-    entries.iter().filter_map(|(_, node)| variable(node)).collect()
+    let all = fields.get("secrets").into_iter().chain(of_environments);
+    all.flat_map(|node| mapping_entries(Some(node))).filter_map(variable).collect()
+}
+
+/// The entries of a mapping; none of anything else.
+fn mapping_entries(node: Option<&YamlNode>) -> impl Iterator<Item = &(YamlKey, YamlNode)> {
+    let entries = match node {
+        Some(YamlNode { kind: YamlValue::Map(entries), .. }) => entries.as_slice(),
+        Some(_) | None => &[],
+    };
+    entries.iter()
 }
 
 fn settings(names: &[&str], env: EnvLookup<'_>) -> BTreeMap<String, Secret> {

@@ -5,18 +5,20 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    EffectPlace, ModuleRef, PlanSource, PlanStep, StepGrants, StepTrust,
+    EffectPlace, ModuleRef, PlanSource, PlanStep, StepTrust,
     error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
-    grants, hooks, paths,
+    grants::{self, DeclaredGrants, SharedGrants},
+    hooks, implied_grants, paths,
     registry::{RegistryRef, RegistryRefError},
-    scope::{LookupScope, SubstitutedConfig},
+    scope::{LookupScope, LookupSite, SubstitutedConfig},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::{StepId, duration::parse_duration, error_code::ErrorCode};
 
 const KEYS: &[&str] = &[
     "uses",
+    "program",
     "with",
     "grants",
     "needs",
@@ -29,6 +31,8 @@ const KEYS: &[&str] = &[
     "after-undo",
     "effects",
 ];
+/// The module that runs a program.
+pub(super) const RUN: &str = "run";
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const MAX_RETRIES: u64 = 10;
 
@@ -49,43 +53,59 @@ pub(super) enum DeclaredNeeds {
     Explicit(Vec<(StepId, Range<usize>)>),
 }
 
+/// What the steps of a plan share.
+pub(super) struct StepContext<'a> {
+    pub(super) scope: LookupScope<'a>,
+    pub(super) source: &'a PlanSource,
+    pub(super) shared: SharedGrants,
+}
+
 /// Reads the mapping under `steps`.
-pub(super) fn drafts(
-    node: &YamlNode,
-    scope: &LookupScope<'_>,
-    source: &PlanSource,
-    problems: &mut PlanErrorCollector,
-) -> Vec<StepDraft> {
+pub(super) fn drafts(node: &YamlNode, context: &StepContext<'_>, problems: &mut PlanErrorCollector) -> Vec<StepDraft> {
     let Some(entries) = fields::mapping(node, "`steps`", problems) else { return Vec::new() };
     if entries.is_empty() {
         let error = PlanError::new(ErrorCode::MissingKey, "the plan has no steps");
-        problems.push(error.at(&node.span, "empty").hint("add one: `pull: { uses: pull, … }`"));
+        problems.push(error.at(&node.span, "empty").hint("add one: `pull: { with: … }`"));
     }
-    entries.iter().filter_map(|(key, node)| draft(key, node, scope, source, problems)).collect()
+    entries.iter().filter_map(|(key, node)| draft(key, node, context, problems)).collect()
 }
 
 pub(super) fn draft(
     key: &YamlKey,
     node: &YamlNode,
-    scope: &LookupScope<'_>,
-    source: &PlanSource,
+    context: &StepContext<'_>,
     problems: &mut PlanErrorCollector,
 ) -> Option<StepDraft> {
+    let StepContext { scope, source, shared } = context;
     let id: StepId = fields::parse_name(&key.text, &key.span, problems)?;
     let what = format!("step `{id}`");
     let errors_before = problems.count();
+    let empty = YamlNode { span: node.span.clone(), kind: YamlValue::Map(Vec::new()) };
+    let node = if matches!(node.kind, YamlValue::Null) { &empty } else { node };
     let Some(fields) = MappingFields::read(node, &what, &key.span, KEYS, problems) else {
         return Some(StepDraft { id, span: key.span.clone(), needs: DeclaredNeeds::PreviousStep, step: None });
     };
-    let uses = fields.require("uses", "pull", problems).and_then(|node| module(node, source, problems));
-    let config = config(&fields, &what, &key.span, scope, problems);
+    let program = short_program(&fields, &what, problems);
+    let uses = match (fields.get("uses"), &program) {
+        (_, Some(_)) => Some(ModuleRef::Official(RUN.to_owned())),
+        (Some(node), None) => module(node, source, problems),
+        (None, None) => Some(ModuleRef::Official(id.to_string())),
+    };
+    let config = match &program {
+        Some(node) => program_config(node, scope, problems),
+        None => config(&fields, &what, &key.span, scope, problems),
+    };
     let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
         fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
     });
-    let (grants, dir_spans) = match fields.get("grants") {
-        Some(node) => grants::read(node, &what, scope, source, problems),
-        None => (StepGrants::default(), BTreeMap::new()),
+    let mut declared = match fields.get("grants") {
+        Some(node) => grants::read(node, &what, shared, scope, source, problems),
+        None => DeclaredGrants::default(),
     };
+    if let (Some(uses), Some(config)) = (&uses, &config) {
+        implied_grants::add(&mut declared, uses, config);
+    }
+    let DeclaredGrants { grants, dir_spans, .. } = declared;
     let host_capability = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
         (false, _) => Some("programs"),
         (true, false) => Some("sockets"),
@@ -131,6 +151,7 @@ pub(super) fn draft(
         ) if problems.count() == errors_before => Some(PlanStep {
             id: id.clone(),
             uses,
+            plan_dir: source.folder.clone(),
             with: config.value,
             pending: config.pending,
             grants,
@@ -150,6 +171,64 @@ pub(super) fn draft(
         _ => None,
     };
     Some(StepDraft { id, span: key.span.clone(), needs, step })
+}
+
+/// Reads `program: [PROGRAM, ARGUMENT, …]`, which is short for `uses: run` with `program` and `args` in `with`. None if the step has
+/// no such key.
+fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
+    let (key, node) = fields.entry("program")?;
+    let mut entries = match fields.get("with") {
+        Some(with) => fields::mapping(with, &format!("`with` of {what}"), problems).unwrap_or_default().to_vec(),
+        None => Vec::new(),
+    };
+    if let Some((uses, _)) = fields.entry("uses") {
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} has `program` and `uses`"));
+        problems.push(error.at(&uses.span, "one too many").hint("remove `uses`: `program` is short for `uses: run`"));
+    }
+    for (repeated, _) in entries.iter().filter(|(key, _)| ["program", "args"].contains(&key.text.as_str())) {
+        let message = format!("{what} has its program twice: in `program` and in `with.{}`", repeated.text);
+        let error = PlanError::new(ErrorCode::InvalidValue, message).at(&repeated.span, "one too many");
+        problems.push(error.hint("write `program: [PROGRAM, ARGUMENT, …]` only"));
+    }
+    let Some((program, arguments)) = fields::list(node, &format!("`program` of {what}"), problems)?.split_first()
+    else {
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("`program` of {what} names no program"));
+        problems.push(error.at(&node.span, "empty").hint("write the program and its arguments: `[./build.sh, all]`"));
+        return None;
+    };
+    let entry = |text: &str, value| (YamlKey { text: text.to_owned(), span: key.span.clone() }, value);
+    entries.push(entry("program", program.clone()));
+    if !arguments.is_empty() {
+        let list = YamlNode { span: node.span.clone(), kind: YamlValue::List(arguments.to_vec()) };
+        entries.push(entry("args", list));
+    }
+    Some(YamlNode { span: node.span.clone(), kind: YamlValue::Map(entries) })
+}
+
+/// The configuration of a short program. Its words are texts, however they are written.
+fn program_config(
+    node: &YamlNode,
+    scope: &LookupScope<'_>,
+    problems: &mut PlanErrorCollector,
+) -> Option<SubstitutedConfig> {
+    let mut config = scope.config(node, problems)?;
+    let YamlValue::Map(entries) = &node.kind else { return Some(config) };
+    for (key, node) in entries {
+        let words: Vec<(String, &YamlNode)> = match (key.text.as_str(), &node.kind) {
+            ("program", _) => vec![("/program".to_owned(), node)],
+            ("args", YamlValue::List(items)) => {
+                items.iter().enumerate().map(|(index, item)| (format!("/args/{index}"), item)).collect()
+            }
+            _ => Vec::new(),
+        };
+        for (pointer, node) in words {
+            let is_text = config.pending.contains_key(&pointer);
+            if let Some(value) = config.value.pointer_mut(&pointer).filter(|value| !is_text && !value.is_string()) {
+                *value = scope.text(node, "a word of `program`", LookupSite::Grant, problems)?.into();
+            }
+        }
+    }
+    Some(config)
 }
 
 fn module(node: &YamlNode, source: &PlanSource, problems: &mut PlanErrorCollector) -> Option<ModuleRef> {

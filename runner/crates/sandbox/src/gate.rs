@@ -24,7 +24,10 @@ use hostio::{
     confined_path,
     dir_snapshot::{DirSnapshot, DirSnapshotCache, PathReadError},
 };
-use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, ModuleRef, PlanStep, SecretGrant, StepGrants};
+use plan::{
+    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, ModuleRef, PlanStep, SecretGrant,
+    StepGrants,
+};
 
 /// The purpose of a call, which restricts its access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,7 @@ pub(super) struct CapabilityGate {
     purpose: CallPurpose,
     grants: StepGrants,
     writable_dirs: Vec<PathBuf>,
+    plan_dir: PathBuf,
     dirs: BTreeMap<String, (Dir, DirAccess)>,
     client: Arc<net::NetClient>,
     dir_snapshots: DirSnapshotCache,
@@ -97,6 +101,7 @@ impl CapabilityGate {
             purpose,
             grants: step.grants.clone(),
             writable_dirs: writable,
+            plan_dir: step.plan_dir.clone(),
             dirs,
             client,
             dir_snapshots: folders.clone(),
@@ -233,7 +238,13 @@ impl CapabilityGate {
         Err(self.denied_failure("program", &vector.to_string(), &format!("programs: [{vector}]")))
     }
 
-    /// The environment of a granted program: the plan's values, and those in `wanted` that the plan leaves open.
+    /// The path by which a granted program is started: `./program` lies in the plan's folder.
+    pub(super) fn program_path(&self, program: &str) -> String {
+        super::program_inputs::resolve_in_plan(&self.plan_dir, program)
+    }
+
+    /// The environment of a granted program: the plan's values, those in `requested` that the plan leaves open, and the default `PATH`
+    /// and `HOME` if neither sets them.
     pub(super) fn program_environment(
         &self,
         requested: &BTreeMap<String, String>,
@@ -250,6 +261,12 @@ impl CapabilityGate {
         for (name, grant) in &self.grants.env {
             if let EnvGrant::Set(value) = grant {
                 environment.push((name.clone(), value.value.reveal().to_owned()));
+            }
+        }
+        let home = || Some(std::env::home_dir()?.to_str()?.to_owned());
+        for (name, default) in [("PATH", Some(DEFAULT_PROGRAM_PATH.to_owned())), ("HOME", home())] {
+            if let Some(default) = default.filter(|_| environment.iter().all(|(set, _)| set != name)) {
+                environment.push((name.to_owned(), default));
             }
         }
         Ok(environment)

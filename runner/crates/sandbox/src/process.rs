@@ -176,7 +176,7 @@ impl process::Host for HostState {
         let start = ProgramStart {
             environment: self.gate.program_environment(&options.env)?,
             working_dir: options.dir.as_deref().map(|dir| self.working_dir(dir)).transpose()?,
-            program: command.program,
+            program: self.gate.program_path(&command.program),
             arguments: command.arguments,
             stdin: command.stdin,
             terminal: options.tty,

@@ -14,10 +14,7 @@ use std::{
 use super::{gate::CapabilityGate, inputs::InputError};
 use contract::hash::Blake3Hash;
 use hostio::confined_path;
-use plan::{ArgumentPattern, DirAccess, EnvGrant, PlanStep};
-
-/// Where a bare program name is looked up if the plan sets no `PATH`, as the C library does.
-const DEFAULT_SEARCH_PATH: &str = "/bin:/usr/bin";
+use plan::{ArgumentPattern, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, PlanStep};
 
 /// The hash of a program's file; none if it can't be read, or if the step may write to it.
 pub(super) fn hash_program(step: &PlanStep, program: &str) -> Option<Blake3Hash> {
@@ -37,13 +34,21 @@ pub(super) fn hash_program(step: &PlanStep, program: &str) -> Option<Blake3Hash>
     Blake3Hash::of_reader(file).ok()
 }
 
+/// The path of a program: one that begins with `./` or `../` lies in the plan's folder, and any other text stays as it is.
+pub(super) fn resolve_in_plan(plan_dir: &Path, program: &str) -> String {
+    match program.starts_with("./") || program.starts_with("../") {
+        true => normalize(&plan_dir.join(program)).to_string_lossy().into_owned(),
+        false => program.to_owned(),
+    }
+}
+
 fn program_path(step: &PlanStep, program: &str) -> Option<PathBuf> {
     if program.contains('/') {
-        return Some(PathBuf::from(program));
+        return Some(PathBuf::from(resolve_in_plan(&step.plan_dir, program)));
     }
     let search_path = match step.grants.env.get("PATH") {
         Some(EnvGrant::Set(value)) => value.value.reveal(),
-        Some(EnvGrant::SetByStep) | None => DEFAULT_SEARCH_PATH,
+        Some(EnvGrant::SetByStep) | None => DEFAULT_PROGRAM_PATH,
     };
     search_path.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.is_file())
 }

@@ -256,13 +256,6 @@ fn programs() {
               |           ^^^^^^^^ not a program
               hint: write a list with the program first: `[/usr/sbin/nginx, -t]`
 
-            error[P0115]: `./x` is neither an absolute path nor a bare name
-              --> deploy.yml:10:11
-               |
-            10 |         - ./x
-               |           ^^^ not a program
-              hint: write `/usr/sbin/nginx` or `nginx`
-
             error[P0115]: a grant must name its program
               --> deploy.yml:11:12
                |
@@ -349,15 +342,15 @@ fn sockets_and_secrets() {
              --> deploy.yml:9:24
               |
             9 |       secrets: [TOKEN, TOKNE, OTHER]
-              |                        ^^^^^ not declared
+              |                        ^^^^^ undefined
               hint: did you mean `TOKEN`?
 
             error[P0108]: the plan has no secret `OTHER`
              --> deploy.yml:9:31
               |
             9 |       secrets: [TOKEN, TOKNE, OTHER]
-              |                               ^^^^^ not declared
-              hint: declare it at the top of the plan: `secrets: { OTHER: env:VARIABLE }`
+              |                               ^^^^^ undefined
+              hint: use one of `TOKEN`
         "#]],
     );
     check(

@@ -39,7 +39,7 @@ fn undefined() {
               |
             6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
               |                 ^^^^^^^^^^^^^^^^^ unknown
-              hint: use one of `release`, `vars`, `env`, `steps`, `run`, `secrets`
+              hint: use one of `release`, `vars`, `env`, `steps`, `run`, `secrets`, `plan`
 
             error[P0108]: `var` cannot be looked up
              --> deploy.yml:6:41
@@ -114,8 +114,8 @@ fn syntax() {
              --> deploy.yml:6:41
               |
             6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
-              |                                         ^^^^^^^^^^^^^^^^^^^^ `release` has no parts
-              hint: write `${{ release }}` for the label
+              |                                         ^^^^^^^^^^^^^^^^^^^^ `release` has only `path`
+              hint: write `${{ release }}` for the label, `${{ release.path }}` for the folder
 
             error[P0109]: `vars` is not a lookup
              --> deploy.yml:6:68
@@ -201,7 +201,7 @@ fn lookups_not_allowed_here() {
               |
             5 | vars: { a: 1, b: "${{ vars.a }}", c: "${{ run.id }}" }
               |                                       ^^^^^^^^^^^^^ not here
-              hint: use `steps` and `run` only in `with`
+              hint: use `steps`, `run` and `release.path` only in `with`
 
             error[P0110]: `uses` cannot contain a lookup
              --> deploy.yml:7:14
@@ -222,7 +222,7 @@ fn lookups_not_allowed_here() {
               |
             8 |   b: { uses: x, grants: { dirs: { d: "${{ steps.a.path }}", e: "${{ secrets.T }}" } } }
               |                                       ^^^^^^^^^^^^^^^^^^^ not here
-              hint: use `vars` in grants; `steps` and `run` work only in `with`
+              hint: use `vars` in grants; `steps`, `run` and `release.path` work only in `with`
 
             error[P0110]: `secrets.T` cannot be looked up here: this value is written to the journal
              --> deploy.yml:8:65
@@ -282,20 +282,6 @@ fn secrets() {
             error[P0118]: secret `C` has no valid source
               hint: write `C: env:VARIABLE`
 
-            error[P0114]: secret `A`: the environment variable `UNSET` is empty or not set
-             --> deploy.yml:3:15
-              |
-            3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
-              |               ^^^^^^^^^ no value
-              hint: set it with `UNSET=… runner …`, or in CI under `env:` of the job
-
-            error[P0114]: secret `B`: the environment variable `EMPTY` is empty or not set
-             --> deploy.yml:3:29
-              |
-            3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
-              |                             ^^^^^^^^^ no value
-              hint: set it with `EMPTY=… runner …`, or in CI under `env:` of the job
-
             error[P0107]: "d.e" is not a valid secret name
              --> deploy.yml:3:52
               |
@@ -307,13 +293,13 @@ fn secrets() {
     check_step(
         "    grants: { http: [{ origin: \"https://x.org\", headers: { A: \"${{ secrets.TOKEN }}\" } }] }",
         expect![[r#"
-        error[P0108]: the plan has no secret `TOKEN`
-         --> deploy.yml:6:64
-          |
-        6 |     grants: { http: [{ origin: "https://x.org", headers: { A: "${{ secrets.TOKEN }}" } }] }
-          |                                                                ^^^^^^^^^^^^^^^^^^^^ undefined
-          hint: declare it: `secrets: { TOKEN: env:TOKEN }`
-    "#]],
+            error[P0108]: the plan has no secret `TOKEN`
+             --> deploy.yml:6:64
+              |
+            6 |     grants: { http: [{ origin: "https://x.org", headers: { A: "${{ secrets.TOKEN }}" } }] }
+              |                                                                ^^^^^^^^^^^^^^^^^^^^ undefined
+              hint: declare it at the top of the plan: `secrets: { TOKEN: env:TOKEN }`
+        "#]],
     );
 }
 

@@ -240,20 +240,13 @@ fn the_caret_counts_characters() {
     check(
         "version: 1\napp: shop\nsteps:\n  a: { with: { \"größe\": \"日本語\" }, usse: x }\n",
         expect![[r#"
-        error[P0106]: step `a` has no `uses`
-         --> deploy.yml:4:3
-          |
-        4 |   a: { with: { "größe": "日本語" }, usse: x }
-          |   ^ `uses` is missing
-          hint: add `uses: pull`
-
-        error[P0104]: step `a` has no key `usse`
-         --> deploy.yml:4:34
-          |
-        4 |   a: { with: { "größe": "日本語" }, usse: x }
-          |                                     ^^^^ unknown key
-          hint: did you mean `uses`?
-    "#]],
+            error[P0104]: step `a` has no key `usse`
+             --> deploy.yml:4:34
+              |
+            4 |   a: { with: { "größe": "日本語" }, usse: x }
+              |                                     ^^^^ unknown key
+              hint: did you mean `uses`?
+        "#]],
     );
 }
 
@@ -339,7 +332,7 @@ fn control_characters_are_escaped() {
               |
             3 | \u{1b}[2J\u{9b}x\u{202e}: "\u{7}"
               | ^^^^^^^^^^^^^^^^^^^^^^^^ unknown key
-              hint: use one of `version`, `app`, `state`, `lock`, `secrets`, `vars`, `environments`, `setup`, `steps`, `hooks`, `keep`, `on-failure`
+              hint: use one of `version`, `app`, `state`, `lock`, `secrets`, `vars`, `dirs`, `http`, `environments`, `setup`, `steps`, `hooks`, `keep`, `on-failure`
         "#]],
     );
 }

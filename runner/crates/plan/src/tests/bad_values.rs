@@ -22,7 +22,7 @@ fn unknown_keys() {
               |
             6 |   a: { uses: x, hooks: {} }
               |                 ^^^^^ unknown key
-              hint: use one of `uses`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`, `always`, `after-undo`, `effects`
+              hint: use one of `uses`, `program`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`, `always`, `after-undo`, `effects`
         "#]],
     );
 }
@@ -123,19 +123,8 @@ fn missing_keys() {
               |
             3 | steps: {}
               |        ^^ empty
-              hint: add one: `pull: { uses: pull, … }`
+              hint: add one: `pull: { with: … }`
         "#]],
-    );
-    check(
-        "version: 1\napp: shop\nsteps:\n  a: { timeout: 5m }\n",
-        expect![[r#"
-        error[P0106]: step `a` has no `uses`
-         --> deploy.yml:4:3
-          |
-        4 |   a: { timeout: 5m }
-          |   ^ `uses` is missing
-          hint: add `uses: pull`
-    "#]],
     );
 }
 

@@ -60,12 +60,14 @@ fn the_example_is_parsed() {
                 ): DirGrant {
                     path: "/plans/shop/deploy/test",
                     access: ReadWrite,
+                    source: Step,
                 },
                 GrantName(
                     "dist",
                 ): DirGrant {
                     path: "/plans/shop/dist",
                     access: ReadOnly,
+                    source: Step,
                 },
             },
             http: [],
@@ -87,6 +89,7 @@ fn the_example_is_parsed() {
                 ): DirGrant {
                     path: "/plans/shop/migrations",
                     access: ReadOnly,
+                    source: Step,
                 },
             },
             http: [],
@@ -117,6 +120,7 @@ fn the_example_is_parsed() {
                 ): DirGrant {
                     path: "/plans/shop/deploy/test",
                     access: ReadWrite,
+                    source: Step,
                 },
             },
             http: [],
@@ -141,6 +145,7 @@ fn the_example_is_parsed() {
                     methods: None,
                     network: Public,
                     headers: [],
+                    source: Step,
                 },
             ],
             tcp: [],
@@ -233,18 +238,21 @@ steps:
                 ): DirGrant {
                     path: "/a:b",
                     access: ReadOnly,
+                    source: Step,
                 },
                 GrantName(
                     "root",
                 ): DirGrant {
                     path: "/",
                     access: ReadWrite,
+                    source: Step,
                 },
                 GrantName(
                     "up",
                 ): DirGrant {
                     path: "/other/x",
                     access: ReadWrite,
+                    source: Step,
                 },
             },
             http: [
@@ -255,6 +263,7 @@ steps:
                     methods: None,
                     network: Public,
                     headers: [],
+                    source: Step,
                 },
                 HttpGrant {
                     scheme: "http",
@@ -276,6 +285,7 @@ steps:
                             },
                         ),
                     ],
+                    source: Step,
                 },
                 HttpGrant {
                     scheme: "http",
@@ -284,6 +294,7 @@ steps:
                     methods: None,
                     network: Public,
                     headers: [],
+                    source: Step,
                 },
             ],
             tcp: [
@@ -315,6 +326,7 @@ steps:
                             "systemctl",
                         ),
                     ],
+                    source: Step,
                 },
                 ProgramGrant {
                     arguments: [
@@ -327,6 +339,7 @@ steps:
                         AnyOne,
                         AnyRest,
                     ],
+                    source: Step,
                 },
                 ProgramGrant {
                     arguments: [
@@ -340,6 +353,7 @@ steps:
                             "5",
                         ),
                     ],
+                    source: Step,
                 },
             ],
             env: {

@@ -8,6 +8,7 @@ mod good;
 mod pages;
 mod property;
 mod schema;
+mod short_forms;
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -7,7 +7,7 @@ use super::{
     good::EXAMPLE,
     parse, parse_for,
 };
-use crate::{error::PlanErrorCollector, schema};
+use crate::{ModuleSchema, error::PlanErrorCollector, schema};
 
 /// The plan as an editor's validator sees it.
 fn json(text: &str) -> Value {
@@ -26,15 +26,35 @@ fn json(text: &str) -> Value {
     value(yaml::parse(text, &mut PlanErrorCollector::default()).expect("YAML"))
 }
 
+/// Two modules: one like `run`, and one with values that are no texts.
+fn modules() -> Vec<ModuleSchema> {
+    let run = serde_json::json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["program"],
+        "properties": { "program": { "type": "string" }, "args": { "type": "array", "items": { "type": "string" } }, "tty": { "type": "boolean" } }
+    });
+    let verify = serde_json::json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "tries": { "type": "integer" },
+            "http": { "type": "array", "items": { "type": "object", "properties": { "status": { "type": "integer" } } } }
+        }
+    });
+    let module = |name: &str, config| ModuleSchema { name: name.to_owned(), config };
+    vec![module("run", run), module("verify", verify)]
+}
+
 fn accepts(text: &str) -> bool {
-    jsonschema::draft202012::new(&schema()).unwrap().is_valid(&json(text))
+    jsonschema::draft7::new(&schema(&modules())).unwrap().is_valid(&json(text))
 }
 
 #[test]
 fn it_is_a_schema_with_a_description_of_each_key() {
-    let schema = schema();
-    assert!(jsonschema::draft202012::meta::is_valid(&schema));
-    for properties in ["/properties", "/$defs/step/properties", "/$defs/grants/properties"] {
+    let schema = schema(&modules());
+    assert!(jsonschema::draft7::meta::is_valid(&schema));
+    for properties in ["/properties", "/definitions/step/properties", "/definitions/grants/properties"] {
         for (key, property) in schema.pointer(properties).unwrap().as_object().unwrap() {
             assert!(property.get("description").is_some_and(Value::is_string), "{properties}/{key}");
         }
@@ -85,7 +105,7 @@ fn it_rejects_what_it_can_see() {
         "version: 1\napp: shop\nsecrets: { A: hunter2 }\nsteps: { a: { uses: x } }",
         "version: 1\napp: shop\nvars: { a: [1] }\nsteps: { a: { uses: x } }",
         "version: 1\napp: shop\nenvironments: { a: { hosts: {} , x: 1 } }\nsteps: { a: { uses: x } }",
-        "version: 1\napp: shop\nsteps: { a: { with: {} } }",
+        "version: 1\napp: shop\nsteps: { a: { program: ls } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, timeout: 30 } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, retry: 11 } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, on: web } }",
@@ -96,5 +116,30 @@ fn it_rejects_what_it_can_see() {
     for text in bad {
         assert!(parse(text).is_err(), "the parser accepts {text}");
         assert!(!accepts(text), "the schema accepts {text}");
+    }
+}
+
+#[test]
+fn it_checks_the_configuration_of_modules() {
+    let step = |step: &str| format!("version: 1\napp: shop\nsteps: {{ {step} }}");
+    let good = [
+        "verify: { with: { tries: 3, http: [{ status: \"${{ vars.status }}\" }] } }",
+        "verify: { program: [ls], with: { tty: true } }",
+        "check: { uses: verify, with: { tries: \"${{ vars.tries }}\" } }",
+        "run: { with: { program: ls, args: [-l] } }",
+        "other: { with: { anything: goes } }",
+    ];
+    let bad = [
+        "verify: { with: { trys: 3 } }",
+        "check: { uses: verify, with: { http: [{ status: ok }] } }",
+        "build: { program: [ls], with: { args: [x] } }",
+        "run: { with: { args: [x] } }",
+        "run: { uses: run, with: { program: ls, args: -l } }",
+    ];
+    for text in good {
+        assert!(accepts(&step(text)), "the schema refuses {text}");
+    }
+    for text in bad {
+        assert!(!accepts(&step(text)), "the schema accepts {text}");
     }
 }

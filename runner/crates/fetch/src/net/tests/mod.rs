@@ -11,7 +11,7 @@ use reqwest::Method;
 use super::*;
 use contract::Secret;
 use contract::step::FailureKind;
-use plan::ConfidentialText;
+use plan::{ConfidentialText, GrantSource};
 use server::{NetTestServer, reply};
 
 /// A resolver that knows only the test's names.
@@ -33,6 +33,7 @@ fn grant(url: &str) -> HttpGrant {
         methods: None,
         network: NetworkScope::Public,
         headers: Vec::new(),
+        source: GrantSource::Step,
     }
 }
 

@@ -1,0 +1,330 @@
+//! Writes a plan in its long form: one environment, each short form spelled out, each lookup substituted that is known before
+//! the run.
+//!
+//! Invariant: the result is a valid plan, which grants its steps exactly the same. Secrets stay lookups, and a password in a
+//! database URL is masked. Deliberately absent: comments, and what other environments differ in.
+
+use std::{path::Path, time::Duration};
+
+use saphyr::{Scalar, ScalarStyle, Yaml, YamlEmitter};
+use serde_json::{Map, Value};
+
+use super::{
+    AllowedOperator, ArgumentPattern, ConfidentialText, DirAccess, EffectPlace, EnvGrant, HttpGrant, ModuleRef,
+    NetworkScope, OnFailure, Plan, PlanStep, SecretAccess, StateLocation, StepTrust,
+    expression::{PendingPart, PendingValue},
+    implied_grants,
+    step::{DEFAULT_TIMEOUT, RUN},
+};
+use contract::StepId;
+
+/// The variable whose value is the literal argument `*`.
+const STAR: &str = "star";
+/// The variable whose value is the literal argument `**`.
+const STARS: &str = "stars";
+
+impl Plan {
+    /// The long form of the plan as YAML.
+    ///
+    /// # Panics
+    /// Never: a string can be written to.
+    #[must_use]
+    pub fn expanded_text(&self) -> String {
+        let mut text = String::new();
+        let mut emitter = YamlEmitter::new(&mut text);
+        emitter.multiline(true);
+        emitter.dump(&yaml(&self.expanded())).expect("a string can be written to");
+        text.trim_start_matches("---\n").to_owned() + "\n"
+    }
+
+    /// The long form of the plan: the same keys, with the values of this environment and release.
+    #[must_use]
+    pub fn expanded(&self) -> Value {
+        let mut plan = Map::new();
+        plan.insert("version".into(), 1.into());
+        plan.insert("app".into(), self.app.as_str().into());
+        plan.insert("state".into(), escaped(&self.written_state()).into());
+        if let StateLocation::Remote(state) = &self.state {
+            plan.insert("lock".into(), object([("ttl", written_duration(state.ttl).into())]));
+        }
+        let secrets: Map<_, _> = self
+            .secret_variables
+            .iter()
+            .map(|(name, variable)| (name.clone(), format!("env:{variable}").into()))
+            .collect();
+        insert_filled(&mut plan, "secrets", secrets);
+        insert_filled(&mut plan, "vars", self.pattern_variables());
+        plan.insert("environments".into(), self.expanded_environments());
+        insert_filled(&mut plan, "setup", self.expanded_steps(&self.setup));
+        plan.insert("steps".into(), self.expanded_steps(&self.steps).into());
+        let hooks =
+            [("before", &self.hooks.before), ("after", &self.hooks.after), ("on-failure", &self.hooks.on_failure)];
+        let hooks = hooks.into_iter().filter(|(_, steps)| !steps.is_empty()).map(|(hook, steps)| {
+            let items = steps.iter().map(|step| {
+                Value::Object([(step.id.to_string(), self.expanded_step(step, None))].into_iter().collect())
+            });
+            (hook.to_owned(), items.collect())
+        });
+        insert_filled(&mut plan, "hooks", hooks.collect());
+        if let Some(keep) = self.keep {
+            plan.insert("keep".into(), keep.into());
+        }
+        if self.on_failure == OnFailure::Rollback {
+            plan.insert("on-failure".into(), "rollback".into());
+        }
+        Value::Object(plan)
+    }
+
+    fn written_state(&self) -> String {
+        match &self.state {
+            StateLocation::Dir(path) => format!("dir:{}", self.written_path(path)),
+            StateLocation::Remote(state) => state.written.clone(),
+        }
+    }
+
+    /// A path, relative to the plan's folder if it is in there.
+    fn written_path(&self, path: &Path) -> String {
+        match path.strip_prefix(&self.source.folder) {
+            Ok(inside) if inside.as_os_str().is_empty() => ".".to_owned(),
+            Ok(inside) => format!("./{}", inside.display()),
+            Err(_) => path.display().to_string(),
+        }
+    }
+
+    /// The variables for arguments that would be patterns if they were written as they are.
+    fn pattern_variables(&self) -> Map<String, Value> {
+        let patterns = self.setup.iter().chain(self.all_steps()).flat_map(|step| &step.grants.programs);
+        let words: Vec<_> = patterns.flat_map(|grant| &grant.arguments).collect();
+        let needs = |text: &str| words.iter().any(|word| **word == ArgumentPattern::Exact(text.to_owned()));
+        let variables = [(STAR, "*"), (STARS, "**")].into_iter().filter(|(_, text)| needs(text));
+        variables.map(|(name, text)| (name.to_owned(), text.into())).collect()
+    }
+
+    fn expanded_environments(&self) -> Value {
+        let mut environment = Map::new();
+        if let Some(after) = &self.after {
+            environment.insert("after".into(), after.as_str().into());
+        }
+        let operators = self.allow.iter().map(|operator| match operator {
+            AllowedOperator::GitHub(login) => Value::from(format!("github:{login}")),
+            AllowedOperator::User(name) => format!("user:{name}").into(),
+        });
+        let operators: Vec<_> = operators.collect();
+        if !operators.is_empty() {
+            environment.insert("allow".into(), operators.into());
+        }
+        if let Some(url) = &self.url {
+            environment.insert("url".into(), escaped(url).into());
+        }
+        let own = if environment.is_empty() { Value::Null } else { environment.into() };
+        let mut all: Map<_, _> = [(self.environment.to_string(), own)].into_iter().collect();
+        if let Some(after) = &self.after {
+            all.insert(after.to_string(), Value::Null);
+        }
+        all.into()
+    }
+
+    fn expanded_steps(&self, steps: &[PlanStep]) -> Map<String, Value> {
+        let mut previous: Option<&StepId> = None;
+        let mut expanded = Map::new();
+        for step in steps {
+            let default: Vec<StepId> = previous.into_iter().cloned().collect();
+            let needs =
+                (step.needs != default).then(|| step.needs.iter().map(|need| Value::from(need.as_str())).collect());
+            expanded.insert(step.id.to_string(), self.expanded_step(step, needs));
+            previous = Some(&step.id);
+        }
+        expanded
+    }
+
+    fn expanded_step(&self, step: &PlanStep, needs: Option<Value>) -> Value {
+        let mut fields = Map::new();
+        let uses = match &step.uses {
+            ModuleRef::Official(name) => name.clone(),
+            ModuleRef::File(path) => self.written_path(path),
+            ModuleRef::Registry(reference) => reference.to_string(),
+        };
+        fields.insert("uses".into(), uses.into());
+        fields.extend(needs.map(|needs| ("needs".to_owned(), needs)));
+        if step.trust == StepTrust::Host {
+            fields.insert("trust".into(), "host".into());
+        }
+        let with = written_config(&step.with, "", step);
+        insert_filled(&mut fields, "with", with.as_object().cloned().unwrap_or_default());
+        insert_filled(&mut fields, "grants", self.expanded_grants(step));
+        if step.timeout != DEFAULT_TIMEOUT {
+            fields.insert("timeout".into(), written_duration(step.timeout).into());
+        }
+        if step.retry > 0 {
+            fields.insert("retry".into(), step.retry.into());
+        }
+        for (key, is_set) in [("irreversible", step.irreversible), ("always", step.always)] {
+            if is_set {
+                fields.insert(key.into(), true.into());
+            }
+        }
+        if let Some(repeats) = step.after_undo {
+            fields.insert("after-undo".into(), repeats.into());
+        }
+        if step.effects == EffectPlace::Elsewhere {
+            fields.insert("effects".into(), "elsewhere".into());
+        }
+        fields.into()
+    }
+
+    /// The grants of a step. An empty list of `http` or `programs` is written where its `with` would grant something otherwise.
+    fn expanded_grants(&self, step: &PlanStep) -> Map<String, Value> {
+        let grants = &step.grants;
+        let mut fields = Map::new();
+        let dirs = grants.dirs.iter().map(|(name, grant)| {
+            let suffix = if grant.access == DirAccess::ReadOnly { ":ro" } else { ":rw" };
+            (name.to_string(), Value::from(format!("{}{suffix}", escaped(&self.written_path(&grant.path)))))
+        });
+        insert_filled(&mut fields, "dirs", dirs.collect());
+        if !grants.http.is_empty() || !implied_grants::origins(&step.with, &step.pending).is_empty() {
+            fields.insert("http".into(), grants.http.iter().map(|grant| self.expanded_http(grant)).collect());
+        }
+        let tcp: Vec<_> = grants.tcp.iter().map(|address| Value::from(address.as_str())).collect();
+        if !tcp.is_empty() {
+            fields.insert("tcp".into(), tcp.into());
+        }
+        let databases = grants.databases.iter();
+        let databases = databases.map(|(name, grant)| (name.to_string(), self.written_secretly(&grant.url).into()));
+        insert_filled(&mut fields, "databases", databases.collect());
+        let is_run = step.uses == ModuleRef::Official(RUN.to_owned());
+        if !grants.programs.is_empty() || is_run && !implied_grants::programs(&step.with, &step.pending).is_empty() {
+            let programs =
+                grants.programs.iter().map(|grant| grant.arguments.iter().map(written_pattern).collect::<Value>());
+            fields.insert("programs".into(), programs.collect());
+        }
+        let env = grants.env.iter().map(|(name, grant)| match grant {
+            EnvGrant::Set(value) => (name.clone(), self.written_secretly(value).into()),
+            EnvGrant::SetByStep => (name.clone(), Value::Null),
+        });
+        insert_filled(&mut fields, "env", env.collect());
+        let sockets = grants.sockets.iter();
+        let sockets = sockets
+            .map(|(name, path)| (name.to_string(), format!("unix:{}", escaped(&path.display().to_string())).into()));
+        insert_filled(&mut fields, "sockets", sockets.collect());
+        let secrets = grants.secrets.iter().map(|(name, grant)| {
+            (name.clone(), if grant.access == SecretAccess::Reveal { "reveal" } else { "use" }.into())
+        });
+        insert_filled(&mut fields, "secrets", secrets.collect());
+        fields
+    }
+
+    fn expanded_http(&self, grant: &HttpGrant) -> Value {
+        let host = if grant.host.contains(':') { format!("[{}]", grant.host) } else { grant.host.clone() };
+        let origin = Value::from(format!("{}://{host}:{}", grant.scheme, grant.port));
+        let is_plain = grant.methods.is_none() && grant.network == NetworkScope::Public && grant.headers.is_empty();
+        if is_plain {
+            return origin;
+        }
+        let mut fields: Map<String, Value> = [("origin".to_owned(), origin)].into_iter().collect();
+        if let Some(methods) = &grant.methods {
+            fields.insert("methods".into(), methods.iter().map(|method| Value::from(method.as_str())).collect());
+        }
+        if grant.network == NetworkScope::Private {
+            fields.insert("private".into(), true.into());
+        }
+        let headers = grant.headers.iter().map(|(name, value)| (name.clone(), self.written_secretly(value).into()));
+        insert_filled(&mut fields, "headers", headers.collect());
+        fields.into()
+    }
+
+    /// A text with lookups of this plan's secrets, where every other `${{` is literal.
+    fn written_secretly(&self, text: &ConfidentialText) -> String {
+        let mut out = String::new();
+        let mut rest = text.written.as_str();
+        while let Some(start) = rest.find("${{") {
+            let (before, after) = rest.split_at(start);
+            let name =
+                after.strip_prefix("${{ secrets.").and_then(|inside| inside.split_once(" }}")).map(|(name, _)| name);
+            let is_lookup = name.is_some_and(|name| self.secret_variables.contains_key(name));
+            out += before;
+            out += if is_lookup { "${{" } else { "$${{" };
+            rest = &after["${{".len()..];
+        }
+        out + rest
+    }
+}
+
+fn yaml(value: &Value) -> Yaml<'_> {
+    match value {
+        Value::Null => Yaml::Value(Scalar::Null),
+        Value::Bool(value) => Yaml::Value(Scalar::Boolean(*value)),
+        Value::Number(number) => Yaml::Representation(number.to_string().into(), ScalarStyle::Plain, None),
+        Value::String(text) => Yaml::Value(Scalar::String(text.as_str().into())),
+        Value::Array(items) => Yaml::Sequence(items.iter().map(yaml).collect()),
+        Value::Object(entries) => {
+            let entries =
+                entries.iter().map(|(key, value)| (Yaml::Value(Scalar::String(key.as_str().into())), yaml(value)));
+            Yaml::Mapping(entries.collect())
+        }
+    }
+}
+
+fn object<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>().into()
+}
+
+fn insert_filled(fields: &mut Map<String, Value>, key: &str, entries: Map<String, Value>) {
+    if !entries.is_empty() {
+        fields.insert(key.to_owned(), entries.into());
+    }
+}
+
+/// A text in which nothing is a lookup.
+fn escaped(text: &str) -> String {
+    text.replace("${{", "$${{")
+}
+
+fn written_pattern(pattern: &ArgumentPattern) -> Value {
+    match pattern {
+        ArgumentPattern::AnyOne => "*".into(),
+        ArgumentPattern::AnyRest => "**".into(),
+        ArgumentPattern::Exact(text) if text == "*" => format!("${{{{ vars.{STAR} }}}}").into(),
+        ArgumentPattern::Exact(text) if text == "**" => format!("${{{{ vars.{STARS} }}}}").into(),
+        ArgumentPattern::Exact(text) => escaped(text).into(),
+    }
+}
+
+/// The configuration with the lookups that are known only later, and no others.
+fn written_config(value: &Value, pointer: &str, step: &PlanStep) -> Value {
+    if let Some(pending) = step.pending.get(pointer) {
+        return written_pending(pending).into();
+    }
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        Value::String(text) => escaped(text).into(),
+        Value::Array(items) => {
+            let items =
+                items.iter().enumerate().map(|(index, item)| written_config(item, &format!("{pointer}/{index}"), step));
+            items.collect()
+        }
+        Value::Object(entries) => {
+            let entries = entries.iter().map(|(key, item)| {
+                let at = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+                (key.clone(), written_config(item, &at, step))
+            });
+            entries.collect::<Map<_, _>>().into()
+        }
+    }
+}
+
+fn written_pending(pending: &PendingValue) -> String {
+    let parts = pending.parts.iter().map(|part| match part {
+        PendingPart::Text(text) => escaped(text),
+        PendingPart::Deferred { lookup, .. } => format!("${{{{ {lookup} }}}}"),
+        PendingPart::ReleasePath { .. } => unreachable!("a complete plan has none"),
+    });
+    parts.collect()
+}
+
+/// A duration as a plan writes it: in the largest unit that leaves a whole number.
+fn written_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+    let (size, unit) = units.into_iter().find(|(size, _)| milliseconds % size == 0).unwrap_or((1, "ms"));
+    format!("{}{unit}", milliseconds / size)
+}

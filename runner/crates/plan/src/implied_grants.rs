@@ -1,0 +1,113 @@
+//! Grants that follow from a step's `with`: a program or URL that is known before the run is its own grant.
+//!
+//! Invariant: a step that lists `programs` (or `http`) in its `grants` gets that list and nothing else. Only what is known
+//! before the first step counts, never an output of a step; so `runner plan` shows each such grant. Deliberately absent:
+//! private addresses, request headers and sockets, which `grants` alone can give, and `trust: host`.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use url::Url;
+
+use super::{
+    ArgumentPattern, GrantSource, HttpGrant, ModuleRef, NetworkScope, ProgramGrant, address,
+    expression::{PendingPart, PendingValue},
+    grants::{DeclaredGrants, is_program},
+    scope::SubstitutedConfig,
+    step::RUN,
+};
+
+/// Adds the grants that follow from the configuration.
+pub(super) fn add(declared: &mut DeclaredGrants, uses: &ModuleRef, config: &SubstitutedConfig) {
+    if !declared.lists_programs && *uses == ModuleRef::Official(RUN.to_owned()) {
+        declared.grants.programs = programs(&config.value, &config.pending);
+    }
+    if !declared.lists_http {
+        declared.grants.http = origins(&config.value, &config.pending);
+    }
+}
+
+/// The argument vectors of a `run` step: its program, and the program that probes.
+pub(super) fn programs(config: &Value, pending: &BTreeMap<String, PendingValue>) -> Vec<ProgramGrant> {
+    let text = |pointer: String| {
+        let value = config.pointer(&pointer)?.as_str()?;
+        (!pending.contains_key(&pointer)).then(|| value.to_owned())
+    };
+    let list = |key: &str| -> Option<Vec<String>> {
+        let length = match config.get(key) {
+            None => 0,
+            Some(Value::Array(items)) => items.len(),
+            Some(_) => return None,
+        };
+        (0..length).map(|index| text(format!("/{key}/{index}"))).collect()
+    };
+    let main = text("/program".to_owned()).zip(list("args"));
+    let main = main.map(|(program, arguments)| ([vec![program], arguments].concat(), "/program"));
+    let mut grants: Vec<ProgramGrant> = Vec::new();
+    for (argv, pointer) in main.into_iter().chain(list("probe").map(|argv| (argv, "/probe"))) {
+        let arguments: Vec<_> = argv.iter().cloned().map(ArgumentPattern::Exact).collect();
+        let is_new = grants.iter().all(|grant| grant.arguments != arguments);
+        if is_new && argv.first().is_some_and(|program| is_program(program)) {
+            grants.push(ProgramGrant { arguments, source: GrantSource::Config(pointer.to_owned()) });
+        }
+    }
+    grants
+}
+
+/// The origins of all URLs in a configuration, in its order.
+pub(super) fn origins(config: &Value, pending: &BTreeMap<String, PendingValue>) -> Vec<HttpGrant> {
+    let mut found = Vec::new();
+    collect_origins(config, String::new(), pending, &mut found);
+    found
+}
+
+fn collect_origins(
+    value: &Value,
+    pointer: String,
+    pending: &BTreeMap<String, PendingValue>,
+    found: &mut Vec<HttpGrant>,
+) {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Value::String(text) => {
+            let known = match pending.get(&pointer).map(|pending| pending.parts.first()) {
+                None => Some(text.as_str()),
+                Some(Some(PendingPart::Text(start))) => complete_origin(start),
+                Some(Some(PendingPart::Deferred { .. } | PendingPart::ReleasePath { .. }) | None) => None,
+            };
+            let Some(grant) = known.and_then(origin) else { return };
+            let address = |grant: &HttpGrant| (grant.scheme.clone(), grant.host.clone(), grant.port);
+            if found.iter().all(|other| address(other) != address(&grant)) {
+                found.push(HttpGrant { source: GrantSource::Config(pointer), ..grant });
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                collect_origins(item, format!("{pointer}/{index}"), pending, found);
+            }
+        }
+        Value::Object(entries) => {
+            for (key, item) in entries {
+                let key = key.replace('~', "~0").replace('/', "~1");
+                collect_origins(item, format!("{pointer}/{key}"), pending, found);
+            }
+        }
+    }
+}
+
+/// The start of a URL, if a `/` after its host shows that no later part belongs to the host.
+fn complete_origin(start: &str) -> Option<&str> {
+    let host = start.find("://")? + "://".len();
+    start[host..].find('/').map(|length| &start[..host + length])
+}
+
+/// The grant of a URL's origin with all methods; none for any other text.
+fn origin(text: &str) -> Option<HttpGrant> {
+    if !text.starts_with("http://") && !text.starts_with("https://") {
+        return None;
+    }
+    let url = Url::parse(text).ok()?;
+    let (scheme, host, port) = address::origin(&url.origin().ascii_serialization()).ok()?;
+    let (network, source) = (NetworkScope::Public, GrantSource::Step);
+    Some(HttpGrant { scheme, host, port, methods: None, network, headers: Vec::new(), source })
+}
