@@ -14,7 +14,7 @@ use super::{
     NetworkScope, OnFailure, Plan, PlanStep, SecretAccess, StateLocation, StepTrust,
     expression::{PendingPart, PendingValue},
     implied_grants,
-    step::{DEFAULT_TIMEOUT, RUN},
+    step::DEFAULT_TIMEOUT,
 };
 use contract::StepId;
 
@@ -181,7 +181,7 @@ impl Plan {
             (name.to_string(), Value::from(format!("{}{suffix}", escaped(&self.written_path(&grant.path)))))
         });
         insert_filled(&mut fields, "dirs", dirs.collect());
-        if !grants.http.is_empty() || !implied_grants::origins(&step.with, &step.pending).is_empty() {
+        if !grants.http.is_empty() || !implied_grants::origins(&step.uses, &step.with, &step.pending).is_empty() {
             fields.insert("http".into(), grants.http.iter().map(|grant| self.expanded_http(grant)).collect());
         }
         let tcp: Vec<_> = grants.tcp.iter().map(|address| Value::from(address.as_str())).collect();
@@ -191,8 +191,7 @@ impl Plan {
         let databases = grants.databases.iter();
         let databases = databases.map(|(name, grant)| (name.to_string(), self.written_secretly(&grant.url).into()));
         insert_filled(&mut fields, "databases", databases.collect());
-        let is_run = step.uses == ModuleRef::Official(RUN.to_owned());
-        if !grants.programs.is_empty() || is_run && !implied_grants::programs(&step.with, &step.pending).is_empty() {
+        if !grants.programs.is_empty() || !implied_grants::programs(&step.uses, &step.with, &step.pending).is_empty() {
             let programs =
                 grants.programs.iter().map(|grant| grant.arguments.iter().map(written_pattern).collect::<Value>());
             fields.insert("programs".into(), programs.collect());

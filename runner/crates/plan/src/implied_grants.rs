@@ -17,18 +17,29 @@ use super::{
     step::RUN,
 };
 
-/// Adds the grants that follow from the configuration.
+/// Adds the grants that follow from the configuration. A `run` step gets programs only: a URL is an argument there.
 pub(super) fn add(declared: &mut DeclaredGrants, uses: &ModuleRef, config: &SubstitutedConfig) {
-    if !declared.lists_programs && *uses == ModuleRef::Official(RUN.to_owned()) {
-        declared.grants.programs = programs(&config.value, &config.pending);
+    if !declared.lists_programs {
+        declared.grants.programs = programs(uses, &config.value, &config.pending);
     }
     if !declared.lists_http {
-        declared.grants.http = origins(&config.value, &config.pending);
+        declared.grants.http = origins(uses, &config.value, &config.pending);
     }
 }
 
+fn is_run(uses: &ModuleRef) -> bool {
+    *uses == ModuleRef::Official(RUN.to_owned())
+}
+
 /// The argument vectors of a `run` step: its program, and the program that probes.
-pub(super) fn programs(config: &Value, pending: &BTreeMap<String, PendingValue>) -> Vec<ProgramGrant> {
+pub(super) fn programs(
+    uses: &ModuleRef,
+    config: &Value,
+    pending: &BTreeMap<String, PendingValue>,
+) -> Vec<ProgramGrant> {
+    if !is_run(uses) {
+        return Vec::new();
+    }
     let text = |pointer: String| {
         let value = config.pointer(&pointer)?.as_str()?;
         (!pending.contains_key(&pointer)).then(|| value.to_owned())
@@ -54,9 +65,12 @@ pub(super) fn programs(config: &Value, pending: &BTreeMap<String, PendingValue>)
     grants
 }
 
-/// The origins of all URLs in a configuration, in its order.
-pub(super) fn origins(config: &Value, pending: &BTreeMap<String, PendingValue>) -> Vec<HttpGrant> {
+/// The origins of all URLs in the configuration of any other step, in its order.
+pub(super) fn origins(uses: &ModuleRef, config: &Value, pending: &BTreeMap<String, PendingValue>) -> Vec<HttpGrant> {
     let mut found = Vec::new();
+    if is_run(uses) {
+        return found;
+    }
     collect_origins(config, String::new(), pending, &mut found);
     found
 }

@@ -232,7 +232,12 @@ fn with_lookups(schema: &Value) -> Value {
 }
 
 fn or_lookup(schema: &Value) -> Value {
-    let inner = with_lookups(schema);
+    let mut inner = with_lookups(schema);
+    if ["program", "argument"].iter().any(|word| inner["x-pawl-input"] == *word) {
+        // The words of a program are texts, however a plan writes them.
+        inner["type"] = json!(["string", "number", "boolean"]);
+        return inner;
+    }
     let is_any_text = inner["type"] == "string" && inner.get("pattern").is_none() && inner.get("enum").is_none();
     if is_any_text || inner.get("type").is_none() && inner.get("enum").is_none() {
         return inner;

@@ -91,10 +91,15 @@ pub(super) fn draft(
         (Some(node), None) => module(node, source, problems),
         (None, None) => Some(ModuleRef::Official(id.to_string())),
     };
-    let config = match &program {
-        Some(node) => program_config(node, scope, problems),
+    let mut config = match &program {
+        Some(node) => scope.config(node, problems),
         None => config(&fields, &what, &key.span, scope, problems),
     };
+    if let (Some(ModuleRef::Official(name)), Some(config)) = (&uses, &mut config)
+        && name == RUN
+    {
+        write_words_as_texts(config, program.as_ref().or_else(|| fields.get("with")), scope, problems);
+    }
     let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
         fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
     });
@@ -205,30 +210,31 @@ fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErro
     Some(YamlNode { span: node.span.clone(), kind: YamlValue::Map(entries) })
 }
 
-/// The configuration of a short program. Its words are texts, however they are written.
-fn program_config(
-    node: &YamlNode,
+/// Makes texts of the words of a `run` step's programs, whose numbers keep their spelling.
+fn write_words_as_texts(
+    config: &mut SubstitutedConfig,
+    with: Option<&YamlNode>,
     scope: &LookupScope<'_>,
     problems: &mut PlanErrorCollector,
-) -> Option<SubstitutedConfig> {
-    let mut config = scope.config(node, problems)?;
-    let YamlValue::Map(entries) = &node.kind else { return Some(config) };
+) {
+    let Some(YamlNode { kind: YamlValue::Map(entries), .. }) = with else { return };
     for (key, node) in entries {
         let words: Vec<(String, &YamlNode)> = match (key.text.as_str(), &node.kind) {
             ("program", _) => vec![("/program".to_owned(), node)],
-            ("args", YamlValue::List(items)) => {
-                items.iter().enumerate().map(|(index, item)| (format!("/args/{index}"), item)).collect()
+            ("args" | "probe", YamlValue::List(items)) => {
+                items.iter().enumerate().map(|(index, item)| (format!("/{}/{index}", key.text), item)).collect()
             }
             _ => Vec::new(),
         };
         for (pointer, node) in words {
-            let is_text = config.pending.contains_key(&pointer);
-            if let Some(value) = config.value.pointer_mut(&pointer).filter(|value| !is_text && !value.is_string()) {
-                *value = scope.text(node, "a word of `program`", LookupSite::Grant, problems)?.into();
+            let value = config.value.pointer_mut(&pointer).filter(|value| value.is_number() || value.is_boolean());
+            if let Some(value) = value
+                && let Some(text) = scope.text(node, "a word of a program", LookupSite::Grant, problems)
+            {
+                *value = text.into();
             }
         }
     }
-    Some(config)
 }
 
 fn module(node: &YamlNode, source: &PlanSource, problems: &mut PlanErrorCollector) -> Option<ModuleRef> {
