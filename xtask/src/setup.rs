@@ -189,7 +189,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             }
             SetupNeed::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
-                run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
+                run_command(cargo().args(["install", "--debug", "--locked", "cargo-deny", "--version", "^0.20"]))?;
             }
             SetupNeed::CargoFuzz => {
                 println!("setup: installing cargo-fuzz with cargo (a minute or two)");
@@ -282,7 +282,8 @@ pub(crate) fn tools_dir() -> Result<PathBuf> {
 fn install_with_cargo(name: &str) -> Result<()> {
     println!("setup: installing {name} with cargo (some minutes)");
     let mut install = cargo();
-    install.args(["install", "--locked", name, "--root"]).arg(tools_dir()?);
+    // Not optimized, which is built in a third of the time.
+    install.args(["install", "--debug", "--locked", name, "--root"]).arg(tools_dir()?);
     match name {
         "sqlx-cli" => {
             install.args(["--version", "^0.9", "--no-default-features", "--features", "rustls,postgres,mysql,sqlite"])

@@ -16,6 +16,7 @@ mod doctor;
 mod github;
 mod github_deployment;
 mod github_high_water_mark;
+mod grants_text;
 mod guards;
 mod hidden_environment;
 mod history;

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, io::Write};
 use serde_json::{Value, json};
 
 use super::{
+    grants_text::grant_lines,
     output::CommandOutput,
     selection,
     source::{PlanSourceArgs, ReleaseArgs},
@@ -17,7 +18,7 @@ use crate::{
 use contract::diagnostic::{Diagnostic, ExitKind};
 use contract::text;
 use journal::event::{Decision, JournalHeader};
-use plan::{ArgumentPattern, DirAccess, EnvGrant, SecretAccess, StepGrants, StepTrust};
+use plan::StepTrust;
 use sandbox::CapabilityNeed;
 use state::StateStore;
 
@@ -30,6 +31,9 @@ pub(super) struct PlanCommandArgs {
     release: ReleaseArgs,
     #[command(flatten)]
     selection: selection::SelectionArgs,
+    /// Print the long form of the plan: short forms spelled out, values of this environment and release filled in
+    #[arg(long)]
+    expanded: bool,
 }
 
 /// Shows for each step its decision, its changes, and its grants.
@@ -43,6 +47,14 @@ pub(super) async fn run(
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let (plan, label) = args.plan.plan(&args.release)?;
     screen.mask(plan.secrets.values());
+    if args.expanded {
+        let answer = match screen.format() {
+            OutputFormat::Json => json::line(&plan.expanded()) + "\n",
+            OutputFormat::Text => plan.expanded_text(),
+        };
+        report::write_answer(out, &answer).map_err(|error| vec![error])?;
+        return Ok(ExitKind::Success);
+    }
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
     let prepared = PreparedPlan::new(
         plan,
@@ -168,40 +180,4 @@ fn need_lines(ready: &PlannedStep) -> Vec<String> {
     };
     let told = needs.iter().filter(|need| need.grant_name(config).is_some() || !is_named(need));
     told.map(|need| format!("{}: it {}", need.display_text(config), need.reason)).collect()
-}
-
-/// The grants of a step, one per line.
-fn grant_lines(grants: &StepGrants) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (name, grant) in &grants.dirs {
-        let access = match grant.access {
-            DirAccess::ReadOnly => "read only",
-            DirAccess::ReadWrite => "read and write",
-        };
-        lines.push(format!("directory `{name}` = {} ({access})", grant.path.display()));
-    }
-    lines.extend(grants.databases.iter().map(|(name, grant)| format!("database `{name}` = {}", grant.url.written)));
-    lines.extend(grants.http.iter().map(|grant| {
-        let methods = grant.methods.as_ref().map_or(String::new(), |methods| format!(" ({})", methods.join(", ")));
-        format!("{}://{}:{}{methods}", grant.scheme, grant.host, grant.port)
-    }));
-    lines.extend(grants.tcp.iter().map(|address| format!("tcp {address}")));
-    for grant in &grants.programs {
-        let word = |pattern: &ArgumentPattern| match pattern {
-            ArgumentPattern::Exact(text) => text.clone(),
-            ArgumentPattern::AnyOne => "*".to_owned(),
-            ArgumentPattern::AnyRest => "**".to_owned(),
-        };
-        lines.push(format!("program {}", grant.arguments.iter().map(word).collect::<Vec<_>>().join(" ")));
-    }
-    lines.extend(grants.env.iter().map(|(name, grant)| match grant {
-        EnvGrant::Set(value) => format!("environment `{name}` = {}", value.written),
-        EnvGrant::SetByStep => format!("environment `{name}`, which the step sets"),
-    }));
-    lines.extend(grants.sockets.iter().map(|(name, path)| format!("socket `{name}` = unix:{}", path.display())));
-    lines.extend(grants.secrets.iter().map(|(name, grant)| match grant.access {
-        SecretAccess::Use => format!("secret `{name}` (to use)"),
-        SecretAccess::Reveal => format!("secret `{name}` (to use and to see)"),
-    }));
-    lines
 }

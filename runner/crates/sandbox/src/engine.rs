@@ -29,8 +29,8 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode},
 };
 use hostio::dir_snapshot::DirSnapshotCache;
-use official::OFFICIAL_MODULES;
-use plan::{ModuleRef, Plan, PlanStep};
+use official::{OFFICIAL_MODULES, OfficialModule};
+use plan::{ModuleRef, ModuleSchema, Plan, PlanStep};
 
 /// The interval at which a running guest can be interrupted.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
@@ -38,6 +38,19 @@ const EPOCH_TICK: Duration = Duration::from_millis(10);
 /// The names of the embedded modules.
 pub fn official_module_names() -> impl Iterator<Item = &'static str> {
     OFFICIAL_MODULES.iter().map(|module| module.name)
+}
+
+/// The names of the embedded modules, with the schemas of their configurations.
+///
+/// # Panics
+/// Never: the build script has read each description.
+#[must_use]
+pub fn official_schemas() -> Vec<ModuleSchema> {
+    let schema = |module: &OfficialModule| {
+        let description: serde_json::Value = serde_json::from_str(module.description).expect("a description is JSON");
+        ModuleSchema { name: module.name.to_owned(), config: description["config"].clone() }
+    };
+    OFFICIAL_MODULES.iter().map(schema).collect()
 }
 
 /// Compiles and links modules.

@@ -39,7 +39,7 @@ pub use channel::{CallChannel, CallMessage, ProgramOutput};
 pub use description::{
     CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength, SchemaViolation,
 };
-pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names};
+pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names, official_schemas};
 pub use gate::{CallPurpose, module_display_name};
 pub use inputs::{InputError, release_digest};
 pub use migrations::open_migrations;
