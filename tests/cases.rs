@@ -14,6 +14,7 @@ mod cases {
     mod denials;
     mod downloads;
     mod drift;
+    mod editor;
     mod environments;
     mod error_pages;
     mod escapes;

