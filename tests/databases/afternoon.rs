@@ -74,32 +74,27 @@ impl Afternoon {
 app: shop
 state: "dir:${{{{ env.STATE }}}}"
 secrets: {{ PASSWORD: env:PASSWORD }}
+dirs: {{ app: "${{{{ vars.root }}}}", dist: "./dist:ro", migrations: "./migrations:ro" }}
 on-failure: rollback
 environments:
-  test: {{ vars: {{ root: ./deploy/test, database: "{test}", port: "{test_port}", name: test }} }}
-  prod: {{ after: test, vars: {{ root: ./deploy/prod, database: "{prod}", port: "{prod_port}", name: prod }} }}
+  test: {{ vars: {{ root: ./deploy/test, database: "{test}", port: {test_port}, name: test }} }}
+  prod: {{ after: test, vars: {{ root: ./deploy/prod, database: "{prod}", port: {prod_port}, name: prod }} }}
 steps:
   pull:
-    uses: pull
     with: {{ from: "file:dist/shop-${{{{ release }}}}.tar.gz", into: app }}
-    grants: {{ dirs: {{ app: "${{{{ vars.root }}}}", dist: "./dist:ro" }} }}
+    grants: {{ dirs: [app, dist] }}
   migrate:
-    uses: migrate
     with: {{ dir: migrations, database: main }}
-    grants: {{ dirs: {{ migrations: "./migrations:ro" }}, databases: {{ main: "{url}" }} }}
+    grants: {{ dirs: [migrations], databases: {{ main: "{url}" }} }}
   switch:
-    uses: switch
     with: {{ link: current }}
-    grants: {{ dirs: {{ app: "${{{{ vars.root }}}}" }} }}
+    grants: {{ dirs: [app] }}
   restart:
-    uses: run
+    program: [supervisorctl, -c, "{control}", restart, "${{{{ vars.name }}}}"]
     trust: host
-    with: {{ program: supervisorctl, args: [-c, "{control}", restart, "${{{{ vars.name }}}}"], repeatable: true }}
-    grants: {{ programs: [[supervisorctl, -c, "{control}", restart, "*"]], env: {{ PATH: /usr/bin:/bin }} }}
+    with: {{ repeatable: true }}
   verify:
-    uses: verify
-    with: {{ http: [{{ url: "http://127.0.0.1:${{{{ vars.port }}}}/", status: 200, contains: "Release ${{{{ release }}}}" }}], tries: 8, interval: 250ms }}
-    grants: {{ http: ["http://127.0.0.1:${{{{ vars.port }}}}"] }}
+    with: {{ http: [{{ url: "http://127.0.0.1:${{{{ vars.port }}}}/", contains: "Release ${{{{ release }}}}" }}], tries: 8, interval: 250ms }}
 "#
         )
     }

@@ -37,11 +37,10 @@ impl ExampleShop {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
         copy_dir(&example.join("migrations"), &folder.join("migrations"))?;
         let plan = fs::read_to_string(example.join("deploy.yml"))?;
-        let grants = "    grants: { dirs: { app: \"${{ vars.root }}:ro\" } }\n";
+        let grants = "    grants: { dirs: [\"app:ro\"] }\n";
         ensure!(plan.ends_with(grants), "the example's plan ends with another step than the kill tests know");
         let check = format!(
-            "      http: [{{ url: \"{origin}/health\", status: 200 }}]\n      tries: 1\n    \
-             grants: {{ dirs: {{ app: \"${{{{ vars.root }}}}:ro\" }}, http: [\"{origin}\"] }}\non-failure: rollback\n"
+            "      http: [{{ url: \"{origin}/health\", status: 200 }}]\n      tries: 1\n{grants}on-failure: rollback\n"
         );
         fs::write(folder.join("deploy.yml"), plan.replace(grants, &check))?;
         fs::create_dir(folder.join("dist"))?;

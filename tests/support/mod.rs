@@ -44,6 +44,9 @@ pub use self::{
 /// Where the plan, the app and the migrations are copied from.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/shop");
 
+/// The same plan in long forms, which most tests change.
+const LONG_PLAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/long-plan/deploy.yml");
+
 /// A condition that is waited for must come true within this time.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -65,7 +68,7 @@ impl TestEnvironment {
         }
         let environment = Self { root, variables: BTreeMap::new() };
         let example = Path::new(EXAMPLE);
-        fs::copy(example.join("deploy.yml"), environment.path("deploy.yml")).unwrap();
+        fs::copy(LONG_PLAN, environment.path("deploy.yml")).unwrap();
         for folder in ["app", "migrations"] {
             copy_dir(&example.join(folder), &environment.path(folder));
         }

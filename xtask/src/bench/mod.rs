@@ -12,6 +12,7 @@ mod growth;
 mod launcher;
 mod migrate;
 mod output;
+mod plan;
 mod pull;
 mod resume;
 mod steps;
@@ -36,6 +37,8 @@ use crate::{
 pub(crate) enum BenchmarkName {
     /// An all-skipped resume of the example, beside `sh -c true`
     Resume,
+    /// Reading a plan of 20, 200 and 2,000 steps, and an all-skipped resume of 401 files
+    Plan,
     /// A record of the journal, beside a bare write and `fdatasync`
     Append,
     /// A pull of many small files, beside `curl | tee >(sha256sum) | tar x`
@@ -111,6 +114,7 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
         println!("measuring {name}");
         rows.extend(match name {
             BenchmarkName::Resume => resume::rows(&runner)?,
+            BenchmarkName::Plan => plan::rows(&runner)?,
             BenchmarkName::Append => append::append_rows()?,
             BenchmarkName::Pull => pull::rows(&runner)?,
             BenchmarkName::Migrate => migrate::rows(&runner)?,
