@@ -53,6 +53,7 @@ mod cases {
     mod shared_lock;
     mod shared_state;
     mod shared_storage;
+    mod short_plans;
     mod state_repair;
     mod upgrade;
     mod verify;

@@ -264,7 +264,8 @@ fn allow_list_is_checked_before_any_change() {
     environment.run(&deploy).assert_exit(0);
     environment.run(&["lock", "release"]).assert_exit(0);
     allow(&environment, "[\"team:acme/ops\"]");
-    environment.run(&deploy).assert_exit(2).assert_stderr_contains("error[P0116]: teams are not supported yet");
+    let hint = "write `github:LOGIN`, `github-team:ORGANIZATION/TEAM` or `user:NAME`";
+    environment.run(&deploy).assert_exit(2).assert_stderr_contains(hint);
     let me = std::process::Command::new("id").arg("-un").output().unwrap();
     allow(&environment, &format!("[\"user:{}\"]", String::from_utf8(me.stdout).unwrap().trim()));
     environment.run(&deploy).assert_exit(0);

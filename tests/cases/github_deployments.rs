@@ -89,7 +89,8 @@ fn read_request(stream: &TcpStream) -> Option<DeploymentsRequest> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(DeploymentsRequest { request_line: line, token, body: serde_json::from_slice(&body).unwrap() })
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+    Some(DeploymentsRequest { request_line: line, token, body })
 }
 
 fn github_job(api: &str) -> TestEnvironment {
@@ -213,4 +214,46 @@ fn unresponsive_github_only_delays_the_end() {
     let words = ["did not answer in time", "timed out"];
     assert!(words.iter().any(|words| deployed.stdout.contains(words)), "{}", deployed.stdout);
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
+}
+
+/// The answers are those of "Get team membership for a user": a member, an invitation, somebody else.
+#[test]
+fn members_of_a_team_may_deploy() {
+    let api = FakeDeploymentsApi::new(|request| {
+        let reply = match request.request_line.rsplit('/').next() {
+            Some("ada") => (200, json!({ "state": "active", "role": "member" })),
+            Some("ben") => (200, json!({ "state": "pending", "role": "member" })),
+            Some("dan") => (403, json!({ "message": "Resource not accessible by personal access token" })),
+            Some(_) | None => (404, json!({ "message": "Not Found" })),
+        };
+        Some(reply)
+    });
+    let mut environment = TestEnvironment::new();
+    environment.pack("r1");
+    let vars = "vars: { root: ./deploy/test }";
+    let allow = format!("allow: [\"github:root\", \"github-team:acme/ops\"], {vars}");
+    environment.edit("deploy.yml", vars, &allow);
+    environment.set_variable("CI", "true");
+    environment.set_variable("GITHUB_API_URL", &api.origin);
+    environment.set_variable("GITHUB_ACTOR", "ada");
+    let refused = |environment: &TestEnvironment, why: &str| {
+        let output = environment.run(&["deploy", "--release", "r1"]);
+        output.assert_exit(2).assert_stderr_contains("error[P0218]").assert_stderr_contains(why);
+        assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "something happened");
+    };
+    refused(&environment, "PAWL_TEAM_TOKEN is not set");
+    environment.set_variable("PAWL_TEAM_TOKEN", TOKEN);
+    for (login, why) in [
+        ("ben", "ben is not allowed to change environment `test`"),
+        ("eve", "`allow` lists `github:root`, `github-team:acme/ops`"),
+        ("dan", "can't ask GitHub who is in acme/ops: 403"),
+    ] {
+        environment.set_variable("GITHUB_ACTOR", login);
+        refused(&environment, why);
+    }
+    environment.set_variable("GITHUB_ACTOR", "ada");
+    environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
+    let requests = api.requests();
+    assert!(requests.iter().all(|request| request.token == format!("Bearer {TOKEN}")), "{requests:?}");
+    assert_eq!(requests.last().unwrap().request_line, "GET /orgs/acme/teams/ops/memberships/ada");
 }

@@ -170,7 +170,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let store = open_store(&plan, &*tell).map_err(one)?;
     let lacks_journal = ci::is_retry_without_journal(&store);
     let orders = DeployOverrides { journal_missing: lacks_journal, ..orders };
-    guards::check_allowed_user(&plan).map_err(one)?;
+    guards::check_allowed_user(&plan).await.map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let interrupt = listen_for_signals().map_err(one)?;
     tokio::spawn(say_when_stopping(interrupt.clone(), Arc::clone(&tell)));

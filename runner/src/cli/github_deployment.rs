@@ -13,7 +13,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::source::{self, env_variable};
+use super::{
+    github_api::{self, CALL_TIMEOUT, api_error_text},
+    source::{self, env_variable},
+};
 use crate::report::messages;
 use contract::text;
 use contract::{
@@ -23,9 +26,7 @@ use contract::{
 use plan::Plan;
 use state::bundle::{CheckpointIdentity, CheckpointSequence};
 
-/// The longest time of a call, and of all calls at the end together.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same after a request to stop: the process must end within 7 s of it.
+/// The longest time of all calls at the end together, after a request to stop: the process must end within 7 s of it.
 const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest description that GitHub takes, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 140;
@@ -113,7 +114,6 @@ impl GithubDeploymentApi {
             value.ok_or_else(|| format!("{name} is not set"))
         };
         let (token, repository) = (set("PAWL_TOKEN")?, set("GITHUB_REPOSITORY")?);
-        let api = set("GITHUB_API_URL").unwrap_or_else(|_| "https://api.github.com".to_owned());
         let is_name = |name: &str| {
             let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !name.trim_matches('.').is_empty() && name.chars().all(fits)
@@ -121,20 +121,14 @@ impl GithubDeploymentApi {
         if !repository.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name)) {
             return Err("GITHUB_REPOSITORY is not OWNER/NAME".to_owned());
         }
-        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("PAWL_TOKEN contains invalid characters".to_owned());
-        }
         let commit = commit.map_or_else(|| set("GITHUB_SHA"), |commit| Ok(commit.to_owned()));
         let commit = commit.map_err(|_| "the commit of the release is unknown".to_owned())?;
-        let client = state::http::client().map_err(|error| error.to_string())?.timeout(CALL_TIMEOUT).build();
-        let crab = Octocrab::builder().personal_token(token).base_uri(api).map_err(|error| api_error_text(&error))?;
-        let crab = crab.build_with_reqwest(client.map_err(|error| error.to_string())?);
         let mut request = create_request(&plan.environment, &format!("{} {release}", plan.app), &commit);
         if let Some(identity) = identity {
             request["payload"] = json!({ PAYLOAD_KEY: identity });
         }
         Ok(Self {
-            crab: crab.map_err(|error| api_error_text(&error))?,
+            crab: github_api::client(token)?,
             route: format!("/repos/{repository}/deployments"),
             environment: plan.environment.clone(),
             request,
@@ -219,17 +213,4 @@ fn create_request(environment: &EnvironmentName, description: &str, commit: &str
 
 fn update_warning(why: &str) -> Notice {
     Notice::warning(format!("could not update the GitHub deployment: {}", text::escape_line(why)))
-}
-
-/// An error and its innermost cause, in one line: octocrab's own messages say little.
-pub(super) fn api_error_text(error: &octocrab::Error) -> String {
-    if let octocrab::Error::GitHub { source, .. } = error {
-        return format!("{}: {}", source.status_code, text::truncate(&source.message, 300));
-    }
-    // The innermost error says what happened; the outer ones repeat it with the URL.
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    text::truncate(&inner.to_string(), 300)
 }

@@ -18,7 +18,10 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use super::github_deployment::{CALL_TIMEOUT, GithubDeploymentApi, PAYLOAD_KEY, api_error_text, sequence_in};
+use super::{
+    github_api::{CALL_TIMEOUT, api_error_text},
+    github_deployment::{GithubDeploymentApi, PAYLOAD_KEY, sequence_in},
+};
 use contract::{diagnostic::Notice, text};
 use sandbox::NoticeHandler;
 use state::{

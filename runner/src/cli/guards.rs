@@ -9,7 +9,7 @@ use std::{fs, process::Command};
 use serde_json::Value;
 
 use super::{
-    attempts,
+    attempts, github_team,
     source::{self, env_variable},
 };
 use contract::{
@@ -33,9 +33,9 @@ pub(super) fn require_local_flag(local: bool, command: &str) -> Result<(), Vec<D
 }
 
 /// Checks that the plan allows the current user to change the environment.
-pub(super) fn check_allowed_user(plan: &Plan) -> Result<(), Diagnostic> {
+pub(super) async fn check_allowed_user(plan: &Plan) -> Result<(), Diagnostic> {
     check_fork()?;
-    check_allowed(&plan.allow, &plan.environment)
+    check_allowed(&plan.allow, &plan.environment).await
 }
 
 /// Refuses to change an environment in a job that runs for a fork's pull request: its author chose what would be deployed.
@@ -64,7 +64,7 @@ fn fork_of_event(event: &Value) -> Option<String> {
 }
 
 /// Checks that a list of users, if it is not empty, contains the current one.
-pub(super) fn check_allowed(allow: &[AllowedOperator], environment: &EnvironmentName) -> Result<(), Diagnostic> {
+pub(super) async fn check_allowed(allow: &[AllowedOperator], environment: &EnvironmentName) -> Result<(), Diagnostic> {
     if allow.is_empty() {
         return Ok(());
     }
@@ -76,18 +76,26 @@ pub(super) fn check_allowed(allow: &[AllowedOperator], environment: &Environment
     let is_allowed = |allowed: &AllowedOperator| match allowed {
         AllowedOperator::GitHub(login) => actor.as_ref().is_some_and(|actor| actor.eq_ignore_ascii_case(login)),
         AllowedOperator::User(name) => user.as_ref() == Some(name),
+        AllowedOperator::GitHubTeam { .. } => false,
     };
     if allow.iter().any(is_allowed) {
         return Ok(());
     }
-    let names = allow.iter().map(|allowed| match allowed {
-        AllowedOperator::GitHub(login) => format!("`github:{login}`"),
-        AllowedOperator::User(name) => format!("`user:{name}`"),
-    });
-    let names = names.collect::<Vec<_>>().join(", ");
+    let mut unanswered = Vec::new();
+    for allowed in allow {
+        if let (AllowedOperator::GitHubTeam { organization, team }, Some(actor)) = (allowed, &actor) {
+            match github_team::is_member(organization, team, actor).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(why) => unanswered.push(format!("can't ask GitHub who is in {organization}/{team}: {why}")),
+            }
+        }
+    }
+    let names = allow.iter().map(|allowed| format!("`{allowed}`")).collect::<Vec<_>>().join(", ");
     let who = actor.or(user).unwrap_or_else(source::user_at_host);
     let message = format!("{who} is not allowed to change environment `{environment}`");
     let diagnostic = Diagnostic::new(ErrorCode::UserNotAllowed, message).with_cause(format!("`allow` lists {names}"));
+    let diagnostic = unanswered.into_iter().fold(diagnostic, Diagnostic::with_cause);
     Err(diagnostic.with_hint("ask one of them to deploy, or add an entry to `allow` in the plan and have it reviewed"))
 }
 

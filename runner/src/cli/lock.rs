@@ -84,7 +84,7 @@ fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Ve
         return Err(vec![error.with_hint("give a reason; `runner history` shows it")]);
     }
     let location = args.plan.location()?;
-    guards::check_allowed(&location.allow, &location.environment).map_err(|error| vec![error])?;
+    guards::check_allowed(&location.allow, &location.environment).await.map_err(|error| vec![error])?;
     let store = StateStore::new(&location.state, &location.app, &location.environment);
     guards::check_nesting(&store).map_err(|error| vec![error])?;
     let released = store

@@ -139,7 +139,7 @@ pub(super) async fn run(
         | MigrateSubcommand::Down { local, .. } => {
             guards::require_local_flag(*local, "migrate")?;
             let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
-            guards::check_allowed_user(&plan).map_err(|error| vec![error])?;
+            guards::check_allowed_user(&plan).await.map_err(|error| vec![error])?;
             guards::check_nesting(&store).map_err(|error| vec![error])?;
             let claim = LockRequest { url: source::job_url(), ..LockRequest::new(&source::user_at_host()) };
             let lock = store.acquire_lock(claim).await.map_err(|error| vec![(&error).into()])?;

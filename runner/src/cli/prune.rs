@@ -49,7 +49,7 @@ pub(super) async fn run(
     let siblings = args.plan.other_environments(&plan.environment)?;
     screen.mask(plan.secrets.values());
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
-    guards::check_allowed_user(&plan).map_err(one)?;
+    guards::check_allowed_user(&plan).await.map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let described =
         deploy::describe_steps(&plan, xdg_dirs::preflight_options(screen.stderr_notifier())).await.map_err(one)?;

@@ -89,7 +89,7 @@ pub(super) async fn run(
     };
     let plan = args.plan.plan_for(&release.label)?;
     screen.mask(plan.secrets.values().chain(&ci::job_secrets()));
-    guards::check_allowed_user(&plan).map_err(one)?;
+    guards::check_allowed_user(&plan).await.map_err(one)?;
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
     let tell = screen.stderr_notifier();
     let store = ci::with_checkpoints(store, &plan.source.path, &plan.app, &plan.environment, &*tell).map_err(one)?;

@@ -78,7 +78,7 @@ async fn repair(args: &StateRepairArgs) -> Result<(EnvironmentName, Vec<StateFin
     guards::require_local_flag(args.local, "state repair")?;
     // Whose operators may repair it does not depend on the release.
     let plan = args.plan.plan_for(&source::placeholder_label())?;
-    guards::check_allowed_user(&plan).map_err(one)?;
+    guards::check_allowed_user(&plan).await.map_err(one)?;
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
     guards::check_nesting(&store).map_err(one)?;
     let findings = store.check().map_err(|error| one((&error).into()))?;

@@ -49,7 +49,11 @@ fn plan_of(steps: usize) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let mut plan = "version: 1\napp: shop\ndirs: { app: ./deploy }\nsteps:\n".to_owned();
     for number in 0..steps {
-        writeln!(plan, "  check{number}: {{ uses: verify, with: {{ tries: {} }}, grants: {{ dirs: [app] }} }}", number + 1)?;
+        writeln!(
+            plan,
+            "  check{number}: {{ uses: verify, with: {{ tries: {} }}, grants: {{ dirs: [app] }} }}",
+            number + 1
+        )?;
     }
     fs::write(folder.path().join("deploy.yml"), plan)?;
     Ok(folder)

@@ -179,17 +179,28 @@ fn allowed(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Ve
         match text.split_once(':') {
             Some(("github", name)) if named(name) => Some(AllowedOperator::GitHub(name.to_owned())),
             Some(("user", name)) if named(name) => Some(AllowedOperator::User(name.to_owned())),
-            Some(("team", _)) => {
-                let error = PlanError::new(ErrorCode::NotSupported, "teams are not supported yet");
-                problems.push(error.at(&node.span, "not supported yet").hint("name each person: `github:LOGIN`"));
-                None
+            Some(("github-team", name)) if let Some((organization, team)) = team(name) => {
+                Some(AllowedOperator::GitHubTeam { organization, team })
             }
             Some(_) | None => {
                 let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not a user"));
-                problems.push(error.at(&node.span, "unknown kind of user").hint("write `github:LOGIN` or `user:NAME`"));
+                problems.push(
+                    error
+                        .at(&node.span, "unknown kind of user")
+                        .hint("write `github:LOGIN`, `github-team:ORGANIZATION/TEAM` or `user:NAME`"),
+                );
                 None
             }
         }
     };
     items.iter().filter_map(|node| one(node, problems)).collect()
+}
+
+/// Organization and team of `ORGANIZATION/TEAM`, each in the letters of GitHub's addresses.
+fn team(name: &str) -> Option<(String, String)> {
+    let is_slug = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let (organization, team) = name.split_once('/')?;
+    (is_slug(organization) && is_slug(team)).then(|| (organization.to_owned(), team.to_owned()))
 }

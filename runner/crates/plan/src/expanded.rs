@@ -10,8 +10,8 @@ use saphyr::{Scalar, ScalarStyle, Yaml, YamlEmitter};
 use serde_json::{Map, Value};
 
 use super::{
-    AllowedOperator, ArgumentPattern, ConfidentialText, DirAccess, EffectPlace, EnvGrant, HttpGrant, ModuleRef,
-    NetworkScope, OnFailure, Plan, PlanStep, SecretAccess, StateLocation, StepTrust,
+    ArgumentPattern, ConfidentialText, DirAccess, EffectPlace, EnvGrant, HttpGrant, ModuleRef, NetworkScope, OnFailure,
+    Plan, PlanStep, SecretAccess, StateLocation, StepTrust,
     expression::{PendingPart, PendingValue},
     implied_grants,
     step::DEFAULT_TIMEOUT,
@@ -105,11 +105,7 @@ impl Plan {
         if let Some(after) = &self.after {
             environment.insert("after".into(), after.as_str().into());
         }
-        let operators = self.allow.iter().map(|operator| match operator {
-            AllowedOperator::GitHub(login) => Value::from(format!("github:{login}")),
-            AllowedOperator::User(name) => format!("user:{name}").into(),
-        });
-        let operators: Vec<_> = operators.collect();
+        let operators: Vec<_> = self.allow.iter().map(|operator| Value::from(operator.to_string())).collect();
         if !operators.is_empty() {
             environment.insert("allow".into(), operators.into());
         }

@@ -8,7 +8,7 @@
 //! the run is substituted. Deliberately absent: whether a directory exists, what a module needs and its phase (the preflight
 //! in `deploy` compares that), and the outputs of steps.
 
-use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -162,8 +162,20 @@ pub enum OnFailure {
 pub enum AllowedOperator {
     /// `github:LOGIN`.
     GitHub(String),
+    /// `github-team:ORGANIZATION/TEAM`, the members of a team.
+    GitHubTeam { organization: String, team: String },
     /// `user:NAME`, a user of the operating system.
     User(String),
+}
+
+impl fmt::Display for AllowedOperator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GitHub(login) => write!(f, "github:{login}"),
+            Self::GitHubTeam { organization, team } => write!(f, "github-team:{organization}/{team}"),
+            Self::User(name) => write!(f, "user:{name}"),
+        }
+    }
 }
 
 /// Steps around a deployment: run in each attempt, never skipped.

@@ -113,9 +113,9 @@ fn environments() -> Value {
                 "allow": {
                     "type": ["array", "null"],
                     "minItems": 1,
-                    "items": { "type": "string", "pattern": "^(github|user):[^ ]+$" },
+                    "items": { "type": "string", "pattern": "^(github|github-team|user):[^ ]+$" },
                     "description": "The users who may change this environment. If left out: everybody.",
-                    "examples": [["github:ada", "user:deploy"]]
+                    "examples": [["github:ada", "github-team:acme/deployers", "user:deploy"]]
                 },
                 "url": {
                     "type": ["string", "null"],
