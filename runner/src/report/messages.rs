@@ -171,7 +171,7 @@ pub fn nothing_to_do(notes: &Map<String, Value>) -> String {
 
 /// The notes of a receipt in a few words: `2 files, 1.0 MiB`.
 ///
-/// Numbers come before their name. Nested values are left out, and so is `took_ms`: a line ends with the time anyway.
+/// Numbers come before their name. Nested values are left out, and so are `took_ms` and `ran`: a line has the time and the word.
 #[must_use]
 pub fn notes(notes: &Map<String, Value>) -> String {
     let phrase = |(name, value): (&String, &Value)| {
@@ -186,7 +186,12 @@ pub fn notes(notes: &Map<String, Value>) -> String {
             Value::Bool(false) | Value::Null | Value::Array(_) | Value::Object(_) => None,
         }
     };
-    notes.iter().filter(|(name, _)| *name != "took_ms").filter_map(phrase).collect::<Vec<_>>().join(", ")
+    notes
+        .iter()
+        .filter(|(name, _)| !["took_ms", "ran"].contains(&name.as_str()))
+        .filter_map(phrase)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The fields of a log message: ` key=value …`, or an empty text.
@@ -378,7 +383,7 @@ mod tests {
 
     #[test]
     fn notes_read_as_amounts() {
-        let notes = json!({"files": 2, "bytes": 2048, "from_cache": true, "nested": {}, "took_ms": 7, "mode": "full"});
+        let notes = json!({"files": 2, "bytes": 2048, "from_cache": true, "nested": {}, "took_ms": 7, "ran": true, "mode": "full"});
         let Value::Object(notes) = notes else { panic!("notes are an object") };
         assert_eq!(super::notes(&notes), "2 files, 2.0 KiB, from cache, mode full");
     }

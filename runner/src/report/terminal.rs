@@ -1,4 +1,5 @@
-//! The layout of all lines for people: at most 80 columns, with the keyword first.
+//! The layout of all lines for people, with the keyword first: at most 80 columns on a terminal, and elsewhere one line each, so that
+//! `grep` finds it.
 //!
 //! ```text
 //!   skip   pull     its effect still holds                                    3 ms
@@ -59,6 +60,16 @@ pub enum InteractiveMode {
     No,
 }
 
+impl InteractiveMode {
+    /// The columns of a line, after which it is wrapped.
+    pub(super) fn line_width(self) -> usize {
+        match self {
+            Self::Yes => WIDTH,
+            Self::No => usize::MAX,
+        }
+    }
+}
+
 /// The options of a terminal report.
 #[derive(Clone, Debug)]
 pub struct ReportOptions {
@@ -116,7 +127,8 @@ impl TerminalReporter {
         match item {
             DisplayItem::Heading(heading) => {
                 if self.options.verbosity >= Verbosity::Normal {
-                    self.write(&format!("{}\n", text::wrap(&heading, WIDTH, WIDTH).join("\n")));
+                    let room = self.options.interactive.line_width();
+                    self.write(&format!("{}\n", text::wrap(&heading, room, room).join("\n")));
                 }
             }
             DisplayItem::Line(line) | DisplayItem::StepMessage(line) => self.write_line(&line),
@@ -168,7 +180,8 @@ impl TerminalReporter {
         if line.min_verbosity <= self.options.verbosity {
             // Without a progress line, the line of the start has shown the reason.
             let text = if self.progress_line.is_some() { line.text_with_reason() } else { line.text.clone() };
-            self.write(&format_line(line, &text, self.formatter.label_width(), self.options.color));
+            let room = self.options.interactive.line_width();
+            self.write(&format_line(line, &text, self.formatter.label_width(), room, self.options.color));
         }
     }
 
@@ -220,13 +233,19 @@ impl DeploymentReporter for TerminalReporter {
     }
 }
 
-/// Lays out a line, its end included. The time is at the right edge of the last line.
-pub(super) fn format_line(line: &DisplayLine, text: &str, label_width: usize, color: ColorMode) -> String {
+/// Lays out a line, its end included, in `width` columns. The time is at the right edge of the last line, or behind a longer one.
+pub(super) fn format_line(
+    line: &DisplayLine,
+    text: &str,
+    label_width: usize,
+    width: usize,
+    color: ColorMode,
+) -> String {
     let label_width = label_width.max(column_count(&line.label));
     let indent = LABEL_COLUMN + label_width + 2;
     let took = line.took_ms.map(text::format_duration);
     let for_time = took.as_ref().map_or(0, |took| MIN_GAP + column_count(took));
-    let room = WIDTH.saturating_sub(indent + for_time).max(MIN_TEXT_WIDTH);
+    let room = width.saturating_sub(indent + for_time).max(MIN_TEXT_WIDTH);
     let mut lines = text::wrap(text, room, room).into_iter();
     let first = lines.next().unwrap_or_default();
 

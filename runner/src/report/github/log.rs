@@ -17,7 +17,7 @@ use super::{
         CommandConclusion, DeploymentReporter,
         formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
         output_throttle::{OutputThrottle, ThrottledLines},
-        terminal::{self, ReportOptions, Verbosity},
+        terminal::{self, InteractiveMode, ReportOptions, Verbosity},
     },
     WorkflowOutput,
 };
@@ -144,7 +144,13 @@ impl GroupedLogReporter {
             }
             LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => {}
         }
-        let lines = terminal::format_line(line, text, self.formatter.label_width(), self.options.color);
+        let lines = terminal::format_line(
+            line,
+            text,
+            self.formatter.label_width(),
+            InteractiveMode::No.line_width(),
+            self.options.color,
+        );
         self.workflow
             .with_stream(|stream| if is_foreign { stream.write_foreign(&lines) } else { stream.write_own(&lines) });
     }
