@@ -100,10 +100,7 @@ fn wrong_digest_leaves_no_files() {
         note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to default (run [RUN 1], attempt 1)
           start  pull  first run
-          FAIL   pull  the archive has the digest
-                       sha256:[HASH],
-                       not
-                       sha256:[HASH] [TIME]
+          FAIL   pull  the archive has the digest sha256:[HASH], not sha256:[HASH] [TIME]
         error[P0301]: step `pull` failed on attempt 1
           caused by: the archive has the digest sha256:[HASH], not sha256:[HASH]
           hint: if you republished the archive, publish its new digest too (sha256:[HASH]); otherwise do not use it; then run `runner --local --release r1` again

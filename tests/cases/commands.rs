@@ -261,18 +261,12 @@ fn doctor_lists_everything_that_it_finds() {
     expect![[r#"
         found:
           ok  runner     0.1.0 with modules migrate, pull, run, switch, verify
-          NO  plan       2 errors
+          NO  plan       1 error
           --  steps      not checked: the plan has errors
           --  release    not checked: the plan has errors
           --  resources  not checked: the plan has errors
           NO  journals   1 error
           ok  lock       free
-        error[P0106]: step `switch` has no `uses`
-          --> deploy.yml:19:3
-           |
-        19 |   switch:
-           |   ^^^^^^ `uses` is missing
-          hint: add `uses: pull`
         error[P0104]: step `switch` has no key `usess`
           --> deploy.yml:20:5
            |

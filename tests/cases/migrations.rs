@@ -163,9 +163,7 @@ fn edited_applied_migration_is_rejected() {
         shop r1 to test (run [RUN 2], attempt 1)
           skip   pull     its effect still holds [TIME]
           start  migrate  migrations changed
-          FAIL   migrate  migrations/0002_first_products.sql:1:
-                          0002_first_products.sql changed after it was applied to
-                          the database `main` [TIME]
+          FAIL   migrate  migrations/0002_first_products.sql:1: 0002_first_products.sql changed after it was applied to the database `main` [TIME]
         error[P0311]: step `migrate` failed on attempt 1
           caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql changed after it was applied to the database `main`
           hint: restore the file and move the change to a new migration; if the change is harmless, run `runner migrate accept 2`; then run `runner --local --release r1` again (skips: pull)

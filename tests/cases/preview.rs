@@ -17,23 +17,23 @@ fn preview_of_the_first_deployment_writes_nothing() {
           run    pull     prepare  first run
                    not known yet: directory `app` ([ROOT]/shop/deploy/test) does not exist yet; the deployment creates it
                    needs a writable directory `app`: it stores releases/ and shared/
-                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
-                   may reach directory `dist` = [ROOT]/shop/dist (read only)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
+                   may reach directory `dist` = [ROOT]/shop/dist (read only; from `grants`)
           run    migrate  commit   first run
                    run migrations/0001_products.sql  (on database main)
                    run migrations/0002_first_products.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
                    needs a database `main`: it is changed by the migrations
-                   may reach directory `migrations` = [ROOT]/shop/migrations (read only)
+                   may reach directory `migrations` = [ROOT]/shop/migrations (read only; from `grants`)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
           run    switch   commit   first run
                    not known yet: it is known after `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
-                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
           ?      verify   check
                    not known yet: it is known after `pull`, `migrate` and `switch`
                    needs a directory: it contains the files to check
-                   may reach directory `app` = [ROOT]/shop/deploy/test (read only)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read only; from `grants`)
     "#]]
     .assert_eq(&preview.stdout_snapshot());
 }
@@ -52,23 +52,23 @@ fn preview_shows_pending_migrations() {
           run    pull     prepare  its configuration and the release changed
                    create app/releases/[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
-                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
-                   may reach directory `dist` = [ROOT]/shop/dist (read only)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
+                   may reach directory `dist` = [ROOT]/shop/dist (read only; from `grants`)
           run    migrate  commit   migrations, the release and outputs of earlier steps changed
                    run migrations/0003_purchase.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
                    needs a database `main`: it is changed by the migrations
-                   may reach directory `migrations` = [ROOT]/shop/migrations (read only)
+                   may reach directory `migrations` = [ROOT]/shop/migrations (read only; from `grants`)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
           run    switch   commit   the release and outputs of earlier steps changed
                    not known yet: it is known after `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
-                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
           run    verify   check    its configuration, the release and outputs of earlier steps changed
                    check file app/current/VERSION  (the content `r2`)
                    check file app/current/index.html  (a file that contains `Release r2`)
                    needs a directory: it contains the files to check
-                   may reach directory `app` = [ROOT]/shop/deploy/test (read only)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read only; from `grants`)
     "#]]
     .assert_eq(&preview.stdout_snapshot());
 }
@@ -105,7 +105,9 @@ fn preview_marks_trusted_steps() {
           run    hello  commit   first run
                    run /bin/echo hi
                    needs a program: it is run
-                   may reach program /bin/echo *
+                   may reach program /bin/echo * (from `grants`)
+                   may reach environment `HOME` = the home of the runner's user (the default)
+                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
                    TRUST: HOST — this step can do whatever this machine's user can
     "#]]
     .assert_eq(&preview.stdout_snapshot());

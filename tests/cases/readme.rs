@@ -104,6 +104,7 @@ fn plans_on_pages_are_valid() {
                 plan += STEPS;
             }
             let mut environment = TestEnvironment::with_plan(&plan);
+            environment.set_variable("TEST_DATABASE_URL", "sqlite:./shop.db");
             environment.set_variable("DB_PASSWORD", "hunter2-hunter2");
             environment.set_variable("DEPLOY_TOKEN", "hunter3-hunter3");
             let in_test: &[&str] = if plan.contains("\nenvironments:\n") { &["--env", "test"] } else { &[] };

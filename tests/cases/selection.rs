@@ -146,7 +146,7 @@ fn release_defaults_to_git_describe() {
     environment.edit("deploy.yml", "uses: switch", "usess: switch");
     let broken = environment.run(&["--local"]);
     broken.assert_exit(2);
-    assert!(broken.stderr.starts_with("error[P0106]: step `switch` has no `uses`"), "{}", broken.stderr);
+    assert!(broken.stderr.starts_with("error[P0104]: step `switch` has no key `usess`"), "{}", broken.stderr);
     broken.assert_stderr_contains("name it with `--release LABEL`");
     environment.edit("deploy.yml", "usess: switch", "uses: switch");
     environment.git(&["init", "--quiet"]);

@@ -17,7 +17,7 @@ fn expanded(plan: &str, environment: &str) -> String {
     }
     let output = here.run(&["plan", "--expanded", "--env", environment, "--release", "r1"]);
     output.assert_exit(0);
-    output.stdout.replace(&here.path("").display().to_string(), "[ROOT]/")
+    output.stdout.replace(&here.path("").display().to_string(), "/plans/shop/")
 }
 
 #[test]

@@ -180,6 +180,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             SetupNeed::Postgres => packages.push("postgresql".to_owned()),
             // After the packages, which bring Python and npm.
             SetupNeed::RustTool(_)
+            | SetupNeed::YamlLanguageServer
             | SetupNeed::Dbmate
             | SetupNeed::ArtifactClient
             | SetupNeed::Pip(_)

@@ -56,7 +56,7 @@ pub(super) struct LockReleaseArgs {
 ///
 /// # Errors
 /// P05xx when the holder is running, or the lock cannot be read.
-pub(super) fn run(
+pub(super) async fn run(
     command: &LockSubcommand,
     form: OutputFormat,
     out: &mut dyn Write,
@@ -70,13 +70,13 @@ pub(super) fn run(
                 OutputFormat::Text => locks.iter().map(LockView::text).collect::<Vec<_>>().join("\n"),
             }
         }
-        LockSubcommand::Release(args) => release_lock(args, form)?,
+        LockSubcommand::Release(args) => release_lock(args, form).await?,
     };
     report::write_answer(out, &answer).map_err(|error| vec![error])?;
     Ok(ExitKind::Success)
 }
 
-fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Vec<Diagnostic>> {
+async fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Vec<Diagnostic>> {
     guards::require_local_flag(args.local, "lock release")?;
     let message = args.message.as_deref().unwrap_or("its holder had ended").trim();
     if message.is_empty() {

@@ -213,7 +213,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Modules(Deferred(PlanArgs { plan, args })) => block_on(modules::run(&args, &plan, screen, out)),
         CliCommand::NewStep(Deferred(args)) => new_step::run(&args, form, out).map_err(one),
         CliCommand::Journal(Deferred(command)) => journal::run(&command, form, out).map_err(one),
-        CliCommand::Lock(Deferred(command)) => lock::run(&command, form, out),
+        CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, out)),
         CliCommand::State(Deferred(command)) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
     }

@@ -48,7 +48,8 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             BenchmarkName::Resume => rows.push(resume_row(&ours, &theirs)?),
             BenchmarkName::Append => rows.push(append_row(old)?),
             BenchmarkName::Steps => rows.extend([first_run_row(&ours, &theirs, 1)?, first_run_row(&ours, &theirs, 4)?]),
-            BenchmarkName::Pull
+            BenchmarkName::Plan
+            | BenchmarkName::Pull
             | BenchmarkName::Migrate
             | BenchmarkName::Databases
             | BenchmarkName::Faults

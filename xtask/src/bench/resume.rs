@@ -27,14 +27,15 @@ pub(super) fn rows(runner: &Path) -> Result<Vec<BenchRow>> {
     }])
 }
 
-/// A folder with the example in it, deployed as r1.
+/// A folder with the example in it, deployed as r1. Its plan is the long one, which older runners read too.
 pub(super) fn deployed_example(runner: &Path) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let example = workspace::root().join("examples/shop");
     for part in ["app", "migrations"] {
         copy_folder(&example.join(part), &folder.path().join(part))?;
     }
-    fs::copy(example.join("deploy.yml"), folder.path().join("deploy.yml"))?;
+    let plan = workspace::root().join("tests/fixtures/long-plan/deploy.yml");
+    fs::copy(plan, folder.path().join("deploy.yml"))?;
     pack(folder.path(), "r1")?;
     time_deploy(runner, folder.path())?;
     Ok(folder)

@@ -1,7 +1,8 @@
 //! Writes a plan in its long form: one environment, each short form spelled out, each lookup substituted that is known before
 //! the run.
 //!
-//! Invariant: the result is a valid plan, which grants its steps exactly the same. Secrets stay lookups, and a password in a
+//! Invariant: the result is a valid plan, which grants its steps exactly the same. Plans of one meaning have one text: keys of `with`
+//! and lists of grants are sorted. Secrets stay lookups, and a password in a
 //! database URL is masked. Deliberately absent: comments, and what other environments differ in.
 
 use std::{path::Path, time::Duration};
@@ -16,7 +17,7 @@ use super::{
     implied_grants,
     step::DEFAULT_TIMEOUT,
 };
-use contract::StepId;
+use contract::{StepId, hash::canonical_json};
 
 /// The variable whose value is the literal argument `*`.
 const STAR: &str = "star";
@@ -145,7 +146,7 @@ impl Plan {
         if step.trust == StepTrust::Host {
             fields.insert("trust".into(), "host".into());
         }
-        let with = written_config(&step.with, "", step);
+        let with = canonical_json(&written_config(&step.with, "", step));
         insert_filled(&mut fields, "with", with.as_object().cloned().unwrap_or_default());
         insert_filled(&mut fields, "grants", self.expanded_grants(step));
         if step.timeout != DEFAULT_TIMEOUT {
@@ -178,7 +179,7 @@ impl Plan {
         });
         insert_filled(&mut fields, "dirs", dirs.collect());
         if !grants.http.is_empty() || !implied_grants::origins(&step.uses, &step.with, &step.pending).is_empty() {
-            fields.insert("http".into(), grants.http.iter().map(|grant| self.expanded_http(grant)).collect());
+            fields.insert("http".into(), sorted(grants.http.iter().map(|grant| self.expanded_http(grant))));
         }
         let tcp: Vec<_> = grants.tcp.iter().map(|address| Value::from(address.as_str())).collect();
         if !tcp.is_empty() {
@@ -190,7 +191,7 @@ impl Plan {
         if !grants.programs.is_empty() || !implied_grants::programs(&step.uses, &step.with, &step.pending).is_empty() {
             let programs =
                 grants.programs.iter().map(|grant| grant.arguments.iter().map(written_pattern).collect::<Value>());
-            fields.insert("programs".into(), programs.collect());
+            fields.insert("programs".into(), sorted(programs));
         }
         let env = grants.env.iter().map(|(name, grant)| match grant {
             EnvGrant::Set(value) => (name.clone(), self.written_secretly(value).into()),
@@ -257,6 +258,13 @@ fn yaml(value: &Value) -> Yaml<'_> {
             Yaml::Mapping(entries.collect())
         }
     }
+}
+
+/// A list of grants, whose order does not matter.
+fn sorted(grants: impl Iterator<Item = Value>) -> Value {
+    let mut grants: Vec<_> = grants.collect();
+    grants.sort_by_key(Value::to_string);
+    grants.into()
 }
 
 fn object<const N: usize>(entries: [(&str, Value); N]) -> Value {

@@ -182,7 +182,7 @@ pub(super) fn draft(
 /// no such key.
 fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
     let (key, node) = fields.entry("program")?;
-    let mut entries = match fields.get("with") {
+    let entries = match fields.get("with") {
         Some(with) => fields::mapping(with, &format!("`with` of {what}"), problems).unwrap_or_default().to_vec(),
         None => Vec::new(),
     };
@@ -202,11 +202,10 @@ fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErro
         return None;
     };
     let entry = |text: &str, value| (YamlKey { text: text.to_owned(), span: key.span.clone() }, value);
-    entries.push(entry("program", program.clone()));
-    if !arguments.is_empty() {
-        let list = YamlNode { span: node.span.clone(), kind: YamlValue::List(arguments.to_vec()) };
-        entries.push(entry("args", list));
-    }
+    let arguments = YamlNode { span: node.span.clone(), kind: YamlValue::List(arguments.to_vec()) };
+    let has_arguments = matches!(&arguments.kind, YamlValue::List(items) if !items.is_empty());
+    let own = [entry("program", program.clone())].into_iter().chain(has_arguments.then(|| entry("args", arguments)));
+    let entries = own.chain(entries).collect();
     Some(YamlNode { span: node.span.clone(), kind: YamlValue::Map(entries) })
 }
 
