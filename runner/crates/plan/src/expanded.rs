@@ -179,7 +179,10 @@ impl Plan {
         });
         insert_filled(&mut fields, "dirs", dirs.collect());
         if !grants.http.is_empty() || !implied_grants::origins(&step.uses, &step.with, &step.pending).is_empty() {
-            fields.insert("http".into(), sorted(grants.http.iter().map(|grant| self.expanded_http(grant))));
+            // Of two grants of one origin, the first counts.
+            let mut http: Vec<_> = grants.http.iter().collect();
+            http.sort_by_key(|grant| (&grant.host, grant.port, &grant.scheme));
+            fields.insert("http".into(), http.into_iter().map(|grant| self.expanded_http(grant)).collect());
         }
         let tcp: Vec<_> = grants.tcp.iter().map(|address| Value::from(address.as_str())).collect();
         if !tcp.is_empty() {
@@ -191,7 +194,9 @@ impl Plan {
         if !grants.programs.is_empty() || !implied_grants::programs(&step.uses, &step.with, &step.pending).is_empty() {
             let programs =
                 grants.programs.iter().map(|grant| grant.arguments.iter().map(written_pattern).collect::<Value>());
-            fields.insert("programs".into(), sorted(programs));
+            let mut programs: Vec<Value> = programs.collect();
+            programs.sort_by_key(Value::to_string);
+            fields.insert("programs".into(), programs.into());
         }
         let env = grants.env.iter().map(|(name, grant)| match grant {
             EnvGrant::Set(value) => (name.clone(), self.written_secretly(value).into()),
@@ -258,13 +263,6 @@ fn yaml(value: &Value) -> Yaml<'_> {
             Yaml::Mapping(entries.collect())
         }
     }
-}
-
-/// A list of grants, whose order does not matter.
-fn sorted(grants: impl Iterator<Item = Value>) -> Value {
-    let mut grants: Vec<_> = grants.collect();
-    grants.sort_by_key(Value::to_string);
-    grants.into()
 }
 
 fn object<const N: usize>(entries: [(&str, Value); N]) -> Value {

@@ -30,7 +30,7 @@ fn source(text: &str) -> PlanSource {
 fn env(name: &str) -> Option<String> {
     match name {
         "HOME" => Some("/home/ada".to_owned()),
-        "DATABASE_URL" => Some("sqlite:secret.db".to_owned()),
+        "DATABASE_URL" | "TEST_DATABASE_URL" => Some("sqlite:secret.db".to_owned()),
         "TOKEN" | "DEPLOY_TOKEN" => Some("s3cr3t".to_owned()),
         "EMPTY" => Some(String::new()),
         "TRICK" => Some("${{ secrets.TOKEN }}".to_owned()),

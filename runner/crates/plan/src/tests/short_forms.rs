@@ -81,7 +81,7 @@ steps:
     let expected = json!({ "programs": [["./build.sh", "--port", "8080", "${{ vars.star }}"], ["/bin/true"]] });
     assert_eq!(grants(&plan, "build"), expected);
     assert_eq!(grants(&plan, "restart"), json!({ "programs": [["systemctl", "restart", "shop"]] }));
-    assert_eq!(grants(&plan, "verify"), json!({ "http": ["http://localhost:8080", "https://example.com:443"] }));
+    assert_eq!(grants(&plan, "verify"), json!({ "http": ["https://example.com:443", "http://localhost:8080"] }));
     assert_eq!(grants(&plan, "warm"), json!({ "http": ["https://example.com:443"] }));
     let sources: Vec<_> = plan.steps[2].grants.http.iter().map(|grant| grant.source.clone()).collect();
     assert_eq!(sources, ["/http/0/url", "/http/1/url"].map(|pointer| GrantSource::Config(pointer.to_owned())));
