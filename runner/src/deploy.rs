@@ -40,7 +40,7 @@ pub use executor::Executor;
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
-    DescribedSteps, PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, UnresolvedPlan, describe_steps,
+    DescribedSteps, PlannedStep, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, UnresolvedPlan, describe_steps,
     load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
@@ -80,7 +80,7 @@ pub async fn run(
     observe: impl FnOnce(&JournalState, &JournalHeader) -> EntryObserver,
 ) -> Result<AttemptResult, Vec<Diagnostic>> {
     let started = Instant::now();
-    request.check_named_steps()?;
+    request.overrides.check_named_steps(request.prepared)?;
     request.check_recorded_values()?;
 
     let mut lock = request.take_lock(&interrupt).await.map_err(single)?;

@@ -382,7 +382,10 @@ impl GrantReader<'_> {
         match self.scope.secrets.get(name) {
             Some(Some(value)) => Some((name.to_owned(), SecretGrant { value: value.clone(), access })),
             // The error was reported where the secret is declared.
-            Some(None) => None,
+            Some(None) => {
+                self.problems.note_repeated();
+                None
+            }
             None => {
                 let error = PlanError::new(ErrorCode::UndefinedLookup, format!("the plan has no secret `{name}`"));
                 let hint = match closest_match(name, self.scope.secrets.keys().map(String::as_str)) {

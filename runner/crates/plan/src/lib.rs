@@ -22,6 +22,7 @@ mod document;
 mod error;
 mod expression;
 mod fields;
+mod forgotten_dollar;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod grants;
@@ -41,7 +42,7 @@ mod tests;
 mod yaml;
 
 pub use document::{HistoryLocation, environments, locate_history};
-pub use error::{PlanError, PlanErrors, closest_match};
+pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
 pub use registry::RegistryRef;
 pub use schema::schema;

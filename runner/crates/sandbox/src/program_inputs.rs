@@ -11,13 +11,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{gate::CapabilityGate, inputs::InputError};
+use super::{gate::CapabilityGate, inputs::InputError, program::DEFAULT_SEARCH_PATH};
 use contract::hash::Blake3Hash;
 use hostio::confined_path;
 use plan::{ArgumentPattern, DirAccess, EnvGrant, PlanStep};
-
-/// Where a bare program name is looked up if the plan sets no `PATH`, as the C library does.
-const DEFAULT_SEARCH_PATH: &str = "/bin:/usr/bin";
 
 /// The hash of a program's file; none if it can't be read, or if the step may write to it.
 pub(super) fn hash_program(step: &PlanStep, program: &str) -> Option<Blake3Hash> {
