@@ -8,7 +8,10 @@ use super::{
     attempts, ci, guards, output::CommandOutput, source, source::PlanSourceArgs, wait::LockWaitArgs, xdg_dirs,
 };
 use crate::{
-    deploy::{PreparedPlan, RequestedRelease, ResolutionRequest, StatedOutcome, StepResolution, resolve_step},
+    deploy::{
+        PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, ResolutionRequest, StatedOutcome, StepResolution,
+        resolve_step,
+    },
     report::{self, OutputFormat, json, messages},
 };
 use contract::{

@@ -202,6 +202,8 @@ pub struct SchemaViolation {
     pub message: String,
     /// Of an unknown setting, the settings that are possible there.
     pub known_settings: Vec<String>,
+    /// The setting that is required and missing, if that is the violation.
+    pub missing_setting: Option<String>,
 }
 
 impl ModuleDescription {
@@ -295,7 +297,12 @@ impl ModuleDescription {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of jsonschema")]
 fn schema_violations_of(error: jsonschema::ValidationError<'_>, schema: &Value) -> Vec<SchemaViolation> {
     let pointer = error.instance_path().to_string();
-    let violation = |message: String| SchemaViolation { pointer: pointer.clone(), message, known_settings: Vec::new() };
+    let violation = |message: String, missing_setting| SchemaViolation {
+        pointer: pointer.clone(),
+        message,
+        known_settings: Vec::new(),
+        missing_setting,
+    };
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
             let known = known_settings(schema, &error.schema_path().to_string());
@@ -303,15 +310,16 @@ fn schema_violations_of(error: jsonschema::ValidationError<'_>, schema: &Value) 
                 pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
                 message: "unknown setting".to_owned(),
                 known_settings: known.clone(),
+                missing_setting: None,
             };
             unexpected.iter().map(unknown).collect()
         }
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
-            vec![violation(format!("`{name}` is missing"))]
+            vec![violation(format!("`{name}` is missing"), Some(name))]
         }
         // The library's text is clear enough for the rest.
-        _ => vec![violation(error.to_string())],
+        _ => vec![violation(error.to_string(), None)],
     }
 }
 
@@ -386,16 +394,18 @@ mod tests {
             pointer: "/from".into(),
             message: "7 is not of type \"string\"".into(),
             known_settings: Vec::new(),
+            missing_setting: None,
         };
         assert_eq!(found, [wrong_type]);
         assert_eq!(description().schema_violations(&json!({"from": 7}), |pointer| pointer == "/from"), []);
         let found = description().schema_violations(&json!({"form": "x"}), |_| false);
         let settings: &[&str] = &["from", "digest", "again", "templates"];
-        let expected = [("/form", "unknown setting", settings), ("", "`from` is missing", &[])];
-        let expected = expected.map(|(pointer, message, known)| SchemaViolation {
+        let expected = [("/form", "unknown setting", settings, None), ("", "`from` is missing", &[], Some("from"))];
+        let expected = expected.map(|(pointer, message, known, missing)| SchemaViolation {
             pointer: pointer.into(),
             message: message.into(),
             known_settings: known.iter().map(|name| (*name).to_owned()).collect(),
+            missing_setting: missing.map(str::to_owned),
         });
         assert_eq!(found, expected);
     }

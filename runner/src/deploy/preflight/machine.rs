@@ -40,11 +40,16 @@ impl<'a> MachineCheck<'a> {
 
     /// What is missing or unusable.
     pub(super) fn problems(&self) -> Vec<Diagnostic> {
-        let check = |value: &DeclaredValue| match value.kind {
-            ValueKind::Program | ValueKind::Command => self.check_program(value),
-            ValueKind::WorkingDir => self.check_working_dir(value),
-            _ if value.is_input => self.check_input(value),
-            _ => None,
+        let check = |value: &DeclaredValue| {
+            if matches!(value.kind, ValueKind::Program | ValueKind::Command) {
+                self.check_program(value)
+            } else if value.kind == ValueKind::WorkingDir {
+                self.check_working_dir(value)
+            } else if value.is_input {
+                self.check_input(value)
+            } else {
+                None
+            }
         };
         self.declared.values.iter().filter_map(check).collect()
     }

@@ -23,6 +23,7 @@ pub(super) fn step_problems(
     upstream: Option<&BTreeSet<StepId>>,
 ) -> Vec<Diagnostic> {
     let violations = description.schema_violations(&step.with, |pointer| step.pending.contains_key(pointer));
+    let violations = without_consequences(violations);
     let mut values = DeclaredStep::new(plan, step, description).problems(upstream);
     values.retain(|value| violations.iter().all(|violation| violation.pointer != value.pointer));
     let mut needs = missing_grants(plan, step, description);
@@ -33,13 +34,32 @@ pub(super) fn step_problems(
     violations.into_iter().map(|violation| schema_problem(plan, step, description, violation)).chain(problems).collect()
 }
 
+/// The violations without the missing settings that were misspelled.
+fn without_consequences(mut violations: Vec<SchemaViolation>) -> Vec<SchemaViolation> {
+    let meant: Vec<_> = violations
+        .iter()
+        .filter_map(|violation| {
+            let (object, written) = violation.pointer.rsplit_once('/')?;
+            let near = closest_match(written, violation.known_settings.iter().map(String::as_str))?;
+            Some((object.to_owned(), near.to_owned()))
+        })
+        .collect();
+    violations.retain(|violation| {
+        let is_meant = |(object, name): &(String, String)| {
+            violation.pointer == *object && violation.missing_setting.as_ref() == Some(name)
+        };
+        !meant.iter().any(is_meant)
+    });
+    violations
+}
+
 fn schema_problem(
     plan: &Plan,
     step: &PlanStep,
     description: &ModuleDescription,
     violation: SchemaViolation,
 ) -> Diagnostic {
-    let SchemaViolation { pointer, message: label, known_settings } = violation;
+    let SchemaViolation { pointer, message: label, known_settings, missing_setting: _ } = violation;
     let at = if pointer.is_empty() { String::new() } else { format!(" at `{}`", &pointer[1..]) };
     let message = format!("invalid `with` of step `{}` for module `{}`{at}", step.id, description.name);
     let written = pointer.rsplit('/').next().unwrap_or_default();
@@ -119,8 +139,13 @@ fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
         CapabilityKind::Secrets => grants.secrets.keys().map(String::as_str).collect(),
         CapabilityKind::Http | CapabilityKind::Tcp | CapabilityKind::Programs => Vec::new(),
     };
-    if let Some(read_only) = name.filter(|name| need.capability == CapabilityKind::Dirs && granted.contains(name)) {
-        return format!("remove `:ro` from `{read_only}` in the step's `dirs:`");
+    let read_only = match (need.capability, granted.as_slice()) {
+        (CapabilityKind::Dirs, [only]) if need.wants_write() => Some(*only).filter(|only| name.is_none_or(|it| it == *only)),
+        (CapabilityKind::Dirs, _) => name.filter(|name| granted.contains(name)),
+        _ => None,
+    };
+    if let Some(read_only) = read_only {
+        return format!("remove `:ro` from the directory `{read_only}` in the step's `grants:`");
     }
     if let Some(near) = name.and_then(|name| closest_match(name, granted.iter().copied())) {
         return format!("did you mean `{near}`?");

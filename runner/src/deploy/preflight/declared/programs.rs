@@ -33,9 +33,13 @@ impl DeclaredStep<'_> {
         if grants.programs.iter().any(|grant| argv_may_match(&grant.arguments, &argv)) {
             return None;
         }
-        // Without its program, there is no line to show.
-        let program = argv.first().copied().flatten()?;
         let words: Vec<_> = argv.iter().map(|word| word.unwrap_or("*")).collect();
+        let Some(program) = argv.first().copied().flatten() else {
+            // The program is known later, so there is no line to show.
+            let what = format!("a program with the arguments `{}`", words[1..].join(" "));
+            let hint = "grant each program that this can be, with these arguments".to_owned();
+            return Some(self.not_granted(value, CapabilityKind::Programs, &what, hint));
+        };
         let line = serde_json::json!(words).to_string().replace("\",\"", "\", \"");
         let mut hint = grant_line_hint(grants, CapabilityKind::Programs, &GrantLine::Item(line));
         if grants.programs.is_empty() && self.step.trust != plan::StepTrust::Host {
