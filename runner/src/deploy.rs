@@ -40,8 +40,8 @@ pub use executor::Executor;
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
-    DescribedSteps, PlannedStep, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, UnresolvedPlan, describe_steps,
-    load_pins as pinned,
+    DescribedSteps, PlannedStep, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, UnresolvedPlan,
+    describe_steps, load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, SiblingEnvironment, prune, release_dirs};

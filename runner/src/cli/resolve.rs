@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     deploy::{
-        PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, ResolutionRequest, StatedOutcome, StepResolution,
-        resolve_step,
+        PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, ResolutionRequest, StatedOutcome,
+        StepResolution, resolve_step,
     },
     report::{self, OutputFormat, json, messages},
 };

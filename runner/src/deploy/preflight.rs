@@ -123,7 +123,9 @@ impl PreparedPlan {
     ) -> Result<Self, Vec<Diagnostic>> {
         let scope = options.scope;
         let UnresolvedPlan { mut prepared, mut problems } =
-            UnresolvedPlan::load(plan, requested.label.clone(), options).await.map_err(|diagnostic| vec![diagnostic])?;
+            UnresolvedPlan::load(plan, requested.label.clone(), options)
+                .await
+                .map_err(|diagnostic| vec![diagnostic])?;
         if scope == PreflightScope::Machine {
             problems.extend(resources::unreadable_dirs(&prepared.plan, prepared.all_steps()));
         }

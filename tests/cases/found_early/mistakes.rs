@@ -117,7 +117,13 @@ fn mistakes_in_directories_and_databases() {
         },
         Mistake {
             name: "directory that is left out of several",
-            edits: &[("VERSION, in: app", "VERSION"), ("dirs: { app: \"${{ vars.root }}:ro\" }", "dirs: { app: \"${{ vars.root }}:ro\", dist: \"./dist:ro\" }")],
+            edits: &[
+                ("VERSION, in: app", "VERSION"),
+                (
+                    "dirs: { app: \"${{ vars.root }}:ro\" }",
+                    "dirs: { app: \"${{ vars.root }}:ro\", dist: \"./dist:ro\" }",
+                ),
+            ],
             code: "P0121",
             at: "files: [{ path",
             hint: "such as `in: app`",
@@ -189,11 +195,17 @@ fn mistakes_in_directories_and_databases() {
         },
         Mistake {
             name: "directory of the link that is read-only",
-            edits: &[("in: app }\n    grants: { dirs: { app: \"${{ vars.root }}\" } }", "in: app }\n    grants: { dirs: { app: \"${{ vars.root }}:ro\" } }")],
+            edits: &[(
+                "in: app }\n    grants: { dirs: { app: \"${{ vars.root }}\" } }",
+                "in: app }\n    grants: { dirs: { app: \"${{ vars.root }}:ro\" } }",
+            )],
             code: "P0122",
             at: "link: current",
             hint: "remove `:ro` from the directory `app`",
-            fix: &[("dirs: { app: \"${{ vars.root }}:ro\" } }\n  verify", "dirs: { app: \"${{ vars.root }}\" } }\n  verify")],
+            fix: &[(
+                "dirs: { app: \"${{ vars.root }}:ro\" } }\n  verify",
+                "dirs: { app: \"${{ vars.root }}\" } }\n  verify",
+            )],
         },
         Mistake {
             name: "read-only directory that does not exist",

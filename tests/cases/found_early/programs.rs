@@ -64,7 +64,11 @@ fn mistakes_in_programs() {
         },
         Mistake {
             name: "name that is not on the PATH",
-            edits: &[("/scripts/warm.sh }", "/scripts/warm.sh, tool: sed }"), ("program: node", "program: no-such-node"), ("[node,", "[no-such-node,")],
+            edits: &[
+                ("/scripts/warm.sh }", "/scripts/warm.sh, tool: sed }"),
+                ("program: node", "program: no-such-node"),
+                ("[node,", "[no-such-node,"),
+            ],
             code: "P0233",
             at: "program: no-such-node",
             hint: "install it, or name its folder",
@@ -228,7 +232,10 @@ fn setup_looks_for_programs_after_its_steps() {
     for (installed, exit) in [("bin/app", 0), ("bin/other", 2)] {
         let environment = making("none");
         let tool = environment.home("bin/app").display().to_string();
-        let plan = environment.read("deploy.yml").replace("steps:\n  build", "setup:\n  build").replace("  start:", "steps:\n  start:");
+        let plan = environment
+            .read("deploy.yml")
+            .replace("steps:\n  build", "setup:\n  build")
+            .replace("  start:", "steps:\n  start:");
         environment.write("deploy.yml", plan.replace("tool: none", &format!("tool: {tool}")));
         let installed = environment.home(installed).display().to_string();
         environment.write(
@@ -237,7 +244,10 @@ fn setup_looks_for_programs_after_its_steps() {
         );
         // The inputs are missed too, since no step of the deployment makes them.
         let refused = environment.run(COMMANDS[0]);
-        refused.assert_exit(2).assert_stderr_contains("error[P0233]").assert_stderr_contains("run `runner setup` first");
+        refused
+            .assert_exit(2)
+            .assert_stderr_contains("error[P0233]")
+            .assert_stderr_contains("run `runner setup` first");
         let setup = environment.run(&["setup", "--local", "--release", "r1"]);
         setup.assert_exit(exit);
         if exit == 2 {
@@ -255,7 +265,10 @@ fn step_that_can_not_start_its_program_says_why() {
         ("", "there is no such file"),
         ("mkdir -p out/app", "it is a directory"),
         ("touch out/app", "is not executable"),
-        ("printf '#!/bin/no-such-shell\\n' > out/app; chmod +x out/app", "names `/bin/no-such-shell`, and there is no such file"),
+        (
+            "printf '#!/bin/no-such-shell\\n' > out/app; chmod +x out/app",
+            "names `/bin/no-such-shell`, and there is no such file",
+        ),
         ("printf '#!/bin/sh\\r\\n' > out/app; chmod +x out/app", "ends in a carriage return"),
     ] {
         let environment = making("none");
@@ -272,7 +285,11 @@ fn step_that_can_not_start_its_program_says_why() {
 #[test]
 fn program_whose_path_is_known_later_is_not_looked_for() {
     let environment = prepared();
-    environment.edit("deploy.yml", "program: \"${{ vars.warm }}\"", "program: \"/opt/${{ steps.pull.label }}/warm.sh\"");
+    environment.edit(
+        "deploy.yml",
+        "program: \"${{ vars.warm }}\"",
+        "program: \"/opt/${{ steps.pull.label }}/warm.sh\"",
+    );
     environment.edit("deploy.yml", "programs: [", "programs: [[/opt/r1/warm.sh, r1], ");
     environment.run(COMMANDS[1]).assert_exit(0);
     // The arguments that are known must fit.

@@ -190,8 +190,8 @@ impl process::Host for HostState {
         let search_path = start.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         let _running = self.programs.enter();
         let started = RunningProgram::start(start).await;
-        let (mut program, pipes) =
-            started.map_err(|error| start_error(&name, search_path.as_deref().unwrap_or(DEFAULT_SEARCH_PATH), &error))?;
+        let (mut program, pipes) = started
+            .map_err(|error| start_error(&name, search_path.as_deref().unwrap_or(DEFAULT_SEARCH_PATH), &error))?;
         let mut output = OutputReader { channel: options.log.then_some(&self.channel), ..OutputReader::default() };
         let (exit, was_asked) = {
             let reading = output.read(pipes);

@@ -16,7 +16,8 @@ pub(super) fn unknown_outputs<'p>(
         let lookups = planned.step.pending.values().flat_map(|pending| pending.lookups_with_spans());
         for (lookup, span) in lookups {
             let DeferredLookup::Output { step, name } = lookup else { continue };
-            let declared = steps.iter().find(|other| other.step.id == *step).and_then(|it| it.description.outputs.as_ref());
+            let declared =
+                steps.iter().find(|other| other.step.id == *step).and_then(|it| it.description.outputs.as_ref());
             let Some(outputs) = declared.filter(|outputs| !outputs.contains(name)) else { continue };
             let names = || outputs.iter().map(String::as_str);
             let hint = match closest_match(name, names()) {
@@ -25,7 +26,13 @@ pub(super) fn unknown_outputs<'p>(
                 None => format!("use one of {}", quoted_list(names())),
             };
             let message = format!("step `{step}` has no output `{name}`");
-            problems.push(plan.error_at(ErrorCode::UndefinedLookup, span.clone(), message, "no such output", Some(hint)));
+            problems.push(plan.error_at(
+                ErrorCode::UndefinedLookup,
+                span.clone(),
+                message,
+                "no such output",
+                Some(hint),
+            ));
         }
     }
     problems

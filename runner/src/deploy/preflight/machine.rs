@@ -65,7 +65,9 @@ impl<'a> MachineCheck<'a> {
         let program = (*program)?;
         let found = find_program(program, self.search_path(value)?);
         let looked_at = match &found {
-            Ok(path) | Err(ProgramFault::NotExecutable { path } | ProgramFault::CarriageReturn { path }) => path.as_path(),
+            Ok(path) | Err(ProgramFault::NotExecutable { path } | ProgramFault::CarriageReturn { path }) => {
+                path.as_path()
+            }
             Err(ProgramFault::Interpreter { path, .. }) => path.as_path(),
             Err(ProgramFault::NotOnPath { .. } | ProgramFault::Missing | ProgramFault::Directory) => Path::new(program),
         };
@@ -150,7 +152,8 @@ impl<'a> MachineCheck<'a> {
             Ok(_) | Err(_) => return None,
         }
         let step = &self.planned.step;
-        let message = format!("step `{}` can't read its input `{text}` ({}): it does not exist", step.id, path.display());
+        let message =
+            format!("step `{}` can't read its input `{text}` ({}): it does not exist", step.id, path.display());
         let hint = Some("create it, or correct the path".to_owned());
         let span = span_of(step, &value.pointer);
         Some(self.plan.error_at(ErrorCode::InputUnreadable, span, message, "does not exist", hint))
@@ -182,7 +185,8 @@ impl<'a> MachineCheck<'a> {
 fn earlier_programs(plan: &Plan, step: &PlanStep, upstream: &BTreeSet<StepId>) -> Option<Vec<PathBuf>> {
     let before_steps = plan.hooks.before.iter().take_while(|hook| hook.id != step.id);
     let upstream = plan.steps.iter().filter(|other| upstream.contains(&other.id));
-    let with_programs: Vec<_> = upstream.chain(before_steps).filter(|other| !other.grants.programs.is_empty()).collect();
+    let with_programs: Vec<_> =
+        upstream.chain(before_steps).filter(|other| !other.grants.programs.is_empty()).collect();
     let dirs = with_programs.iter().flat_map(|other| other.grants.dirs.values().map(|grant| grant.path.clone()));
     (!with_programs.is_empty()).then(|| dirs.chain([plan.source.folder.clone()]).collect())
 }

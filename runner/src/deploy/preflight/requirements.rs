@@ -140,7 +140,9 @@ fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
         CapabilityKind::Http | CapabilityKind::Tcp | CapabilityKind::Programs => Vec::new(),
     };
     let read_only = match (need.capability, granted.as_slice()) {
-        (CapabilityKind::Dirs, [only]) if need.wants_write() => Some(*only).filter(|only| name.is_none_or(|it| it == *only)),
+        (CapabilityKind::Dirs, [only]) if need.wants_write() => {
+            Some(*only).filter(|only| name.is_none_or(|it| it == *only))
+        }
         (CapabilityKind::Dirs, _) => name.filter(|name| granted.contains(name)),
         _ => None,
     };

@@ -41,7 +41,8 @@ impl MachineCheck<'_> {
             Some(self.plan.error_at(ErrorCode::WrongProgramVersion, span, message, label, Some(hint.to_owned())))
         };
         let unknown = |why: String| {
-            let message = format!("step `{}` needs `{name}` {text}, and its version can't be found out: {why}", step.id);
+            let message =
+                format!("step `{}` needs `{name}` {text}, and its version can't be found out: {why}", step.id);
             error(message, "set `args:` to the arguments with which the program prints its version")
         };
         let output = match self.run_for_version(&path, &arguments).await {
@@ -85,7 +86,8 @@ impl MachineCheck<'_> {
 fn first_version(text: &str) -> Option<(String, Version)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.').map(|word| word.trim_matches('.'));
     let is_number = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
-    let found = numbers.clone().filter(is_number).find(|word| word.contains('.')).or_else(|| numbers.find(is_number))?;
+    let found =
+        numbers.clone().filter(is_number).find(|word| word.contains('.')).or_else(|| numbers.find(is_number))?;
     let mut parts = found.split('.').map(|part| part.parse().ok());
     let (major, minor, patch) = (parts.next()??, parts.next().unwrap_or(Some(0))?, parts.next().unwrap_or(Some(0))?);
     Some((found.to_owned(), Version::new(major, minor, patch)))

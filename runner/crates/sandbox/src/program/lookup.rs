@@ -88,11 +88,7 @@ impl ProgramFault {
 /// # Errors
 /// Why it can't be started. A relative path is not looked at: it depends on the working directory.
 pub fn find_program(program: &str, search_path: &str) -> Result<PathBuf, ProgramFault> {
-    let path = if program.contains('/') {
-        PathBuf::from(program)
-    } else {
-        find_on_path(program, search_path)?
-    };
+    let path = if program.contains('/') { PathBuf::from(program) } else { find_on_path(program, search_path)? };
     if path.is_relative() {
         return Ok(path);
     }
@@ -184,7 +180,10 @@ impl Shebang {
 
 /// The path of a program that is not on the step's `PATH`, but in a folder where programs usually are.
 fn elsewhere(program: &str) -> Option<PathBuf> {
-    USUAL_FOLDERS.iter().map(|folder| Path::new(folder).join(program)).find(|path| path.is_file() && is_executable(path))
+    USUAL_FOLDERS
+        .iter()
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.is_file() && is_executable(path))
 }
 
 #[cfg(test)]

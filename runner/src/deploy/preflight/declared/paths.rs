@@ -32,7 +32,12 @@ impl DeclaredStep<'_> {
         let key = value.pointer.rsplit('/').next().unwrap_or_default();
         let names = plan::quoted_list(possible.iter().copied());
         let why = format!("`{key}` is missing, and the step has several directories ({names})");
-        Some(self.invalid(value, &why, &format!("`{key}` is missing"), format!("name one of them, such as `{key}: {first}`")))
+        Some(self.invalid(
+            value,
+            &why,
+            &format!("`{key}` is missing"),
+            format!("name one of them, such as `{key}: {first}`"),
+        ))
     }
 
     /// The granted directory that a source names.
@@ -71,9 +76,12 @@ impl DeclaredStep<'_> {
             // What is not a name can't be granted: an absolute path, such as `/srv/shop`, has an empty one.
             None if name.parse::<contract::GrantName>().is_err() => match grants.dirs.keys().next() {
                 Some(granted) => format!("begin it with the name of a granted directory, such as `{scheme}{granted}`"),
-                None => "grant a directory under a name (`dirs: { app: /srv/shop }`), and begin it with that name".to_owned(),
+                None => "grant a directory under a name (`dirs: { app: /srv/shop }`), and begin it with that name"
+                    .to_owned(),
             },
-            None => grant_line_hint(grants, CapabilityKind::Dirs, &GrantLine::Entry(format!("{name}: \"./{name}:ro\""))),
+            None => {
+                grant_line_hint(grants, CapabilityKind::Dirs, &GrantLine::Entry(format!("{name}: \"./{name}:ro\"")))
+            }
         };
         Some(self.not_granted(value, CapabilityKind::Dirs, &format!("a directory `{name}`"), hint))
     }

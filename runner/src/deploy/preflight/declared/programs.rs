@@ -45,7 +45,9 @@ impl DeclaredStep<'_> {
         if grants.programs.is_empty() && self.step.trust != plan::StepTrust::Host {
             hint += ", and `trust: host` to the step";
         }
-        if let Some(known) = grants.programs.iter().find(|grant| argv_may_match(&grant.arguments[..1], &[Some(program)])) {
+        if let Some(known) =
+            grants.programs.iter().find(|grant| argv_may_match(&grant.arguments[..1], &[Some(program)]))
+        {
             let granted: Vec<_> = known.arguments.iter().map(pattern_text).collect();
             hint += &format!("; `{program}` is granted as `[{}]` only", granted.join(", "));
         }
@@ -67,11 +69,13 @@ impl DeclaredStep<'_> {
             Some(EnvGrant::SetByStep) => None,
             Some(EnvGrant::Set(_)) => {
                 let why = format!("the grant sets the variable `{name}` already");
-                let hint = format!("remove it here, or write `{name}:` without a value in the step's `grants: {{ env: … }}`");
+                let hint =
+                    format!("remove it here, or write `{name}:` without a value in the step's `grants: {{ env: … }}`");
                 Some(self.invalid(&at, &why, "set twice", hint))
             }
             None => {
-                let message = format!("step `{}` sets the variable `{name}`, but the plan does not leave it open", self.step.id);
+                let message =
+                    format!("step `{}` sets the variable `{name}`, but the plan does not leave it open", self.step.id);
                 let hint = match grants.env.is_empty() {
                     true => format!("add `env: {{ {name}: }}` to the step's `grants:`"),
                     false => format!("add `{name}:` to `env:` in the step's `grants:`"),
