@@ -18,6 +18,7 @@ mod cases {
     mod environments;
     mod error_pages;
     mod escapes;
+    mod found_early;
     mod github_deployments;
     mod github_log;
     mod handles;

@@ -40,8 +40,8 @@ pub use executor::Executor;
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
-    DescribedSteps, PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, UnresolvedPlan, describe_steps,
-    load_pins as pinned,
+    DescribedSteps, PlannedStep, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, UnresolvedPlan,
+    describe_steps, load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, SiblingEnvironment, prune, release_dirs};
@@ -80,7 +80,7 @@ pub async fn run(
     observe: impl FnOnce(&JournalState, &JournalHeader) -> EntryObserver,
 ) -> Result<AttemptResult, Vec<Diagnostic>> {
     let started = Instant::now();
-    request.check_named_steps()?;
+    request.overrides.check_named_steps(request.prepared)?;
     request.check_recorded_values()?;
 
     let mut lock = request.take_lock(&interrupt).await.map_err(single)?;

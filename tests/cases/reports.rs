@@ -19,14 +19,14 @@ fn with_hooks(hooks: &serde_json::Value) -> TestEnvironment {
 fn last_line_names_the_step_that_failed_and_counts_hooks_apart() {
     let hooks = json!({ "before": [shell_hook("exit 0")], "on-failure": [shell_hook("exit 3")] });
     let environment = with_hooks(&hooks);
-    // It shows only when the outputs of `pull` are known.
+    // A number where a text must be; it shows only when the outputs of `migrate` are known.
     environment.edit(
         "deploy.yml",
         "with: { link: current }",
-        "with: { link: current, to: \"${{ steps.pull.nothing }}\" }",
+        "with: { link: current, to: \"${{ steps.migrate.applied }}\" }",
     );
     let failed = environment.run(&["--local", "--release", "r1"]);
-    failed.assert_exit(2).assert_stderr_contains("error[P0108]").assert_stderr_contains("FAIL   switch");
+    failed.assert_exit(2).assert_stderr_contains("error[P0121]").assert_stderr_contains("FAIL   switch");
     assert!(failed.stdout.contains("REFUSED r1 to test at `switch` after"), "{}", failed.stdout);
     assert!(failed.stdout.contains("(2 ran, 1 failed; hooks: 1 ran)"), "{}", failed.stdout);
 
@@ -52,14 +52,14 @@ fn refused_attempt_is_called_refused() {
     environment.edit(
         "deploy.yml",
         "with: { link: current }",
-        "with: { link: current, to: \"${{ steps.pull.nothing }}\" }",
+        "with: { link: current, to: \"${{ steps.migrate.applied }}\" }",
     );
     environment.deploy("r1", &[]).assert_exit(2);
     let history = environment.run(&["history"]);
     assert!(history.stdout.contains("refused"), "{}", history.stdout);
     let why = environment.run(&["why", "verify"]);
     assert!(why.stdout.contains("(refused at `switch`)"), "{}", why.stdout);
-    environment.edit("deploy.yml", ", to: \"${{ steps.pull.nothing }}\"", "");
+    environment.edit("deploy.yml", ", to: \"${{ steps.migrate.applied }}\"", "");
     let resumed = environment.run(&["--local", "--release", "r1"]);
     resumed.assert_exit(0).assert_stderr_contains("resume after `switch` was refused");
 }

@@ -80,13 +80,13 @@ fn step_that_did_not_begin_or_is_gone_runs_again() {
 
 #[test]
 fn outputs_that_a_later_step_needs_are_stated_or_refused() {
-    let environment = killed_in_index("${{ steps.index.url }}");
+    let environment = killed_in_index("${{ steps.index.status }}");
     let refused = resolve(&environment, &["index", "--as", "done"]);
-    refused.assert_exit(2).assert_stderr_contains("error[P0231]").assert_stderr_contains("--output url=VALUE");
-    let json = resolve(&environment, &["index", "--as", "done", "--output", "url=http://here", "--json"]).json();
+    refused.assert_exit(2).assert_stderr_contains("error[P0231]").assert_stderr_contains("--output status=VALUE");
+    let json = resolve(&environment, &["index", "--as", "done", "--output", "status=http://here", "--json"]).json();
     assert_eq!(
         json,
-        json!({ "step": "index", "target": "local", "as": "done", "epoch": 2, "outputs": { "url": "http://here" } })
+        json!({ "step": "index", "target": "local", "as": "done", "epoch": 2, "outputs": { "status": "http://here" } })
     );
     environment.deploy("r1", &[]).assert_exit(0);
     assert_eq!(environment.read("work/warmed"), "http://here\n");

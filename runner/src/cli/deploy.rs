@@ -105,7 +105,8 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
         SetupMode::WithSetup => ("setup", Some("setup")),
     };
     guards::require_local_flag(args.local, name)?;
-    let (plan, label) = args.plan.plan(&args.release)?;
+    let preflight = xdg_dirs::preflight_options(screen.notifier());
+    let (plan, label) = args.plan.checked_plan(&args.release, preflight.clone()).await?;
     let plan = match setup {
         SetupMode::WithoutSetup => plan,
         SetupMode::WithSetup => plan.for_setup(),
@@ -118,7 +119,7 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
         plan,
         release: RequestedRelease { label, digest: None },
         commit: source::release_commit(&args.plan, &args.release),
-        preflight: xdg_dirs::preflight_options(screen.notifier()),
+        preflight,
         overrides: DeployOverrides {
             command: by,
             missing_journal: args.missing_journal.into(),

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::{
     attempts,
     output::CommandOutput,
-    source::{self, PlanSourceArgs, ReleaseArgs},
+    source::{self, PlanSourceArgs, ReleaseArgs, UnreadPlan},
     xdg_dirs,
 };
 use crate::{
-    deploy::{RequestedRelease, UnresolvedPlan},
+    deploy::{PreflightOptions, PreflightScope, RequestedRelease, UnresolvedPlan},
     report::{self, CommandConclusion, OutputFormat, json},
 };
 use contract::{
@@ -49,7 +49,7 @@ pub(super) async fn run(
     let mut examination = Examination { args, screen, findings: Vec::new(), problems: Vec::new() };
     let modules: Vec<_> = sandbox::official_module_names().collect();
     examination.passed("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", ")));
-    let (plan, label) = examination.check_plan();
+    let (plan, label) = examination.check_plan().await;
     let store = match &plan {
         Some(plan) => Some(StateStore::new(&plan.state, &plan.app, &plan.environment)),
         // The state can often be located although a step is wrong. If not, the plan's errors say why.
@@ -57,7 +57,7 @@ pub(super) async fn run(
     };
     match plan {
         Some(plan) => examination.check_steps(plan, label).await,
-        None => examination.not_checked(&["steps", "release", "resources"], "the plan has errors"),
+        None => examination.not_checked(&["release", "resources"], "the plan has errors"),
     }
     match store {
         Some(store) => examination.check_state(&store).await,
@@ -88,23 +88,40 @@ enum CheckResult {
 }
 
 impl Examination<'_> {
-    /// Parses the plan, and determines the label of the release.
-    fn check_plan(&mut self) -> (Option<Plan>, Option<Label>) {
+    /// Parses the plan, and determines the label of the release. Of a plan with errors, it checks the steps that can be read.
+    async fn check_plan(&mut self) -> (Option<Plan>, Option<Label>) {
         let DoctorArgs { plan: source_args, release } = self.args;
         let label = release.label(&source_args.plan);
         // Most errors of a plan do not depend on the label.
-        let parsed = source_args.plan_for(label.as_ref().unwrap_or(&source::placeholder_label()));
-        let plan = self
-            .record("plan", parsed, |plan| format!("{} is valid for {}", source_args.plan.display(), plan.environment));
-        if let Some(plan) = &plan {
-            self.screen.mask(plan.secrets.values());
-        }
+        let label_of_plan = label.clone().unwrap_or_else(|_| source::placeholder_label());
+        let plan = match source_args.read_for(&label_of_plan) {
+            Ok(plan) => {
+                self.passed("plan", format!("{} is valid for {}", source_args.plan.display(), plan.environment));
+                self.screen.mask(plan.secrets.values());
+                Some(plan)
+            }
+            Err(UnreadPlan { problems, readable_part }) => {
+                self.failed("plan", problems);
+                let options = xdg_dirs::preflight_options(self.screen.stderr_notifier());
+                let more = match readable_part {
+                    Some(part) => UnresolvedPlan::problems_of_part(part, label_of_plan, options).await,
+                    None => Vec::new(),
+                };
+                match more.is_empty() {
+                    true => self.not_checked(&["steps"], "the plan has errors"),
+                    false => self.failed("steps", more),
+                }
+                None
+            }
+        };
         (plan, label.map_err(|missing| self.problems.push(missing)).ok())
     }
 
     /// Loads the modules, and checks what a deployment checks before its first step.
     async fn check_steps(&mut self, plan: Plan, label: Option<Label>) {
-        let options = xdg_dirs::preflight_options(self.screen.stderr_notifier());
+        // Files and programs may be named after the release.
+        let scope = if label.is_some() { PreflightScope::Machine } else { PreflightScope::Plan };
+        let options = PreflightOptions { scope, ..xdg_dirs::preflight_options(self.screen.stderr_notifier()) };
         let label_of_steps = label.clone().unwrap_or_else(source::placeholder_label);
         let loaded = match UnresolvedPlan::load(plan, label_of_steps, options).await {
             Ok(loaded) => loaded,

@@ -18,7 +18,7 @@ use contract::{
 };
 use db::migrate::{MigrationAdmin, MigrationFence, MigrationResolution};
 use journal::Redactor;
-use plan::{DeferredLookup, PendingValue, Plan, PlanStep};
+use plan::{DeferredLookup, PendingValue, Plan, PlanStep, closest_match};
 use sandbox::{CallPurpose, MigratesBehavior, ModuleDescription, open_migrations};
 use state::{LockRequest, StateStore};
 
@@ -235,7 +235,13 @@ fn migration_step<'p>(
         }
         (Some(named), _) => match steps.iter().find(|it| it.step.id.as_str() == named) {
             Some(step) => Ok(*step),
-            None => refused(format!("the plan has no migrate step `{named}`"), format!("use one of {}", names())),
+            None => {
+                let hint = match closest_match(named, steps.iter().map(|it| it.step.id.as_str())) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("use one of {}", names()),
+                };
+                refused(format!("the plan has no migrate step `{named}`"), hint)
+            }
         },
     }
 }

@@ -45,7 +45,8 @@ pub(super) async fn run(
     screen: &CommandOutput,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
-    let (plan, label) = args.plan.plan(&args.release)?;
+    let options = xdg_dirs::preflight_options(screen.stderr_notifier());
+    let (plan, label) = args.plan.checked_plan(&args.release, options.clone()).await?;
     screen.mask(plan.secrets.values());
     if args.expanded {
         let answer = match screen.format() {
@@ -56,12 +57,7 @@ pub(super) async fn run(
         return Ok(ExitKind::Success);
     }
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = PreparedPlan::new(
-        plan,
-        RequestedRelease { label, digest: None },
-        xdg_dirs::preflight_options(screen.stderr_notifier()),
-    )
-    .await?;
+    let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, options).await?;
     let machine = xdg_dirs::machine_id(&screen.stderr_notifier());
     let (header, foreseen) = preview_deployment(&prepared, &store, &args.selection.overrides(), machine).await?;
     // A probe may repeat what a program printed.

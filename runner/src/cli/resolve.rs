@@ -8,7 +8,10 @@ use super::{
     attempts, ci, guards, output::CommandOutput, source, source::PlanSourceArgs, wait::LockWaitArgs, xdg_dirs,
 };
 use crate::{
-    deploy::{PreparedPlan, RequestedRelease, ResolutionRequest, StatedOutcome, StepResolution, resolve_step},
+    deploy::{
+        PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, ResolutionRequest, StatedOutcome,
+        StepResolution, resolve_step,
+    },
     report::{self, OutputFormat, json, messages},
 };
 use contract::{
@@ -95,7 +98,9 @@ pub(super) async fn run(
     let store = ci::with_checkpoints(store, &plan.source.path, &plan.app, &plan.environment, &*tell).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let requested = RequestedRelease { label: release.label, digest: release.digest };
-    let prepared = PreparedPlan::new(plan, requested, xdg_dirs::preflight_options(screen.notifier())).await?;
+    // No step runs.
+    let options = PreflightOptions { scope: PreflightScope::Plan, ..xdg_dirs::preflight_options(screen.notifier()) };
+    let prepared = PreparedPlan::new(plan, requested, options).await?;
     let prepared = ManuallyDrop::new(prepared);
     let request = ResolutionRequest {
         store: &store,

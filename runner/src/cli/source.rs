@@ -14,7 +14,7 @@ use plan;
 use plan::{Plan, PlanRequest, PlanSource};
 use state::StateStore;
 
-use crate::deploy::SiblingEnvironment;
+use crate::deploy::{PreflightOptions, SiblingEnvironment, UnresolvedPlan};
 
 /// The options for plan and environment.
 #[derive(Clone, Debug, clap::Args)]
@@ -111,14 +111,39 @@ impl PlanSourceArgs {
         }
     }
 
-    /// Parses the plan for its environment and a given label.
-    pub(super) fn plan_for(&self, label: &Label) -> Result<Plan, Vec<Diagnostic>> {
-        self.parse(self.source().map_err(|error| vec![error])?, label)
+    /// The same for a command that runs the steps, or shows what they would do: the errors of the plan include those in the steps that
+    /// can be read.
+    pub(super) async fn checked_plan(
+        &self,
+        release: &ReleaseArgs,
+        options: PreflightOptions,
+    ) -> Result<(Plan, Label), Vec<Diagnostic>> {
+        let label = release.label(&self.plan);
+        let label_of_plan = label.clone().unwrap_or_else(|_| placeholder_label());
+        let problems = match (self.read_for(&label_of_plan), label) {
+            (Ok(plan), Ok(label)) => return Ok((plan, label)),
+            (Ok(_), Err(missing)) => vec![missing],
+            (Err(unread), label) => {
+                let problems = unread.all_problems(label_of_plan, options).await;
+                problems.into_iter().chain(label.err()).collect()
+            }
+        };
+        Err(problems)
     }
 
-    fn parse(&self, source: PlanSource, release: &Label) -> Result<Plan, Vec<Diagnostic>> {
-        let request = PlanRequest { environment: self.environment.as_deref(), release, env: &env_variable };
-        Plan::parse(source, &request).map_err(|errors| errors.diagnostics())
+    /// Parses the plan for its environment and a given label.
+    pub(super) fn plan_for(&self, label: &Label) -> Result<Plan, Vec<Diagnostic>> {
+        self.read_for(label).map_err(|unread| unread.problems)
+    }
+
+    /// The same, with what can be read of a plan that has errors.
+    pub(super) fn read_for(&self, label: &Label) -> Result<Plan, UnreadPlan> {
+        let source = self.source().map_err(|error| UnreadPlan { problems: vec![error], readable_part: None })?;
+        let request = PlanRequest { environment: self.environment.as_deref(), release: label, env: &env_variable };
+        Plan::parse(source, &request).map_err(|errors| UnreadPlan {
+            problems: errors.diagnostics(),
+            readable_part: errors.readable_part.map(|part| *part),
+        })
     }
 
     /// The state of the environment.
@@ -167,6 +192,25 @@ impl PlanSourceArgs {
             self.store()?;
         }
         Ok(stores)
+    }
+}
+
+/// A plan with errors.
+pub(super) struct UnreadPlan {
+    pub(super) problems: Vec<Diagnostic>,
+    /// The steps without such an error, if there is enough for a plan.
+    pub(super) readable_part: Option<Plan>,
+}
+
+impl UnreadPlan {
+    /// The errors, with those in the steps that can be read, in the order of the plan.
+    async fn all_problems(self, label: Label, options: PreflightOptions) -> Vec<Diagnostic> {
+        let Self { mut problems, readable_part } = self;
+        if let Some(part) = readable_part {
+            problems.extend(UnresolvedPlan::problems_of_part(part, label, options).await);
+        }
+        problems.sort_by_key(|problem| problem.excerpt.as_ref().map(|excerpt| excerpt.span.start));
+        problems
     }
 }
 

@@ -1,14 +1,20 @@
 //! The preflight: finds everything that can be found before a deployment changes anything.
 //!
-//! It loads the modules, checks configurations, grants and the order of phases, and determines the digest of the
-//! release; then it checks directories, databases and disk space. It creates nothing except granted directories.
+//! It loads the modules, checks configurations, grants, lookups and the order of phases, and the programs and files that must be on
+//! this machine; it lists all errors of these at once. Then it determines the digest of the release, and checks directories, databases
+//! and disk space. It creates nothing except granted directories.
 
+mod declared;
+mod lookups;
+mod machine;
 mod migrations;
+mod planner;
 mod protected_paths;
 mod release;
 mod requirements;
 mod resources;
 mod secrets;
+mod versions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +22,7 @@ use std::{
 };
 
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, modules};
-use contract::{
-    Digest, Label, StepId, TargetName,
-    diagnostic::{Diagnostic, ErrorCode},
-    step::StepPhase,
-};
+use contract::{Digest, Label, StepId, diagnostic::Diagnostic};
 use journal::{
     JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
@@ -29,10 +31,13 @@ use plan::{ModuleRef, Plan, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 use serde_json::Value;
 
+use machine::MachineCheck;
 use modules::LoadedModules;
+use planner::{StepPlanner, phase_order_error, step_targets, upstream_of};
 pub(super) use secrets::{header_problem, input_problem};
 
 /// The options of a preflight.
+#[derive(Clone)]
 pub struct PreflightOptions {
     /// The user's folders for the module cache.
     pub cache_dirs: UserPaths,
@@ -40,6 +45,19 @@ pub struct PreflightOptions {
     pub notify: NoticeHandler,
     /// How modules are compared with the lock file.
     pub pin_policy: PinPolicy,
+    /// How much of the plan is checked.
+    pub scope: PreflightScope,
+}
+
+/// How much of a plan the preflight checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreflightScope {
+    /// The plan, and what its steps need on this machine.
+    Machine,
+    /// The plan only: none of its steps will run.
+    Plan,
+    /// The steps of a plan of which other steps can't be read.
+    ReadablePart,
 }
 
 /// The release that the operator asks for.
@@ -101,11 +119,16 @@ impl PreparedPlan {
         requested: RequestedRelease,
         options: PreflightOptions,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let UnresolvedPlan { mut prepared, problems } = UnresolvedPlan::load(plan, requested.label.clone(), options)
-            .await
-            .map_err(|diagnostic| vec![diagnostic])?;
+        let scope = options.scope;
+        let UnresolvedPlan { mut prepared, mut problems } =
+            UnresolvedPlan::load(plan, requested.label.clone(), options)
+                .await
+                .map_err(|diagnostic| vec![diagnostic])?;
+        if scope == PreflightScope::Machine {
+            problems.extend(resources::unreadable_dirs(&prepared.plan, prepared.all_steps()));
+        }
         if !problems.is_empty() {
-            return Err(problems);
+            return Err(in_order_of_the_plan(problems));
         }
         prepared.release = prepared.resolve_release(requested).await.map_err(|diagnostic| vec![diagnostic])?;
         Ok(prepared)
@@ -165,8 +188,31 @@ impl PreparedPlan {
     /// # Errors
     /// The resources that are missing or unusable, each with its location in the plan.
     pub fn check_resources(&self) -> Result<(), Vec<Diagnostic>> {
-        let hooks = [&self.hooks.before, &self.hooks.after, &self.hooks.on_failure];
-        resources::check_resources(&self.plan, std::iter::once(&self.steps).chain(hooks).flatten())
+        resources::check_resources(&self.plan, self.all_steps())
+    }
+
+    /// The steps, followed by those of the hooks.
+    fn all_steps(&self) -> impl Iterator<Item = &PlannedStep> {
+        let PlannedHooks { before, after, on_failure } = &self.hooks;
+        self.steps.iter().chain(before).chain(after).chain(on_failure)
+    }
+
+    /// The position of the first step after the setup steps; none if they are not part of this deployment.
+    #[must_use]
+    pub fn first_step_after_setup(&self) -> Option<usize> {
+        let count = self.steps.iter().take_while(|planned| is_setup(&self.plan, planned)).count();
+        (count > 0).then_some(count)
+    }
+
+    /// Checks what the steps after the setup steps need on this machine, once those have run.
+    ///
+    /// # Errors
+    /// The first error, with the others as its causes.
+    pub(super) async fn check_machine_after_setup(&self) -> Result<(), Diagnostic> {
+        let after_setup = self.all_steps().filter(|planned| !is_setup(&self.plan, planned));
+        let mut problems = machine_problems(&self.plan, after_setup).await.into_iter();
+        let Some(first) = problems.next() else { return Ok(()) };
+        Err(problems.fold(first, |first, other| first.with_cause(other.message)))
     }
 
     /// Checks the migrations of all steps.
@@ -238,17 +284,26 @@ pub struct UnresolvedPlan {
 }
 
 impl UnresolvedPlan {
+    /// The errors in the steps of a plan of which other steps can't be read. Nothing is looked at on this machine.
+    pub async fn problems_of_part(plan: Plan, label: Label, options: PreflightOptions) -> Vec<Diagnostic> {
+        let options = PreflightOptions { scope: PreflightScope::ReadablePart, ..options };
+        match Self::load(plan, label, options).await {
+            Ok(loaded) => loaded.problems,
+            Err(diagnostic) => vec![diagnostic],
+        }
+    }
+
     /// Loads the modules of a plan, and checks its steps against them.
     ///
     /// # Errors
     /// The sandbox can't be set up, or the lock file can't be read.
     pub async fn load(plan: Plan, label: Label, options: PreflightOptions) -> Result<Self, Diagnostic> {
-        let PreflightOptions { cache_dirs, notify, pin_policy } = options;
-        let mut grant_problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
+        let PreflightOptions { cache_dirs, notify, pin_policy, scope } = options;
+        let mut problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
         let runtime = modules::new_runtime(cache_dirs, &notify)?;
-        let (modules, problems) = LoadedModules::load(&runtime, &plan).await;
+        let (modules, load_problems) = LoadedModules::load(&runtime, &plan).await;
         let pins = ModulePins::read(&plan, pin_policy, |step| modules.of(step))?;
-        let mut planner = StepPlanner { plan: &plan, modules: &modules, problems };
+        let mut planner = StepPlanner { plan: &plan, modules: &modules, scope, problems: load_problems };
         planner.problems.extend(pins.problems(&plan));
         let steps = planner.plan_steps();
         let hooks = PlannedHooks {
@@ -257,11 +312,18 @@ impl UnresolvedPlan {
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
-        grant_problems.extend(planner.problems);
-        let mut problems = grant_problems;
+        problems.extend(planner.problems);
         let redactor = Redactor::of_plan(&plan.secrets);
-        let all = steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
-        problems.extend(secrets::secret_problems(&plan, &label, all, &redactor));
+        let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
+        problems.extend(lookups::unknown_outputs(&plan, &steps, all()));
+        problems.extend(secrets::secret_problems(&plan, &label, all(), &redactor));
+        if scope == PreflightScope::Machine {
+            // What comes after setup steps is checked after them.
+            let has_setup = steps.first().is_some_and(|first| is_setup(&plan, first));
+            let checked = all().filter(|planned| !has_setup || is_setup(&plan, planned));
+            problems.extend(machine_problems(&plan, checked).await);
+        }
+        let problems = in_order_of_the_plan(problems);
         secrets::short_secret_notices(&plan.secrets).into_iter().for_each(|notice| notify(notice));
         if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
             notify(notice);
@@ -291,7 +353,7 @@ impl UnresolvedPlan {
 /// # Errors
 /// The modules that can't be loaded, or the lock file that can't be read.
 pub async fn load_pins(plan: &Plan, options: PreflightOptions) -> Result<ModulePins, Vec<Diagnostic>> {
-    let PreflightOptions { cache_dirs, notify, pin_policy } = options;
+    let PreflightOptions { cache_dirs, notify, pin_policy, .. } = options;
     let runtime = modules::new_runtime(cache_dirs, &notify).map_err(|diagnostic| vec![diagnostic])?;
     let (modules, problems) = LoadedModules::load(&runtime, plan).await;
     if !problems.is_empty() {
@@ -319,87 +381,26 @@ pub async fn describe_steps(plan: &Plan, options: PreflightOptions) -> Result<De
     Ok(DescribedSteps { steps: plan.steps.iter().filter_map(described).collect(), problems })
 }
 
-/// Combines the steps of a plan with their modules and targets, and collects the errors.
-struct StepPlanner<'a> {
-    plan: &'a Plan,
-    modules: &'a LoadedModules,
-    /// The errors so far.
-    problems: Vec<Diagnostic>,
+/// Whether a step is one of the setup steps.
+fn is_setup(plan: &Plan, planned: &PlannedStep) -> bool {
+    plan.setup.iter().any(|setup| setup.id == planned.step.id)
 }
 
-impl StepPlanner<'_> {
-    /// Plans all steps, one for each target, in the plan's order.
-    fn plan_steps(&mut self) -> Vec<PlannedStep> {
-        let mut planned: Vec<PlannedStep> = Vec::new();
-        for step in &self.plan.steps {
-            let upstream = upstream_of(step, &planned);
-            planned.extend(self.plan_step(step, &upstream));
-        }
-        planned
+/// What steps need on this machine and lack.
+async fn machine_problems<'p>(plan: &Plan, steps: impl Iterator<Item = &'p PlannedStep>) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    for planned in steps {
+        let check = MachineCheck::new(plan, planned);
+        problems.extend(check.problems());
+        problems.extend(check.version_problems().await);
     }
-
-    /// Plans the steps of a hook. Their lookups may use the outputs of any step that has run.
-    fn plan_hooks(&mut self, steps: &[PlanStep]) -> Vec<PlannedStep> {
-        let upstream: BTreeSet<StepId> = self.plan.steps.iter().map(|step| step.id.clone()).collect();
-        let planned: Vec<_> = steps.iter().flat_map(|step| self.plan_step(step, &upstream)).collect();
-        planned.into_iter().filter(|hook| self.is_hook(hook)).collect()
-    }
-
-    /// Plans a step on each of its targets.
-    fn plan_step(&mut self, step: &PlanStep, upstream: &BTreeSet<StepId>) -> Vec<PlannedStep> {
-        let Some((module, description)) = self.modules.of(step) else { return Vec::new() };
-        self.problems.extend(requirements::schema_problems(self.plan, step, description));
-        self.problems.extend(requirements::missing_grants(self.plan, step, description));
-        let on_target = |target| PlannedStep {
-            step: step.clone(),
-            step_target: StepTarget { step: step.id.clone(), target },
-            description: description.clone(),
-            upstream: upstream.clone(),
-            module_digest: module.digest.clone(),
-        };
-        step_targets(step).map(on_target).into()
-    }
-
-    /// Whether a step is allowed in a hook. Steps that expose or prepare a release belong to the deployment itself.
-    fn is_hook(&mut self, hook: &PlannedStep) -> bool {
-        let PlannedStep { step, description, .. } = hook;
-        let why = match description.phase {
-            _ if description.exposes => "shows a release to users",
-            StepPhase::Prepare => "prepares a release",
-            StepPhase::Commit | StepPhase::Check => return true,
-        };
-        let message = format!("step `{}` of a hook uses `{}`, which {why}", step.id, description.name);
-        let hint = Some("move it to `steps`, where the runner records, resumes and rolls it back".to_owned());
-        let code = ErrorCode::NotAHookStep;
-        self.problems.push(self.plan.error_at(code, step.span.clone(), message, "not allowed in a hook", hint));
-        false
-    }
+    problems
 }
 
-/// All steps that a step depends on, of which `earlier` has those before it.
-fn upstream_of(step: &PlanStep, earlier: &[PlannedStep]) -> BTreeSet<StepId> {
-    let direct = earlier.iter().filter(|earlier| step.needs.contains(&earlier.step.id));
-    let indirect = direct.flat_map(|earlier| earlier.upstream.iter().cloned());
-    step.needs.iter().cloned().chain(indirect).collect()
-}
-
-/// The targets of a step: always this machine.
-fn step_targets(_step: &PlanStep) -> [TargetName; 1] {
-    [TargetName::local()]
-}
-
-/// The error if a prepare step comes after a commit step. Everything is pulled and checked before anything is changed.
-fn phase_order_error(plan: &Plan, steps: &[PlannedStep]) -> Option<Diagnostic> {
-    // Setup steps come first and are exempt, because later deployments do not run them.
-    let is_setup = |planned: &&PlannedStep| plan.setup.iter().any(|setup| setup.id == planned.step.id);
-    let steps = &steps[steps.iter().take_while(is_setup).count()..];
-    let first_commit = steps.iter().position(|planned| planned.description.phase == StepPhase::Commit)?;
-    let late = steps[first_commit..].iter().find(|planned| planned.description.phase == StepPhase::Prepare)?;
-    let commit = &steps[first_commit].step.id;
-    let message = format!("prepare step `{}` comes after commit step `{commit}`", late.step.id);
-    let hint = format!("move `{}` before `{commit}`: all prepare steps run before the first change", late.step.id);
-    let code = ErrorCode::PrepareAfterCommit;
-    Some(plan.error_at(code, late.step.span.clone(), message, "a prepare step", Some(hint)))
+/// Sorts errors by their position in the plan; those without one come first.
+fn in_order_of_the_plan(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    problems.sort_by_key(|problem| problem.excerpt.as_ref().map(|excerpt| excerpt.span.start));
+    problems
 }
 
 /// The byte range of a value of `with`, or of the nearest enclosing value that is in the text.

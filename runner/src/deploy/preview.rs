@@ -50,6 +50,7 @@ pub async fn preview_deployment(
     overrides: &DeployOverrides,
     machine: Option<MachineId>,
 ) -> Result<(JournalHeader, Vec<StepPreview>), Vec<Diagnostic>> {
+    overrides.check_named_steps(prepared)?;
     let state = store.load(|_| {}).map_err(|error| vec![(&error).into()])?.state;
     check_assumed_steps(prepared, overrides, &state)?;
     let epoch = state.epoch() + 1;

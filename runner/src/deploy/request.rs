@@ -13,6 +13,7 @@ use contract::{
     hash::Blake3Hash,
 };
 use journal::{JournalState, LoadedJournals, decision::Selection, event::IMPORT, state::AttemptSummary};
+use plan::{closest_match, quoted_list};
 use sandbox::{LeftoverProgram, NoticeHandler};
 use state::{DeploymentLock, LockRecord, LockRequest, LockWait, LockWaitObserver, StateStore};
 
@@ -104,6 +105,27 @@ impl DeployOverrides {
         self.command == Some(IMPORT)
     }
 
+    /// Refuses options that name an unknown step. Otherwise a typo would run nothing and succeed.
+    pub(super) fn check_named_steps(&self, prepared: &PreparedPlan) -> Result<(), Vec<Diagnostic>> {
+        let named = self.selection.option();
+        let accepted = self.accept_drift.iter().map(|step| ("accept-drift", step));
+        let rerun = self.rerun.iter().map(|step| ("rerun", step));
+        let unknown = |(option, step): (&str, &StepId)| {
+            if prepared.index(step).is_some() {
+                return None;
+            }
+            let known = || prepared.steps.iter().map(|planned| planned.step.id.as_str());
+            let message = format!("`--{option} {step}` names an unknown step");
+            let hint = match closest_match(step.as_str(), known()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("choose one of {}", quoted_list(known())),
+            };
+            Some(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint))
+        };
+        let problems: Vec<_> = named.into_iter().chain(accepted).chain(rerun).filter_map(unknown).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     /// Whether `--rerun` names the step, or one that it depends on.
     pub(super) fn reruns(&self, planned: &PlannedStep) -> bool {
         self.rerun.contains(&planned.step.id) || !self.rerun.is_disjoint(&planned.upstream)
@@ -114,24 +136,6 @@ impl DeploymentRequest<'_> {
     /// Whether the state never leaves this machine: it is in a folder, and not in the artifacts of a CI run.
     pub(super) fn is_local_state(&self) -> bool {
         is_local_state(self.store)
-    }
-
-    /// Refuses options that name an unknown step. Otherwise a typo would run nothing and succeed.
-    pub(super) fn check_named_steps(&self) -> Result<(), Vec<Diagnostic>> {
-        let named = self.overrides.selection.option();
-        let accepted = self.overrides.accept_drift.iter().map(|step| ("accept-drift", step));
-        let rerun = self.overrides.rerun.iter().map(|step| ("rerun", step));
-        let unknown = |(option, step): (&str, &StepId)| {
-            if self.prepared.index(step).is_some() {
-                return None;
-            }
-            let known: Vec<_> = self.prepared.steps.iter().map(|planned| format!("`{}`", planned.step.id)).collect();
-            let message = format!("`--{option} {step}` names an unknown step");
-            let hint = format!("choose one of {}", known.join(", "));
-            Some(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint))
-        };
-        let problems: Vec<_> = named.into_iter().chain(accepted).chain(rerun).filter_map(unknown).collect();
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// Refuses secrets in what lock and journal record of the CI job. The preflight checked the rest.

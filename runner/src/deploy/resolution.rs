@@ -20,7 +20,7 @@ use journal::{
     file::JournalNote,
     state::AttemptSummary,
 };
-use plan::DeferredLookup;
+use plan::{DeferredLookup, closest_match};
 use sandbox::{CallChannel, ProbeStrength};
 use state::{LockRequest, LockWait, StateStore};
 
@@ -185,11 +185,16 @@ fn end_of_run(last: &AttemptSummary) -> ExitKind {
 }
 
 fn no_record_error(state: &JournalState, step_target: &StepTarget) -> Diagnostic {
+    let names = state.records.keys().map(|record| record.step.as_str());
+    let hint = match closest_match(step_target.step.as_str(), names) {
+        Some(near) if near != step_target.step.as_str() => format!("did you mean `{near}`?"),
+        Some(_) | None => "`runner status --steps` shows the steps and their states".to_owned(),
+    };
     let known: Vec<_> = state.records.keys().map(ToString::to_string).collect();
     let known = if known.is_empty() { "nothing was deployed here yet".to_owned() } else { known.join(", ") };
     Diagnostic::new(ErrorCode::NotResolvable, format!("there is no record of step {step_target}"))
         .with_cause(format!("on record: {known}"))
-        .with_hint("`runner status --steps` shows the steps and their states")
+        .with_hint(hint)
 }
 
 fn not_resolvable_error(step_target: &StepTarget, status: &RecordStatus, stated: &Resolution) -> Diagnostic {

@@ -40,6 +40,9 @@ impl StepRunner<'_, '_> {
         let is_rollback = self.attempt.overrides().command == Some(ROLLBACK);
         let mut checked = BTreeSet::new();
         for (index, planned) in prepared.steps.iter().enumerate() {
+            if prepared.first_step_after_setup() == Some(index) {
+                prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
+            }
             if planned.description.phase != StepPhase::Prepare && !is_rollback {
                 self.check_late_migrations(&mut checked).await?;
             }

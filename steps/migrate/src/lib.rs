@@ -61,6 +61,7 @@ impl Step for MigrateStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: false,
+            outputs: Some(&["version", "applied"]),
             behaves: &[ModuleBehavior::Migrates { database: "/database", dir: "/dir" }],
         }
     }

@@ -73,6 +73,7 @@ impl Step for PullStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: true,
+            outputs: Some(&["path", "dir", "digest", "label"]),
             behaves: &[ModuleBehavior::InstallsReleases { into: "/into" }],
         }
     }

@@ -54,6 +54,12 @@ pub struct RunConfig {
     /// Whether the program may run again, which only the runner reads.
     #[serde(default, rename = "repeatable")]
     pub _repeatable: bool,
+    /// The versions of other programs that it needs, which only the runner checks.
+    #[serde(default, rename = "requires")]
+    pub _requires: Value,
+    /// The step that installs the program, which only the runner reads.
+    #[serde(default, rename = "installed-by")]
+    pub _installed_by: Option<String>,
 }
 
 impl Step for RunStep {
@@ -78,6 +84,7 @@ impl Step for RunStep {
             repeatable: RerunSafety::Config("/repeatable"),
             probes: ProbeSupport::Config(&["/marker", "/creates", "/probe"]),
             reverts: false,
+            outputs: Some(&["status"]),
             behaves: &[ModuleBehavior::RepeatsAfterUndo],
         }
     }

@@ -29,6 +29,9 @@ pub struct ModuleDescription {
     pub probes: ProbeSupport,
     /// Whether [`revert`](crate::Step::revert) can undo the effect. A rollback skips a step that cannot be undone.
     pub reverts: bool,
+    /// The names of the outputs of its receipts, if they are always the same: the runner then refuses a plan that looks up another
+    /// one.
+    pub outputs: Option<&'static [&'static str]>,
     /// What the runner does around the step, beside calling it. Empty for most modules.
     pub behaves: &'static [ModuleBehavior],
 }
@@ -147,6 +150,7 @@ impl ModuleDescription {
             repeatable: RerunSafety::Never,
             probes: ProbeSupport::Never,
             reverts: false,
+            outputs: None,
             behaves: &[],
         }
     }
@@ -173,6 +177,9 @@ impl ModuleDescription {
         }
         if let ProbeSupport::Config(pointers) = self.probes {
             object["probes-config"] = json!(pointers);
+        }
+        if let Some(outputs) = self.outputs {
+            object["outputs"] = json!(outputs);
         }
         for behavior in self.behaves {
             match behavior {
@@ -232,6 +239,7 @@ mod tests {
             repeatable: RerunSafety::Config("/repeatable"),
             probes: ProbeSupport::Config(&["/creates"]),
             reverts: true,
+            outputs: Some(&["path"]),
             behaves: &[
                 ModuleBehavior::Migrates { database: "/db", dir: "/dir" },
                 ModuleBehavior::InstallsReleases { into: "/into" },
@@ -243,7 +251,7 @@ mod tests {
                 "name": "demo", "version": "1.0.0", "summary": "s", "config": { "type": "object" },
                 "needs": [{ "capability": "dirs", "config": "/into", "access": "rw", "reason": "r" }],
                 "phase": "prepare", "exposes": false, "repeatable": false, "repeatable-config": "/repeatable", "probes": true, "probes-config": ["/creates"],
-                "reverts": true,
+                "reverts": true, "outputs": ["path"],
                 "behaves": {
                     "migrates": { "database": "/db", "dir": "/dir" }, "installs-releases": { "into": "/into" },
                 },

@@ -71,6 +71,7 @@ impl Step for SwitchStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: true,
+            outputs: Some(&["link", "to"]),
             behaves: &[],
         }
     }

@@ -91,6 +91,7 @@ impl Step for VerifyStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: false,
+            outputs: Some(&["checks"]),
             behaves: &[],
         }
     }

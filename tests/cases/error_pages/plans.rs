@@ -1,6 +1,6 @@
 //! Errors of the plan. Where a page begins with a plan, that plan is the scenario.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::{check_error, check_page};
 use crate::support::{
@@ -88,4 +88,19 @@ fn p0225_secret_in_a_recorded_value() {
     environment.set_variable("CUSTOMER", "acme-bakery");
     environment.pack("r1");
     check_page("P0225", &environment, DEPLOY);
+}
+
+#[test]
+fn p0234_wrong_version_of_a_program() {
+    let environment = TestEnvironment::new();
+    environment.pack("r1");
+    environment.write("tools/node", "#!/bin/sh\necho v18.19.0\n");
+    fs::set_permissions(environment.path("tools/node"), fs::Permissions::from_mode(0o755)).unwrap();
+    let tools = environment.path("tools").display().to_string();
+    let step = format!(
+        "  build:\n    uses: run\n    trust: host\n    with:\n      program: /usr/bin/env\n      requires: [{{ program: node, version: \">=20\" }}]\n    \
+         grants: {{ programs: [/usr/bin/env, [node, --version]], env: {{ PATH: {tools} }} }}\n"
+    );
+    environment.edit("deploy.yml", "  switch:\n", &format!("{step}  switch:\n"));
+    check_page("P0234", &environment, DEPLOY);
 }

@@ -196,7 +196,7 @@ fn p0230_step_that_cannot_be_resolved_so() {
 fn p0231_outputs_that_nobody_knows() {
     let environment = TestEnvironment::with_plan(INDEX_PLAN);
     environment.write("index.sh", "kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat)\n");
-    let args = "program: /bin/true, args: [\"${{ steps.index.stdout }}\"] }";
+    let args = "program: /bin/true, args: [\"${{ steps.index.status }}\"] }";
     environment.edit("deploy.yml", "program: /bin/true }", args);
     environment.edit("deploy.yml", "[[/bin/true]]", "[[/bin/true, \"*\"]]");
     environment.run(DEPLOY);

@@ -107,6 +107,8 @@ error_codes! {
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
     LogElsewhere, "P0232", Refused, "the log is on another machine";
+    ProgramUnusable, "P0233", Refused, "a program cannot be run";
+    WrongProgramVersion, "P0234", Refused, "a program has the wrong version";
     SharedIdentity, "P0240", Refused, "two jobs share an identity";
     KeyChanged, "P0241", Refused, "the `key` was added or dropped";
     ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";

@@ -101,13 +101,16 @@ pub fn locate_history(
 pub(super) fn parse(source: PlanSource, request: &PlanRequest<'_>) -> Result<Plan, PlanErrors> {
     let mut problems = PlanErrorCollector::default();
     let plan = yaml::parse(&source.text, &mut problems).and_then(|root| read(&root, &source, request, &mut problems));
-    finish(plan, problems, source)
+    match plan {
+        Some(plan) if problems.is_empty() => Ok(plan),
+        readable_part => Err(problems.into_errors(source, readable_part)),
+    }
 }
 
 fn finish<T>(found: Option<T>, problems: PlanErrorCollector, source: PlanSource) -> Result<T, PlanErrors> {
     match found {
         Some(found) if problems.is_empty() => Ok(found),
-        Some(_) | None => Err(problems.into_errors(source)),
+        Some(_) | None => Err(problems.into_errors(source, None)),
     }
 }
 

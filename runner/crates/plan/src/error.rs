@@ -9,7 +9,7 @@ use contract::{
     error_code::ErrorCode,
 };
 
-use super::{PlanSource, server_url};
+use super::{Plan, PlanSource, server_url};
 
 /// The most errors that are shown at once.
 const MAX_SHOWN_ERRORS: usize = 20;
@@ -62,6 +62,9 @@ pub struct PlanErrors {
     pub source: PlanSource,
     /// The errors.
     pub errors: Vec<PlanError>,
+    /// The plan without the steps that have an error, so that the others can be checked further; none if too little of it could be
+    /// read. It must not be deployed.
+    pub readable_part: Option<Box<Plan>>,
 }
 
 impl fmt::Display for PlanErrors {
@@ -105,34 +108,45 @@ impl PlanSource {
 
 /// Collects the errors of one parse.
 #[derive(Default)]
-pub(super) struct PlanErrorCollector(Vec<PlanError>);
+pub(super) struct PlanErrorCollector {
+    errors: Vec<PlanError>,
+    /// How often a value was missing because of an error that is collected already.
+    repeated: usize,
+}
 
 impl PlanErrorCollector {
     /// Adds an error, once: an alias can lead to the same position twice.
     pub(super) fn push(&mut self, error: PlanError) {
-        if !self.is_full() && !self.0.contains(&error) {
-            self.0.push(error);
+        if self.is_full() || self.errors.contains(&error) {
+            self.repeated += 1;
+        } else {
+            self.errors.push(error);
         }
+    }
+
+    /// Notes that a value is missing whose error was reported elsewhere, so that its step counts as wrong too.
+    pub(super) fn note_repeated(&mut self) {
+        self.repeated += 1;
     }
 
     /// Whether further errors are dropped.
     pub(super) fn is_full(&self) -> bool {
-        self.0.len() >= MAX_KEPT_ERRORS
+        self.errors.len() >= MAX_KEPT_ERRORS
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.errors.is_empty()
     }
 
-    /// The number of errors so far.
+    /// The number of errors so far. It grows with each value that is missing because of one.
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.errors.len() + self.repeated
     }
 
-    pub(super) fn into_errors(mut self, source: PlanSource) -> PlanErrors {
-        self.0.sort_by_key(|error| error.span.as_ref().map(|span| span.start));
-        self.0.truncate(MAX_SHOWN_ERRORS);
-        PlanErrors { source, errors: self.0 }
+    pub(super) fn into_errors(mut self, source: PlanSource, readable_part: Option<Plan>) -> PlanErrors {
+        self.errors.sort_by_key(|error| error.span.as_ref().map(|span| span.start));
+        self.errors.truncate(MAX_SHOWN_ERRORS);
+        PlanErrors { source, errors: self.errors, readable_part: readable_part.map(Box::new) }
     }
 }
 
@@ -154,7 +168,7 @@ pub fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a st
 }
 
 /// Lists names in backticks; of a long list, the rest is only counted.
-pub(super) fn quoted_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub fn quoted_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     const SHOWN: usize = 16;
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.len().checked_sub(SHOWN) {

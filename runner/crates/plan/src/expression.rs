@@ -71,11 +71,21 @@ impl PendingValue {
         self.lookups_with_spans().map(|(lookup, _)| lookup)
     }
 
-    pub(super) fn lookups_with_spans(&self) -> impl Iterator<Item = (&DeferredLookup, &Range<usize>)> {
+    /// The same, each with its byte range in the plan's text.
+    pub fn lookups_with_spans(&self) -> impl Iterator<Item = (&DeferredLookup, &Range<usize>)> {
         self.parts.iter().filter_map(|part| match part {
             PendingPart::Text(_) | PendingPart::ReleasePath { .. } => None,
             PendingPart::Deferred { lookup, span } => Some((lookup, span)),
         })
+    }
+
+    /// The text before the first lookup that is known only later.
+    #[must_use]
+    pub fn known_prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(PendingPart::Text(text)) => text,
+            Some(PendingPart::Deferred { .. } | PendingPart::ReleasePath { .. }) | None => "",
+        }
     }
 
     pub(super) fn resolve(
@@ -210,6 +220,11 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Templ
         parts.push(TemplatePart::Text(literal));
     }
     Ok(parts)
+}
+
+/// Whether a text is a lookup, as between `${{` and `}}`.
+pub(super) fn is_lookup(text: &str) -> bool {
+    lookup(text, &(0..0)).is_ok()
 }
 
 const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets", "plan"];

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::{
     ArgumentPattern, GrantSource, HttpGrant, ModuleRef, NetworkScope, ProgramGrant, address,
-    expression::{PendingPart, PendingValue},
+    expression::PendingValue,
     grants::{DeclaredGrants, is_program},
     scope::SubstitutedConfig,
     step::RUN,
@@ -84,10 +84,9 @@ fn collect_origins(
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
         Value::String(text) => {
-            let known = match pending.get(&pointer).map(|pending| pending.parts.first()) {
+            let known = match pending.get(&pointer) {
                 None => Some(text.as_str()),
-                Some(Some(PendingPart::Text(start))) => complete_origin(start),
-                Some(Some(PendingPart::Deferred { .. } | PendingPart::ReleasePath { .. }) | None) => None,
+                Some(pending) => complete_origin(pending.known_prefix()),
             };
             let Some(grant) = known.and_then(origin) else { return };
             let address = |grant: &HttpGrant| (grant.scheme.clone(), grant.host.clone(), grant.port);

@@ -24,6 +24,7 @@ mod error;
 mod expanded;
 mod expression;
 mod fields;
+mod forgotten_dollar;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod grants;
@@ -46,7 +47,7 @@ mod tests;
 mod yaml;
 
 pub use document::{HistoryLocation, environments, locate_history};
-pub use error::{PlanError, PlanErrors, closest_match};
+pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
 pub use registry::RegistryRef;
 pub use schema::{ModuleSchema, schema};

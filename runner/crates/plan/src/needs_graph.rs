@@ -12,7 +12,7 @@ use super::{
 };
 use contract::{StepId, error_code::ErrorCode};
 
-/// Sorts steps into the order in which they run. `None` if any of them has an error.
+/// Sorts steps into the order in which they run, without those that have an error. `None` if there is no order.
 pub(super) fn sort_steps(drafts: Vec<StepDraft>, problems: &mut PlanErrorCollector) -> Option<Vec<PlanStep>> {
     let before = problems.count();
     let graph = NeedsGraph::new(&drafts, problems);
@@ -28,13 +28,11 @@ pub(super) fn sort_steps(drafts: Vec<StepDraft>, problems: &mut PlanErrorCollect
     }
     let ids: Vec<StepId> = drafts.iter().map(|draft| draft.id.clone()).collect();
     let mut steps: Vec<Option<PlanStep>> = drafts.into_iter().map(|draft| draft.step).collect();
-    order
-        .into_iter()
-        .map(|index| {
-            let step = steps[index].take()?;
-            Some(PlanStep { needs: graph.needs[index].iter().map(|need| ids[*need].clone()).collect(), ..step })
-        })
-        .collect()
+    let sorted = order.into_iter().filter_map(|index| {
+        let step = steps[index].take()?;
+        Some(PlanStep { needs: graph.needs[index].iter().map(|need| ids[*need].clone()).collect(), ..step })
+    });
+    Some(sorted.collect())
 }
 
 struct NeedsGraph {

@@ -12,6 +12,7 @@ use super::{
     error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     expression::{self, DeferredLookup, PendingPart, PendingValue, PlanLookup, TemplatePart},
     fields::wrong_type,
+    forgotten_dollar,
     yaml::{YamlNode, YamlValue},
 };
 use contract::{EnvironmentName, Label, Secret, error_code::ErrorCode};
@@ -230,7 +231,15 @@ impl LookupScope<'_> {
         site: LookupSite,
         problems: &mut PlanErrorCollector,
     ) -> Option<Vec<TemplatePiece>> {
-        let parts = match expression::parse(text, &self.text[span.clone()], span.start) {
+        let written = &self.text[span.clone()];
+        // A literal `{{ release }}` is possible through a variable.
+        if site != LookupSite::Variables
+            && let Some(error) = forgotten_dollar::error_in(text, written, span.start)
+        {
+            problems.push(error);
+            return None;
+        }
+        let parts = match expression::parse(text, written, span.start) {
             Ok(parts) => parts,
             Err(error) => {
                 problems.push(error);
@@ -273,7 +282,11 @@ impl LookupScope<'_> {
                     problems.push(error.hint("use a variable without `release`; all releases share one history"));
                     None
                 }
-                Some(variable) => variable.clone().map(TemplatePiece::Known),
+                Some(Some(variable)) => Some(TemplatePiece::Known(variable.clone())),
+                Some(None) => {
+                    problems.note_repeated();
+                    None
+                }
                 None => {
                     problems.push(self.undefined_variable(&name, &span));
                     None
@@ -286,7 +299,7 @@ impl LookupScope<'_> {
                         ErrorCode::UndefinedLookup,
                         format!("the environment variable `{name}` is not set"),
                     );
-                    problems.push(error.at(&span, "undefined").hint(format!("set it: `{name}=… runner …`")));
+                    problems.push(error.at(&span, "undefined").hint(format!("set it: `export {name}=…`")));
                     None
                 }
             },
@@ -311,7 +324,7 @@ impl LookupScope<'_> {
         match self.secrets.get(name) {
             Some(DeclaredSecret::Set { value, .. }) => return Some(value.clone()),
             Some(DeclaredSecret::Unset { error, .. }) => problems.push(error.clone()),
-            Some(DeclaredSecret::Invalid) => {}
+            Some(DeclaredSecret::Invalid) => problems.note_repeated(),
             None => problems.push(self.undefined_secret(name, span)),
         }
         None

@@ -74,7 +74,7 @@ fn secret(
         return DeclaredSecret::Set { value: Secret::new(value), variable: variable.to_owned() };
     }
     let message = format!("secret `{}`: the environment variable `{variable}` is empty or not set", key.text);
-    let hint = format!("set it with `{variable}=… runner …`, or in CI under `env:` of the job");
+    let hint = format!("set it: `export {variable}=…`; in CI, under `env:` of the job");
     let error = PlanError::new(ErrorCode::MissingSecret, message).at(&node.span, "no value").hint(hint);
     DeclaredSecret::Unset { error, variable: variable.to_owned() }
 }

@@ -38,6 +38,9 @@ pub struct ModuleDescription {
     /// Pointers into the configuration; if there are any, the step has a probe only if one of them has a value.
     #[serde(default)]
     probes_config: Vec<String>,
+    /// The names of its outputs; none if it does not declare them.
+    #[serde(default)]
+    pub outputs: Option<Vec<String>>,
     /// What the runner does around it.
     #[serde(default, rename = "behaves")]
     pub behaviors: ModuleBehaviors,
@@ -197,6 +200,10 @@ pub struct SchemaViolation {
     pub pointer: String,
     /// The violation.
     pub message: String,
+    /// Of an unknown setting, the settings that are possible there.
+    pub known_settings: Vec<String>,
+    /// The setting that is required and missing, if that is the violation.
+    pub missing_setting: Option<String>,
 }
 
 impl ModuleDescription {
@@ -247,7 +254,8 @@ impl ModuleDescription {
     pub fn schema_violations(&self, config: &Value, is_pending: impl Fn(&str) -> bool) -> Vec<SchemaViolation> {
         let validator = self.validator.as_ref().expect("parse compiles the schema");
         let is_known = |error: &jsonschema::ValidationError<'_>| !is_pending(&error.instance_path().to_string());
-        validator.iter_errors(config).filter(is_known).flat_map(schema_violations_of).collect()
+        let violations = |error| schema_violations_of(error, &self.config);
+        validator.iter_errors(config).filter(is_known).flat_map(violations).collect()
     }
 
     /// The values of a configuration that name input files.
@@ -287,23 +295,39 @@ impl ModuleDescription {
 
 /// Converts a schema error for the plan's author: each unknown key gets its own position.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of jsonschema")]
-fn schema_violations_of(error: jsonschema::ValidationError<'_>) -> Vec<SchemaViolation> {
+fn schema_violations_of(error: jsonschema::ValidationError<'_>, schema: &Value) -> Vec<SchemaViolation> {
     let pointer = error.instance_path().to_string();
+    let violation = |message: String, missing_setting| SchemaViolation {
+        pointer: pointer.clone(),
+        message,
+        known_settings: Vec::new(),
+        missing_setting,
+    };
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
+            let known = known_settings(schema, &error.schema_path().to_string());
             let unknown = |name: &String| SchemaViolation {
                 pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
                 message: "unknown setting".to_owned(),
+                known_settings: known.clone(),
+                missing_setting: None,
             };
             unexpected.iter().map(unknown).collect()
         }
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
-            vec![SchemaViolation { pointer, message: format!("`{name}` is missing") }]
+            vec![violation(format!("`{name}` is missing"), Some(name))]
         }
         // The library's text is clear enough for the rest.
-        _ => vec![SchemaViolation { pointer, message: error.to_string() }],
+        _ => vec![violation(error.to_string(), None)],
     }
+}
+
+/// The properties beside the `additionalProperties` at a path of the schema.
+fn known_settings(schema: &Value, path: &str) -> Vec<String> {
+    let object = path.rfind('/').and_then(|end| schema.pointer(&path[..end]));
+    let properties = object.and_then(|object| object.get("properties")).and_then(Value::as_object);
+    properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
 }
 
 /// Calls `each` with every annotation of a schema and the matching configuration value.
@@ -366,12 +390,23 @@ mod tests {
     #[test]
     fn violation_has_the_pointer_of_its_value() {
         let found = description().schema_violations(&json!({"from": 7}), |_| false);
-        assert_eq!(found, [SchemaViolation { pointer: "/from".into(), message: "7 is not of type \"string\"".into() }]);
+        let wrong_type = SchemaViolation {
+            pointer: "/from".into(),
+            message: "7 is not of type \"string\"".into(),
+            known_settings: Vec::new(),
+            missing_setting: None,
+        };
+        assert_eq!(found, [wrong_type]);
         assert_eq!(description().schema_violations(&json!({"from": 7}), |pointer| pointer == "/from"), []);
         let found = description().schema_violations(&json!({"form": "x"}), |_| false);
-        let expected = [("/form", "unknown setting"), ("", "`from` is missing")];
-        let expected =
-            expected.map(|(pointer, message)| SchemaViolation { pointer: pointer.into(), message: message.into() });
+        let settings: &[&str] = &["from", "digest", "again", "templates"];
+        let expected = [("/form", "unknown setting", settings, None), ("", "`from` is missing", &[], Some("from"))];
+        let expected = expected.map(|(pointer, message, known, missing)| SchemaViolation {
+            pointer: pointer.into(),
+            message: message.into(),
+            known_settings: known.iter().map(|name| (*name).to_owned()).collect(),
+            missing_setting: missing.map(str::to_owned),
+        });
         assert_eq!(found, expected);
     }
 

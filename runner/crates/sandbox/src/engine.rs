@@ -30,7 +30,7 @@ use contract::{
 };
 use hostio::dir_snapshot::DirSnapshotCache;
 use official::{OFFICIAL_MODULES, OfficialModule};
-use plan::{ModuleRef, ModuleSchema, Plan, PlanStep};
+use plan::{ModuleRef, ModuleSchema, Plan, PlanStep, closest_match};
 
 /// The interval at which a running guest can be interrupted.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
@@ -96,9 +96,15 @@ impl ModuleLoadError {
     pub fn diagnostic(&self, plan: &Plan, step: &PlanStep) -> Diagnostic {
         let known: Vec<_> = official_module_names().collect();
         let (code, hint) = match self {
-            Self::UnknownOfficial { .. } => (
+            Self::UnknownOfficial { name } => (
                 ErrorCode::UnknownModule,
-                format!("the official modules are {}; use your own module with `uses: ./path.wasm`", known.join(", ")),
+                match closest_match(name, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!(
+                        "the official modules are {}; use your own module with `uses: ./path.wasm`",
+                        known.join(", ")
+                    ),
+                },
             ),
             Self::Read { .. } => {
                 (ErrorCode::UnknownModule, "check the path; it is relative to the plan's folder".to_owned())

@@ -338,16 +338,23 @@ impl CapabilityGate {
     }
 }
 
-fn argv_matches(pattern: &[ArgumentPattern], argv: &[&str]) -> bool {
+/// Whether a granted argument vector may match one of which some arguments are not known yet (`None`).
+#[must_use]
+pub fn argv_may_match(pattern: &[ArgumentPattern], argv: &[Option<&str>]) -> bool {
     match (pattern, argv) {
         ([ArgumentPattern::AnyRest], _) => true,
         ([ArgumentPattern::Exact(text), pattern @ ..], [argument, argv @ ..]) => {
-            text == argument && argv_matches(pattern, argv)
+            argument.is_none_or(|argument| text == argument) && argv_may_match(pattern, argv)
         }
-        ([ArgumentPattern::AnyOne, pattern @ ..], [_, argv @ ..]) => argv_matches(pattern, argv),
+        ([ArgumentPattern::AnyOne, pattern @ ..], [_, argv @ ..]) => argv_may_match(pattern, argv),
         ([], []) => true,
         ([ArgumentPattern::AnyRest, ..] | [], _) | (_, []) => false,
     }
+}
+
+fn argv_matches(pattern: &[ArgumentPattern], argv: &[&str]) -> bool {
+    let known: Vec<_> = argv.iter().map(|argument| Some(*argument)).collect();
+    argv_may_match(pattern, &known)
 }
 
 /// A module's name, for reports.
@@ -388,6 +395,13 @@ mod tests {
             (&["make", "**"], &["cmake", "-j", "2"], false),
         ] {
             assert_eq!(argv_matches(&pattern(granted), asked), expected, "{granted:?} {asked:?}");
+        }
+        for (granted, asked, expected) in [
+            (&["ctl", "restart", "shop"][..], &[Some("ctl"), None, Some("shop")][..], true),
+            (&["ctl", "restart", "shop"], &[Some("ctl"), None, Some("db")], false),
+            (&["ctl", "restart"], &[Some("ctl"), None, None], false),
+        ] {
+            assert_eq!(argv_may_match(&pattern(granted), asked), expected, "{granted:?} {asked:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ mod channel;
 mod componentize;
 mod contract_mismatch;
 mod database;
+mod declared_value;
 mod description;
 mod engine;
 mod gate;
@@ -36,15 +37,19 @@ use wasmtime::{Store, component::ResourceTableError};
 
 pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use channel::{CallChannel, CallMessage, ProgramOutput};
+pub use declared_value::{DeclaredValue, ValueKind};
 pub use description::{
     CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength, SchemaViolation,
 };
 pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names, official_schemas};
-pub use gate::{CallPurpose, module_display_name};
+pub use gate::{CallPurpose, argv_may_match, module_display_name};
 pub use inputs::{InputError, release_digest};
 pub use migrations::open_migrations;
 pub use modules::{NoticeHandler, RegistryError, UserPaths};
-pub use program::{GUARD_ARGUMENT, LeftoverProgram, end_leftover_programs, run_program_guard};
+pub use program::{
+    GUARD_ARGUMENT, LeftoverProgram, ProgramFault, end_leftover_programs, find_program, run_program_guard,
+};
+pub use program_inputs::resolve_in_plan;
 
 use self::{
     bindings::{Module as Instance, exported, types},

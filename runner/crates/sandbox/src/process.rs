@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
@@ -27,11 +28,12 @@ use super::{
     channel::CallChannel,
     failure,
     host::HostState,
-    program::{CapturedOutput, ProgramExit, ProgramPipes, ProgramStart, RunningProgram, StartError},
+    program::{CapturedOutput, ProgramExit, ProgramPipes, ProgramStart, RunningProgram, StartError, find_program},
     secrets::SecretHandle,
 };
 use contract::step::{FailureKind, StepFailure};
 use journal::{OutputChunk, OutputStream, clock};
+use plan::DEFAULT_PROGRAM_PATH;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -172,20 +174,23 @@ impl process::Host for HostState {
         argv.extend(command.arguments.iter().map(String::as_str));
         self.gate.check_program(&argv)?;
 
-        let name = command.program.clone();
+        let (name, path) = (command.program.clone(), self.gate.program_path(&command.program));
         let start = ProgramStart {
             environment: self.gate.program_environment(&options.env)?,
             working_dir: options.dir.as_deref().map(|dir| self.working_dir(dir)).transpose()?,
-            program: self.gate.program_path(&command.program),
+            program: path.clone(),
             arguments: command.arguments,
             stdin: command.stdin,
             terminal: options.tty,
             step: self.gate.step().clone(),
             records: self.channel.program_records().cloned(),
         };
+        let search_path = start.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         let _running = self.programs.enter();
         let started = RunningProgram::start(start).await;
-        let (mut program, pipes) = started.map_err(|error| start_error(&name, &error))?;
+        let (mut program, pipes) = started.map_err(|error| {
+            start_error(&name, &path, search_path.as_deref().unwrap_or(DEFAULT_PROGRAM_PATH), &error)
+        })?;
         let mut output = OutputReader { channel: options.log.then_some(&self.channel), ..OutputReader::default() };
         let (exit, was_asked) = {
             let reading = output.read(pipes);
@@ -212,16 +217,26 @@ impl process::Host for HostState {
 }
 
 /// The error of a program that did not start, or may not have.
-fn start_error(program: &str, error: &StartError) -> HostError {
-    let failure = |kind| failure(kind, format!("can't start `{program}`: {error}"));
+fn start_error(program: &str, path: &str, search_path: &str, error: &StartError) -> HostError {
+    let failure = |kind, why: &dyn std::fmt::Display| failure(kind, format!("can't start `{program}`: {why}"));
     match error {
         StartError::Program { os_error, .. } => {
-            let is_missing = *os_error == Some(rustix::io::Errno::NOENT.raw_os_error());
-            let kind = if is_missing { FailureKind::NotFound } else { FailureKind::Permanent };
-            let hint = "name the program by its full path, or grant `env: { PATH: … }`: its environment is empty";
-            failure(kind).with_hint(hint).into()
+            let errno = os_error.map(Errno::from_raw_os_error);
+            let kind = if errno == Some(Errno::NOENT) { FailureKind::NotFound } else { FailureKind::Permanent };
+            if let Err(fault) = find_program(path, search_path) {
+                return failure(kind, &fault).with_hint(fault.hint(path)).into();
+            }
+            match errno {
+                // The file is there, so the system misses what it needs to load it.
+                Some(Errno::NOENT) => failure(kind, &"the program that loads it is missing")
+                    .with_hint("install it for this system; `file` tells what it was built for"),
+                Some(Errno::NOEXEC) => failure(kind, &"it is neither a program of this system nor a script")
+                    .with_hint("begin a script with a line such as `#!/bin/sh`"),
+                Some(_) | None => failure(kind, &error),
+            }
+            .into()
         }
-        StartError::Guard(_) | StartError::Record(_) => failure(FailureKind::Permanent).into(),
+        StartError::Guard(_) | StartError::Record(_) => failure(FailureKind::Permanent, &error).into(),
         StartError::Lost(_) => ProgramLost::trap(program, error),
     }
 }

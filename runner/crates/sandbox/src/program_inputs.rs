@@ -35,7 +35,8 @@ pub(super) fn hash_program(step: &PlanStep, program: &str) -> Option<Blake3Hash>
 }
 
 /// The path of a program: one that begins with `./` or `../` lies in the plan's folder, and any other text stays as it is.
-pub(super) fn resolve_in_plan(plan_dir: &Path, program: &str) -> String {
+#[must_use]
+pub fn resolve_in_plan(plan_dir: &Path, program: &str) -> String {
     match program.starts_with("./") || program.starts_with("../") {
         true => normalize(&plan_dir.join(program)).to_string_lossy().into_owned(),
         false => program.to_owned(),

@@ -1,75 +1,174 @@
 //! Checks a step against its module: the configuration against the module's schema, and the grants against its needs.
 
-use contract::diagnostic::{Diagnostic, ErrorCode};
-use plan::{DirAccess, Plan, PlanStep};
+use std::collections::BTreeSet;
+
+use contract::{
+    StepId,
+    diagnostic::{Diagnostic, ErrorCode},
+};
+use plan::{DirAccess, Plan, PlanStep, closest_match, quoted_list};
 use sandbox::{CapabilityKind, CapabilityNeed, ModuleDescription, SchemaViolation};
 
-use super::span_of;
+use super::{
+    declared::{DeclaredStep, GrantLine, ValueProblem, grant_line_hint},
+    span_of,
+};
 
-/// The values of the configuration that the module's schema does not allow.
-pub(super) fn schema_problems(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<Diagnostic> {
-    let known_later = |pointer: &str| step.pending.contains_key(pointer);
-    let diagnostic = |mismatch: SchemaViolation| {
-        let span = span_of(step, &mismatch.pointer);
-        let step_target =
-            if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
-        let message = format!("invalid `with` of step `{}` for module `{}`{step_target}", step.id, description.name);
-        let keys: Vec<_> =
-            description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
-        let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-        let hint = format!("`{}` accepts {keys}; see docs/plan.md", description.name);
-        plan.error_at(ErrorCode::InvalidConfig, span, message, mismatch.message, Some(hint))
+/// Everything that is wrong with a step's configuration and grants. `upstream` are the steps that it waits for; none if they are
+/// not known.
+pub(super) fn step_problems(
+    plan: &Plan,
+    step: &PlanStep,
+    description: &ModuleDescription,
+    upstream: Option<&BTreeSet<StepId>>,
+) -> Vec<Diagnostic> {
+    let violations = description.schema_violations(&step.with, |pointer| step.pending.contains_key(pointer));
+    let violations = without_consequences(violations);
+    let mut values = DeclaredStep::new(plan, step, description).problems(upstream);
+    values.retain(|value| violations.iter().all(|violation| violation.pointer != value.pointer));
+    let mut needs = missing_grants(plan, step, description);
+    // What names more comes first: a need by its value, then a value by itself, then a need of any grant of a kind.
+    values.retain(|value| !needs.iter().any(|need| need.is_named && need.problem.pointer == value.pointer));
+    needs.retain(|need| need.is_named || values.iter().all(|value| value.capability != need.problem.capability));
+    let problems = needs.into_iter().map(|need| need.problem).chain(values).map(|problem| problem.diagnostic);
+    violations.into_iter().map(|violation| schema_problem(plan, step, description, violation)).chain(problems).collect()
+}
+
+/// The violations without the missing settings that were misspelled.
+fn without_consequences(mut violations: Vec<SchemaViolation>) -> Vec<SchemaViolation> {
+    let meant: Vec<_> = violations
+        .iter()
+        .filter_map(|violation| {
+            let (object, written) = violation.pointer.rsplit_once('/')?;
+            let near = closest_match(written, violation.known_settings.iter().map(String::as_str))?;
+            Some((object.to_owned(), near.to_owned()))
+        })
+        .collect();
+    violations.retain(|violation| {
+        let is_meant = |(object, name): &(String, String)| {
+            violation.pointer == *object && violation.missing_setting.as_ref() == Some(name)
+        };
+        !meant.iter().any(is_meant)
+    });
+    violations
+}
+
+fn schema_problem(
+    plan: &Plan,
+    step: &PlanStep,
+    description: &ModuleDescription,
+    violation: SchemaViolation,
+) -> Diagnostic {
+    let SchemaViolation { pointer, message: label, known_settings, missing_setting: _ } = violation;
+    let at = if pointer.is_empty() { String::new() } else { format!(" at `{}`", &pointer[1..]) };
+    let message = format!("invalid `with` of step `{}` for module `{}`{at}", step.id, description.name);
+    let written = pointer.rsplit('/').next().unwrap_or_default();
+    let hint = match closest_match(written, known_settings.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let keys = description.config["properties"].as_object().into_iter().flat_map(|map| map.keys());
+            let keys: Vec<_> = match known_settings.is_empty() {
+                true => keys.map(String::as_str).collect(),
+                false => known_settings.iter().map(String::as_str).collect(),
+            };
+            let place = if pointer.matches('/').count() > 1 { "here, `with` of" } else { "" };
+            let accepts = format!("{place} `{}` accepts {}; see docs/plan.md", description.name, quoted_list(keys));
+            accepts.trim_start().to_owned()
+        }
     };
-    description.schema_violations(&step.with, known_later).into_iter().map(diagnostic).collect()
+    plan.error_at(ErrorCode::InvalidConfig, span_of(step, &pointer), message, label, Some(hint))
+}
+
+/// A need of the module that the plan does not grant.
+struct MissingGrant {
+    problem: ValueProblem,
+    /// Whether the configuration names the grant.
+    is_named: bool,
 }
 
 /// The needs of the module that the plan does not grant.
-pub(super) fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<Diagnostic> {
+fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<MissingGrant> {
     let mut reported = Vec::new();
-    let missing = |need: &CapabilityNeed| -> Option<Diagnostic> {
+    let missing = |need: &CapabilityNeed| -> Option<MissingGrant> {
         let pointer = need.config.as_deref();
         if !need.applies_to(&step.with) || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
             return None;
         }
-        let name = need.grant_name(&step.with);
-        let grants = &step.grants;
-        let wants_write = need.wants_write();
-        let (granted, line) = match need.capability {
-            CapabilityKind::Dirs => (
-                grants.dirs.iter().any(|(granted, grant)| {
-                    name.is_none_or(|name| name == granted.as_str())
-                        && (!wants_write || grant.access == DirAccess::ReadWrite)
-                }),
-                format!("dirs: {{ {}: \"<path>{}\" }}", name.unwrap_or("<name>"), if wants_write { "" } else { ":ro" }),
-            ),
-            CapabilityKind::Databases => (
-                grants.databases.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
-                format!("databases: {{ {}: \"sqlite:<path>\" }}", name.unwrap_or("<name>")),
-            ),
-            CapabilityKind::Http => (!grants.http.is_empty(), "http: [\"http://<host>:<port>\"]".to_owned()),
-            CapabilityKind::Tcp => (!grants.tcp.is_empty(), "tcp: [\"<host>:<port>\"]".to_owned()),
-            CapabilityKind::Programs => {
-                (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned())
-            }
-            CapabilityKind::Sockets => (
-                grants.sockets.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
-                format!("sockets: {{ {}: \"unix:<path>\" }}", name.unwrap_or("<name>")),
-            ),
-            CapabilityKind::Secrets => (
-                grants.secrets.keys().any(|granted| name.is_none_or(|name| name == granted)),
-                format!("secrets: [{}]", name.unwrap_or("<name>")),
-            ),
-        };
         // One error per kind of capability is enough: a need by name often comes with a general need of the same kind.
-        if granted || reported.contains(&need.capability) {
+        if is_granted(step, need) || reported.contains(&need.capability) {
             return None;
         }
         reported.push(need.capability);
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
         let what = need.display_text(&step.with);
         let message = format!("step `{}` needs {what}, but the plan does not grant it", step.id);
-        let hint = format!("add to the step: grants: {{ {line} }}; the module's reason: it {}", need.reason);
-        Some(plan.error_at(ErrorCode::MissingGrant, span, message, "not granted", Some(hint)))
+        let hint = format!("{}; the module's reason: it {}", missing_grant_hint(step, need), need.reason);
+        let diagnostic = plan.error_at(ErrorCode::MissingGrant, span, message, "not granted", Some(hint));
+        let pointer = pointer.unwrap_or_default().to_owned();
+        let problem = ValueProblem { pointer, capability: Some(need.capability), diagnostic };
+        Some(MissingGrant { problem, is_named: need.grant_name(&step.with).is_some() })
     };
     description.needs.iter().filter_map(missing).collect()
+}
+
+fn is_granted(step: &PlanStep, need: &CapabilityNeed) -> bool {
+    let name = need.grant_name(&step.with);
+    let is_meant = |granted: &str| name.is_none_or(|name| name == granted);
+    let grants = &step.grants;
+    match need.capability {
+        CapabilityKind::Dirs => grants.dirs.iter().any(|(granted, grant)| {
+            is_meant(granted.as_str()) && (!need.wants_write() || grant.access == DirAccess::ReadWrite)
+        }),
+        CapabilityKind::Databases => grants.databases.keys().any(|granted| is_meant(granted.as_str())),
+        CapabilityKind::Http => !grants.http.is_empty(),
+        CapabilityKind::Tcp => !grants.tcp.is_empty(),
+        CapabilityKind::Programs => !grants.programs.is_empty(),
+        CapabilityKind::Sockets => grants.sockets.keys().any(|granted| is_meant(granted.as_str())),
+        CapabilityKind::Secrets => grants.secrets.keys().any(|granted| is_meant(granted)),
+    }
+}
+
+/// The line to add, or the name that was meant.
+fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
+    let grants = &step.grants;
+    let (name, access) = (need.grant_name(&step.with), if need.wants_write() { "" } else { ":ro" });
+    let granted: Vec<&str> = match need.capability {
+        CapabilityKind::Dirs => grants.dirs.keys().map(|granted| granted.as_str()).collect(),
+        CapabilityKind::Databases => grants.databases.keys().map(|granted| granted.as_str()).collect(),
+        CapabilityKind::Sockets => grants.sockets.keys().map(|granted| granted.as_str()).collect(),
+        CapabilityKind::Secrets => grants.secrets.keys().map(String::as_str).collect(),
+        CapabilityKind::Http | CapabilityKind::Tcp | CapabilityKind::Programs => Vec::new(),
+    };
+    let read_only = match (need.capability, granted.as_slice()) {
+        (CapabilityKind::Dirs, [only]) if need.wants_write() => {
+            Some(*only).filter(|only| name.is_none_or(|it| it == *only))
+        }
+        (CapabilityKind::Dirs, _) => name.filter(|name| granted.contains(name)),
+        _ => None,
+    };
+    if let Some(read_only) = read_only {
+        return format!("remove `:ro` from the directory `{read_only}` in the step's `grants:`");
+    }
+    if let Some(near) = name.and_then(|name| closest_match(name, granted.iter().copied())) {
+        return format!("did you mean `{near}`?");
+    }
+    let line = match need.capability {
+        CapabilityKind::Dirs => {
+            let name = name.unwrap_or("app");
+            GrantLine::Entry(format!("{name}: \"./{name}{access}\""))
+        }
+        CapabilityKind::Databases => {
+            let name = name.unwrap_or("main");
+            GrantLine::Entry(format!("{name}: \"sqlite:./{name}.db\""))
+        }
+        CapabilityKind::Http => GrantLine::Item("\"http://HOST:PORT\"".to_owned()),
+        CapabilityKind::Tcp => GrantLine::Item("\"HOST:PORT\"".to_owned()),
+        CapabilityKind::Programs => GrantLine::Item("[\"PROGRAM\", \"ARGUMENT\"]".to_owned()),
+        CapabilityKind::Sockets => {
+            let name = name.unwrap_or("engine");
+            GrantLine::Entry(format!("{name}: \"unix:/run/{name}.sock\""))
+        }
+        CapabilityKind::Secrets => GrantLine::Item(name.unwrap_or("NAME").to_owned()),
+    };
+    grant_line_hint(grants, need.capability, &line)
 }

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::PlannedStep;
-use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use contract::{
+    GrantName,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+};
 use plan::{DirAccess, Plan, PlanStep};
 
 /// The free space that a writable directory must have, in bytes.
@@ -26,8 +29,7 @@ pub(super) fn check_resources<'p>(
                 DirAccess::ReadOnly => check_readable(&grant.path),
             };
             if let Err(why) = problem {
-                let what = format!("directory `{name}` of step `{}` ({})", step.id, grant.path.display());
-                problems.push(resource_error(plan, step, &format!("{what} {why}")));
+                problems.push(dir_error(plan, step, name, &grant.path, &why));
             }
         }
         for (name, grant) in &step.grants.databases {
@@ -39,6 +41,25 @@ pub(super) fn check_resources<'p>(
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// The read-only directories that can't be read, and that no step of the plan creates. Creates nothing.
+pub(super) fn unreadable_dirs<'p>(plan: &Plan, steps: impl Iterator<Item = &'p PlannedStep>) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    for PlannedStep { step, .. } in steps {
+        let is_fixed = |path: &Path| !step.writable_dirs.iter().any(|writable| path.starts_with(writable));
+        let read_only = step.grants.dirs.iter().filter(|(_, grant)| grant.access == DirAccess::ReadOnly);
+        for (name, grant) in read_only.filter(|(_, grant)| is_fixed(&grant.path)) {
+            if let Err(why) = check_readable(&grant.path) {
+                problems.push(dir_error(plan, step, name, &grant.path, &why));
+            }
+        }
+    }
+    problems
+}
+
+fn dir_error(plan: &Plan, step: &PlanStep, name: &GrantName, path: &Path, why: &str) -> Diagnostic {
+    resource_error(plan, step, &format!("directory `{name}` of step `{}` ({}) {why}", step.id, path.display()))
 }
 
 /// The error for a granted resource that is missing or unusable.

@@ -7,7 +7,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use reqwest::Method;
 use url::{Host, Url};
 
-use super::error::{NetError, url_for_display};
+use super::{
+    error::{NetError, url_for_display},
+    request::NetRequest,
+};
 use plan::HttpGrant;
 
 /// The HTTP and TCP grants of a step.
@@ -22,6 +25,23 @@ pub(super) struct NetGate {
 pub(super) struct TcpEndpoint {
     pub(super) host: Host,
     pub(super) port: u16,
+}
+
+/// Checks that the grants allow a request, before anything is sent. A redirect may still lead elsewhere.
+///
+/// # Errors
+/// [`NetError::InvalidUrl`], [`NetError::InvalidMethod`], [`NetError::OriginNotGranted`], [`NetError::MethodNotGranted`].
+pub fn check_http_grants(grants: &[HttpGrant], method: &str, url: &str) -> Result<(), NetError> {
+    let request = NetRequest::new(method, url)?;
+    NetGate::new(grants.to_vec(), &[]).check_http(&request.method, &request.url, None).map(drop)
+}
+
+/// Checks that the grants allow a connection.
+///
+/// # Errors
+/// [`NetError::PeerNotGranted`], [`NetError::InvalidAddress`].
+pub fn check_tcp_grants(grants: &[String], address: &str) -> Result<(), NetError> {
+    NetGate::new(Vec::new(), grants).check_tcp(address).map(drop)
 }
 
 impl NetGate {

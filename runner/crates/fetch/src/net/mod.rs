@@ -37,6 +37,7 @@ use url::{Host, Url};
 
 pub use download::Download;
 pub use error::NetError;
+pub use gate::{check_http_grants, check_tcp_grants};
 pub use request::{NetRequest, NetResponse};
 
 use download::DownloadRetryPolicy;

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::{check, check_step, good};
+use super::{check, check_step, good, parse};
 
 #[test]
 fn undefined() {
@@ -309,4 +309,25 @@ fn no_debug_output_contains_a_secret() {
         "version: 1\napp: shop\nsecrets: { T: env:TOKEN }\nsteps:\n  a: { uses: x, grants: { http: [{ origin: \"https://x.org\", headers: { A: \"${{ secrets.T }}\" } }] } }\n",
     );
     assert!(!format!("{plan:?}").contains("s3cr3t"));
+}
+
+#[test]
+fn lookup_without_its_dollar() {
+    check_step(
+        "    with: { url: \"http://h:{{ vars.port }}/\" }\n    grants: { http: [\"http://h:{{ vars.port }}\"] }",
+        expect![[r#""#]],
+    );
+}
+
+/// The steps that use what is missing are left out, and the others are there to be checked further.
+#[test]
+fn part_of_a_plan_is_readable() {
+    let text = "version: 1\napp: shop\nsecrets: { T: env:UNSET }\nvars: { a: \"${{ env.UNSET }}\" }\nsteps:\n  good: { uses: x }\n  \
+                key: { uses: x, usses: y }\n  secret: { uses: x, grants: { databases: { d: \"${{ secrets.T }}\" } } }\n  \
+                granted: { uses: x, grants: { secrets: [T] } }\n  variable: { uses: x, with: { v: \"${{ vars.a }}\" } }\n  last: { uses: x }\n";
+    let errors = parse(text).unwrap_err();
+    assert_eq!(errors.errors.len(), 3, "{errors}");
+    let part = errors.readable_part.expect("two steps are readable");
+    assert_eq!(part.steps.iter().map(|step| step.id.as_str()).collect::<Vec<_>>(), ["good", "last"]);
+    assert!(parse("version: 1\nsteps: { a: { uses: x } }\n").unwrap_err().readable_part.is_none());
 }

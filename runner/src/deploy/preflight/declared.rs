@@ -1,0 +1,127 @@
+//! Checks the values that a module's schema declares (`x-pawl-value`) against the step's grants, before anything runs.
+//!
+//! Invariant: a value that is known only later is checked as far as it is known, and never refused for the rest. Deliberately
+//! absent: names of modules (a declaration is all that counts), files and programs on this machine ([`machine`](super::machine)),
+//! and what only an answer can tell, such as a redirect.
+
+mod grant_lines;
+mod network;
+mod paths;
+mod programs;
+mod texts;
+
+use std::{collections::BTreeSet, ops::Range};
+
+use contract::{
+    StepId,
+    diagnostic::{Diagnostic, ErrorCode},
+};
+use plan::{Plan, PlanStep};
+use sandbox::{CapabilityKind, DeclaredValue, ModuleDescription, ValueKind};
+use serde_json::Value;
+
+use super::span_of;
+pub(super) use grant_lines::{GrantLine, grant_line_hint};
+
+/// An error in a declared value.
+pub(super) struct ValueProblem {
+    /// The JSON pointer to the value.
+    pub(super) pointer: String,
+    /// The grant that it lacks, if it lacks one.
+    pub(super) capability: Option<CapabilityKind>,
+    pub(super) diagnostic: Diagnostic,
+}
+
+/// A step with its declared values.
+pub(super) struct DeclaredStep<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) step: &'a PlanStep,
+    pub(super) values: Vec<DeclaredValue>,
+}
+
+/// As much of a text as is known before the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KnownText<'a> {
+    Whole(&'a str),
+    /// It begins so; the rest is known later.
+    Prefix(&'a str),
+}
+
+impl<'a> DeclaredStep<'a> {
+    pub(super) fn new(plan: &'a Plan, step: &'a PlanStep, description: &ModuleDescription) -> Self {
+        Self { plan, step, values: description.declared_values(&step.with) }
+    }
+
+    /// All errors of the declared values. `upstream` are the steps that this one waits for; none if they are not known.
+    pub(super) fn problems(&self, upstream: Option<&BTreeSet<StepId>>) -> Vec<ValueProblem> {
+        self.values.iter().flat_map(|value| self.check(value, upstream)).collect()
+    }
+
+    fn check(&self, value: &DeclaredValue, upstream: Option<&BTreeSet<StepId>>) -> Vec<ValueProblem> {
+        let found = match value.kind {
+            ValueKind::HttpUrl => self.check_url(value),
+            ValueKind::TcpAddress => self.check_tcp_address(value),
+            ValueKind::Source => self.check_source(value),
+            ValueKind::JsonPointer => self.check_json_pointer(value),
+            ValueKind::Database => self.check_database(value),
+            ValueKind::DirName => self.check_dir_name(value),
+            ValueKind::DirPath | ValueKind::WorkingDir => self.check_dir_path(value),
+            ValueKind::RelativePath => self.check_relative_path(value),
+            ValueKind::Program | ValueKind::Command => self.check_argv(value),
+            ValueKind::ProgramEnvironment => return self.check_program_environment(value),
+            ValueKind::Duration => self.check_duration(value),
+            ValueKind::VersionRange => self.check_version_range(value),
+            ValueKind::EarlierStep => upstream.and_then(|upstream| self.check_earlier_step(value, upstream)),
+            // They are checked with the URL and the program beside them.
+            ValueKind::HttpMethod | ValueKind::Arguments => None,
+        };
+        found.into_iter().collect()
+    }
+
+    /// The text of a value, as far as it is known; none if it is left out or no text.
+    pub(super) fn text<'v>(&'v self, value: &'v DeclaredValue) -> Option<KnownText<'v>> {
+        self.text_at(&value.pointer, value.value.as_ref()?)
+    }
+
+    fn text_at<'v>(&'v self, pointer: &str, value: &'v Value) -> Option<KnownText<'v>> {
+        match self.step.pending.get(pointer) {
+            Some(pending) => Some(KnownText::Prefix(pending.known_prefix())),
+            None => value.as_str().map(KnownText::Whole),
+        }
+    }
+
+    /// The value of a kind in the same object.
+    fn beside(&self, value: &DeclaredValue, kind: ValueKind) -> Option<&DeclaredValue> {
+        self.values.iter().find(|other| other.kind == kind && other.object == value.object)
+    }
+
+    fn span(&self, pointer: &str) -> Range<usize> {
+        span_of(self.step, pointer)
+    }
+
+    /// A value that can't work whatever is granted.
+    fn invalid(&self, value: &DeclaredValue, why: &str, label: &str, hint: impl Into<String>) -> ValueProblem {
+        let at = value.pointer.trim_start_matches('/');
+        let message = format!("invalid `with` of step `{}` at `{at}`: {why}", self.step.id);
+        self.problem(ErrorCode::InvalidConfig, value, None, message, label, hint.into())
+    }
+
+    /// A value that the grants do not cover. `what` completes "step `x` needs …".
+    fn not_granted(&self, value: &DeclaredValue, kind: CapabilityKind, what: &str, hint: String) -> ValueProblem {
+        let message = format!("step `{}` needs {what}, but the plan does not grant it", self.step.id);
+        self.problem(ErrorCode::MissingGrant, value, Some(kind), message, "not granted", hint)
+    }
+
+    fn problem(
+        &self,
+        code: ErrorCode,
+        value: &DeclaredValue,
+        capability: Option<CapabilityKind>,
+        message: String,
+        label: &str,
+        hint: String,
+    ) -> ValueProblem {
+        let diagnostic = self.plan.error_at(code, self.span(&value.pointer), message, label, Some(hint));
+        ValueProblem { pointer: value.pointer.clone(), capability, diagnostic }
+    }
+}

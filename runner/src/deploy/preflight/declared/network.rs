@@ -1,0 +1,126 @@
+//! URLs, TCP addresses, sockets and databases.
+
+use fetch::net::{NetError, check_http_grants, check_tcp_grants};
+use plan::closest_match;
+use sandbox::{CapabilityKind, DeclaredValue, ValueKind};
+
+use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, grant_line_hint};
+
+impl DeclaredStep<'_> {
+    /// Checks a URL: that it is one, and that the grants cover its origin and method.
+    pub(super) fn check_url(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        let url = match self.text(value)? {
+            KnownText::Whole(url) => url,
+            KnownText::Prefix(prefix) => origin_of_prefix(prefix)?,
+        };
+        if let Some(rest) = url.strip_prefix("unix://") {
+            return self.check_socket(value, rest.split(['/', '?', '#']).next().unwrap_or_default());
+        }
+        let method = self.beside(value, ValueKind::HttpMethod);
+        match method.map(|method| (method, self.text(method))) {
+            None | Some((_, None)) => self.check_request(value, url, Some("GET")),
+            Some((_, Some(KnownText::Prefix(_)))) => self.check_request(value, url, None),
+            Some((method, Some(KnownText::Whole(name)))) => match check_http_grants(&[], name, "http://localhost/") {
+                Err(NetError::InvalidMethod { why, .. }) => {
+                    let why = format!("`{name}` can't be requested: {why}");
+                    Some(self.invalid(method, &why, "not a method", "write a method such as `GET` or `POST`"))
+                }
+                Ok(()) | Err(_) => self.check_request(value, url, Some(name)),
+            },
+        }
+    }
+
+    /// Checks a request. Without a known method, only the origin counts.
+    pub(super) fn check_request(&self, value: &DeclaredValue, url: &str, method: Option<&str>) -> Option<ValueProblem> {
+        let grants = &self.step.grants;
+        match check_http_grants(&grants.http, method.unwrap_or("GET"), url) {
+            Err(NetError::OriginNotGranted { origin, .. }) => {
+                let hint = grant_line_hint(grants, CapabilityKind::Http, &GrantLine::Item(format!("\"{origin}\"")));
+                Some(self.not_granted(value, CapabilityKind::Http, &format!("the HTTP origin {origin}"), hint))
+            }
+            Err(NetError::MethodNotGranted { method: refused, origin, granted }) if method.is_some() => {
+                let methods = granted.iter().map(String::as_str).chain([refused.as_str()]).collect::<Vec<_>>();
+                let hint = format!("write `methods: [{}]` in the grant of {origin}", methods.join(", "));
+                let what = format!("the method {refused} of {origin}");
+                Some(self.not_granted(value, CapabilityKind::Http, &what, hint))
+            }
+            Err(NetError::InvalidUrl { url, why }) => {
+                let hint = match url.contains("://") {
+                    true => "write a full URL, such as `http://127.0.0.1:8080/health`".to_owned(),
+                    false => format!("did you mean `http://{}`?", url.trim_start_matches('/')),
+                };
+                Some(self.invalid(value, &format!("`{url}` is not a valid URL: {why}"), "not a URL", hint))
+            }
+            Ok(()) | Err(_) => None,
+        }
+    }
+
+    pub(super) fn check_tcp_address(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        let KnownText::Whole(address) = self.text(value)? else { return None };
+        let grants = &self.step.grants;
+        match check_tcp_grants(&grants.tcp, address) {
+            Err(NetError::PeerNotGranted { peer }) => {
+                let hint = grant_line_hint(grants, CapabilityKind::Tcp, &GrantLine::Item(format!("\"{peer}\"")));
+                Some(self.not_granted(value, CapabilityKind::Tcp, &format!("the TCP address {peer}"), hint))
+            }
+            Err(NetError::InvalidAddress { .. }) => {
+                let why = format!("`{address}` is not `host:port`");
+                let hint = "write `db.example.com:5432` or `[::1]:5432`";
+                Some(self.invalid(value, &why, "not an address", hint))
+            }
+            Ok(()) | Err(_) => None,
+        }
+    }
+
+    fn check_socket(&self, value: &DeclaredValue, name: &str) -> Option<ValueProblem> {
+        let sockets = &self.step.grants.sockets;
+        if sockets.keys().any(|granted| granted.as_str() == name) {
+            return None;
+        }
+        let hint = match closest_match(name, sockets.keys().map(|granted| granted.as_str())) {
+            Some(near) => format!("did you mean `unix://{near}/`?"),
+            None => {
+                let entry = GrantLine::Entry(format!("{name}: \"unix:/run/{name}.sock\""));
+                grant_line_hint(&self.step.grants, CapabilityKind::Sockets, &entry)
+            }
+        };
+        Some(self.not_granted(value, CapabilityKind::Sockets, &format!("a socket `{name}`"), hint))
+    }
+
+    pub(super) fn check_database(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        let KnownText::Whole(name) = self.text(value)? else { return None };
+        let databases = &self.step.grants.databases;
+        if databases.keys().any(|granted| granted.as_str() == name) {
+            return None;
+        }
+        let hint = match closest_match(name, databases.keys().map(|granted| granted.as_str())) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                let entry = GrantLine::Entry(format!("{name}: \"sqlite:./{name}.db\""));
+                grant_line_hint(&self.step.grants, CapabilityKind::Databases, &entry)
+            }
+        };
+        Some(self.not_granted(value, CapabilityKind::Databases, &format!("a database `{name}`"), hint))
+    }
+}
+
+/// The URL up to its path, if that much is known.
+fn origin_of_prefix(prefix: &str) -> Option<&str> {
+    let authority = prefix.find("://")? + 3;
+    let end = authority + prefix[authority..].find(['/', '?', '#'])?;
+    Some(&prefix[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origin_is_known_once_the_path_begins() {
+        assert_eq!(origin_of_prefix("http://h:80/a"), Some("http://h:80"));
+        assert_eq!(origin_of_prefix("http://h?a="), Some("http://h"));
+        // The port may go on.
+        assert_eq!(origin_of_prefix("http://h:80"), None);
+        assert_eq!(origin_of_prefix(""), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! JSON pointers, durations, versions, and names of steps.
+
+use std::collections::BTreeSet;
+
+use contract::{StepId, duration::parse_duration};
+use plan::{closest_match, quoted_list};
+use sandbox::DeclaredValue;
+use semver::VersionReq;
+
+use super::{DeclaredStep, KnownText, ValueProblem};
+
+impl DeclaredStep<'_> {
+    /// Checks a JSON pointer (RFC 6901).
+    pub(super) fn check_json_pointer(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        // A key is never substituted, whatever its value is.
+        let pointer = value.value.as_ref()?.as_str()?;
+        let is_escaped = pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        if (pointer.is_empty() || pointer.starts_with('/')) && is_escaped {
+            return None;
+        }
+        let why = format!("`{pointer}` is not a JSON pointer");
+        if !is_escaped {
+            return Some(self.invalid(value, &why, "`~` alone", "write `~0` for `~`, and `~1` for `/` in a name"));
+        }
+        let inner = pointer.strip_prefix("$.").or_else(|| pointer.strip_prefix('.')).unwrap_or(pointer);
+        let meant = if inner.contains('/') { inner.to_owned() } else { inner.replace('.', "/") };
+        Some(self.invalid(value, &why, "it must begin with `/`", format!("did you mean `/{meant}`?")))
+    }
+
+    pub(super) fn check_duration(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        let KnownText::Whole(text) = self.text(value)? else { return None };
+        let invalid = parse_duration(text).err()?;
+        Some(self.invalid(value, &invalid.to_string(), "not a duration", invalid.hint()))
+    }
+
+    pub(super) fn check_version_range(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        let KnownText::Whole(text) = self.text(value)? else { return None };
+        let invalid = VersionReq::parse(text).err()?;
+        let why = format!("`{text}` is not a range of versions: {invalid}");
+        let hint = "write `>=20`, `>=8.2, <8.5`, or `8.2` for any `8.x` from `8.2` on";
+        Some(self.invalid(value, &why, "not a range", hint))
+    }
+
+    pub(super) fn check_earlier_step(
+        &self,
+        value: &DeclaredValue,
+        upstream: &BTreeSet<StepId>,
+    ) -> Option<ValueProblem> {
+        let KnownText::Whole(name) = self.text(value)? else { return None };
+        if upstream.iter().any(|step| step.as_str() == name) {
+            return None;
+        }
+        let names = || upstream.iter().map(StepId::as_str);
+        let hint = match closest_match(name, names()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if upstream.is_empty() => "remove it; no step runs before this one".to_owned(),
+            None => format!("use one of {}", quoted_list(names())),
+        };
+        Some(self.invalid(value, &format!("no step `{name}` runs before this one"), "no such step", hint))
+    }
+}

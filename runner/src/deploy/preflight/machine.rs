@@ -1,0 +1,205 @@
+//! Checks that the programs, working directories and input files of steps are on this machine before anything runs.
+//!
+//! Invariant: nothing is refused that an earlier step may still make: what lies below a directory that the plan can write to, and, if a
+//! program runs before, what lies below the plan's folder or below a directory that is granted to that program's step. Values that are
+//! known only later are not checked. Deliberately absent: the grants, which [`declared`](super::declared) checks.
+
+use std::{
+    collections::BTreeSet,
+    path::{Component, Path, PathBuf},
+};
+
+use contract::{
+    StepId,
+    diagnostic::{Diagnostic, ErrorCode},
+};
+use plan::{DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, Plan, PlanStep};
+use sandbox::{DeclaredValue, ProgramFault, ValueKind, argv_may_match, find_program, resolve_in_plan};
+
+use super::{
+    PlannedStep,
+    declared::{DeclaredStep, KnownText},
+    span_of,
+};
+
+/// The check of this machine for one step.
+pub(super) struct MachineCheck<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) planned: &'a PlannedStep,
+    pub(super) declared: DeclaredStep<'a>,
+    /// Where the programs of earlier steps may write; none if no program runs before.
+    earlier_programs: Option<Vec<PathBuf>>,
+}
+
+impl<'a> MachineCheck<'a> {
+    pub(super) fn new(plan: &'a Plan, planned: &'a PlannedStep) -> Self {
+        let declared = DeclaredStep::new(plan, &planned.step, &planned.description);
+        let earlier_programs = earlier_programs(plan, &planned.step, &planned.upstream);
+        Self { plan, planned, declared, earlier_programs }
+    }
+
+    /// What is missing or unusable.
+    pub(super) fn problems(&self) -> Vec<Diagnostic> {
+        let check = |value: &DeclaredValue| {
+            if matches!(value.kind, ValueKind::Program | ValueKind::Command) {
+                self.check_program(value)
+            } else if value.kind == ValueKind::WorkingDir {
+                self.check_working_dir(value)
+            } else if value.is_input {
+                self.check_input(value)
+            } else {
+                None
+            }
+        };
+        self.declared.values.iter().filter_map(check).collect()
+    }
+
+    /// The file of a program that is known now, and its arguments; none if it is not to be checked or not granted.
+    pub(super) fn program(&self, value: &DeclaredValue) -> Option<(Result<PathBuf, ProgramFault>, Vec<String>)> {
+        let argv = self.declared.argv(value)?;
+        let programs = &self.planned.step.grants.programs;
+        if !programs.iter().any(|grant| argv_may_match(&grant.arguments, &argv)) || self.is_installed_later(value) {
+            return None;
+        }
+        let (program, arguments) = argv.split_first()?;
+        let program = &*resolve_in_plan(&self.planned.step.plan_dir, (*program)?);
+        let found = find_program(program, self.search_path(value)?);
+        let looked_at = match &found {
+            Ok(path) | Err(ProgramFault::NotExecutable { path } | ProgramFault::CarriageReturn { path }) => {
+                path.as_path()
+            }
+            Err(ProgramFault::Interpreter { path, .. }) => path.as_path(),
+            Err(ProgramFault::NotOnPath { .. } | ProgramFault::Missing | ProgramFault::Directory) => Path::new(program),
+        };
+        if looked_at.is_absolute() && self.may_be_made(&normalize(looked_at)) {
+            return None;
+        }
+        Some((found, arguments.iter().filter_map(|argument| argument.map(str::to_owned)).collect()))
+    }
+
+    fn check_program(&self, value: &DeclaredValue) -> Option<Diagnostic> {
+        let (Err(fault), _) = self.program(value)? else { return None };
+        let step = &self.planned.step;
+        let program = self.declared.argv(value)?.first().copied().flatten()?.to_owned();
+        let message = format!("step `{}` can't run `{program}`: {fault}", step.id);
+        let mut hint = fault.hint(&program);
+        if matches!(fault, ProgramFault::NotOnPath { .. } | ProgramFault::Missing) {
+            hint += &self.installer_hint(value);
+        }
+        let span = span_of(step, &value.pointer);
+        Some(self.plan.error_at(ErrorCode::ProgramUnusable, span, message, "can't be run", Some(hint)))
+    }
+
+    /// How to say that the program is installed first.
+    fn installer_hint(&self, value: &DeclaredValue) -> String {
+        if self.plan.setup.iter().any(|step| !step.grants.programs.is_empty()) {
+            return "; if the setup steps install it, run `runner setup` first".to_owned();
+        }
+        let is_possible = self.beside(value, ValueKind::EarlierStep).is_some();
+        let installs = |step: &&PlanStep| self.planned.upstream.contains(&step.id) && !step.grants.programs.is_empty();
+        match self.plan.steps.iter().rfind(installs).filter(|_| is_possible) {
+            Some(step) => format!("; if an earlier step installs it, name that step: `installed-by: {}`", step.id),
+            None => String::new(),
+        }
+    }
+
+    /// Whether the plan says that an earlier step installs a program.
+    fn is_installed_later(&self, value: &DeclaredValue) -> bool {
+        self.beside(value, ValueKind::EarlierStep).is_some_and(|installer| installer.value.is_some())
+    }
+
+    fn beside(&self, value: &DeclaredValue, kind: ValueKind) -> Option<&DeclaredValue> {
+        self.declared.values.iter().find(|other| other.kind == kind && other.object == value.object)
+    }
+
+    /// The `PATH` of a program; none if it is not known now.
+    fn search_path(&self, value: &DeclaredValue) -> Option<&str> {
+        match self.planned.step.grants.env.get("PATH") {
+            None => Some(DEFAULT_PROGRAM_PATH),
+            // A message would show it.
+            Some(EnvGrant::Set(path)) if path.written != path.value.reveal() => None,
+            Some(EnvGrant::Set(path)) => Some(path.value.reveal()),
+            Some(EnvGrant::SetByStep) => {
+                let variables = self.beside(value, ValueKind::ProgramEnvironment)?;
+                let is_known = !self.planned.step.pending.contains_key(&format!("{}/PATH", variables.pointer));
+                match variables.value.as_ref().and_then(|variables| variables.get("PATH")) {
+                    Some(path) => path.as_str().filter(|_| is_known),
+                    None => Some(DEFAULT_PROGRAM_PATH),
+                }
+            }
+        }
+    }
+
+    fn check_working_dir(&self, value: &DeclaredValue) -> Option<Diagnostic> {
+        let (text, path) = self.granted_path(value)?;
+        let why = match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => return None,
+            Ok(_) => "is not a directory",
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "does not exist",
+            Err(_) => return None,
+        };
+        let step = &self.planned.step;
+        let message = format!("the working directory `{text}` of step `{}` ({}) {why}", step.id, path.display());
+        let hint = Some("create it, or correct the path".to_owned());
+        let span = span_of(step, &value.pointer);
+        Some(self.plan.error_at(ErrorCode::ResourceNotReady, span, message, why, hint))
+    }
+
+    fn check_input(&self, value: &DeclaredValue) -> Option<Diagnostic> {
+        let (text, path) = self.granted_path(value)?;
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Ok(_) | Err(_) => return None,
+        }
+        let step = &self.planned.step;
+        let message =
+            format!("step `{}` can't read its input `{text}` ({}): it does not exist", step.id, path.display());
+        let hint = Some("create it, or correct the path".to_owned());
+        let span = span_of(step, &value.pointer);
+        Some(self.plan.error_at(ErrorCode::InputUnreadable, span, message, "does not exist", hint))
+    }
+
+    /// The path of `DIR/PATH` in a directory that is there and that nothing can change before the step runs.
+    fn granted_path<'v>(&'v self, value: &'v DeclaredValue) -> Option<(&'v str, PathBuf)> {
+        let KnownText::Whole(text) = self.declared.text(value)? else { return None };
+        let (name, path) = text.trim_start_matches('/').split_once('/').unwrap_or((text.trim_start_matches('/'), ""));
+        let (_, grant) = self.planned.step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name)?;
+        // A missing directory is an error of its own.
+        if grant.access == DirAccess::ReadWrite || !grant.path.is_dir() {
+            return None;
+        }
+        let path = if path.is_empty() { grant.path.clone() } else { grant.path.join(path) };
+        (!self.may_be_made(&normalize(&path))).then_some((text, path))
+    }
+
+    /// Whether an earlier step may make what is at a path.
+    fn may_be_made(&self, path: &Path) -> bool {
+        let is_below = |dir: &PathBuf| path.starts_with(dir);
+        self.planned.step.writable_dirs.iter().any(is_below)
+            || self.earlier_programs.as_ref().is_some_and(|dirs| dirs.iter().any(is_below))
+    }
+}
+
+/// Where the programs that run before a step may write: the plan's folder, and the directories of their steps. `trust: host` lets them
+/// write anywhere, but a program that installs others is named by `installed-by`.
+fn earlier_programs(plan: &Plan, step: &PlanStep, upstream: &BTreeSet<StepId>) -> Option<Vec<PathBuf>> {
+    let before_steps = plan.hooks.before.iter().take_while(|hook| hook.id != step.id);
+    let upstream = plan.steps.iter().filter(|other| upstream.contains(&other.id));
+    let with_programs: Vec<_> =
+        upstream.chain(before_steps).filter(|other| !other.grants.programs.is_empty()).collect();
+    let dirs = with_programs.iter().flat_map(|other| other.grants.dirs.values().map(|grant| grant.path.clone()));
+    (!with_programs.is_empty()).then(|| dirs.chain([plan.source.folder.clone()]).collect())
+}
+
+/// The path without `.` and `..`.
+fn normalize(path: &Path) -> PathBuf {
+    let mut normalized = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(normalized.pop()),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normalized.push(component),
+        }
+    }
+    normalized
+}
