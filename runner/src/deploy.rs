@@ -90,6 +90,7 @@ pub async fn run(
     request.overrides.journal_missing = request.is_journal_missing(state).map_err(single)?;
     let unrecorded = request.unrecorded_release(state)?;
     assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
+    assumed_steps::check_rollback_lookups(request.prepared, &request.overrides, state)?;
     request.prepared.check_resources()?;
     if request.overrides.command != Some(ROLLBACK) {
         request.prepared.check_migrations(Some(state)).await?;

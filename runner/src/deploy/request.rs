@@ -12,7 +12,12 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
 };
-use journal::{JournalState, LoadedJournals, decision::Selection, event::IMPORT, state::AttemptSummary};
+use journal::{
+    JournalState, LoadedJournals,
+    decision::Selection,
+    event::{IMPORT, ROLLBACK},
+    state::AttemptSummary,
+};
 use sandbox::{LeftoverProgram, NoticeHandler};
 use state::{DeploymentLock, LockRecord, LockRequest, LockWait, LockWaitObserver, StateStore};
 
@@ -102,6 +107,11 @@ impl DeployOverrides {
     /// Whether the attempt only adopts what is there.
     pub(super) fn is_import(&self) -> bool {
         self.command == Some(IMPORT)
+    }
+
+    /// Whether the attempt is a rollback, and the step no part of one: it migrates.
+    pub(super) fn leaves_out_of_rollback(&self, planned: &PlannedStep) -> bool {
+        self.command == Some(ROLLBACK) && planned.description.behaviors.migrates.is_some()
     }
 
     /// Whether `--rerun` names the step, or one that it depends on.
