@@ -15,10 +15,11 @@ use std::{
     path::Path,
 };
 
-use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, modules};
+use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
 use contract::{
     Digest, Label, StepId, TargetName,
     diagnostic::{Diagnostic, ErrorCode},
+    hash::Blake3Hash,
     step::StepPhase,
 };
 use journal::{
@@ -89,6 +90,14 @@ pub struct PlannedStep {
     /// All steps that it depends on, directly or indirectly.
     pub upstream: BTreeSet<StepId>,
     pub(super) module_digest: Digest,
+}
+
+impl PlannedStep {
+    /// What its fingerprint says of its module.
+    #[must_use]
+    pub fn module_hash(&self) -> Blake3Hash {
+        fingerprint::module_hash(&self.module_digest)
+    }
 }
 
 impl PreparedPlan {
