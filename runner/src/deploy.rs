@@ -44,7 +44,10 @@ pub use preflight::{
     load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
-pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, SiblingEnvironment, prune, release_dirs};
+pub use prune::{
+    DEFAULT_KEPT_RELEASES, PruneError, ReleaseFate, ReleaseFolder, SiblingEnvironment, examine_releases, prune,
+    release_dirs,
+};
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
 pub use resolution::{ResolutionRequest, StatedOutcome, StepResolution, resolve_step};
 pub use resolve::lineage;

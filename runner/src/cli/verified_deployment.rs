@@ -4,11 +4,7 @@
 //! migrations, configuration, programs of the repository. Deliberately absent: configuration in the plan and files in directories that
 //! a step may write to, since they may differ by environment; and modules of the runner itself, which an upgrade changes.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use contract::{
     diagnostic::{Diagnostic, ErrorCode},
@@ -171,13 +167,13 @@ impl VerifiedDeployment {
         let steps = || self.plan.iter().flat_map(|plan| &plan.steps);
         let source = steps().find(|step| step.id == planned.step.id);
         planned.description.behaviors.migrates.is_none()
-            && source.is_some_and(|step| host_path(step, name) != host_path(&planned.step, name))
+            && source.is_some_and(|step| step.grants.host_path(name) != planned.step.grants.host_path(name))
     }
 
     /// An input, and the files of it that git knows to be others than in the verified commit.
     fn describe(&self, step: &PlanStep, name: &str) -> String {
         let files =
-            self.commit.as_deref().zip(host_path(step, name)).map(|(commit, path)| changed_files(&path, commit));
+            self.commit.as_deref().zip(step.grants.host_path(name)).map(|(commit, path)| changed_files(&path, commit));
         match files.unwrap_or_default() {
             files if files.is_empty() => format!("`{name}` differs"),
             files if files.len() > MAX_NAMED_FILES => {
@@ -208,20 +204,8 @@ async fn known_inputs(prepared: &PreparedPlan, planned: &PlannedStep) -> BTreeMa
     }
     let mut inputs =
         prepared.executor(planned).input_hashes(step, &planned.description, &config).await.unwrap_or_default();
-    inputs.retain(|name, _| granted_dir(step, name).is_none_or(|(_, access)| access == DirAccess::ReadOnly));
+    inputs.retain(|name, _| step.grants.dir_of(name).is_none_or(|(grant, _)| grant.access == DirAccess::ReadOnly));
     inputs
-}
-
-/// The granted directory that an input is in, and its access.
-fn granted_dir<'s>(step: &'s PlanStep, name: &str) -> Option<(&'s Path, DirAccess)> {
-    let dir = name.split_once('/').map_or(name, |(dir, _)| dir);
-    let granted = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == dir);
-    granted.map(|(_, grant)| (grant.path.as_path(), grant.access))
-}
-
-fn host_path(step: &PlanStep, name: &str) -> Option<PathBuf> {
-    let (folder, _) = granted_dir(step, name)?;
-    Some(name.split_once('/').map_or_else(|| folder.to_owned(), |(_, path)| folder.join(path)))
 }
 
 /// The files at a path that differ from a commit, or are not in git. Empty if git can't tell.
