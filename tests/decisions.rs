@@ -21,8 +21,8 @@ use history::{GeneratedHistory, arb_ops, findings, fingerprint, step_targets, up
 use journal::{
     JournalState, JournalTrust, Snapshot, StepTarget,
     decision::{
-        DecisionInput, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, failed_check_since,
-        is_made_elsewhere, upstream_ran,
+        DecisionInput, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, is_made_elsewhere,
+        unpassed_check_since, upstream_ran,
     },
     event::{Decision, DecisionReason, JournalEntry, ProbeInput},
 };
@@ -174,7 +174,7 @@ fn compare_with_oracle(
                         let turn = turns.next().unwrap_or_default();
                         let (is_stale, is_elsewhere, always) = (turn & 1 != 0, turn & 2 != 0, turn & 4 != 0);
                         let facts = DecisionInput {
-                            failed_check: is_stale.then_some(&check),
+                            unpassed_check: is_stale.then_some(&check),
                             made_elsewhere: is_elsewhere,
                             always,
                             phase,
@@ -229,10 +229,12 @@ fn compare_staleness(
 ) -> TestCaseResult {
     let checks: Vec<_> =
         places.iter().filter(|(_, phase)| *phase == StepPhase::Check).map(|(check, _)| check).collect();
-    prop_assert_eq!(
-        failed_check_since(state, place, checks.iter().copied()),
-        oracle::failed_check(prefix, untrusted, place, &checks)
-    );
+    for repeat in [RerunSafety::Safe, RerunSafety::Unsafe] {
+        prop_assert_eq!(
+            unpassed_check_since(state, place, repeat, checks.iter().copied()),
+            oracle::unpassed_check(prefix, untrusted, place, repeat, &checks)
+        );
+    }
     if let Some(record) = state.records.get(place) {
         let here: MachineId = history::MACHINES[0].parse().unwrap();
         for is_local in [true, false] {

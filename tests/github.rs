@@ -1,7 +1,9 @@
 //! GitHub's side: what the runner says to GitHub's services and makes of their answers, the action's launcher, and the action
-//! under `act`, which runs workflows without GitHub. The services are in this process.
+//! under `act`, which runs workflows without GitHub. The services are in this process. GitLab's jobs run beside them, under
+//! `gitlab-ci-local`.
 //!
-//! Deliberately absent: GitHub itself. What only it can show is marked as untested in docs/github.md.
+//! Deliberately absent: GitHub and GitLab themselves. What only they can show is marked as untested in docs/github.md and
+//! docs/elsewhere.md.
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test that meets another variant fails")]
@@ -20,6 +22,7 @@ mod github {
     mod faults;
     mod forged;
     mod freshness;
+    mod gitlab;
     mod launcher;
     mod long_history;
     mod official;

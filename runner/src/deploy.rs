@@ -44,7 +44,10 @@ pub use preflight::{
     describe_steps, load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
-pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, SiblingEnvironment, prune, release_dirs};
+pub use prune::{
+    DEFAULT_KEPT_RELEASES, PruneError, ReleaseFate, ReleaseFolder, SiblingEnvironment, examine_releases, prune,
+    release_dirs,
+};
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
 pub use resolution::{ResolutionRequest, StatedOutcome, StepResolution, resolve_step};
 pub use resolve::lineage;
@@ -90,6 +93,7 @@ pub async fn run(
     request.overrides.journal_missing = request.is_journal_missing(state).map_err(single)?;
     let unrecorded = request.unrecorded_release(state)?;
     assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
+    assumed_steps::check_rollback_lookups(request.prepared, &request.overrides, state)?;
     request.prepared.check_resources()?;
     if request.overrides.command != Some(ROLLBACK) {
         request.prepared.check_migrations(Some(state)).await?;

@@ -288,6 +288,25 @@ fn prune_removes_old_releases_but_keeps_needed_ones() {
     let nothing = environment.run(&["prune", "--local"]);
     nothing.assert_exit(0);
     assert_eq!((nothing.stdout.as_str(), release_folders(&environment).len()), ("nothing to remove\n", 4));
+    let told = environment.run(&["prune", "--dry-run", "--keep", "1"]);
+    told.assert_exit(0);
+    let line = |verb: &str, index: usize, why: &str| {
+        let path = environment.path(format!("deploy/test/releases/{}", digests[index]));
+        format!("{verb:<6}  {}: {why}", path.display())
+    };
+    let expected = [
+        line("keep", 0, "r1 is what `runner rollback` goes back to"),
+        line("keep", 1, "r2 is live"),
+        line("remove", 2, "r3 was verified, and is not among the last 1 verified releases"),
+        line("keep", 3, "r4 is what an undo of the switch goes back to"),
+    ];
+    let mut lines: Vec<_> = told.stdout.lines().map(str::to_owned).collect();
+    lines.sort_by_key(|line| line.rsplit_once(": r").map(|(_, label)| label.to_owned()));
+    assert_eq!(lines, expected);
+    let told = environment.run(&["prune", "--dry-run", "--keep", "1", "--json"]).json();
+    let removed = told["releases"].as_array().unwrap().iter().filter(|release| release["remove"] == true);
+    assert_eq!(removed.map(|release| &release["release"]).collect::<Vec<_>>(), [&"r3"], "{told}");
+    assert_eq!(release_folders(&environment).len(), 4, "nothing was removed");
     let removed = environment.run(&["prune", "--local", "--keep", "1", "--json"]);
     removed.assert_exit(0);
     assert_eq!(removed.json()["removed"].as_array().unwrap().len(), 1, "{}", removed.stdout);

@@ -68,6 +68,37 @@ fn imported_release_is_live_and_verified_and_can_be_rolled_back_to() {
     environment.deploy_with("import", "r1").assert_exit(2).assert_stderr_contains("error[P0228]");
 }
 
+#[test]
+fn import_runs_no_hooks_and_prunes_nothing() {
+    let environment = TestEnvironment::new();
+    for label in ["r1", "r2"] {
+        environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    fs::remove_dir_all(environment.path(".pawl")).unwrap();
+    let hook = |name: &str| format!("  {name}:\n    - program: [/bin/sh, -c, \"echo {name} >> hooks-ran\"]\n");
+    let hooks = ["before", "after", "on-failure"].map(hook).concat();
+    let hooks = hooks.replace("hooks-ran", environment.path("hooks-ran").to_str().unwrap());
+    environment.write("deploy.yml", format!("{}keep: 1\nhooks:\n{hooks}", environment.read("deploy.yml")));
+    let before = environment.list("deploy/test/releases");
+    assert_eq!(before.len(), 2);
+    environment.deploy_with("import", "r2").assert_exit(0);
+    assert_eq!(environment.list("deploy/test/releases"), before, "r1 was never verified here, and stays");
+    assert!(!environment.exists("hooks-ran"), "{}", environment.read("hooks-ran"));
+
+    // Neither do they when it fails.
+    fs::remove_dir_all(environment.path(".pawl")).unwrap();
+    environment.write("deploy/test/current/index.html", "edited by hand\n");
+    assert_ne!(environment.deploy_with("import", "r2").code, Some(0));
+    assert!(!environment.exists("hooks-ran"), "{}", environment.read("hooks-ran"));
+
+    // A deployment does both.
+    environment.pack("r3");
+    environment.deploy("r3", &["--accept-drift", "pull"]).assert_exit(0);
+    assert_eq!(environment.read("hooks-ran"), "before\nafter\n");
+    assert!(environment.list("deploy/test/releases").len() < 3);
+}
+
 /// A step that an import can't look at, before the check.
 const RESTART_AND_VERIFY: &str = r#"  restart:
     uses: run

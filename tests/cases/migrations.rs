@@ -170,3 +170,23 @@ fn edited_applied_migration_is_rejected() {
     "#]].assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.sql("SELECT price_cents FROM product WHERE name = 'ratchet'"), "1900");
 }
+
+/// A step sees the directory as `/migrations`. Two such directories are not taken for one.
+#[test]
+fn directory_of_migrations_may_begin_with_a_slash() {
+    let environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "dir: migrations,", "dir: /migrations,");
+    environment.edit(
+        "deploy.yml",
+        "  switch:\n",
+        "  search:\n    uses: migrate\n    with: { dir: /search, database: search }\n    grants:\n      \
+         dirs: { search: \"./search:ro\" }\n      databases: { search: \"sqlite:${{ vars.root }}/search.db\" }\n  switch:\n",
+    );
+    environment.write("search/0001_terms.sql", "CREATE TABLE term (id INTEGER PRIMARY KEY);\n");
+    environment.pack("r1");
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(environment.sql("SELECT count(*) FROM product"), "2");
+    let search = rusqlite::Connection::open(environment.path("deploy/test/search.db")).unwrap();
+    let tables = "SELECT count(*) FROM sqlite_master WHERE name IN ('term', 'product')";
+    assert_eq!(search.query_row(tables, (), |row| row.get::<_, i64>(0)).unwrap(), 1);
+}

@@ -1,8 +1,15 @@
-//! GitLab and Buildkite: who deploys, and a retry whose journal was not uploaded.
+//! GitLab and Buildkite by their variables: who deploys, and a retry, with its journal and without. GitLab's jobs are run by
+//! tests/github/gitlab.rs.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    process::{Command, Output, Stdio},
+};
 
-use crate::support::TestEnvironment;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::support::{TestEnvironment, wait_until};
 
 /// A script of docs/elsewhere.md: the lines of the block that begins with `start`, without their indent.
 fn documented_script(start: &str) -> String {
@@ -12,24 +19,6 @@ fn documented_script(start: &str) -> String {
     let indent = lines[first].len() - lines[first].trim_start().len();
     let script = lines[first..].iter().take_while(|line| line.len() - line.trim_start().len() >= indent);
     script.map(|line| format!("{}\n", &line[indent..])).collect()
-}
-
-/// Runs a script as a job does, with a stub for the CI's program first on the PATH.
-fn run_script(environment: &TestEnvironment, script: &str, stub: (&str, &str)) -> std::process::Output {
-    use std::os::unix::fs::PermissionsExt as _;
-    let (name, content) = stub;
-    let runner = format!("#!/bin/sh\nexec {} \"$@\" --env test\n", env!("CARGO_BIN_EXE_runner"));
-    for (name, content) in [(name, content), ("runner", &runner)] {
-        environment.write(&format!("bin/{name}"), content);
-        fs::set_permissions(environment.path(format!("bin/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let template = environment.command(&[]);
-    let mut shell = Command::new("sh");
-    shell.env_clear().envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
-    let path = std::env::var("PATH").unwrap();
-    shell.env("PATH", format!("{}:{path}", environment.path("bin").display()));
-    shell.arg("-ec").arg(script.replace(" --env prod", "")).current_dir(environment.path("")).output().unwrap()
 }
 
 fn journal_text(environment: &TestEnvironment) -> String {
@@ -118,8 +107,79 @@ esac
 
 #[test]
 fn buildkite_script_resumes_after_a_failure_and_probes_without_a_journal() {
-    let script = documented_script("if [ \"$$BUILDKITE_RETRY_COUNT\"").replace("$$", "$");
+    let broken = "CREATE TABLE order (id INTEGER);\n";
     for uploaded in [true, false] {
+        let mut job = BuildkiteJob::new();
+        job.environment.write("migrations/0003_orders.sql", broken);
+        let first = job.run();
+        assert_eq!(first.status.code(), Some(1), "{first:?}");
+        // A lost machine uploads nothing.
+        if uploaded {
+            upload(&job.environment);
+        }
+        forget_machine(&job.environment);
+        job.environment.write("migrations/0003_orders.sql", &broken.replace("order", "orders"));
+        job.environment.set_variable("BUILDKITE_RETRY_COUNT", "1");
+        job.environment.write("down", "");
+        let down = job.run();
+        assert_eq!(down.status.code(), Some(3), "the service is down: {down:?}");
+        fs::remove_file(job.environment.path("down")).unwrap();
+        let retry = job.run();
+        let said = String::from_utf8(retry.stderr).unwrap();
+        assert_eq!(retry.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("resume after `migrate` failed"), uploaded, "{said}");
+        assert_eq!(said.contains("start  migrate  it failed last time"), uploaded, "{said}");
+        assert_eq!(said.contains(JOURNAL_LOST), !uploaded, "{said}");
+    }
+}
+
+/// The agent ends all processes of a cancelled job.
+#[test]
+fn buildkite_script_resumes_after_a_cancel_on_the_same_machine_and_elsewhere() {
+    for (uploaded, same_machine) in [(true, true), (true, false), (false, false)] {
+        let mut job = BuildkiteJob::new();
+        let [warming, slow] = ["warming", "slow"].map(|name| job.environment.path(name).display().to_string());
+        let program = format!("touch {warming}; if [ -e {slow} ]; then exec sleep 60; fi");
+        let step = WARM.replace("PROGRAM", &program);
+        job.environment.edit("deploy.yml", "  switch:\n", &format!("{step}  switch:\n"));
+        job.environment.write("slow", "");
+        let cancelled = job.run_and_cancel("warming");
+        assert!(!cancelled.status.success(), "{cancelled:?}");
+        if uploaded {
+            upload(&job.environment);
+        }
+        let _ = fs::remove_dir_all(job.environment.path(".pawl"));
+        if !same_machine {
+            forget_machine(&job.environment);
+        }
+        fs::remove_file(job.environment.path("slow")).unwrap();
+        job.environment.set_variable("BUILDKITE_RETRY_COUNT", "1");
+        let retry = job.run();
+        let said = String::from_utf8(retry.stderr).unwrap();
+        assert_eq!(retry.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("resume after `warm`"), uploaded, "{said}");
+        assert_eq!(said.contains("skip   migrate"), same_machine, "{said}");
+        assert_eq!(said.contains(JOURNAL_LOST), !uploaded, "{said}");
+    }
+}
+
+const JOURNAL_LOST: &str = "the journal of the earlier attempts is not here";
+const WARM: &str = "  warm:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [-c, \"PROGRAM\"], repeatable: true }
+    grants: { programs: [[/bin/sh, -c, \"**\"]] }
+";
+
+/// A job with the script of the page.
+struct BuildkiteJob {
+    environment: TestEnvironment,
+    script: String,
+}
+
+impl BuildkiteJob {
+    fn new() -> Self {
+        let script = documented_script("if [ \"$$BUILDKITE_RETRY_COUNT\"").replace("$$", "$");
         let mut environment = TestEnvironment::new();
         environment.pack("r1");
         fs::create_dir(environment.path("store")).unwrap();
@@ -127,96 +187,39 @@ fn buildkite_script_resumes_after_a_failure_and_probes_without_a_journal() {
             environment.set_variable(name, value);
         }
         environment.set_variable("BUILDKITE_BUILD_URL", "https://buildkite.example/acme/shop/builds/7");
-        environment.write("migrations/0003_orders.sql", "CREATE TABLE order (id INTEGER);\n");
-        let first = run_script(&environment, &script, ("buildkite-agent", BUILDKITE_STUB));
-        assert_eq!(first.status.code(), Some(1), "{first:?}");
-        // A cancelled job, or a lost machine, uploads nothing.
-        if uploaded {
-            upload(&environment);
-        }
-        forget_machine(&environment);
-        environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER);\n");
-        environment.set_variable("BUILDKITE_RETRY_COUNT", "1");
-        environment.write("down", "");
-        let down = run_script(&environment, &script, ("buildkite-agent", BUILDKITE_STUB));
-        assert_eq!(down.status.code(), Some(3), "the service is down: {down:?}");
-        fs::remove_file(environment.path("down")).unwrap();
-        let retry = run_script(&environment, &script, ("buildkite-agent", BUILDKITE_STUB));
-        let said = String::from_utf8(retry.stderr).unwrap();
-        assert_eq!(retry.status.code(), Some(0), "{said}");
-        assert_eq!(said.contains("resume after `migrate` failed"), uploaded, "{said}");
-        assert_eq!(said.contains("start  migrate  it failed last time"), uploaded, "{said}");
-        assert_eq!(said.contains("the journal of the earlier attempts is not here"), !uploaded, "{said}");
+        Self { environment, script }
     }
-}
 
-const GITLAB_STUB: &str = r#"#!/bin/sh
-[ -e down ] && exit 22
-while [ $# -gt 0 ]; do
-  case "$1" in
-  --output) out="$2"; shift ;;
-  http*) url="$1" ;;
-  esac
-  shift
-done
-case "$url" in
-*page=1) if [ -e store/state.zip ]; then a='{"filename":"artifacts.zip"}'; else a=null; fi
-  if [ -e retried ]; then echo '[{"name":"deploy","id":1,"artifacts_file":'"$a"'},{"name":"build","id":2}]' >"$out"; else echo '[]' >"$out"; fi ;;
-*page=*) echo '[]' >"$out" ;;
-*/jobs/1/artifacts) cp store/state.zip "$out" ;;
-*) exit 22 ;;
-esac
-"#;
-
-#[test]
-fn gitlab_script_resumes_after_a_failure_and_probes_after_a_cancel() {
-    let script = documented_script("api=\"$CI_API_V4_URL");
-    let script = format!("{script}\nrunner deploy --release \"$CI_COMMIT_SHORT_SHA\"\n");
-    for uploaded in [true, false] {
-        let mut environment = TestEnvironment::new();
-        environment.pack("r1");
-        fs::create_dir(environment.path("store")).unwrap();
-        for (name, value) in [
-            ("CI", "true"),
-            ("CI_COMMIT_SHORT_SHA", "r1"),
-            ("CI_API_V4_URL", "https://gitlab.example/api/v4"),
-            ("CI_PROJECT_ID", "1"),
-            ("CI_PIPELINE_ID", "7"),
-            ("CI_JOB_NAME", "deploy"),
-            ("CI_JOB_ID", "1"),
-            ("CI_JOB_URL", "https://gitlab.example/acme/shop/-/jobs/1"),
-            ("READ_TOKEN", "x"),
-        ] {
-            environment.set_variable(name, value);
-        }
-        environment.write("migrations/0003_orders.sql", "CREATE TABLE order (id INTEGER);\n");
-        let first = run_script(&environment, &script, ("curl", GITLAB_STUB));
-        assert_eq!(first.status.code(), Some(1), "{first:?}");
-        if uploaded {
-            zip_state(&environment);
-        }
-        forget_machine(&environment);
-        environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER);\n");
-        environment.write("retried", "");
-        // A retry is another job, with a page of its own.
-        environment.set_variable("CI_JOB_ID", "3");
-        environment.set_variable("CI_JOB_URL", "https://gitlab.example/acme/shop/-/jobs/3");
-        environment.write("down", "");
-        let down = run_script(&environment, &script, ("curl", GITLAB_STUB));
-        assert_eq!(down.status.code(), Some(22), "the service is down: {down:?}");
-        fs::remove_file(environment.path("down")).unwrap();
-        let retry = run_script(&environment, &script, ("curl", GITLAB_STUB));
-        let said = String::from_utf8(retry.stderr).unwrap();
-        assert_eq!(retry.status.code(), Some(0), "{said}");
-        assert_eq!(said.contains("resume after `migrate` failed"), uploaded, "{said}");
-        assert_eq!(said.contains("start  migrate  it failed last time"), uploaded, "{said}");
-        assert_eq!(said.contains("the journal of the earlier attempts is not here"), !uploaded, "{said}");
+    fn run(&self) -> Output {
+        self.command().output().unwrap()
     }
-}
 
-/// The folder as the artifact that GitLab stores.
-fn zip_state(environment: &TestEnvironment) {
-    let code = "import shutil; shutil.make_archive('store/state', 'zip', '.', '.pawl')";
-    let status = Command::new("python3").args(["-c", code]).current_dir(environment.path("")).status();
-    assert!(status.unwrap().success());
+    /// Runs it, and sends SIGTERM to all its processes once a file is there.
+    fn run_and_cancel(&self, file: &str) -> Output {
+        let mut shell = self.command();
+        let child = shell.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("the step runs", || self.environment.exists(file));
+        kill_process_group(Pid::from_child(&child), Signal::TERM).unwrap();
+        // The runner has the pipes until it ends, after its shell.
+        child.wait_with_output().unwrap()
+    }
+
+    /// The script as the agent starts it, with the stub of the agent first on the PATH.
+    fn command(&self) -> Command {
+        let environment = &self.environment;
+        let runner = format!("#!/bin/sh\nexec {} \"$@\" --env test\n", env!("CARGO_BIN_EXE_runner"));
+        for (name, content) in [("buildkite-agent", BUILDKITE_STUB), ("runner", &runner)] {
+            environment.write(&format!("bin/{name}"), content);
+            fs::set_permissions(environment.path(format!("bin/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let template = environment.command(&[]);
+        let mut shell = Command::new("sh");
+        shell.env_clear().envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
+        let path = std::env::var("PATH").unwrap();
+        shell.env("PATH", format!("{}:{path}", environment.path("bin").display()));
+        shell.arg("-ec").arg(self.script.replace(" --env prod", "")).current_dir(environment.path(""));
+        shell.stdin(Stdio::null());
+        shell
+    }
 }

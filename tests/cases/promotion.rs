@@ -22,6 +22,51 @@ fn promotion_with_other_files_than_the_verified_ones_is_refused() {
     environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]).assert_stderr_contains("error[P0250]");
 }
 
+/// A step that no release needs.
+const WARM: &str = "  warm:
+    uses: run
+    trust: host
+    with: { program: /bin/true, args: [], repeatable: true }
+    grants: { programs: [[/bin/true]] }
+";
+
+#[test]
+fn promotion_with_other_steps_than_the_verified_ones_is_refused() {
+    let environment = three_environments();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    let verified = environment.read("deploy.yml");
+    let promote = || environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
+    environment.edit("deploy.yml", "  verify:\n", &format!("{WARM}  verify:\n"));
+    promote()
+        .assert_exit(2)
+        .assert_stderr_contains("error[P0250]: r1 was verified in `test` with different steps")
+        .assert_stderr_contains("step `warm`: the verified deployment did not have it");
+    assert!(!environment.exists("deploy/pre"), "nothing was touched");
+
+    // Verified where it comes from, it may go on, but not without the step again.
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    let with_warm = environment.read("deploy.yml");
+    environment.write("deploy.yml", &verified);
+    promote().assert_exit(2).assert_stderr_contains("step `warm`: the plan no longer has it");
+    environment.write("deploy.yml", &with_warm);
+    promote().assert_exit(0);
+}
+
+#[test]
+fn promotion_with_another_module_than_the_verified_one_is_refused() {
+    let environment = three_environments();
+    environment.write("check.wasm", TestEnvironment::component("verify"));
+    environment.edit("deploy.yml", "uses: verify", "uses: ./check.wasm");
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    let promote = || environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
+    // The lock file is made anew, and accepts it; test has never seen it.
+    environment.write("check.wasm", [&TestEnvironment::component("verify")[..], b"\x00\x02\x01x"].concat());
+    std::fs::remove_file(environment.path("deploy.lock")).unwrap();
+    promote().assert_exit(2).assert_stderr_contains("step `verify`: the content of `check.wasm` differs");
+    environment.edit("deploy.yml", "uses: ./check.wasm", "uses: verify");
+    promote().assert_exit(2).assert_stderr_contains("step `verify`: it used `check.wasm`, and uses `verify` now");
+}
+
 #[test]
 fn changed_file_is_named_if_git_knows_the_verified_commit() {
     let environment = three_environments();

@@ -38,6 +38,34 @@ fn step_without_a_probe_runs_again_after_its_check_failed() {
     assert_eq!(environment.read("deploy/test/running"), "r1 good\n");
 }
 
+/// A check that waits for longer than its step may take.
+fn with_slow_check(restart: &str) -> TestEnvironment {
+    let environment = with_service(restart);
+    environment.edit("deploy.yml", "      tries: 1\n", "      tries: 1000\n      interval: 1s\n");
+    environment.edit("deploy.yml", "  verify:\n    uses: verify\n", "  verify:\n    uses: verify\n    timeout: 2s\n");
+    environment
+}
+
+#[test]
+fn step_without_a_probe_runs_again_after_its_check_timed_out() {
+    let environment = with_slow_check(RESTART);
+    environment.deploy("r1", &[]).assert_exit(1).assert_stderr_contains("P0302");
+    environment.write("deploy/test/config", "good\n");
+    let mended = environment.deploy("r1", &[]);
+    mended.assert_exit(0);
+    assert_eq!(mended.decisions()[3..], ["restart run stale", "verify run interrupted"]);
+}
+
+#[test]
+fn step_that_must_not_run_twice_is_trusted_after_its_check_timed_out() {
+    let environment = with_slow_check(&RESTART.replace(", repeatable: true", ""));
+    environment.deploy("r1", &[]).assert_exit(1).assert_stderr_contains("P0302");
+    environment.write("deploy/test/running", "r1 good\n");
+    let checked = environment.deploy("r1", &[]);
+    checked.assert_exit(0);
+    assert_eq!(checked.decisions()[3..], ["restart skip trusted", "verify run interrupted"]);
+}
+
 #[test]
 fn step_that_must_not_run_twice_stops_after_its_check_failed_until_an_operator_confirms_it() {
     let environment = with_service(&RESTART.replace(", repeatable: true", ""));

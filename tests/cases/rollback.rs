@@ -88,3 +88,33 @@ fn failure_before_exposure_rolls_nothing_back() {
     held.assert_exit(1);
     assert!(!held.event_types().contains(&"undo-intent".to_owned()));
 }
+
+/// `migrate` is no part of a rollback, so what it returned must be on record.
+#[test]
+fn rollback_in_which_a_step_looks_up_an_unrecorded_output_does_not_begin() {
+    let environment = TestEnvironment::new();
+    let check = "      files:\n        - { path: \"no-${{ steps.migrate.applied }}\", exists: false }\n";
+    environment.edit("deploy.yml", "      files:\n", check);
+    for label in ["r1", "r2", "r3"] {
+        environment.pack(label);
+    }
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.deploy("r2", &[]).assert_exit(0);
+    environment.write("migrations/0003_orders.sql", "CREATE TABLE order (id INTEGER);\n");
+    environment.deploy("r3", &[]).assert_exit(1);
+    let live = environment.live_target();
+    let refused = environment.run(&["rollback", "--local"]);
+    refused.assert_exit(2);
+    expect![[r#"
+        error[P0224]: step `verify` looks up `steps.migrate.applied`, which is not recorded, and a rollback does not run `migrate`
+          caused by: it last ran for r3, and failed
+          hint: deploy r1 instead, which runs `migrate`: `runner deploy --release r1`; or remove the lookup from `verify`
+    "#]]
+    .assert_eq(&refused.stderr_snapshot());
+    assert_eq!(environment.live_target(), live, "nothing was switched");
+
+    environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER);\n");
+    environment.deploy("r3", &[]).assert_exit(0);
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r2");
+}

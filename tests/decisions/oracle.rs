@@ -89,20 +89,26 @@ fn is_old(history: &[JournalEntry], index: usize) -> bool {
         .any(|entry| matches!(&entry.event, JournalEvent::Started(header) if header.format.minor < 3))
 }
 
-/// The check of the same run that failed last, and in no earlier attempt than the step was done in.
-pub(crate) fn failed_check<'a>(
+/// The check of the same run that nobody saw pass, begun in no earlier attempt than the step was done in. That it only began tells
+/// nothing about a step that must not be done twice.
+pub(crate) fn unpassed_check<'a>(
     history: &[JournalEntry],
     untrusted: &[bool],
     place: &StepTarget,
+    repeat: RerunSafety,
     checks: &[&'a StepTarget],
 ) -> Option<&'a StepTarget> {
     let step = read_record(history, untrusted, place);
     let begun = last_started_attempt(history, place)?;
     checks.iter().copied().find(|check| {
         let record = read_record(history, untrusted, check);
-        record.status == OracleStatus::Failed
+        let counts = match repeat {
+            RerunSafety::Safe => [OracleStatus::Failed, OracleStatus::Started].contains(&record.status),
+            RerunSafety::Unsafe => record.status == OracleStatus::Failed,
+        };
+        counts
             && record.run == step.run
-            && last_started_attempt(history, check).is_some_and(|failed_in| failed_in >= begun)
+            && last_started_attempt(history, check).is_some_and(|checked_in| checked_in >= begun)
     })
 }
 
@@ -185,7 +191,7 @@ fn step_target_of(event: &JournalEvent) -> Option<&StepTarget> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OracleInput<'a> {
     pub(crate) record: OracleRecord<'a>,
-    /// A check failed since.
+    /// A check did not pass since.
     pub(crate) is_stale: bool,
     /// The record was made on another machine.
     pub(crate) is_elsewhere: bool,

@@ -236,7 +236,7 @@ fn attempt_and_sequence(name: &str) -> (u32, u32) {
 }
 
 /// An archive of an app.
-fn release_archive(label: &str) -> Vec<u8> {
+pub(super) fn release_archive(label: &str) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, text) in [("VERSION", label.to_owned()), ("index.html", format!("<p>Release {label}</p>\n"))] {
         let mut header = tar::Header::new_ustar();

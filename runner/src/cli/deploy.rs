@@ -11,7 +11,7 @@ use super::{
     output::CommandOutput,
     selection,
     source::{self, PlanSourceArgs, ReleaseArgs},
-    verified_inputs::VerifiedInputs,
+    verified_deployment::VerifiedDeployment,
     wait::LockWaitArgs,
     xdg_dirs,
 };
@@ -74,7 +74,7 @@ pub(super) struct DeployRequest<'a> {
     pub(super) preflight: PreflightOptions,
     pub(super) overrides: DeployOverrides,
     /// The files that a promotion must find unchanged.
-    pub(super) verified_inputs: Option<VerifiedInputs>,
+    pub(super) verified_deployment: Option<VerifiedDeployment>,
     pub(super) wait: LockWait,
     /// The command that continues this deployment.
     pub(super) resume_command: &'a str,
@@ -125,7 +125,7 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
             missing_journal: args.missing_journal.into(),
             ..args.selection.overrides()
         },
-        verified_inputs: None,
+        verified_deployment: None,
         wait: args.wait.wait(),
         resume_command: &again,
         resolve_command: Some(command_line("resolve", args.local, &args.plan)),
@@ -160,7 +160,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         commit,
         preflight: setting,
         overrides: orders,
-        verified_inputs,
+        verified_deployment,
         wait,
         resume_command: again,
         resolve_command,
@@ -183,7 +183,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     if orders.command != Some(ROLLBACK) {
         guards::check_promotion_order(&prepared.plan, &prepared.release).map_err(one)?;
     }
-    if let Some(verified) = verified_inputs {
+    if let Some(verified) = verified_deployment {
         verified.check(&prepared).await.map_err(one)?;
     }
     // The process ends soon; dropping an engine would take longer than a small step.

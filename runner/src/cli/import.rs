@@ -43,7 +43,7 @@ pub(super) async fn run(args: &ImportArgs, screen: &CommandOutput) -> Result<Exi
         commit: source::release_commit(&args.plan, &args.release),
         preflight: xdg_dirs::preflight_options(screen.notifier()),
         overrides: DeployOverrides { command: Some(IMPORT), ..DeployOverrides::default() },
-        verified_inputs: None,
+        verified_deployment: None,
         wait: args.wait.wait(),
         resume_command: &again,
         resolve_command: Some(deploy::command_line("resolve", args.local, &args.plan)),

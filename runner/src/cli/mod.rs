@@ -41,7 +41,7 @@ mod source;
 mod state;
 mod status;
 mod step;
-mod verified_inputs;
+mod verified_deployment;
 mod wait;
 mod why;
 mod xdg_dirs;

@@ -8,7 +8,7 @@ use super::{
     output::CommandOutput,
     selection,
     source::{self, PlanSourceArgs},
-    verified_inputs::VerifiedInputs,
+    verified_deployment::VerifiedDeployment,
     wait::LockWaitArgs,
     xdg_dirs,
 };
@@ -114,8 +114,8 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
         None => head.live.clone().filter(|_| head.is_live_verified()),
     };
     let release = release.ok_or_else(|| one(unverified_error(args, head.live.as_ref())))?;
-    let verified_inputs =
-        VerifiedInputs::read(&store, &args.from, from.plan_for(&release.label).ok(), &release).map_err(one)?;
+    let verified_deployment =
+        VerifiedDeployment::read(&store, &args.from, from.plan_for(&release.label).ok(), &release).map_err(one)?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let again = format!(
         "{} --from {} --to {} --release {}",
@@ -127,7 +127,7 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
     deploy_release(
         &to,
         (release, commit),
-        (DeployOverrides { command: Some("promote"), ..args.selection.overrides() }, Some(verified_inputs)),
+        (DeployOverrides { command: Some("promote"), ..args.selection.overrides() }, Some(verified_deployment)),
         &args.wait,
         &again,
         screen,
@@ -161,7 +161,7 @@ fn check_order(args: &PromoteArgs) -> Result<(), Vec<Diagnostic>> {
 async fn deploy_release(
     args: &PlanSourceArgs,
     (release, commit): (Release, Option<String>),
-    (orders, verified_inputs): (DeployOverrides, Option<VerifiedInputs>),
+    (orders, verified_deployment): (DeployOverrides, Option<VerifiedDeployment>),
     wait: &LockWaitArgs,
     again: &str,
     screen: &CommandOutput,
@@ -174,7 +174,7 @@ async fn deploy_release(
         commit,
         preflight: xdg_dirs::preflight_options(screen.notifier()),
         overrides: orders,
-        verified_inputs,
+        verified_deployment,
         wait: wait.wait(),
         resume_command: again,
         resolve_command: Some(deploy::command_line("resolve", !source::is_ci(), args)),

@@ -85,7 +85,7 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
         commit: None,
         preflight: setting,
         overrides: args.selection.overrides(),
-        verified_inputs: None,
+        verified_deployment: None,
         wait: args.wait.wait(),
         resume_command: &again,
         resolve_command: None,

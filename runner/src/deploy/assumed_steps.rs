@@ -1,4 +1,4 @@
-//! The steps that `--start-from` and `--only` assume to be done: what later steps get of them.
+//! The steps that `--start-from`, `--only` and a rollback assume to be done: what later steps get of them.
 //!
 //! Invariant: an output recorded for one release never reaches a deployment of another one. Deliberately absent: which steps are
 //! assumed to be done, which is [`Selection`](journal::decision::Selection)'s.
@@ -60,18 +60,67 @@ pub(super) fn check_assumed_steps(
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
+/// The outputs of a step that is not part of a rollback: the database is as the newest migration left it, whichever release that was
+/// for.
+pub(super) fn receipt_in_rollback(state: &JournalState, planned: &PlannedStep) -> Receipt {
+    state.authenticated_receipt(&planned.step_target).cloned().unwrap_or_default()
+}
+
+/// Refuses a rollback in which a step looks up an output of one that is not part of it, if that output is not on record: the step
+/// would fail when others have changed what users see.
+pub(super) fn check_rollback_lookups(
+    prepared: &PreparedPlan,
+    overrides: &DeployOverrides,
+    state: &JournalState,
+) -> Result<(), Vec<Diagnostic>> {
+    let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
+    let is_evaluated = |index: usize| {
+        matches!(overrides.selection.disposition_of(index, named_index), StepDisposition::Evaluate { .. })
+    };
+    let evaluated = || prepared.steps.iter().enumerate().filter(|(index, _)| is_evaluated(*index));
+    let mut problems = Vec::new();
+    for (_, left_out) in evaluated().filter(|(_, planned)| overrides.leaves_out_of_rollback(planned)) {
+        let id = &left_out.step.id;
+        let recorded = state.authenticated_receipt(&left_out.step_target);
+        let is_unknown = |name: &str| recorded.is_none_or(|receipt| !receipt.outputs.contains_key(name));
+        for (_, later) in evaluated() {
+            let Some(name) = looked_up_outputs(later, left_out).find(|name| is_unknown(name)) else { continue };
+            let message = format!(
+                "step `{}` looks up `steps.{id}.{name}`, which is not recorded, and a rollback does not run `{id}`",
+                later.step.id
+            );
+            let cause = match recorded {
+                Some(_) => format!("its record has no output `{name}`"),
+                None => why_not_recorded(state, left_out),
+            };
+            let label = &prepared.release.label;
+            let hint = format!(
+                "deploy {label} instead, which runs `{id}`: `runner deploy --release {label}`; or remove the lookup from `{}`",
+                later.step.id
+            );
+            problems.push(Diagnostic::new(ErrorCode::OutputsNotRecorded, message).with_cause(cause).with_hint(hint));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
 /// Whether a step cannot do without the outputs of an earlier one: it looks one up, or it works on what that one prepared. A
 /// module reads the outputs of its upstream steps itself, so a prepare step counts as needed by all that change something.
 fn needs_outputs(later: &PlannedStep, earlier: &PlannedStep) -> bool {
-    let looks_up = |lookup: &DeferredLookup| match lookup {
-        DeferredLookup::Output { step, .. } => *step == earlier.step.id,
-        DeferredLookup::RunId | DeferredLookup::RunAttempt => false,
-    };
-    let is_looked_up = later.step.pending.values().any(|pending| pending.lookups().any(looks_up));
+    let is_looked_up = looked_up_outputs(later, earlier).next().is_some();
     let is_prepared_for = earlier.description.phase == StepPhase::Prepare
         && later.description.phase != StepPhase::Check
         && later.upstream.contains(&earlier.step.id);
     is_looked_up || is_prepared_for
+}
+
+/// The outputs of an earlier step that a step looks up.
+fn looked_up_outputs<'p>(later: &'p PlannedStep, earlier: &'p PlannedStep) -> impl Iterator<Item = &'p str> {
+    let lookups = later.step.pending.values().flat_map(|pending| pending.lookups());
+    lookups.filter_map(move |lookup| match lookup {
+        DeferredLookup::Output { step, name } => (*step == earlier.step.id).then_some(name.as_str()),
+        DeferredLookup::RunId | DeferredLookup::RunAttempt => None,
+    })
 }
 
 fn why_not_recorded(state: &JournalState, planned: &PlannedStep) -> String {

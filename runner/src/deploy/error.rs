@@ -284,12 +284,11 @@ pub fn migration_diagnostic(failure: &StepFailure) -> Diagnostic {
 /// The location of a failure in the user's files. The module states it as `<granted directory>/<path>`, line and
 /// column.
 pub(super) fn failure_location(failure: &StepFailure, step: &PlanStep) -> Option<SourceLocation> {
-    let (directory, inside) = failure.details.get("file")?.as_str()?.split_once('/')?;
+    let (grant, inside) = step.grants.dir_of(failure.details.get("file")?.as_str()?)?;
     let is_inside = |part: Component<'_>| matches!(part, Component::Normal(_));
     if inside.is_empty() || !Path::new(inside).components().all(is_inside) {
         return None;
     }
-    let (_, grant) = step.grants.dirs.iter().find(|(name, _)| name.as_str() == directory)?;
     let number =
         |name: &str| failure.details.get(name).and_then(serde_json::Value::as_u64).filter(|number| *number > 0);
     Some(SourceLocation { path: grant.path.join(inside), line: number("line"), column: number("column") })

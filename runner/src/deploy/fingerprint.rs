@@ -36,7 +36,7 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
     let upstream: Map<String, Value> =
         parts.upstream.iter().map(|(step, outputs)| (step.to_string(), Value::Object(outputs.clone()))).collect();
     let mut components = BTreeMap::from([
-        ("module".to_owned(), Blake3Hash::of(parts.module.to_string().as_bytes())),
+        ("module".to_owned(), module_hash(parts.module)),
         ("contract".to_owned(), Blake3Hash::of(CONTRACT_VERSION.as_bytes())),
         ("config".to_owned(), Blake3Hash::of_json(parts.config)),
         ("grants".to_owned(), Blake3Hash::of_json(&grants_json(parts.grants, parts.folder))),
@@ -46,6 +46,11 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
     ]);
     components.extend(parts.inputs.into_iter().map(|(name, hash)| (format!("input:{name}"), hash)));
     Fingerprint(components)
+}
+
+/// The component `module`.
+pub(super) fn module_hash(module: &Digest) -> Blake3Hash {
+    Blake3Hash::of(module.to_string().as_bytes())
 }
 
 /// One hash of what a step depends on besides its release, the same for every version of the runner and in every run.

@@ -21,8 +21,8 @@ use std::{
     path::Path,
 };
 
-use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, modules};
-use contract::{Digest, Label, StepId, diagnostic::Diagnostic};
+use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
+use contract::{Digest, Label, StepId, diagnostic::Diagnostic, hash::Blake3Hash};
 use journal::{
     JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
@@ -107,6 +107,14 @@ pub struct PlannedStep {
     /// All steps that it depends on, directly or indirectly.
     pub upstream: BTreeSet<StepId>,
     pub(super) module_digest: Digest,
+}
+
+impl PlannedStep {
+    /// What its fingerprint says of its module.
+    #[must_use]
+    pub fn module_hash(&self) -> Blake3Hash {
+        fingerprint::module_hash(&self.module_digest)
+    }
 }
 
 impl PreparedPlan {

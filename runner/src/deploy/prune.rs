@@ -6,13 +6,13 @@
 //! a record of what was removed, since a deployment pulls a missing release again.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
 use super::attempt::RunningAttempt;
-use contract::{Digest, EnvironmentName, diagnostic::Notice};
+use contract::{EnvironmentName, Label, diagnostic::Notice};
 use journal::{JournalState, event::Release};
 use plan::{DirAccess, PlanStep};
 use sandbox::ModuleDescription;
@@ -53,9 +53,23 @@ impl PruneError {
     }
 }
 
-/// The releases to keep: the live one, the last `keep` verified ones (withdrawn ones come last), the targets of
-/// `runner rollback` and of an automatic rollback, and the release of the last attempt.
-fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
+/// A folder with the content of a release, and what pruning does with it.
+pub struct ReleaseFolder {
+    pub path: PathBuf,
+    /// The newest label of the release, if a deployment of it is on record.
+    pub label: Option<Label>,
+    pub fate: ReleaseFate,
+}
+
+/// What pruning does with a folder, and why, in words that follow the label.
+pub enum ReleaseFate {
+    Kept(String),
+    Removed(String),
+}
+
+/// The releases to keep, each with the reason: the live one, the targets of `runner rollback` and of an automatic rollback, the last
+/// `keep` verified ones (withdrawn ones come last), and the release of the last attempt.
+fn retained_releases(state: &JournalState, keep: usize) -> Vec<(&Release, String)> {
     let head = &state.head;
     let is_withdrawn = |release: &&Release| head.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
     let (withdrawn, good): (Vec<&Release>, Vec<&Release>) = head.verified.iter().rev().partition(is_withdrawn);
@@ -63,7 +77,17 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
     let exposing = state.records.values().filter(|record| record.intent.exposes);
     let back = exposing.filter_map(|record| record.live_before.as_ref());
     let last = state.attempts.last().map(|attempt| &attempt.header.release);
-    verified.chain(&head.live).chain(head.rollback_target()).chain(back).chain(last).cloned().collect()
+    let among = format!("is among the last {keep} verified releases");
+    let because = |why: &str| {
+        let why = why.to_owned();
+        move |release| (release, why.clone())
+    };
+    (head.live.iter().map(because("is live")))
+        .chain(head.rollback_target().map(because("is what `runner rollback` goes back to")))
+        .chain(verified.map(because(&among)))
+        .chain(back.map(because("is what an undo of the switch goes back to")))
+        .chain(last.map(because("is the release of the last attempt")))
+        .collect()
 }
 
 /// The directories that the steps of a plan install releases into.
@@ -86,8 +110,56 @@ fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Optio
     }
 }
 
-/// Removes the releases that neither this environment nor its siblings need. Returns the removed folders. If the state of
-/// a sibling can't be read, it removes nothing.
+/// All folders of releases, each with what pruning does with it: it removes what neither this environment nor its siblings need.
+///
+/// # Errors
+/// [`PruneError`] when the state of a sibling or a directory can't be read.
+pub fn examine_releases(
+    release_dirs: &BTreeSet<&Path>,
+    state: &JournalState,
+    siblings: &[SiblingEnvironment],
+    keep: usize,
+) -> Result<Vec<ReleaseFolder>, PruneError> {
+    let mut kept = BTreeMap::new();
+    let mut add = |release: &Release, why: String| {
+        if let Some(digest) = &release.digest {
+            kept.entry(digest.hex()).or_insert(why);
+        }
+    };
+    retained_releases(state, keep).into_iter().for_each(|(release, why)| add(release, why));
+    for SiblingEnvironment { name, store } in siblings {
+        let unknown = |reason: String| PruneError::UnknownNeeds { environment: name.clone(), reason };
+        let store = store.as_ref().map_err(|reason| unknown(reason.clone()))?;
+        let state = store.load(|_| {}).map_err(|error| unknown(error.to_string()))?.state;
+        // `keep` applies to this environment only, so all of the other environment's verified releases stay.
+        let needed = retained_releases(&state, usize::MAX);
+        needed.into_iter().for_each(|(release, _)| add(release, format!("may be needed by environment `{name}`")));
+    }
+    let mut folders = Vec::new();
+    for dir in release_dirs {
+        let error = |source| PruneError::Io { path: (*dir).to_owned(), source };
+        for (path, digest, is_linked) in release_folders(dir).map_err(error)? {
+            let of_digest = |release: &&Release| release.digest.as_ref().is_some_and(|of| of.hex() == digest);
+            let attempted = state.attempts.iter().rev().map(|attempt| &attempt.header.release).find(of_digest);
+            let verified = state.head.verified.iter().rev().find(of_digest);
+            let fate = match (kept.get(&digest), is_linked, verified, attempted) {
+                (Some(why), ..) => ReleaseFate::Kept(why.clone()),
+                (None, true, ..) => ReleaseFate::Kept("is where a link leads to".to_owned()),
+                (None, false, Some(_), _) => {
+                    ReleaseFate::Removed(format!("was verified, and is not among the last {keep} verified releases"))
+                }
+                (None, false, None, Some(_)) => ReleaseFate::Removed("was never verified".to_owned()),
+                (None, false, None, None) => ReleaseFate::Removed("is in no recent deployment on record".to_owned()),
+            };
+            let label = attempted.or(verified).map(|release| release.label.clone());
+            folders.push(ReleaseFolder { path, label, fate });
+        }
+    }
+    Ok(folders)
+}
+
+/// Removes the releases that nobody needs ([`examine_releases`]). Returns the removed folders. If the state of a sibling can't be read,
+/// it removes nothing.
 ///
 /// # Errors
 /// [`PruneError`]; the releases removed before the error stay removed.
@@ -97,19 +169,17 @@ pub fn prune(
     siblings: &[SiblingEnvironment],
     keep: usize,
 ) -> Result<Vec<PathBuf>, PruneError> {
-    let mut needed = retained_releases(state, keep);
-    for SiblingEnvironment { name, store } in siblings {
-        let unknown = |reason: String| PruneError::UnknownNeeds { environment: name.clone(), reason };
-        let store = store.as_ref().map_err(|reason| unknown(reason.clone()))?;
-        let state = store.load(|_| {}).map_err(|error| unknown(error.to_string()))?.state;
-        // `keep` applies to this environment only, so all of the other environment's verified releases stay.
-        needed.extend(retained_releases(&state, usize::MAX));
-    }
-    let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
     let mut removed = Vec::new();
-    for dir in release_dirs {
-        let error = |source| PruneError::Io { path: (*dir).to_owned(), source };
-        removed.extend(prune_folder(dir, &kept).map_err(error)?);
+    for ReleaseFolder { path, fate, .. } in examine_releases(release_dirs, state, siblings, keep)? {
+        match fate {
+            ReleaseFate::Kept(_) => {}
+            ReleaseFate::Removed(_) => {
+                // `<directory>/releases/<digest>`
+                let dir = || path.ancestors().nth(2).unwrap_or(&path).to_owned();
+                remove_release(&path).map_err(|source| PruneError::Io { path: dir(), source })?;
+                removed.push(path);
+            }
+        }
     }
     Ok(removed)
 }
@@ -129,30 +199,34 @@ pub(super) async fn prune_after(attempt: &mut RunningAttempt<'_>) -> Option<Noti
     Some(Notice::warning(format!("{failed}; the deployment itself succeeded")))
 }
 
-fn prune_folder(folder: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBuf>> {
-    let releases = folder.join("releases");
-    let entries = match fs::read_dir(&releases) {
+/// The folders of releases below a directory, sorted, with their digests in hex and whether a link next to `releases` leads there.
+fn release_folders(folder: &Path) -> io::Result<Vec<(PathBuf, String, bool)>> {
+    let entries = match fs::read_dir(folder.join("releases")) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let linked = link_targets(folder)?;
-    let mut removed = Vec::new();
+    let mut found = Vec::new();
     for entry in entries {
         let entry = entry?;
-        let name = entry.file_name();
-        let is_release =
-            name.to_str().is_some_and(|name| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let is_kept = name.to_str().is_some_and(|name| kept.contains(name));
-        if !is_release || is_kept || !entry.file_type()?.is_dir() || linked.contains(&entry.path().canonicalize()?) {
-            continue;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let is_release = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_release && entry.file_type()?.is_dir() {
+            let is_linked = linked.contains(&entry.path().canonicalize()?);
+            found.push((entry.path(), name, is_linked));
         }
-        let renamed = releases.join(format!(".tmp-pruned-{}", name.to_string_lossy()));
-        fs::rename(entry.path(), &renamed)?;
-        fs::remove_dir_all(&renamed)?;
-        removed.push(entry.path());
     }
-    Ok(removed)
+    found.sort();
+    Ok(found)
+}
+
+/// Renames a folder to the name of an unfinished pull, and removes it.
+fn remove_release(folder: &Path) -> io::Result<()> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let renamed = folder.with_file_name(format!(".tmp-pruned-{name}"));
+    fs::rename(folder, &renamed)?;
+    fs::remove_dir_all(&renamed)
 }
 
 /// The targets of the links next to `releases`.

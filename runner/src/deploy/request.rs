@@ -12,7 +12,12 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
 };
-use journal::{JournalState, LoadedJournals, decision::Selection, event::IMPORT, state::AttemptSummary};
+use journal::{
+    JournalState, LoadedJournals,
+    decision::Selection,
+    event::{IMPORT, ROLLBACK},
+    state::AttemptSummary,
+};
 use plan::{closest_match, quoted_list};
 use sandbox::{LeftoverProgram, NoticeHandler};
 use state::{DeploymentLock, LockRecord, LockRequest, LockWait, LockWaitObserver, StateStore};
@@ -124,6 +129,11 @@ impl DeployOverrides {
         };
         let problems: Vec<_> = named.into_iter().chain(accepted).chain(rerun).filter_map(unknown).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Whether the attempt is a rollback, and the step no part of one: it migrates.
+    pub(super) fn leaves_out_of_rollback(&self, planned: &PlannedStep) -> bool {
+        self.command == Some(ROLLBACK) && planned.description.behaviors.migrates.is_some()
     }
 
     /// Whether `--rerun` names the step, or one that it depends on.

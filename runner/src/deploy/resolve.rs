@@ -176,6 +176,7 @@ impl<'a> AttemptView<'a> {
         let config = &resolved.input["config"];
         let step = &planned.step;
         let may_repeat = planned.description.is_repeatable(config) || step.always;
+        let rerun_safety = if may_repeat { RerunSafety::Safe } else { RerunSafety::Unsafe };
         let record = self.state.records.get(&planned.step_target);
         let is_made_elsewhere = |record| {
             step.effects == EffectPlace::Here
@@ -192,12 +193,12 @@ impl<'a> AttemptView<'a> {
                 ModuleRef::Official(_) => ModuleOrigin::Official,
                 ModuleRef::File(_) | ModuleRef::Registry(_) => ModuleOrigin::External,
             },
-            rerun_safety: if may_repeat { RerunSafety::Safe } else { RerunSafety::Unsafe },
+            rerun_safety,
             record,
             fingerprint: &resolved.fingerprint,
             run: &self.header.run,
             upstream_ran: decision::upstream_ran(self.state, &planned.step_target, upstream),
-            failed_check: self.failed_check(planned, may_repeat),
+            unpassed_check: self.unpassed_check(planned, rerun_safety),
             made_elsewhere: record.is_some_and(is_made_elsewhere),
             always: step.always,
             overrides: decision::StepOverrides {
@@ -211,10 +212,11 @@ impl<'a> AttemptView<'a> {
             finding,
         }
     }
-    /// The check that failed after a step, if the step is a commit step from the exposing one on; in a plan that exposes nothing, if
-    /// it may run again.
-    fn failed_check(&self, planned: &PlannedStep, may_repeat: bool) -> Option<&'a StepTarget> {
-        let is_checked = self.prepared.is_after_exposure(planned).unwrap_or(may_repeat);
+
+    /// The check that did not pass after a step, if the step is a commit step from the exposing one on; in a plan that exposes
+    /// nothing, if it may run again.
+    fn unpassed_check(&self, planned: &PlannedStep, rerun_safety: RerunSafety) -> Option<&'a StepTarget> {
+        let is_checked = self.prepared.is_after_exposure(planned).unwrap_or(rerun_safety == RerunSafety::Safe);
         if planned.description.phase != StepPhase::Commit || !is_checked {
             return None;
         }
@@ -222,6 +224,6 @@ impl<'a> AttemptView<'a> {
             later.description.phase == StepPhase::Check && later.upstream.contains(&planned.step.id)
         };
         let checks = self.prepared.steps.iter().filter(is_check_of).map(|check| &check.step_target);
-        decision::failed_check_since(self.state, &planned.step_target, checks)
+        decision::unpassed_check_since(self.state, &planned.step_target, rerun_safety, checks)
     }
 }

@@ -5,7 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    AttemptError, PlannedStep, assumed_steps::assumed_receipt, attempt::RunningAttempt, resolve::ResolvedStep, undo,
+    AttemptError, PlannedStep,
+    assumed_steps::{assumed_receipt, receipt_in_rollback},
+    attempt::RunningAttempt,
+    resolve::ResolvedStep,
+    undo,
 };
 use contract::{
     StepId,
@@ -50,7 +54,7 @@ impl StepRunner<'_, '_> {
                 StepDisposition::Exclude => continue,
                 StepDisposition::AssumeDone => self.assume_done(planned, DecisionReason::RequestedByOperator)?,
                 // The release was verified here with this database or an older one, and its files may be gone.
-                StepDisposition::Evaluate { .. } if is_rollback && planned.description.behaviors.migrates.is_some() => {
+                StepDisposition::Evaluate { .. } if self.attempt.overrides().leaves_out_of_rollback(planned) => {
                     self.assume_done(planned, DecisionReason::NotInRollback)?
                 }
                 StepDisposition::Evaluate { selected_by_name } => self.run(planned, selected_by_name).await?.outputs,
@@ -87,8 +91,7 @@ impl StepRunner<'_, '_> {
     ) -> Result<Map<String, Value>, AttemptError> {
         let journal = &mut self.attempt.journal;
         let receipt = if reason == DecisionReason::NotInRollback {
-            // The database is as the newest migration left it, whichever release that was for.
-            journal.state().authenticated_receipt(&planned.step_target).cloned().unwrap_or_default()
+            receipt_in_rollback(journal.state(), planned)
         } else {
             assumed_receipt(journal.state(), planned, &self.attempt.header.release)
         };

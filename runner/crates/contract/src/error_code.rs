@@ -112,7 +112,7 @@ error_codes! {
     SharedIdentity, "P0240", Refused, "two jobs share an identity";
     KeyChanged, "P0241", Refused, "the `key` was added or dropped";
     ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";
-    UnverifiedInputs, "P0250", Refused, "files differ from those that the release was verified with";
+    UnverifiedInputs, "P0250", Refused, "files or steps differ from those that the release was verified with";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";

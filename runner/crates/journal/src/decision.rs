@@ -29,7 +29,7 @@ use contract::{
     },
 };
 pub use selection::{Selection, StepDisposition};
-pub use staleness::{failed_check_since, is_made_elsewhere};
+pub use staleness::{is_made_elsewhere, unpassed_check_since};
 pub use undo::{UndoSupport, steps_to_undo};
 
 /// Whether a module has a probe.
@@ -93,8 +93,8 @@ pub struct DecisionInput<'a> {
     pub run: &'a RunId,
     /// Whether a step that it depends on ran later than it did, see [`upstream_ran`].
     pub upstream_ran: bool,
-    /// The check that failed after its success, if it is one that such a check makes stale, see [`failed_check_since`].
-    pub failed_check: Option<&'a StepTarget>,
+    /// The check that did not pass after its success, if the step is one that such a check makes stale, see [`unpassed_check_since`].
+    pub unpassed_check: Option<&'a StepTarget>,
     /// Whether its record was made on another machine than its effect must be on, see [`is_made_elsewhere`].
     pub made_elsewhere: bool,
     /// `always: true`: it runs in each attempt.
@@ -289,9 +289,9 @@ impl<'a> DecisionInput<'a> {
         }
     }
 
-    /// Why the record of a step without a probe may not say what is so: a check failed after it, or it was made elsewhere.
+    /// Why the record of a step without a probe may not say what is so: a check did not pass after it, or it was made elsewhere.
     fn doubt(&self) -> Option<(DecisionReason, &'static str)> {
-        match (self.failed_check, self.made_elsewhere) {
+        match (self.unpassed_check, self.made_elsewhere) {
             (Some(check), _) => Some((Why::Stale { check: check.clone() }, STALE_DOUBT)),
             (None, true) => Some((Why::MadeElsewhere, ELSEWHERE_DOUBT)),
             (None, false) => None,

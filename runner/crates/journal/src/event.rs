@@ -417,7 +417,7 @@ pub enum DecisionReason {
     Interrupted { finding: Option<FindingSummary> },
     /// The step's record is unauthenticated or missing; with the finding of its probe, if it has one.
     Unconfirmed { finding: Option<FindingSummary> },
-    /// The step has no probe, and a check failed after it succeeded.
+    /// The step has no probe, and a check did not pass after it succeeded: it failed, or it did not end.
     Stale { check: StepTarget },
     /// The step has no probe, and its record was made on another machine.
     MadeElsewhere,

@@ -361,6 +361,32 @@ pub enum GrantSource {
     Config(String),
 }
 
+impl StepGrants {
+    /// The granted directory that a text names ([`split_dir_path`]), and the path below it; none if it is not granted.
+    #[must_use]
+    pub fn dir_of<'t>(&self, text: &'t str) -> Option<(&DirGrant, &'t str)> {
+        let (name, path) = split_dir_path(text);
+        let (_, grant) = self.dirs.iter().find(|(granted, _)| granted.as_str() == name)?;
+        Some((grant, path))
+    }
+
+    /// The host path that a text names; none if its directory is not granted. It may lead out of the directory by `..` or a link:
+    /// who opens it checks that.
+    #[must_use]
+    pub fn host_path(&self, text: &str) -> Option<PathBuf> {
+        let (grant, path) = self.dir_of(text)?;
+        Some(if path.is_empty() { grant.path.clone() } else { grant.path.join(path) })
+    }
+}
+
+/// Splits `<granted directory>/<path>` into the name and the path below the directory, empty for the directory itself. A step sees a
+/// directory as `/<name>`, so slashes before the name mean nothing, and neither do more than one after it.
+#[must_use]
+pub fn split_dir_path(text: &str) -> (&str, &str) {
+    let (name, path) = text.trim_start_matches('/').split_once('/').unwrap_or((text.trim_start_matches('/'), ""));
+    (name, path.trim_start_matches('/'))
+}
+
 /// A granted directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirGrant {

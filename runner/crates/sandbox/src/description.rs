@@ -75,11 +75,7 @@ impl CapabilityNeed {
     pub fn grant_name<'c>(&self, config: &'c Value) -> Option<&'c str> {
         // A path in the directory names its grant too.
         let text = config.pointer(self.config.as_deref()?)?.as_str()?;
-        Some(if self.capability == CapabilityKind::Dirs {
-            text.split_once('/').map_or(text, |(name, _)| name)
-        } else {
-            text
-        })
+        Some(if self.capability == CapabilityKind::Dirs { plan::split_dir_path(text).0 } else { text })
     }
 
     /// Whether it is a directory to write to.

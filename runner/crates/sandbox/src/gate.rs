@@ -155,9 +155,7 @@ impl CapabilityGate {
 
     /// The host path of such a directory, if it is granted.
     pub(super) fn host_path(&self, text: &str) -> Option<PathBuf> {
-        let (name, path) = text.split_once('/').unwrap_or((text, ""));
-        let granted = self.granted_dir_path(name)?;
-        Some(if path.is_empty() { granted.clone() } else { granted.join(path) })
+        self.grants.host_path(text)
     }
 
     /// The host path of a granted directory.
@@ -193,8 +191,8 @@ impl CapabilityGate {
 
     /// Resolves `<dir>/<path>` in a granted directory.
     pub(super) fn split_dir_path<'a>(&self, text: &'a str) -> Result<(&Dir, &'a str), StepFailure> {
-        let (name, path) = text.trim_start_matches('/').split_once('/').unwrap_or((text.trim_start_matches('/'), "."));
-        Ok((self.dir(name)?, path))
+        let (name, path) = plan::split_dir_path(text);
+        Ok((self.dir(name)?, if path.is_empty() { "." } else { path }))
     }
 
     /// Parses a module's source: `file:<dir>/<path>` or a URL.

@@ -133,12 +133,7 @@ pub async fn release_digest(
 /// The hash of a file, or of all files of a directory. In a directory that the step may write to, it may be missing: the hash
 /// then says so.
 fn hash_file_or_dir(gate: &CapabilityGate, step: &PlanStep, text: &str) -> Result<Blake3Hash, InputError> {
-    let name = text.split_once('/').map_or(text, |(name, _)| name);
-    let is_writable = step
-        .grants
-        .dirs
-        .iter()
-        .any(|(granted, grant)| granted.as_str() == name && grant.access == DirAccess::ReadWrite);
+    let is_writable = step.grants.dir_of(text).is_some_and(|(grant, _)| grant.access == DirAccess::ReadWrite);
     let read_error = |source| InputError::Read { path: text.to_owned(), source };
     let (dir, path) = match gate.split_dir_path(text) {
         Ok(found) => found,

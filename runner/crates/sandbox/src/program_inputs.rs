@@ -75,9 +75,7 @@ pub(super) fn hash_named_files(
 /// The folder that relative arguments start from.
 fn base_folder(step: &PlanStep, working_dir: Option<&str>) -> Option<PathBuf> {
     let Some(working_dir) = working_dir else { return env::current_dir().ok() };
-    let (name, path) = working_dir.split_once('/').unwrap_or((working_dir, ""));
-    let (_, grant) = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name)?;
-    Some(grant.path.join(path))
+    step.grants.host_path(working_dir)
 }
 
 fn hash_named_file(gate: &CapabilityGate, step: &PlanStep, path: &Path) -> Result<Option<Blake3Hash>, InputError> {

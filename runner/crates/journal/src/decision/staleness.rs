@@ -1,19 +1,28 @@
 //! Whether the record of a step that can't be probed still says what is so.
 
+use super::RerunSafety;
 use crate::{JournalState, RecordOrigin, RecordStatus, StepRecord, StepTarget};
 use contract::MachineId;
 
-/// The first of `checks` that failed in the run of a step's success, and after it.
+/// The first of `checks` that did not pass in the run of a step's success, and after it: it failed, or it was begun and did not end,
+/// such as one that timed out or was cancelled. The latter counts only against a step that may run again: a cancel must not stop a
+/// step that may not.
 #[must_use]
-pub fn failed_check_since<'a>(
+pub fn unpassed_check_since<'a>(
     state: &JournalState,
     step_target: &StepTarget,
+    rerun_safety: RerunSafety,
     checks: impl IntoIterator<Item = &'a StepTarget>,
 ) -> Option<&'a StepTarget> {
     let record = state.records.get(step_target)?;
+    let is_unpassed = |status: &RecordStatus| match status {
+        RecordStatus::Failed(_) => true,
+        RecordStatus::Intended => rerun_safety == RerunSafety::Safe,
+        RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) | RecordStatus::Reverted => false,
+    };
     checks.into_iter().find(|check| {
         state.records.get(check).is_some_and(|check| {
-            matches!(check.status, RecordStatus::Failed(_))
+            is_unpassed(&check.status)
                 && check.intent.run == record.intent.run
                 && check.intent.epoch >= record.confirmed_epoch()
         })

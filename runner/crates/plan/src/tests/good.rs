@@ -582,3 +582,24 @@ fn an_environment_has_a_url() {
     let secret = text("\"https://${{ secrets.TOKEN }}.example.com\"");
     assert!(rendered(&parse_for(&secret, None).unwrap_err()).contains("secrets"));
 }
+
+#[test]
+fn directory_and_path_are_split_by_one_rule() {
+    for (text, expected) in [
+        ("app", ("app", "")),
+        ("app/", ("app", "")),
+        ("/app", ("app", "")),
+        ("app/current/VERSION", ("app", "current/VERSION")),
+        ("//app//current", ("app", "current")),
+        ("", ("", "")),
+    ] {
+        assert_eq!(split_dir_path(text), expected, "{text:?}");
+    }
+    let plan = parse_for(EXAMPLE, Some("test")).unwrap();
+    let grants = &plan.steps[1].grants;
+    for text in ["migrations/old", "/migrations/old", "migrations//old"] {
+        assert_eq!(grants.host_path(text), Some("/plans/shop/migrations/old".into()), "{text:?}");
+    }
+    assert_eq!(grants.host_path("/migrations"), Some("/plans/shop/migrations".into()));
+    assert_eq!(grants.host_path("/srv/migrations"), None);
+}

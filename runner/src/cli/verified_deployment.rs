@@ -1,13 +1,10 @@
-//! The files that a release was verified with in one environment, which a promotion must find unchanged.
+//! The steps and files that a release was verified with in one environment, which a promotion must find unchanged.
 //!
-//! The release's own content is in its digest. This is about what steps read beside it: migrations, configuration, programs of the
-//! repository. Deliberately absent: files in directories that a step may write to, since they belong to the environment.
+//! The release's own content is in its digest. This is about the steps and their modules, and what steps read beside the release:
+//! migrations, configuration, programs of the repository. Deliberately absent: configuration in the plan and files in directories that
+//! a step may write to, since they may differ by environment; and modules of the runner itself, which an upgrade changes.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use contract::{
     diagnostic::{Diagnostic, ErrorCode},
@@ -15,10 +12,10 @@ use contract::{
 };
 use journal::{
     StepTarget,
-    event::{Fingerprint, JournalEvent, ROLLBACK, Release},
+    event::{Fingerprint, JournalEvent, PlanStepRecord, ROLLBACK, Release},
     state::AttemptSummary,
 };
-use plan::{DirAccess, Plan, PlanStep};
+use plan::{DirAccess, ModuleRef, Plan, PlanStep};
 use serde_json::Value;
 use state::{AttemptChoice, StateStore};
 
@@ -27,20 +24,25 @@ use crate::deploy::{PlannedStep, PreparedPlan};
 /// What comes before the name of an input in a fingerprint.
 const INPUT_PREFIX: &str = "input:";
 
+/// The component of a fingerprint that is about the module.
+const MODULE: &str = "module";
+
 /// The most changed files that are named for one input.
 const MAX_NAMED_FILES: usize = 5;
 
-/// The inputs of each step in the newest deployment that verified a release.
-pub(super) struct VerifiedInputs {
+/// The newest deployment that verified a release: its steps, and the inputs of each.
+pub(super) struct VerifiedDeployment {
     environment: String,
     /// The plan of that environment, if everything that it looks up is known here.
     plan: Option<Plan>,
     release: Release,
     commit: Option<String>,
+    /// Its steps; none if they are not on record.
+    steps: Option<Vec<PlanStepRecord>>,
     fingerprints: BTreeMap<StepTarget, Fingerprint>,
 }
 
-impl VerifiedInputs {
+impl VerifiedDeployment {
     /// Reads them from the journals of an environment.
     ///
     /// # Errors
@@ -61,6 +63,7 @@ impl VerifiedInputs {
             plan,
             release: release.clone(),
             commit: verified.and_then(|attempt| attempt.header.commit.clone()).filter(|commit| is_commit_hash(commit)),
+            steps: None,
             fingerprints: BTreeMap::new(),
         };
         let Some(verified) = verified else { return Ok(found) };
@@ -70,18 +73,79 @@ impl VerifiedInputs {
             attempt.before.records.into_iter().map(|(step_target, record)| (step_target, record.intent.fingerprint));
         found.fingerprints.extend(before);
         for entry in attempt.entries {
-            if let JournalEvent::Intent { step_target, fingerprint, .. } = entry.event {
+            if let JournalEvent::Plan { steps, .. } = entry.event {
+                found.steps = Some(steps);
+            } else if let JournalEvent::Intent { step_target, fingerprint, .. } = entry.event {
                 found.fingerprints.insert(step_target, fingerprint);
             }
         }
         Ok(found)
     }
 
-    /// Compares them with the files here.
+    /// Compares it with the plan and the files here.
     ///
     /// # Errors
-    /// P0250 when a file is another one now.
+    /// P0250 when a step or a file is another one now.
     pub(super) async fn check(&self, prepared: &PreparedPlan) -> Result<(), Diagnostic> {
+        let changed_steps = self.changed_steps(prepared);
+        let changed_files = self.changed_inputs(prepared).await;
+        let what = match (changed_steps.is_empty(), changed_files.is_empty()) {
+            (true, true) => return Ok(()),
+            (true, false) => "files",
+            (false, true) => "steps",
+            (false, false) => "steps and files",
+        };
+        let Self { environment, release, commit, .. } = self;
+        let message = format!("{} was verified in `{environment}` with different {what}", release.label);
+        let checkout = match commit {
+            Some(commit) => format!("check out commit {commit}"),
+            None => format!("restore the {what}"),
+        };
+        let hint =
+            format!("{checkout}; or deploy to `{environment}` with these {what}, and promote after its checks pass");
+        let mut diagnostic = Diagnostic::new(ErrorCode::UnverifiedInputs, message).with_hint(hint);
+        diagnostic.causes = changed_steps.into_iter().chain(changed_files).collect();
+        Err(diagnostic)
+    }
+
+    /// How the steps of the plan differ from those of the verified deployment.
+    fn changed_steps(&self, prepared: &PreparedPlan) -> Vec<String> {
+        let Some(verified) = &self.steps else { return Vec::new() };
+        let mut changed = Vec::new();
+        for (planned, now) in prepared.steps.iter().zip(prepared.step_records()) {
+            let id = &planned.step.id;
+            match verified.iter().find(|record| record.step_target.step == *id) {
+                None => changed.push(format!("step `{id}`: the verified deployment did not have it")),
+                Some(record) if record.uses != now.uses => {
+                    changed.push(format!("step `{id}`: it used `{}`, and uses `{}` now", record.uses, now.uses));
+                }
+                Some(_) if self.is_other_module(planned) => {
+                    changed.push(format!("step `{id}`: the content of `{}` differs", now.uses));
+                }
+                Some(_) => {}
+            }
+        }
+        let plan = &prepared.plan;
+        let is_in_plan = |record: &PlanStepRecord| {
+            plan.setup.iter().chain(&plan.steps).any(|step| step.id == record.step_target.step)
+        };
+        let missing = verified.iter().filter(|record| !is_in_plan(record));
+        changed.extend(missing.map(|record| format!("step `{}`: the plan no longer has it", record.step_target.step)));
+        changed
+    }
+
+    /// Whether a module that does not come with the runner has other content than the verified one.
+    fn is_other_module(&self, planned: &PlannedStep) -> bool {
+        let is_external = match planned.step.uses {
+            ModuleRef::Official(_) => false,
+            ModuleRef::File(_) | ModuleRef::Registry(_) => true,
+        };
+        let verified = self.fingerprints.get(&planned.step_target).and_then(|fingerprint| fingerprint.0.get(MODULE));
+        is_external && verified.is_some_and(|verified| *verified != planned.module_hash())
+    }
+
+    /// The inputs of steps that are others now.
+    async fn changed_inputs(&self, prepared: &PreparedPlan) -> Vec<String> {
         let mut changed = Vec::new();
         for planned in &prepared.steps {
             let Some(verified) = self.fingerprints.get(&planned.step_target) else { continue };
@@ -95,20 +159,7 @@ impl VerifiedInputs {
                 }
             }
         }
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let Self { environment, release, commit, .. } = self;
-        let message = format!("{} was verified in `{environment}` with different files", release.label);
-        let checkout = match commit {
-            Some(commit) => format!("check out commit {commit}"),
-            None => "restore the files".to_owned(),
-        };
-        let hint =
-            format!("{checkout}; or deploy to `{environment}` with these files, and promote after its checks pass");
-        let mut diagnostic = Diagnostic::new(ErrorCode::UnverifiedInputs, message).with_hint(hint);
-        diagnostic.causes = changed;
-        Err(diagnostic)
+        changed
     }
 
     /// Whether a file has its own place in each environment, such as its configuration. Migrations must be the same wherever they are.
@@ -116,13 +167,13 @@ impl VerifiedInputs {
         let steps = || self.plan.iter().flat_map(|plan| &plan.steps);
         let source = steps().find(|step| step.id == planned.step.id);
         planned.description.behaviors.migrates.is_none()
-            && source.is_some_and(|step| host_path(step, name) != host_path(&planned.step, name))
+            && source.is_some_and(|step| step.grants.host_path(name) != planned.step.grants.host_path(name))
     }
 
     /// An input, and the files of it that git knows to be others than in the verified commit.
     fn describe(&self, step: &PlanStep, name: &str) -> String {
         let files =
-            self.commit.as_deref().zip(host_path(step, name)).map(|(commit, path)| changed_files(&path, commit));
+            self.commit.as_deref().zip(step.grants.host_path(name)).map(|(commit, path)| changed_files(&path, commit));
         match files.unwrap_or_default() {
             files if files.is_empty() => format!("`{name}` differs"),
             files if files.len() > MAX_NAMED_FILES => {
@@ -153,20 +204,8 @@ async fn known_inputs(prepared: &PreparedPlan, planned: &PlannedStep) -> BTreeMa
     }
     let mut inputs =
         prepared.executor(planned).input_hashes(step, &planned.description, &config).await.unwrap_or_default();
-    inputs.retain(|name, _| granted_dir(step, name).is_none_or(|(_, access)| access == DirAccess::ReadOnly));
+    inputs.retain(|name, _| step.grants.dir_of(name).is_none_or(|(grant, _)| grant.access == DirAccess::ReadOnly));
     inputs
-}
-
-/// The granted directory that an input is in, and its access.
-fn granted_dir<'s>(step: &'s PlanStep, name: &str) -> Option<(&'s Path, DirAccess)> {
-    let dir = name.split_once('/').map_or(name, |(dir, _)| dir);
-    let granted = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == dir);
-    granted.map(|(_, grant)| (grant.path.as_path(), grant.access))
-}
-
-fn host_path(step: &PlanStep, name: &str) -> Option<PathBuf> {
-    let (folder, _) = granted_dir(step, name)?;
-    Some(name.split_once('/').map_or_else(|| folder.to_owned(), |(_, path)| folder.join(path)))
 }
 
 /// The files at a path that differ from a commit, or are not in git. Empty if git can't tell.
