@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use contract::Label;
 use plan::{Plan, PlanRequest, PlanSource};
-use runner::deploy::{PinPolicy, PreflightOptions, PreparedPlan, RequestedRelease};
+use runner::deploy::{PinPolicy, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease};
 use sandbox::UserPaths;
 
 const ROUNDS: usize = 500;
@@ -26,6 +26,7 @@ async fn main() -> Result<()> {
         cache_dirs: UserPaths::default(),
         notify: std::sync::Arc::new(|_| {}),
         pin_policy: PinPolicy::Disabled,
+        scope: PreflightScope::Machine,
     };
     let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
         .await
