@@ -162,6 +162,7 @@ fn language_server_completes_and_marks_plans() {
     offered(&mut server, "steps:\n", "|\nsteps:\n", &["environments", "hooks", "http", "state"]);
     offered(&mut server, "  restart:", "    |\n  restart:", &["timeout", "retry", "needs"]);
     offered(&mut server, "into: app }", "| }", &["into", "digest", "shared"]);
-    offered(&mut server, "status: 200", "|", &["status", "contains", "json"]);
+    let (start, end) = (GOOD.find("    with: { tries").unwrap(), GOOD.find("  other:").unwrap());
+    offered(&mut server, &GOOD[start..end], "    with:\n      |\n", &["http", "tries", "files", "sql"]);
     offered(&mut server, "[app, \"dist:ro\"] }", "[app], | }", &["databases", "http", "programs"]);
 }

@@ -330,7 +330,10 @@ mod tests {
         };
         let path = "/plans/shop/migrations/new/7.sql".into();
         assert_eq!(spot("db/new/7.sql"), Some(SourceLocation { path, line: Some(3), column: None }));
-        for file in ["7.sql", "other/7.sql", "db/../../etc/passwd", "db//etc/passwd", "/etc/passwd", "db/", ""] {
+        // A second slash leads nowhere else.
+        let inside = spot("db//etc/passwd").unwrap().path;
+        assert_eq!(inside, std::path::Path::new("/plans/shop/migrations/etc/passwd"));
+        for file in ["7.sql", "other/7.sql", "db/../../etc/passwd", "/etc/passwd", "db/", ""] {
             assert_eq!(spot(file), None, "{file}");
         }
     }

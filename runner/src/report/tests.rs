@@ -15,6 +15,8 @@ use super::{
     ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, ReportOptions,
     TerminalReporter, Verbosity,
     fixture::{self, JournalFixture},
+    formatter::{DisplayLine, LineStyle},
+    terminal::format_line,
 };
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
@@ -67,8 +69,24 @@ fn plain_options(verbosity: Verbosity, continues: Option<&str>) -> ReportOptions
 
 fn check(tape: &JournalFixture, exit: ExitKind, continues: Option<&str>, expected: Expect) {
     let text = render_attempt(tape, plain_options(Verbosity::Normal, continues), exit);
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     expected.assert_eq(&text);
+}
+
+#[test]
+fn long_lines_are_wrapped_on_a_terminal_only() {
+    let line = DisplayLine {
+        min_verbosity: Verbosity::Quiet,
+        style: LineStyle::Failure,
+        keyword: "FAIL",
+        label: "migrate".to_owned(),
+        reason: None,
+        text: "many words ".repeat(20),
+        took_ms: Some(41),
+    };
+    let shown = |mode: InteractiveMode| format_line(&line, &line.text, 7, mode.line_width(), ColorMode::Off);
+    let (terminal, pipe) = (shown(InteractiveMode::Yes), shown(InteractiveMode::No));
+    assert!(terminal.lines().count() > 3 && terminal.lines().all(|line| line.chars().count() <= 80), "{terminal}");
+    assert!(pipe.lines().count() == 1 && pipe.ends_with("words  41 ms\n"), "{pipe}");
 }
 
 #[test]
@@ -259,8 +277,7 @@ fn verbose_shows_intents_and_debug_messages() {
           start  migrate  its configuration, migrations and the release changed
           debug  migrate  reading rows=7 table=orders
           warn   migrate  slow lock rows=7 table=orders
-          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
-                          exist                                                    41 ms
+          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not exist  41 ms
         FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
     "#]]
     .assert_eq(&text);
@@ -327,8 +344,7 @@ fn rare_events_have_a_line() {
 fn quiet_shows_failures_and_the_last_line() {
     let text = render_attempt(&fixture::failed(), plain_options(Verbosity::Quiet, None), ExitKind::Failed);
     expect![[r#"
-          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
-                          exist                                                    41 ms
+          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not exist  41 ms
         FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
     "#]]
     .assert_eq(&text);

@@ -17,6 +17,9 @@ use super::{
     step::RUN,
 };
 
+/// The argument with which a program prints its version, if the step names no other.
+const VERSION_OPTION: &str = "--version";
+
 /// Adds the grants that follow from the configuration. A `run` step gets programs only: a URL is an argument there.
 pub(super) fn add(declared: &mut DeclaredGrants, uses: &ModuleRef, config: &SubstitutedConfig) {
     if !declared.lists_programs {
@@ -31,7 +34,7 @@ fn is_run(uses: &ModuleRef) -> bool {
     *uses == ModuleRef::Official(RUN.to_owned())
 }
 
-/// The argument vectors of a `run` step: its program, and the program that probes.
+/// The argument vectors of a `run` step: its program, the program that probes, and those whose versions it requires.
 pub(super) fn programs(
     uses: &ModuleRef,
     config: &Value,
@@ -40,26 +43,35 @@ pub(super) fn programs(
     if !is_run(uses) {
         return Vec::new();
     }
-    let text = |pointer: String| {
-        let value = config.pointer(&pointer)?.as_str()?;
-        (!pending.contains_key(&pointer)).then(|| value.to_owned())
+    let text = |pointer: &str| {
+        let value = config.pointer(pointer)?.as_str()?;
+        (!pending.contains_key(pointer)).then(|| value.to_owned())
     };
-    let list = |key: &str| -> Option<Vec<String>> {
-        let length = match config.get(key) {
-            None => 0,
-            Some(Value::Array(items)) => items.len(),
-            Some(_) => return None,
-        };
-        (0..length).map(|index| text(format!("/{key}/{index}"))).collect()
+    // The words of a list; those of a list that is left out are `default`.
+    let list = |pointer: &str, default: &[&str]| -> Option<Vec<String>> {
+        match config.pointer(pointer) {
+            None => Some(default.iter().map(|&word| word.to_owned()).collect()),
+            Some(Value::Array(items)) => (0..items.len()).map(|index| text(&format!("{pointer}/{index}"))).collect(),
+            Some(_) => None,
+        }
     };
-    let main = text("/program".to_owned()).zip(list("args"));
-    let main = main.map(|(program, arguments)| ([vec![program], arguments].concat(), "/program"));
+    let vector = |program: &str, arguments: &str, default: &[&str]| {
+        let argv = text(program).zip(list(arguments, default));
+        argv.map(|(program, arguments)| ([vec![program], arguments].concat()))
+    };
+    let required = config.get("requires").and_then(Value::as_array).map_or(0, Vec::len);
+    let required = (0..required).map(|index| {
+        let at = format!("/requires/{index}");
+        (vector(&format!("{at}/program"), &format!("{at}/args"), &[VERSION_OPTION]), at)
+    });
+    let main = (vector("/program", "/args", &[]), "/program".to_owned());
+    let probe = (list("/probe", &[]), "/probe".to_owned());
     let mut grants: Vec<ProgramGrant> = Vec::new();
-    for (argv, pointer) in main.into_iter().chain(list("probe").map(|argv| (argv, "/probe"))) {
-        let arguments: Vec<_> = argv.iter().cloned().map(ArgumentPattern::Exact).collect();
-        let is_new = grants.iter().all(|grant| grant.arguments != arguments);
-        if is_new && argv.first().is_some_and(|program| is_program(program)) {
-            grants.push(ProgramGrant { arguments, source: GrantSource::Config(pointer.to_owned()) });
+    for (argv, pointer) in [main, probe].into_iter().chain(required) {
+        let Some(argv) = argv.filter(|argv| argv.first().is_some_and(|program| is_program(program))) else { continue };
+        let arguments: Vec<_> = argv.into_iter().map(ArgumentPattern::Exact).collect();
+        if grants.iter().all(|grant| grant.arguments != arguments) {
+            grants.push(ProgramGrant { arguments, source: GrantSource::Config(pointer) });
         }
     }
     grants

@@ -379,10 +379,8 @@ fn commands_of_a_guest_are_not_executed() {
           info   pull     one
                           | ::set-env name=PATH::/tmp
                           | ::endgroup:: rows=7 table=orders
-          info   pull     a long line of many words until it must be wrapped and then a
-                          command ::add-path::/tmp and more of it rows=7 table=orders
-          info   pull     | a | `b` </details> <script>x</script> %0A::error::y
-                          [x](javascript:y) $a$ @ann
+          info   pull     a long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it rows=7 table=orders
+          info   pull     | a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann
                           | ```
                           | # head rows=7 table=orders
         ::token-1::

@@ -70,7 +70,7 @@ steps:
   restart:
     uses: run
     trust: host
-    with: { program: systemctl, args: [restart, shop] }
+    with: { program: systemctl, args: [restart, shop], requires: [{ program: node, version: ">=20" }, { program: php, args: [-v], version: "8.2" }] }
   verify:
     with: { http: [{ url: "http://localhost:${{ vars.port }}/x" }, { url: "https://user@example.com/y" }, { url: "http://localhost:8080" }] }
   warm:
@@ -80,7 +80,8 @@ steps:
     );
     let expected = json!({ "programs": [["./build.sh", "--port", "8080", "${{ vars.star }}"], ["/bin/true"]] });
     assert_eq!(grants(&plan, "build"), expected);
-    assert_eq!(grants(&plan, "restart"), json!({ "programs": [["systemctl", "restart", "shop"]] }));
+    let expected = json!({ "programs": [["node", "--version"], ["php", "-v"], ["systemctl", "restart", "shop"]] });
+    assert_eq!(grants(&plan, "restart"), expected);
     assert_eq!(grants(&plan, "verify"), json!({ "http": ["https://example.com:443", "http://localhost:8080"] }));
     assert_eq!(grants(&plan, "warm"), json!({ "http": ["https://example.com:443"] }));
     let sources: Vec<_> = plan.steps[2].grants.http.iter().map(|grant| grant.source.clone()).collect();
@@ -171,13 +172,13 @@ fn secrets_of_an_environment_override_the_others() {
         SECRETS,
         "prod",
         expect![[r#"
-        error[P0114]: secret `TOKEN`: the environment variable `PROD_TOKEN` is empty or not set
-         --> deploy.yml:7:29
-          |
-        7 |   prod: { secrets: { TOKEN: env:PROD_TOKEN, ONLY: env:TOKEN } }
-          |                             ^^^^^^^^^^^^^^ no value
-          hint: set it with `PROD_TOKEN=… runner …`, or in CI under `env:` of the job
-    "#]],
+            error[P0114]: secret `TOKEN`: the environment variable `PROD_TOKEN` is empty or not set
+             --> deploy.yml:7:29
+              |
+            7 |   prod: { secrets: { TOKEN: env:PROD_TOKEN, ONLY: env:TOKEN } }
+              |                             ^^^^^^^^^^^^^^ no value
+              hint: set it: `export PROD_TOKEN=…`; in CI, under `env:` of the job
+        "#]],
     );
     check_for(
         &SECRETS.replace("secrets.TOKEN", "secrets.ONLY"),
