@@ -51,12 +51,18 @@ fn missing_grant_is_rejected() {
     check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/x.tar.gz\", into: app }\n    grants: { dirs: { dist: ./dist:ro } }\n",
         expect![[r#"
+            error[P0202]: directory `dist` of step `pull` ([ROOT]/shop/dist) can't be read: No such file or directory (os error 2)
+             --> deploy.yml:4:3
+              |
+            4 |   pull:
+              |   ^^^^ this step needs it
+              hint: nothing was changed; fix this, then run the same command again
             error[P0122]: step `pull` needs a writable directory `app`, but the plan does not grant it
              --> deploy.yml:6:47
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }
               |                                               ^^^ not granted
-              hint: add to the step: grants: { dirs: { app: "<path>" } }; the module's reason: it stores releases/ and shared/
+              hint: add `app: "./app"` to `dirs:` in the step's `grants:`; the module's reason: it stores releases/ and shared/
         "#]],
     );
 }
@@ -81,13 +87,13 @@ fn unknown_module_is_rejected() {
     check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n",
         expect![[r#"
-        error[P0120]: `pul` is not an official module
-         --> deploy.yml:4:3
-          |
-        4 |   pull:
-          |   ^^^^ this step uses it
-          hint: the official modules are migrate, pull, run, switch, verify; use your own module with `uses: ./path.wasm`
-    "#]],
+            error[P0120]: `pul` is not an official module
+             --> deploy.yml:4:3
+              |
+            4 |   pull:
+              |   ^^^^ this step uses it
+              hint: did you mean `pull`?
+        "#]],
     );
 }
 

@@ -21,19 +21,13 @@ fn misspelled_setting_is_rejected() {
         "from: \"file:dist",
         "form: \"file:dist",
         expect![[r#"
-        error[P0121]: invalid `with` of step `pull` for module `pull` at `form`
-         --> deploy.yml:9:19
-          |
-        9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
-          |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ unknown setting
-          hint: `pull` accepts `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; see docs/plan.md
-        error[P0121]: invalid `with` of step `pull` for module `pull`
-         --> deploy.yml:9:11
-          |
-        9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
-          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `from` is missing
-          hint: `pull` accepts `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; see docs/plan.md
-    "#]],
+            error[P0121]: invalid `with` of step `pull` for module `pull` at `form`
+             --> deploy.yml:9:19
+              |
+            9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
+              |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ unknown setting
+              hint: did you mean `from`?
+        "#]],
     );
 }
 
@@ -80,7 +74,7 @@ fn read_only_grant_is_rejected_where_a_writable_one_is_needed() {
                |
             19 |   switch:
                |   ^^^^^^ not granted
-              hint: add to the step: grants: { dirs: { <name>: "<path>" } }; the module's reason: it holds the link and the releases
+              hint: remove `:ro` from the directory `app` in the step's `grants:`; the module's reason: it holds the link and the releases
         "#]],
     );
 }

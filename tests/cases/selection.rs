@@ -61,7 +61,7 @@ fn unknown_step_is_an_error() {
     let refused = environment.run(&["--local", "--release", "r1", "--start-from", "swich"]);
     expect![[r#"
         error[P0205]: `--start-from swich` names an unknown step
-          hint: choose one of `pull`, `migrate`, `switch`, `verify`
+          hint: did you mean `switch`?
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     let files = ["attempt-000001.journal", "index.jsonl", "lock", "snapshot.json"];
