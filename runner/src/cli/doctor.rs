@@ -143,10 +143,18 @@ impl Examination<'_> {
             return;
         };
         let release = loaded.resolve_release(RequestedRelease { label, digest: None }).await;
-        self.record("release", release.map_err(|error| vec![error]), |release| {
-            let digest = release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
-            format!("{} is {digest}", release.label)
-        });
+        match release {
+            // It is an error of the plan, and was reported as one.
+            Err(error) if loaded.problems.iter().any(|problem| marked_range(problem) == marked_range(&error)) => {
+                self.not_checked(&["release"], "its source has an error");
+            }
+            release => {
+                self.record("release", release.map_err(|error| vec![error]), |release| {
+                    let digest = release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
+                    format!("{} is {digest}", release.label)
+                });
+            }
+        }
         let resources = steps.check_resources().err().into_iter().flatten();
         let migrations = steps.check_migrations(None).await.err().into_iter().flatten();
         let problems: Vec<_> = resources.chain(migrations).collect();
@@ -219,6 +227,11 @@ impl Examination<'_> {
             }),
         }
     }
+}
+
+/// The range of the plan that an error marks.
+fn marked_range(problem: &Diagnostic) -> Option<&std::ops::Range<usize>> {
+    problem.excerpt.as_ref().map(|excerpt| &excerpt.span)
 }
 
 impl CheckResult {

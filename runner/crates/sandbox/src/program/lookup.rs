@@ -41,13 +41,11 @@ impl fmt::Display for ProgramFault {
             Self::NotOnPath { search_path } => write!(f, "it is in no folder of its PATH, {search_path}"),
             Self::Missing => f.write_str("there is no such file"),
             Self::Directory => f.write_str("it is a directory"),
-            Self::NotExecutable { path } => write!(f, "{} is not executable", path.display()),
-            Self::Interpreter { path, interpreter, fault } => {
-                write!(f, "the first line of {} names `{interpreter}`, and {fault}", path.display())
+            Self::NotExecutable { .. } => f.write_str("it is not executable"),
+            Self::Interpreter { interpreter, fault, .. } => {
+                write!(f, "its first line names `{interpreter}`, and {fault}")
             }
-            Self::CarriageReturn { path } => {
-                write!(f, "the first line of {} ends in a carriage return, as on Windows", path.display())
-            }
+            Self::CarriageReturn { .. } => f.write_str("its first line ends in a carriage return, as on Windows"),
         }
     }
 }
