@@ -313,3 +313,45 @@ fn interrupted_deployment_writes_its_summary() {
     );
     assert_eq!(outputs(&environment)["result"], "interrupted");
 }
+
+/// A check that only r1 passes, after a step that a rollback repeats.
+#[test]
+fn page_of_a_rollback_says_what_stays_and_what_was_repeated() {
+    let environment = github_job(TestEnvironment::new());
+    let restart = "  restart:\n    uses: run\n    trust: host\n    with: { program: /bin/true, args: [], repeatable: true }\n    \
+                   grants: { programs: [[/bin/true]] }\n";
+    environment.edit("deploy.yml", "  verify:\n", &format!("{restart}  verify:\n"));
+    let check =
+        "      files:\n        - { path: current/VERSION, equals: r1 }\n        - { path: broken, exists: false }\n";
+    environment.edit("deploy.yml", "      files:\n", check);
+    environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
+    for label in ["r1", "r2"] {
+        environment.pack(label);
+    }
+    environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
+    environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n");
+    let rolled_back = |expected: &[&str]| {
+        fs::remove_file(environment.home("summary.md")).unwrap();
+        environment.run(&["deploy", "--release", "r2"]).assert_exit(4);
+        let page = summary(&environment);
+        for line in expected {
+            assert!(page.contains(line), "no {line:?} in\n{page}");
+        }
+        assert!(!page.contains("releases/"), "{page}");
+    };
+    rolled_back(&[
+        "## ↩️ shop `r2` → **test**: failed its check; **`r1` is live again**\n",
+        "| ⚠️ | migrate | **not undone**: 0003\\_orders.sql |",
+        "| ↩️ | switch | undone |",
+        "| ✅ | restart | ran; again for `r1` |",
+        "| ❌ | **verify** | failed; passed for `r1` |",
+    ]);
+    // r1 does not pass either, and nothing was migrated this time.
+    environment.write("deploy/test/broken", "");
+    rolled_back(&[
+        "failed its check; switched back to `r1`; **not verified**\n",
+        "> **`r1` is not verified**: `verify` failed\\: ",
+        "| ❌ | **verify** | failed; failed for `r1` |",
+    ]);
+    assert!(!summary(&environment).contains("not undone"), "{}", summary(&environment));
+}

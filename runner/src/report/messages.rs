@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use contract::text;
 use contract::{
     diagnostic::ExitKind,
-    step::{MessageLevel, ProbeFinding, StepFailure, StepOutcome, StepPhase},
+    step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
 };
 use journal::{
     FindingSummary,
@@ -186,12 +186,16 @@ pub fn notes(notes: &Map<String, Value>) -> String {
             Value::Bool(false) | Value::Null | Value::Array(_) | Value::Object(_) => None,
         }
     };
-    notes
-        .iter()
-        .filter(|(name, _)| !["took_ms", "ran"].contains(&name.as_str()))
-        .filter_map(phrase)
-        .collect::<Vec<_>>()
-        .join(", ")
+    // That a step ran is said by its status.
+    let is_shown = |name: &str| !["took_ms", "ran"].contains(&name);
+    notes.iter().filter(|(name, _)| is_shown(name)).filter_map(phrase).collect::<Vec<_>>().join(", ")
+}
+
+/// The migrations that a step applied in this attempt; empty for a step that does not migrate.
+#[must_use]
+pub fn applied_migrations(receipt: &Receipt) -> Vec<String> {
+    let files = receipt.notes.get("applied_now").and_then(Value::as_array);
+    files.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The fields of a log message: ` key=value …`, or an empty text.
@@ -345,8 +349,7 @@ mod tests {
 
     #[test]
     fn operator_request_reads_by_its_decision() {
-        let skip =
-            Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: contract::step::Receipt::default() };
+        let skip = Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Receipt::default() };
         assert_eq!(decision_reason(&skip), "the operator marked it as done");
         assert_eq!(
             decision_reason(&Decision::Run { reason: DecisionReason::RequestedByOperator }),

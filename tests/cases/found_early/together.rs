@@ -77,6 +77,7 @@ fn all_secrets_without_a_value_are_listed_with_what_to_export() {
     let environment = prepared();
     let secrets = "secrets: { TOKEN: env:SHOP_TOKEN, DB: env:SHOP_DB, MAIL: env:SHOP_MAIL }";
     environment.edit("deploy.yml", "secrets: { TOKEN: env:SHOP_TOKEN }", secrets);
+    environment.edit("deploy.yml", "methods: [GET] }]\n", "methods: [GET] }]\n      secrets: [DB, MAIL]\n");
     for command in COMMANDS {
         let refused = environment.run(command);
         assert_eq!(errors_of(refused.assert_exit(2)).len(), 2, "{}", refused.stderr);

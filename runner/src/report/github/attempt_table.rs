@@ -58,9 +58,24 @@ pub(super) struct StepRow {
     /// The failure that it ended with.
     pub(super) failure: Option<StepFailure>,
     pub(super) took_ms: Option<u64>,
+    /// Whether it found something to do.
+    pub(super) acted: bool,
+    /// The migrations that it applied; foreign.
+    pub(super) applied: Vec<String>,
+    /// How it went when a rollback repeated it for the release that it switched back to.
+    pub(super) repeated: Option<RepeatedStep>,
     /// The last lines of its programs; foreign.
     pub(super) output: Vec<String>,
     exposes: bool,
+}
+
+/// A step that a rollback repeats.
+#[derive(Debug)]
+pub(super) struct RepeatedStep {
+    /// The release that it is repeated for.
+    pub(super) release: Release,
+    /// Whether it succeeded; none before its end.
+    pub(super) succeeded: Option<bool>,
 }
 
 /// What users see of the release, by the entries of one attempt.
@@ -145,8 +160,11 @@ impl AttemptTable {
                     row.notes = messages::notes(&receipt.notes);
                 }
             }
-            // It is repeated for the release that a rollback switched back to.
-            JournalEvent::Intent { release: Some(_), .. } => {}
+            // It is repeated for the release that a rollback switched back to. The row keeps what it did for this one.
+            JournalEvent::Intent { step_target, release: Some(release), .. } => {
+                let release = release.clone();
+                self.row_mut(step_target).repeated = Some(RepeatedStep { release, succeeded: None });
+            }
             JournalEvent::Intent { step_target, exposes, .. } => {
                 let row = self.row_mut(step_target);
                 row.notes.clear();
@@ -163,7 +181,15 @@ impl AttemptTable {
             }
             JournalEvent::Outcome { step_target, took_ms, outcome } => {
                 let row = self.row_mut(step_target);
+                if let Some(repeated) = &mut row.repeated {
+                    repeated.succeeded = Some(matches!(outcome, StepOutcome::Succeeded { .. }));
+                    return;
+                }
                 row.took_ms = Some(*took_ms);
+                if let StepOutcome::Succeeded { receipt } = outcome {
+                    row.acted = receipt.acted();
+                    row.applied = messages::applied_migrations(receipt);
+                }
                 match outcome {
                     StepOutcome::Succeeded { receipt } if !receipt.acted() => {
                         row.notes = messages::nothing_to_do(&receipt.notes);
@@ -245,6 +271,9 @@ impl StepRow {
             notes: String::new(),
             failure: None,
             took_ms: None,
+            acted: true,
+            applied: Vec::new(),
+            repeated: None,
             output: Vec::new(),
             exposes: false,
         }

@@ -88,9 +88,9 @@ impl AttemptPage<'_> {
                 };
                 match (&self.table.switched_back, self.restored()) {
                     (Some((release, None)), _) => format!("{what}; **{} is live again**", release_span(release)),
-                    (Some((release, Some(doubt))), _) => {
-                        let doubt = escape_inline(doubt, MAX_CELL_CHARS);
-                        format!("{what}; switched back to {}; **not verified**: {doubt}", release_span(release))
+                    // The reason stands below.
+                    (Some((release, Some(_))), _) => {
+                        format!("{what}; switched back to {}; **not verified**", release_span(release))
                     }
                     (None, Some(restored)) => {
                         format!("{what}; switched back to {}; **not verified**", release_span(restored))
@@ -225,6 +225,9 @@ impl AttemptPage<'_> {
         // The first cause of a failed step is the failure itself.
         let causes = error.causes.iter().skip(usize::from(step_failed.is_some()));
         lines.extend(causes.map(|cause| inline(cause)));
+        if let Some((release, Some(doubt))) = &self.table.switched_back {
+            lines.push(format!("**{} is not verified**: {}", release_span(release), sentence_part(doubt)));
+        }
         let mut text = format!("> {}\n\n", lines.join("<br>\n> "));
         if let Some(row) = row.filter(|row| !row.output.is_empty()) {
             text.push_str(&format!("{}\n", code_block("text", &row.output.join("\n"))));
@@ -327,6 +330,15 @@ fn without_place(failure: &StepFailure) -> String {
 
 /// A clause as a sentence. Code in backticks stays, all else is shown as it is.
 fn sentence(clause: &str) -> String {
+    let text = sentence_part(clause);
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let end = if text.ends_with(['.', '…']) { "" } else { "." };
+    format!("{first}{}{end}", chars.as_str())
+}
+
+/// The same, inside of a sentence.
+fn sentence_part(clause: &str) -> String {
     let parts: Vec<&str> = clause.split('`').collect();
     let is_balanced = parts.len() % 2 == 1;
     let mut text = String::new();
@@ -334,10 +346,7 @@ fn sentence(clause: &str) -> String {
         let is_code = is_balanced && index % 2 == 1 && !part.contains('\n') && !part.is_empty();
         text.push_str(&if is_code { code_span(part) } else { escape_inline(part, 2_000) });
     }
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    let end = if text.ends_with(['.', '…']) { "" } else { "." };
-    format!("{first}{}{end}", chars.as_str())
+    text
 }
 
 /// A text as code, if nothing in it could end the code or the cell.
@@ -351,7 +360,7 @@ fn code_span(text: &str) -> String {
     }
 }
 
-fn release_span(release: &Release) -> String {
+pub(super) fn release_span(release: &Release) -> String {
     code_span(release.label.as_str())
 }
 

@@ -6,11 +6,13 @@
 use super::{
     super::{messages, step_label},
     attempt_table::StepRow,
-    page::{AttemptPage, cell},
+    page::{AttemptPage, cell, release_span},
     summary::PreviousAttempt,
 };
 use contract::{diagnostic::ExitKind, step::StepPhase, text::format_duration};
 use journal::StepStatus;
+
+const NOT_UNDONE: &str = "**not undone**";
 
 /// The most earlier attempts that have a column, the newest ones.
 const MAX_PREVIOUS_COLUMNS: usize = 3;
@@ -57,12 +59,15 @@ impl AttemptPage<'_> {
         if status == StepStatus::NotReached {
             return Some("not reached");
         }
-        (status == StepStatus::Ran && self.stays_after_rollback(row)).then_some("**not undone**")
+        let stands_alone = !row.applied.is_empty() || row.repeated.is_some();
+        (status == StepStatus::Ran && self.stays_after_rollback(row) && !stands_alone).then_some(NOT_UNDONE)
     }
 
-    /// Whether a rollback left the effect of a step.
+    /// Whether a rollback left the effect of a step: it was neither undone nor repeated for the release before.
     fn stays_after_rollback(&self, row: &StepRow) -> bool {
-        self.conclusion.exit == ExitKind::RolledBack && row.phase == Some(StepPhase::Commit)
+        let is_repeated = row.repeated.as_ref().is_some_and(|repeated| repeated.succeeded == Some(true));
+        let has_effect = row.acted && row.phase == Some(StepPhase::Commit);
+        self.conclusion.exit == ExitKind::RolledBack && has_effect && !is_repeated
     }
 
     fn row_of(&self, group: &[&StepRow]) -> Option<String> {
@@ -74,7 +79,15 @@ impl AttemptPage<'_> {
         let (icon, text) = match self.group_of(first) {
             Some("not reached") => ("⬜", "not reached".to_owned()),
             Some(shared) => ("⚠️", shared.to_owned()),
-            None => (status_icon(status), self.result_text(first, status)),
+            None if status == StepStatus::Ran && self.stays_after_rollback(first) => {
+                let files = if first.applied.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", cell(&first.applied.join(", ")))
+                };
+                ("⚠️", format!("{NOT_UNDONE}{files}{}", repetition(first)))
+            }
+            None => (status_icon(status), format!("{}{}", self.result_text(first, status), repetition(first))),
         };
         let name = names.join(", ");
         let name = if self.table.failed_step() == Some(&first.step_target) { format!("**{name}**") } else { name };
@@ -87,8 +100,9 @@ impl AttemptPage<'_> {
         let is_told_above = Some(&row.step_target) == self.table.failed_step();
         match (&row.failure, row.notes.is_empty()) {
             (Some(failure), _) if !is_told_above => format!("{word}: {}", cell(&messages::failure(failure))),
-            (None, false) => format!("{word}: {}", cell(&row.notes)),
-            (Some(_), _) | (None, true) => word.to_owned(),
+            // What an undone step did is no more.
+            (None, false) if status != StepStatus::Undone => format!("{word}: {}", cell(&row.notes)),
+            (Some(_), _) | (None, _) => word.to_owned(),
         }
     }
 
@@ -110,6 +124,18 @@ impl AttemptPage<'_> {
         };
         line.push_str(&format!(" {}{took} | {why} |\n", self.result_text(row, status)));
         line
+    }
+}
+
+/// How a step went that a rollback repeated for the release before.
+fn repetition(row: &StepRow) -> String {
+    let Some(repeated) = &row.repeated else { return String::new() };
+    let label = release_span(&repeated.release);
+    match (repeated.succeeded, row.phase) {
+        (Some(true), Some(StepPhase::Check)) => format!("; passed for {label}"),
+        (Some(true), Some(StepPhase::Prepare | StepPhase::Commit) | None) => format!("; again for {label}"),
+        (Some(false), _) => format!("; failed for {label}"),
+        (None, _) => format!("; interrupted for {label}"),
     }
 }
 
