@@ -239,14 +239,17 @@ fn mistakes_in_sources_modules_and_lookups() {
         },
         Mistake {
             name: "source on a server that is not granted",
-            edits: &[(
-                "from: \"file:dist/shop-${{ release }}.tar.zst\"",
-                "digest: \"sha256:0000000000000000000000000000000000000000000000000000000000000000\", from: \"http://127.0.0.1:${{ vars.port }}/shop.tar.zst\"",
-            )],
+            edits: &[
+                (
+                    "from: \"file:dist/shop-${{ release }}.tar.zst\"",
+                    "digest: \"sha256:0000000000000000000000000000000000000000000000000000000000000000\", from: \"http://127.0.0.1:${{ vars.port }}/shop.tar.zst\"",
+                ),
+                ("dist: \"./dist:ro\" }", "dist: \"./dist:ro\" }, http: [\"http://127.0.0.1:9\"]"),
+            ],
             code: "P0122",
             at: "shop.tar.zst",
-            hint: "add `http: [\"http://127.0.0.1:8080\"]` to the step's `grants:`",
-            fix: &[("dist: \"./dist:ro\" }", "dist: \"./dist:ro\" }, $1")],
+            hint: "add `\"http://127.0.0.1:8080\"` to `http:`",
+            fix: &[("http: [", "http: [$1, ")],
         },
         Mistake {
             name: "misspelled directory of releases",

@@ -57,7 +57,7 @@ pub(super) fn programs(
     };
     let vector = |program: &str, arguments: &str, default: &[&str]| {
         let argv = text(program).zip(list(arguments, default));
-        argv.map(|(program, arguments)| ([vec![program], arguments].concat()))
+        argv.map(|(program, arguments)| [vec![program], arguments].concat())
     };
     let required = config.get("requires").and_then(Value::as_array).map_or(0, Vec::len);
     let required = (0..required).map(|index| {
