@@ -42,7 +42,10 @@ impl SwitchBack {
 
     /// Why the release is not verified.
     fn doubt(&self) -> Option<String> {
-        let whys: Vec<_> = self.omissions.iter().map(|(step_target, why)| format!("{step_target} {why}")).collect();
+        // A program's last lines may be a part of it.
+        let in_one_line = |why: &str| why.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        let whys = self.omissions.iter().map(|(step_target, why)| format!("{step_target} {}", in_one_line(why)));
+        let whys: Vec<_> = whys.collect();
         (!whys.is_empty()).then(|| whys.join(", "))
     }
 }
