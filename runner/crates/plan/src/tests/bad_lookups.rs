@@ -28,7 +28,7 @@ fn undefined() {
               |
             5 |   a: { uses: x, with: { a: "${{ vars.rot }}", b: "${{ vars.nothing }}", c: "${{ env.UNSET }}" } }
               |                                                                             ^^^^^^^^^^^^^^^^ undefined
-              hint: set it: `UNSET=… runner …`
+              hint: set it: `export UNSET=…`
         "#]],
     );
     check_step(
@@ -287,14 +287,14 @@ fn secrets() {
               |
             3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
               |               ^^^^^^^^^ no value
-              hint: set it with `UNSET=… runner …`, or in CI under `env:` of the job
+              hint: set it: `export UNSET=…`; in CI, under `env:` of the job
 
             error[P0114]: secret `B`: the environment variable `EMPTY` is empty or not set
              --> deploy.yml:3:29
               |
             3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
               |                             ^^^^^^^^^ no value
-              hint: set it with `EMPTY=… runner …`, or in CI under `env:` of the job
+              hint: set it: `export EMPTY=…`; in CI, under `env:` of the job
 
             error[P0107]: "d.e" is not a valid secret name
              --> deploy.yml:3:52
@@ -329,7 +329,21 @@ fn no_debug_output_contains_a_secret() {
 fn lookup_without_its_dollar() {
     check_step(
         "    with: { url: \"http://h:{{ vars.port }}/\" }\n    grants: { http: [\"http://h:{{ vars.port }}\"] }",
-        expect![[r#""#]],
+        expect![[r#"
+            error[P0109]: `{{ vars.port }}` has no `$`, so nothing is looked up
+             --> deploy.yml:6:28
+              |
+            6 |     with: { url: "http://h:{{ vars.port }}/" }
+              |                            ^^^^^^^^^^^^^^^ only text
+              hint: write `${{ vars.port }}`; to mean the text itself, put it into a variable and look that up
+
+            error[P0109]: `{{ vars.port }}` has no `$`, so nothing is looked up
+             --> deploy.yml:7:32
+              |
+            7 |     grants: { http: ["http://h:{{ vars.port }}"] }
+              |                                ^^^^^^^^^^^^^^^ only text
+              hint: write `${{ vars.port }}`; to mean the text itself, put it into a variable and look that up
+        "#]],
     );
 }
 
