@@ -32,7 +32,7 @@ fn ten_mistakes_are_listed_at_once() {
         ("P0108", "steps.pull.lable"),
         ("P0122", "dir: script"),
         ("P0204", "warm.conf"),
-        ("P0234", "version:"),
+        ("P0234", "version: \">=20\""),
         ("P0121", "link: /current"),
         ("P0122", "method: POST"),
         ("P0121", "status: up"),
