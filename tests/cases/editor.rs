@@ -163,6 +163,6 @@ fn language_server_completes_and_marks_plans() {
     offered(&mut server, "  restart:", "    |\n  restart:", &["timeout", "retry", "needs"]);
     offered(&mut server, "into: app }", "| }", &["into", "digest", "shared"]);
     let (start, end) = (GOOD.find("    with: { tries").unwrap(), GOOD.find("  other:").unwrap());
-    offered(&mut server, &GOOD[start..end], "    with:\n      |\n", &["http", "tries", "files", "sql"]);
+    offered(&mut server, &GOOD[start..end], "    with:\n      |\n", &["files", "sql", "tcp"]);
     offered(&mut server, "[app, \"dist:ro\"] }", "[app], | }", &["databases", "http", "programs"]);
 }

@@ -105,7 +105,8 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
         SetupMode::WithSetup => ("setup", Some("setup")),
     };
     guards::require_local_flag(args.local, name)?;
-    let preflight = xdg_dirs::preflight_options(screen.notifier());
+    let scope = args.selection.overrides().preflight_scope();
+    let preflight = PreflightOptions { scope, ..xdg_dirs::preflight_options(screen.notifier()) };
     let (plan, label) = args.plan.checked_plan(&args.release, preflight.clone()).await?;
     let plan = match setup {
         SetupMode::WithoutSetup => plan,

@@ -11,7 +11,7 @@ use super::{
     wait::LockWaitArgs,
     xdg_dirs,
 };
-use crate::deploy::{DeployOverrides, RequestedRelease};
+use crate::deploy::{DeployOverrides, PreflightOptions, PreflightScope, RequestedRelease};
 use contract::diagnostic::{Diagnostic, ExitKind};
 use journal::event::IMPORT;
 
@@ -41,7 +41,8 @@ pub(super) async fn run(args: &ImportArgs, screen: &CommandOutput) -> Result<Exi
         plan,
         release: RequestedRelease { label, digest: None },
         commit: source::release_commit(&args.plan, &args.release),
-        preflight: xdg_dirs::preflight_options(screen.notifier()),
+        // Nothing of the plan runs but checks.
+        preflight: PreflightOptions { scope: PreflightScope::Plan, ..xdg_dirs::preflight_options(screen.notifier()) },
         overrides: DeployOverrides { command: Some(IMPORT), ..DeployOverrides::default() },
         verified_deployment: None,
         wait: args.wait.wait(),

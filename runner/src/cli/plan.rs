@@ -12,12 +12,15 @@ use super::{
     xdg_dirs,
 };
 use crate::{
-    deploy::{PlannedStep, PreparedPlan, RequestedRelease, StepPreview, preview_deployment},
+    deploy::{PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, StepPreview, preview_deployment},
     report::{self, OutputFormat, json, messages},
 };
 use contract::diagnostic::{Diagnostic, ExitKind};
 use contract::text;
-use journal::event::{Decision, JournalHeader};
+use journal::{
+    Redactor,
+    event::{Decision, JournalHeader},
+};
 use plan::StepTrust;
 use sandbox::CapabilityNeed;
 use state::StateStore;
@@ -45,13 +48,16 @@ pub(super) async fn run(
     screen: &CommandOutput,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
-    let options = xdg_dirs::preflight_options(screen.stderr_notifier());
+    let scope = args.selection.overrides().preflight_scope();
+    let options = PreflightOptions { scope, ..xdg_dirs::preflight_options(screen.stderr_notifier()) };
     let (plan, label) = args.plan.checked_plan(&args.release, options.clone()).await?;
     screen.mask(plan.secrets.values());
     if args.expanded {
+        // A value may be a secret under another name.
+        let redactor = Redactor::of_plan(&plan.secrets);
         let answer = match screen.format() {
-            OutputFormat::Json => json::line(&plan.expanded()) + "\n",
-            OutputFormat::Text => plan.expanded_text(),
+            OutputFormat::Json => json::line(&redactor.redact_json_values(plan.expanded())) + "\n",
+            OutputFormat::Text => redactor.redact(&plan.expanded_text()),
         };
         report::write_answer(out, &answer).map_err(|error| vec![error])?;
         return Ok(ExitKind::Success);

@@ -12,7 +12,7 @@ use super::{
     wait::LockWaitArgs,
     xdg_dirs,
 };
-use crate::deploy::{DeployOverrides, RequestedRelease, UnrecordedRelease};
+use crate::deploy::{DeployOverrides, PreflightOptions, RequestedRelease, UnrecordedRelease};
 use contract::{
     Label,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
@@ -168,11 +168,12 @@ async fn deploy_release(
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let Release { label, digest } = release;
     let plan = args.plan_for(&label)?;
+    let scope = orders.preflight_scope();
     let job = DeployRequest {
         plan,
         release: RequestedRelease { label, digest },
         commit,
-        preflight: xdg_dirs::preflight_options(screen.notifier()),
+        preflight: PreflightOptions { scope, ..xdg_dirs::preflight_options(screen.notifier()) },
         overrides: orders,
         verified_deployment,
         wait: wait.wait(),

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Interrupt, PlannedStep, PreparedPlan, SiblingEnvironment, UnrecordedRelease, preflight::header_problem};
+use super::{
+    Interrupt, PlannedStep, PreflightScope, PreparedPlan, SiblingEnvironment, UnrecordedRelease,
+    preflight::header_problem,
+};
 use contract::{
     MachineId, StepId,
     diagnostic::{Diagnostic, ErrorCode, Notice},
@@ -129,6 +132,16 @@ impl DeployOverrides {
         };
         let problems: Vec<_> = named.into_iter().chain(accepted).chain(rerun).filter_map(unknown).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// How much the preflight checks. A part of the steps, a rollback and an import do not wait for what only other steps need.
+    #[must_use]
+    pub fn preflight_scope(&self) -> PreflightScope {
+        match (&self.selection, self.command) {
+            (Selection::All, Some(ROLLBACK | IMPORT)) => PreflightScope::Plan,
+            (Selection::All, _) => PreflightScope::Machine,
+            (Selection::StartFrom(_) | Selection::Until(_) | Selection::Only(_), _) => PreflightScope::Plan,
+        }
     }
 
     /// Whether the attempt is a rollback, and the step no part of one: it migrates.

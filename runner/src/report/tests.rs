@@ -134,15 +134,14 @@ fn failure_names_file_and_line() {
         ExitKind::Failed,
         None,
         expect![[r#"
-        shop r2 to test (run 2-bbbbbb, attempt 1)
-          start  pull     the release changed
-          ran    pull     1.5 KiB                                                   8 ms
-          start  migrate  its configuration, migrations and the release changed
-          warn   migrate  slow lock rows=7 table=orders
-          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
-                          exist                                                    41 ms
-        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
-    "#]],
+            shop r2 to test (run 2-bbbbbb, attempt 1)
+              start  pull     the release changed
+              ran    pull     1.5 KiB                                                   8 ms
+              start  migrate  its configuration, migrations and the release changed
+              warn   migrate  slow lock rows=7 table=orders
+              FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not exist  41 ms
+            FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+        "#]],
     );
 }
 
@@ -225,18 +224,17 @@ fn effect_without_a_record_is_adopted_and_never_started() {
         ExitKind::Success,
         Some("an interruption"),
         expect![[r#"
-        shop r2 to test (run 2-bbbbbb, attempt 2)
-          resume after an interruption
-          skip   pull     its effect still holds                                    3 ms
-          adopt  migrate  its record is unauthenticated or missing; the probe
-                          found its effect                                          4 ms
-          skip   migrate  its effect still holds                                    3 ms
-          start  switch   the release changed
-          ran    switch                                                             2 ms
-          start  verify   an earlier step ran
-          ran    verify                                                             5 ms
-        deployed r2 to test in 22 ms (2 ran, 1 skipped, 1 adopted)
-    "#]],
+            shop r2 to test (run 2-bbbbbb, attempt 2)
+              resume after an interruption
+              skip   pull     its effect still holds                                    3 ms
+              adopt  migrate  its record is unauthenticated or missing; the probe found its effect  4 ms
+              skip   migrate  its effect still holds                                    3 ms
+              start  switch   the release changed
+              ran    switch                                                             2 ms
+              start  verify   an earlier step ran
+              ran    verify                                                             5 ms
+            deployed r2 to test in 22 ms (2 ran, 1 skipped, 1 adopted)
+        "#]],
     );
 }
 

@@ -14,15 +14,13 @@ use super::{
     ArgumentPattern, ConfidentialText, DirAccess, EffectPlace, EnvGrant, HttpGrant, ModuleRef, NetworkScope, OnFailure,
     Plan, PlanStep, SecretAccess, StateLocation, StepTrust,
     expression::{PendingPart, PendingValue},
-    implied_grants,
+    forgotten_dollar, implied_grants,
     step::DEFAULT_TIMEOUT,
 };
 use contract::{StepId, hash::canonical_json};
 
-/// The variable whose value is the literal argument `*`.
-const STAR: &str = "star";
-/// The variable whose value is the literal argument `**`.
-const STARS: &str = "stars";
+/// The variables for texts that would mean something else if they were written as they are. An expanded plan has no others.
+const LITERALS: [(&str, &str); 4] = [("star", "*"), ("stars", "**"), ("dollar", "$"), ("braces", "{{")];
 
 impl Plan {
     /// The long form of the plan as YAML.
@@ -54,7 +52,6 @@ impl Plan {
             .map(|(name, variable)| (name.clone(), format!("env:{variable}").into()))
             .collect();
         insert_filled(&mut plan, "secrets", secrets);
-        insert_filled(&mut plan, "vars", self.pattern_variables());
         plan.insert("environments".into(), self.expanded_environments());
         insert_filled(&mut plan, "setup", self.expanded_steps(&self.setup));
         plan.insert("steps".into(), self.expanded_steps(&self.steps).into());
@@ -73,6 +70,9 @@ impl Plan {
         if self.on_failure == OnFailure::Rollback {
             plan.insert("on-failure".into(), "rollback".into());
         }
+        let text = Value::from(plan.clone()).to_string();
+        let used = LITERALS.into_iter().filter(|(name, _)| text.contains(&lookup_of(name)));
+        insert_filled(&mut plan, "vars", used.map(|(name, literal)| (name.to_owned(), literal.into())).collect());
         Value::Object(plan)
     }
 
@@ -90,15 +90,6 @@ impl Plan {
             Ok(inside) => format!("./{}", inside.display()),
             Err(_) => path.display().to_string(),
         }
-    }
-
-    /// The variables for arguments that would be patterns if they were written as they are.
-    fn pattern_variables(&self) -> Map<String, Value> {
-        let patterns = self.setup.iter().chain(self.all_steps()).flat_map(|step| &step.grants.programs);
-        let words: Vec<_> = patterns.flat_map(|grant| &grant.arguments).collect();
-        let needs = |text: &str| words.iter().any(|word| **word == ArgumentPattern::Exact(text.to_owned()));
-        let variables = [(STAR, "*"), (STARS, "**")].into_iter().filter(|(_, text)| needs(text));
-        variables.map(|(name, text)| (name.to_owned(), text.into())).collect()
     }
 
     fn expanded_environments(&self) -> Value {
@@ -236,17 +227,25 @@ impl Plan {
     /// A text with lookups of this plan's secrets, where every other `${{` is literal.
     fn written_secretly(&self, text: &ConfidentialText) -> String {
         let mut out = String::new();
+        let mut literal = String::new();
         let mut rest = text.written.as_str();
         while let Some(start) = rest.find("${{") {
             let (before, after) = rest.split_at(start);
-            let name =
-                after.strip_prefix("${{ secrets.").and_then(|inside| inside.split_once(" }}")).map(|(name, _)| name);
-            let is_lookup = name.is_some_and(|name| self.secret_variables.contains_key(name));
-            out += before;
-            out += if is_lookup { "${{" } else { "$${{" };
-            rest = &after["${{".len()..];
+            literal += before;
+            let name = after.strip_prefix("${{ secrets.").and_then(|inside| inside.split_once(" }}"));
+            match name.filter(|(name, _)| self.secret_variables.contains_key(*name)) {
+                Some((name, left)) => {
+                    out += &escaped_before_lookup(&std::mem::take(&mut literal));
+                    out += &format!("${{{{ secrets.{name} }}}}");
+                    rest = left;
+                }
+                None => {
+                    literal += "${{";
+                    rest = &after["${{".len()..];
+                }
+            }
         }
-        out + rest
+        out + &escaped(&(literal + rest))
     }
 }
 
@@ -275,17 +274,36 @@ fn insert_filled(fields: &mut Map<String, Value>, key: &str, entries: Map<String
     }
 }
 
+fn lookup_of(variable: &str) -> String {
+    format!("${{{{ vars.{variable} }}}}")
+}
+
 /// A text in which nothing is a lookup.
 fn escaped(text: &str) -> String {
-    text.replace("${{", "$${{")
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(found) = forgotten_dollar::first_lookup(rest) {
+        out += &rest[..found.start].replace("${{", "$${{");
+        out += &lookup_of("braces");
+        rest = &rest[found.start + "{{".len()..];
+    }
+    out + &rest.replace("${{", "$${{")
+}
+
+/// The same before a lookup: a `$` right before it would escape it.
+fn escaped_before_lookup(text: &str) -> String {
+    match text.strip_suffix('$') {
+        Some(start) => escaped(start) + &lookup_of("dollar"),
+        None => escaped(text),
+    }
 }
 
 fn written_pattern(pattern: &ArgumentPattern) -> Value {
     match pattern {
         ArgumentPattern::AnyOne => "*".into(),
         ArgumentPattern::AnyRest => "**".into(),
-        ArgumentPattern::Exact(text) if text == "*" => format!("${{{{ vars.{STAR} }}}}").into(),
-        ArgumentPattern::Exact(text) if text == "**" => format!("${{{{ vars.{STARS} }}}}").into(),
+        ArgumentPattern::Exact(text) if text == "*" => lookup_of("star").into(),
+        ArgumentPattern::Exact(text) if text == "**" => lookup_of("stars").into(),
         ArgumentPattern::Exact(text) => escaped(text).into(),
     }
 }
@@ -314,10 +332,12 @@ fn written_config(value: &Value, pointer: &str, step: &PlanStep) -> Value {
 }
 
 fn written_pending(pending: &PendingValue) -> String {
-    let parts = pending.parts.iter().map(|part| match part {
-        PendingPart::Text(text) => escaped(text),
-        PendingPart::Deferred { lookup, .. } => format!("${{{{ {lookup} }}}}"),
-        PendingPart::ReleasePath { .. } => unreachable!("a complete plan has none"),
+    let following = pending.parts.iter().skip(1).map(Some).chain([None]);
+    let parts = pending.parts.iter().zip(following).map(|(part, next)| match (part, next) {
+        (PendingPart::Text(text), Some(PendingPart::Deferred { .. })) => escaped_before_lookup(text),
+        (PendingPart::Text(text), _) => escaped(text),
+        (PendingPart::Deferred { lookup, .. }, _) => format!("${{{{ {lookup} }}}}"),
+        (PendingPart::ReleasePath { .. }, _) => unreachable!("a complete plan has none"),
     });
     parts.collect()
 }

@@ -23,7 +23,7 @@ pub(super) fn error_in(text: &str, written: &str, start: usize) -> Option<PlanEr
 }
 
 /// Where the first lookup without `$` is.
-fn first_lookup(text: &str) -> Option<Range<usize>> {
+pub(super) fn first_lookup(text: &str) -> Option<Range<usize>> {
     text.match_indices("{{").find_map(|(at, _)| {
         let end = at + text[at..].find("}}")? + 2;
         let is_other = text[..at].ends_with(['$', '{']) || text[end..].starts_with('}');

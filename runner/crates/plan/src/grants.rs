@@ -186,7 +186,10 @@ impl GrantReader<'_> {
             let write = format!("add `{name}: PATH` to `dirs` at the top of the plan");
             return self.unknown_shared("dirs", name.as_str(), &node.span, names, write);
         };
-        let (dir, span) = dir.clone()?;
+        let Some((dir, span)) = dir.clone() else {
+            self.problems.note_repeated();
+            return None;
+        };
         if access == Some(DirAccess::ReadWrite) && dir.access == DirAccess::ReadOnly {
             return self.bad_grant(
                 &node.span,

@@ -1,7 +1,7 @@
 //! Grants that follow from a step's `with`: a program or URL that is known before the run is its own grant.
 //!
 //! Invariant: a step that lists `programs` (or `http`) in its `grants` gets that list and nothing else. Only what is known
-//! before the first step counts, never an output of a step; so `runner plan` shows each such grant. Deliberately absent:
+//! before the first step counts, never an output of a step; so `runner plan` shows each such grant. Modules of others get nothing this way. Deliberately absent:
 //! private addresses, request headers and sockets, which `grants` alone can give, and `trust: host`.
 
 use std::collections::BTreeMap;
@@ -77,10 +77,11 @@ pub(super) fn programs(
     grants
 }
 
-/// The origins of all URLs in the configuration of any other step, in its order.
+/// The origins of all URLs in the configuration of any other official module, in its order. In that of somebody's module, a URL may
+/// be only text.
 pub(super) fn origins(uses: &ModuleRef, config: &Value, pending: &BTreeMap<String, PendingValue>) -> Vec<HttpGrant> {
     let mut found = Vec::new();
-    if is_run(uses) {
+    if is_run(uses) || !matches!(uses, ModuleRef::Official(_)) {
         return found;
     }
     collect_origins(config, String::new(), pending, &mut found);

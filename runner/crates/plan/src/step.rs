@@ -99,6 +99,7 @@ pub(super) fn draft(
         && name == RUN
     {
         write_words_as_texts(config, program.as_ref().or_else(|| fields.get("with")), scope, problems);
+        check_program(config, problems);
     }
     let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
         fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
@@ -207,6 +208,23 @@ fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErro
     let own = [entry("program", program.clone())].into_iter().chain(has_arguments.then(|| entry("args", arguments)));
     let entries = own.chain(entries).collect();
     Some(YamlNode { span: node.span.clone(), kind: YamlValue::Map(entries) })
+}
+
+/// Reports a program that is neither a path nor a name, such as `scripts/build.sh`.
+fn check_program(config: &SubstitutedConfig, problems: &mut PlanErrorCollector) {
+    const POINTER: &str = "/program";
+    let program = config.value.pointer(POINTER).and_then(Value::as_str);
+    let (Some(program), Some(span)) = (program, config.spans.get(POINTER)) else { return };
+    if config.pending.contains_key(POINTER) || program.is_empty() || grants::is_program(program) {
+        return;
+    }
+    let error =
+        PlanError::new(ErrorCode::InvalidValue, format!("`{program}` is no path and no bare name of a program"));
+    let hint = match program.contains('/') && !program.starts_with('~') && !program.ends_with('/') {
+        true => format!("did you mean `./{program}`? It is in the plan's folder"),
+        false => "write `/usr/sbin/nginx`, `nginx` or `./build.sh`".to_owned(),
+    };
+    problems.push(error.at(span, "not a program").hint(hint));
 }
 
 /// Makes texts of the words of a `run` step's programs, whose numbers keep their spelling.

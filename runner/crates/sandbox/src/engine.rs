@@ -100,6 +100,10 @@ impl ModuleLoadError {
                 ErrorCode::UnknownModule,
                 match closest_match(name, known.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
+                    None if name == step.id.as_str() => format!(
+                        "add `uses:` with one of {}, or `program: [PROGRAM, ARGUMENT]`; a step without them uses the module of its own name",
+                        known.join(", ")
+                    ),
                     None => format!(
                         "the official modules are {}; use your own module with `uses: ./path.wasm`",
                         known.join(", ")

@@ -63,6 +63,18 @@ pub(super) enum ContentSource<'a> {
     Url(Url),
 }
 
+/// The environment of a granted program, with the default `PATH` and `HOME` if it has none.
+#[must_use]
+pub fn with_default_variables(mut environment: Vec<(String, String)>) -> Vec<(String, String)> {
+    let home = || Some(std::env::home_dir()?.to_str()?.to_owned());
+    for (name, default) in [("PATH", Some(DEFAULT_PROGRAM_PATH.to_owned())), ("HOME", home())] {
+        if let Some(default) = default.filter(|_| environment.iter().all(|(set, _)| set != name)) {
+            environment.push((name.to_owned(), default));
+        }
+    }
+    environment
+}
+
 impl CapabilityGate {
     /// Opens a step's grants for one purpose.
     ///
@@ -261,13 +273,15 @@ impl CapabilityGate {
                 environment.push((name.clone(), value.value.reveal().to_owned()));
             }
         }
-        let home = || Some(std::env::home_dir()?.to_str()?.to_owned());
-        for (name, default) in [("PATH", Some(DEFAULT_PROGRAM_PATH.to_owned())), ("HOME", home())] {
-            if let Some(default) = default.filter(|_| environment.iter().all(|(set, _)| set != name)) {
-                environment.push((name.to_owned(), default));
-            }
+        Ok(with_default_variables(environment))
+    }
+
+    /// Whether the `PATH` that the plan sets for programs has no secret in it.
+    pub(super) fn is_path_public(&self) -> bool {
+        match self.grants.env.get("PATH") {
+            Some(EnvGrant::Set(path)) => path.written == path.value.reveal(),
+            Some(EnvGrant::SetByStep) | None => true,
         }
-        Ok(environment)
     }
 
     /// A granted secret.

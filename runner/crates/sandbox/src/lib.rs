@@ -42,7 +42,7 @@ pub use description::{
     CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength, SchemaViolation,
 };
 pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names, official_schemas};
-pub use gate::{CallPurpose, argv_may_match, module_display_name};
+pub use gate::{CallPurpose, argv_may_match, module_display_name, with_default_variables};
 pub use inputs::{InputError, release_digest};
 pub use migrations::open_migrations;
 pub use modules::{NoticeHandler, RegistryError, UserPaths};

@@ -167,6 +167,7 @@ impl process::Host for HostState {
         secrets: Vec<(String, Resource<SecretHandle>)>,
     ) -> Result<process::Completion, HostError> {
         let mut options: ProgramOptions = super::parse_options("a program", &command.options)?;
+        let is_path_public = self.gate.is_path_public() && secrets.iter().all(|(name, _)| name != "PATH");
         for (name, handle) in secrets {
             options.env.insert(name, self.secret_value(&handle)?.reveal().to_owned());
         }
@@ -188,8 +189,10 @@ impl process::Host for HostState {
         let search_path = start.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         let _running = self.programs.enter();
         let started = RunningProgram::start(start).await;
+        let search_path = search_path.as_deref().unwrap_or(DEFAULT_PROGRAM_PATH);
         let (mut program, pipes) = started.map_err(|error| {
-            start_error(&name, &path, search_path.as_deref().unwrap_or(DEFAULT_PROGRAM_PATH), &error)
+            // The step sees the error, and may not see a secret in the `PATH`.
+            start_error(&name, &path, if is_path_public { search_path } else { "" }, &error)
         })?;
         let mut output = OutputReader { channel: options.log.then_some(&self.channel), ..OutputReader::default() };
         let (exit, was_asked) = {

@@ -15,11 +15,11 @@
 // long: one storage, from the command line of git to its answers.
 
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     process::{Output, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -96,6 +96,9 @@ const LOCK_FILE: &str = "lock.json";
 
 /// The file with the archive, in the commit of an archive.
 const ARCHIVE_FILE: &str = "archive.tar.zst";
+
+/// How long a process waits for the others. A fetch is a few commits.
+const MAX_FETCH_LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// The file in the bare repository that a process locks while it changes the shallow file.
 const FETCH_LOCK_FILE: &str = "pawl-fetch.lock";
@@ -368,11 +371,18 @@ impl GitStorage {
     }
 
     /// Waits for the other processes of this machine that change the shallow file: git gives up at once if one of them has it.
-    /// The lock ends with the returned file. Without it (a full disk) git itself says what is wrong.
+    /// The lock ends with the returned file. Without it (a full disk, or a process that was stopped) git itself says what is wrong.
     fn lock_shallow_file(&self) -> Option<File> {
         let file = File::create(self.repository.join(FETCH_LOCK_FILE)).ok()?;
-        file.lock().ok()?;
-        Some(file)
+        let began = Instant::now();
+        while began.elapsed() < MAX_FETCH_LOCK_WAIT {
+            match file.try_lock() {
+                Ok(()) => return Some(file),
+                Err(TryLockError::WouldBlock) => thread::sleep(READ_RETRY_DELAY),
+                Err(TryLockError::Error(_)) => return None,
+            }
+        }
+        None
     }
 
     /// Fetches the commits of refs that are not here. A ref may move meanwhile: the caller looks which commits are here.

@@ -27,7 +27,7 @@ pub(super) use grant_lines::{GrantLine, grant_line_hint};
 pub(super) struct ValueProblem {
     /// The JSON pointer to the value.
     pub(super) pointer: String,
-    /// The grant that it lacks, if it lacks one.
+    /// The kind of grant that it lacks, or would need if it were valid.
     pub(super) capability: Option<CapabilityKind>,
     pub(super) diagnostic: Diagnostic,
 }
@@ -103,7 +103,24 @@ impl<'a> DeclaredStep<'a> {
     fn invalid(&self, value: &DeclaredValue, why: &str, label: &str, hint: impl Into<String>) -> ValueProblem {
         let at = value.pointer.trim_start_matches('/');
         let message = format!("invalid `with` of step `{}` at `{at}`: {why}", self.step.id);
-        self.problem(ErrorCode::InvalidConfig, value, None, message, label, hint.into())
+        let capability = match value.kind {
+            ValueKind::HttpUrl | ValueKind::HttpMethod | ValueKind::Source => Some(CapabilityKind::Http),
+            ValueKind::TcpAddress => Some(CapabilityKind::Tcp),
+            ValueKind::JsonPointer
+            | ValueKind::Database
+            | ValueKind::DirName
+            | ValueKind::DirPath
+            | ValueKind::WorkingDir
+            | ValueKind::RelativePath
+            | ValueKind::Program
+            | ValueKind::Command
+            | ValueKind::ProgramEnvironment
+            | ValueKind::Duration
+            | ValueKind::VersionRange
+            | ValueKind::EarlierStep
+            | ValueKind::Arguments => None,
+        };
+        self.problem(ErrorCode::InvalidConfig, value, capability, message, label, hint.into())
     }
 
     /// A value that the grants do not cover. `what` completes "step `x` needs …".

@@ -63,7 +63,11 @@ impl<'a> MachineCheck<'a> {
         }
         let (program, arguments) = argv.split_first()?;
         let program = &*resolve_in_plan(&self.planned.step.plan_dir, (*program)?);
-        let found = find_program(program, self.search_path(value)?);
+        let search_path = self.search_path(value)?;
+        let found = find_program(program, search_path);
+        if found.as_ref().is_err_and(|fault| self.may_appear(fault, search_path)) {
+            return None;
+        }
         let looked_at = match &found {
             Ok(path) | Err(ProgramFault::NotExecutable { path } | ProgramFault::CarriageReturn { path }) => {
                 path.as_path()
@@ -105,7 +109,10 @@ impl<'a> MachineCheck<'a> {
 
     /// Whether the plan says that an earlier step installs a program.
     fn is_installed_later(&self, value: &DeclaredValue) -> bool {
-        self.beside(value, ValueKind::EarlierStep).is_some_and(|installer| installer.value.is_some())
+        // `installed-by` of a step counts for the programs that it requires too.
+        let covers = |other: &&DeclaredValue| value.object.starts_with(&other.object);
+        let installers = self.declared.values.iter().filter(|other| other.kind == ValueKind::EarlierStep);
+        installers.filter(covers).any(|installer| installer.value.is_some())
     }
 
     fn beside(&self, value: &DeclaredValue, kind: ValueKind) -> Option<&DeclaredValue> {
@@ -169,7 +176,26 @@ impl<'a> MachineCheck<'a> {
             return None;
         }
         let path = if path.is_empty() { grant.path.clone() } else { grant.path.join(path) };
-        (!self.may_be_made(&normalize(&path))).then_some((text, path))
+        // Whatever a program that runs before does, it may make this.
+        (self.earlier_programs.is_none() && !self.may_be_made(&normalize(&path))).then_some((text, path))
+    }
+
+    /// Whether an earlier step may make what a program lacks.
+    fn may_appear(&self, fault: &ProgramFault, search_path: &str) -> bool {
+        match fault {
+            // A relative folder depends on the working directory.
+            ProgramFault::NotOnPath { .. } => {
+                let mut folders = search_path.split(':').map(Path::new);
+                folders.any(|folder| folder.is_relative() || self.may_be_made(&normalize(folder)))
+            }
+            ProgramFault::Interpreter { interpreter, fault, .. } => {
+                self.may_be_made(&normalize(Path::new(interpreter))) || self.may_appear(fault, search_path)
+            }
+            ProgramFault::Missing
+            | ProgramFault::Directory
+            | ProgramFault::NotExecutable { .. }
+            | ProgramFault::CarriageReturn { .. } => false,
+        }
     }
 
     /// Whether an earlier step may make what is at a path.

@@ -6,7 +6,7 @@ use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
 };
-use plan::{DirAccess, Plan, PlanStep, closest_match, quoted_list};
+use plan::{DirAccess, GrantSource, Plan, PlanStep, closest_match, quoted_list};
 use sandbox::{CapabilityKind, CapabilityNeed, ModuleDescription, SchemaViolation};
 
 use super::{
@@ -27,6 +27,15 @@ pub(super) fn step_problems(
     let mut values = DeclaredStep::new(plan, step, description).problems(upstream);
     values.retain(|value| violations.iter().all(|violation| violation.pointer != value.pointer));
     let mut needs = missing_grants(plan, step, description);
+    // What is no name at all is explained by the value itself.
+    let is_name = |pointer: &str| {
+        let text = step.with.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_default();
+        !text.starts_with(['/', '.']) && !text.contains(':')
+    };
+    needs.retain(|need| {
+        let is_explained = values.iter().any(|value| value.pointer == need.problem.pointer);
+        !need.is_named || !is_explained || is_name(&need.problem.pointer)
+    });
     // What names more comes first: a need by its value, then a value by itself, then a need of any grant of a kind.
     values.retain(|value| !needs.iter().any(|need| need.is_named && need.problem.pointer == value.pointer));
     needs.retain(|need| need.is_named || values.iter().all(|value| value.capability != need.problem.capability));
@@ -120,7 +129,7 @@ fn is_granted(step: &PlanStep, need: &CapabilityNeed) -> bool {
             is_meant(granted.as_str()) && (!need.wants_write() || grant.access == DirAccess::ReadWrite)
         }),
         CapabilityKind::Databases => grants.databases.keys().any(|granted| is_meant(granted.as_str())),
-        CapabilityKind::Http => !grants.http.is_empty(),
+        CapabilityKind::Http => !grants.http.is_empty() || !grants.sockets.is_empty(),
         CapabilityKind::Tcp => !grants.tcp.is_empty(),
         CapabilityKind::Programs => !grants.programs.is_empty(),
         CapabilityKind::Sockets => grants.sockets.keys().any(|granted| is_meant(granted.as_str())),
@@ -147,7 +156,14 @@ fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
         _ => None,
     };
     if let Some(read_only) = read_only {
-        return format!("remove `:ro` from the directory `{read_only}` in the step's `grants:`");
+        let is_shared = |name: &&plan::DirGrant| matches!(name.source, GrantSource::Shared(_));
+        let granted = grants.dirs.iter().find(|(granted, _)| granted.as_str() == read_only).map(|(_, grant)| grant);
+        return match granted.filter(is_shared) {
+            Some(_) => format!(
+                "remove `:ro` from `{read_only}`: in the step's `grants:`, or in `dirs:` at the top of the plan"
+            ),
+            None => format!("remove `:ro` from the directory `{read_only}` in the step's `grants:`"),
+        };
     }
     if let Some(near) = name.and_then(|name| closest_match(name, granted.iter().copied())) {
         return format!("did you mean `{near}`?");

@@ -3,21 +3,35 @@
 //! It runs each program with the granted arguments that print its version. Deliberately absent: any knowledge of a program; the first
 //! version number that it prints counts.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::EnvGrant;
-use sandbox::{DeclaredValue, ValueKind};
+use rustix::process::{Pid, Signal, kill_process_group};
+use sandbox::{DeclaredValue, ValueKind, with_default_variables};
 use semver::{Version, VersionReq};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Command,
+};
 
 use super::{declared::KnownText, machine::MachineCheck, span_of};
 
 /// How long a program may take to print its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long its pipes are still read once it has ended.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How much of each stream is read.
+const MAX_PRINTED_BYTES: u64 = 64 << 10;
+
 impl MachineCheck<'_> {
-    /// The programs whose version is wrong, or can't be found out. A program that can't be run is not among them.
+    /// The programs whose version is wrong, or can't be determined. A program that can't be run is not among them.
     pub(super) async fn version_problems(&self) -> Vec<Diagnostic> {
         let mut problems = Vec::new();
         for value in self.declared.values.iter().filter(|value| value.kind == ValueKind::VersionRange) {
@@ -42,7 +56,7 @@ impl MachineCheck<'_> {
         };
         let unknown = |why: String| {
             let message =
-                format!("step `{}` needs `{name}` {text}, and its version can't be found out: {why}", step.id);
+                format!("step `{}` needs `{name}` {text}, and its version can't be determined: {why}", step.id);
             error(message, "set `args:` to the arguments with which the program prints its version")
         };
         let output = match self.run_for_version(&path, &arguments).await {
@@ -56,29 +70,68 @@ impl MachineCheck<'_> {
             return None;
         }
         let message = format!("step `{}` needs `{name}` {text}, but {} is {version}", step.id, path.display());
-        error(message, "install a version that fits, or name another program; `version` says what is needed")
+        error(message, "install a version that fits, or name another program")
     }
 
-    /// What a program prints, in the environment that the plan grants.
+    /// What a program prints, in the environment that it has in the step.
     async fn run_for_version(&self, path: &Path, arguments: &[String]) -> Result<String, String> {
         let mut command = Command::new(path);
         command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-        for (name, grant) in &self.planned.step.grants.env {
-            if let EnvGrant::Set(value) = grant {
-                command.env(name, value.value.reveal());
-            }
-        }
-        let output = match tokio::time::timeout(VERSION_TIMEOUT, command.output()).await {
-            Ok(Ok(output)) => output,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("it did not end within {} s", VERSION_TIMEOUT.as_secs())),
-        };
-        if !output.status.success() {
-            return Err(format!("it ended with {}", output.status));
+        let step = &self.planned.step;
+        let set_by_step = |name: &str| step.with.get("env").and_then(|variables| variables.get(name)?.as_str());
+        let environment = step.grants.env.iter().filter_map(|(name, grant)| match grant {
+            EnvGrant::Set(value) => Some((name.clone(), value.value.reveal().to_owned())),
+            EnvGrant::SetByStep => Some((name.clone(), set_by_step(name)?.to_owned())),
+        });
+        command.envs(with_default_variables(environment.collect()));
+        let ended = run_bounded(command).await?;
+        let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+        if !ended.status.success() {
+            let last = stderr.lines().rfind(|line| !line.trim().is_empty()).map(|line| format!(": {}", line.trim()));
+            return Err(format!("it ended with {}{}", ended.status, last.unwrap_or_default()));
         }
         // Some programs print it as an error.
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         Ok(format!("{stdout}\n{stderr}"))
+    }
+}
+
+/// Runs a program to its end, and ends what it leaves behind. Of what it prints, the beginning is kept.
+async fn run_bounded(mut command: Command) -> Result<Output, String> {
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut printed, mut errors) = (Vec::new(), Vec::new());
+    let ended = {
+        let reading = async { tokio::join!(read_start(stdout, &mut printed), read_start(stderr, &mut errors)) };
+        tokio::pin!(reading);
+        tokio::time::timeout(VERSION_TIMEOUT, async {
+            tokio::select! {
+                status = child.wait() => {
+                    // What it left behind may hold the pipes.
+                    let _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut reading).await;
+                    status
+                }
+                _ = &mut reading => child.wait().await,
+            }
+        })
+        .await
+    };
+    if let Some(group) = group {
+        // Nobody may be left in it.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    match ended {
+        Ok(Ok(status)) => Ok(Output { status, stdout: printed, stderr: errors }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("it did not end within {} s", VERSION_TIMEOUT.as_secs())),
+    }
+}
+
+async fn read_start(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
+    if let Some(pipe) = pipe {
+        // What can't be read is not there.
+        let _ = pipe.take(MAX_PRINTED_BYTES).read_to_end(into).await;
     }
 }
 

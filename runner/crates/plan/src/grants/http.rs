@@ -15,7 +15,11 @@ impl GrantReader<'_> {
         let YamlValue::Text(text) = &node.kind else { return self.http(node) };
         let Ok(name) = text.parse::<GrantName>() else { return self.http(node) };
         match shared.http.get(&name) {
-            Some(grant) => grant.clone().map(|grant| HttpGrant { source: GrantSource::Shared(name), ..grant }),
+            Some(Some(grant)) => Some(HttpGrant { source: GrantSource::Shared(name), ..grant.clone() }),
+            Some(None) => {
+                self.problems.note_repeated();
+                None
+            }
             None => {
                 let names = shared.http.keys().map(GrantName::as_str);
                 let write = format!(

@@ -109,7 +109,8 @@ fn naive(plan: &Value, name: &str, step: &Value) -> Value {
                 http.push(origin(&shared.unwrap_or_else(|| text.to_owned())).unwrap());
             }
         }
-        _ if is_run => {}
+        // A URL is only text in a program's arguments, and in the configuration of somebody's module.
+        _ if is_run || uses.ends_with(".wasm") => {}
         _ => {
             let mut found = Vec::new();
             texts(&with, &mut found);

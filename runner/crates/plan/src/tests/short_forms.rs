@@ -74,8 +74,11 @@ steps:
   verify:
     with: { http: [{ url: "http://localhost:${{ vars.port }}/x" }, { url: "https://user@example.com/y" }, { url: "http://localhost:8080" }] }
   warm:
-    uses: ./warm.wasm
+    uses: pull
     with: { from: "https://example.com/${{ steps.build.x }}", to: "https://${{ steps.build.x }}/", text: "see https://example.org" }
+  other:
+    uses: ./other.wasm
+    with: { url: "https://example.com/" }
 "#,
     );
     let expected = json!({ "programs": [["./build.sh", "--port", "8080", "${{ vars.star }}"], ["/bin/true"]] });
@@ -84,6 +87,7 @@ steps:
     assert_eq!(grants(&plan, "restart"), expected);
     assert_eq!(grants(&plan, "verify"), json!({ "http": ["https://example.com:443", "http://localhost:8080"] }));
     assert_eq!(grants(&plan, "warm"), json!({ "http": ["https://example.com:443"] }));
+    assert_eq!(grants(&plan, "other"), Value::Null);
     let sources: Vec<_> = plan.steps[2].grants.http.iter().map(|grant| grant.source.clone()).collect();
     assert_eq!(sources, ["/http/0/url", "/http/1/url"].map(|pointer| GrantSource::Config(pointer.to_owned())));
 }
@@ -308,4 +312,47 @@ fn a_long_form_is_its_own_long_form() {
     let plan = parse_for(EXAMPLE, Some("prod")).unwrap();
     let again = parse_for(&plan.expanded_text(), Some("prod")).unwrap();
     assert_eq!(again.expanded_text(), plan.expanded_text());
+}
+
+/// Each value means the same in the long form, whatever stands before and after a lookup.
+#[test]
+fn odd_texts_survive_the_long_form() {
+    let plan = good(
+        r#"
+version: 1
+app: shop
+secrets: { TOKEN: env:TOKEN }
+vars: { dollar: "$", braces: "{{ release }} and {{ .State }}", escape: "${{", star: "**" }
+steps:
+  run:
+    trust: host
+    with: { program: /bin/echo, args: ["${{ vars.dollar }}${{ run.attempt }}", "${{ vars.braces }}", "$${{ release }}", "${{ vars.star }}"] }
+    grants:
+      programs: [[/bin/echo, "**"], [/bin/echo, "${{ vars.star }}", "${{ vars.braces }}"]]
+      env: { A: "${{ vars.dollar }}${{ secrets.TOKEN }}", B: "$${{ secrets.TOKEN }}x", C: "${{ vars.braces }}" }
+"#,
+    );
+    let text = plan.expanded_text();
+    let again = good(&text);
+    assert_eq!(again.expanded_text(), text);
+    let (step, repeated) = (&plan.steps[0], &again.steps[0]);
+    let run = "1-abcdef".parse().unwrap();
+    let config = |step: &crate::PlanStep| step.config(&[].into(), &run, contract::AttemptNumber::FIRST).unwrap();
+    assert_eq!(config(step), config(repeated), "{text}");
+    let programs = |step: &crate::PlanStep| {
+        let mut all: Vec<_> = step.grants.programs.iter().map(|grant| format!("{:?}", grant.arguments)).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(programs(step), programs(repeated), "{text}");
+    for (name, grant) in &step.grants.env {
+        let value = |grant: &crate::EnvGrant| match grant {
+            crate::EnvGrant::Set(text) => text.value.reveal().to_owned(),
+            crate::EnvGrant::SetByStep => String::new(),
+        };
+        // `B` looks like a lookup in what the plan wrote, which is all that is kept of it.
+        if name != "B" {
+            assert_eq!(value(grant), value(&repeated.grants.env[name]), "{name} of {text}");
+        }
+    }
 }

@@ -95,6 +95,13 @@ impl DeclaredStep<'_> {
         }
         let hint = match closest_match(name, databases.keys().map(|granted| granted.as_str())) {
             Some(near) => format!("did you mean `{near}`?"),
+            None if name.parse::<contract::GrantName>().is_err() => {
+                let entry = GrantLine::Entry(format!("main: \"{name}\""));
+                format!(
+                    "{}, and write `main` here",
+                    grant_line_hint(&self.step.grants, CapabilityKind::Databases, &entry)
+                )
+            }
             None => {
                 let entry = GrantLine::Entry(format!("{name}: \"sqlite:./{name}.db\""));
                 grant_line_hint(&self.step.grants, CapabilityKind::Databases, &entry)

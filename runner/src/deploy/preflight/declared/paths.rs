@@ -1,7 +1,10 @@
 //! Directories, paths in them, and sources of content.
 
+use std::path::Path;
+
 use plan::closest_match;
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind};
+
 
 use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, grant_line_hint};
 
@@ -62,7 +65,28 @@ impl DeclaredStep<'_> {
             let why = format!("`{path}` leads out of the directory `{name}`");
             return Some(self.invalid(value, &why, "leads out", "write a path below it, without `..`"));
         }
-        self.check_granted_dir(value, name, scheme)
+        let problem = self.check_granted_dir(value, name, scheme)?;
+        let text = path.strip_prefix("./").unwrap_or(path);
+        let meant = match text.strip_prefix('/') {
+            Some(_) => self.below_granted_dir(text),
+            None => (text != path && self.is_granted(first_name(text))).then(|| text.to_owned()),
+        };
+        let hint = match meant {
+            Some(meant) => format!("did you mean `{scheme}{meant}`? It begins with the name of a granted directory"),
+            None if text.starts_with('/') => {
+                format!("this is a path of the machine; grant its directory, and write `{scheme}NAME/…`")
+            }
+            None => return Some(problem),
+        };
+        Some(self.not_granted(value, CapabilityKind::Dirs, &format!("a directory `{name}`"), hint))
+    }
+
+    /// A path of the machine as `DIR/PATH`; none if it is in no granted directory.
+    fn below_granted_dir(&self, path: &str) -> Option<String> {
+        self.step.grants.dirs.iter().find_map(|(granted, grant)| {
+            let inside = Path::new(path).strip_prefix(&grant.path).ok()?;
+            Some(Path::new(granted.as_str()).join(inside).display().to_string())
+        })
     }
 
     /// Checks that a directory is granted; `scheme` is what precedes it in the value.
@@ -98,10 +122,17 @@ impl DeclaredStep<'_> {
         if !path.starts_with('/') && !path.split('/').any(|name| name == "..") && !is_nothing {
             return None;
         }
-        let inner = path.trim_start_matches('/');
-        let hint = match path.starts_with('/') && !inner.is_empty() && !inner.contains("..") {
-            true => format!("did you mean `{inner}`? It is relative to the granted directory"),
-            false => "write a path relative to that directory, without `..`, such as `current`".to_owned(),
+        let in_dir = self.below_granted_dir(path).or_else(|| Some(path.trim_start_matches('/').to_owned()));
+        let in_dir = in_dir.filter(|path| self.is_granted(first_name(path)) && !path.contains(".."));
+        let inner = match in_dir.as_deref().and_then(|path| path.split_once('/')) {
+            Some((_, inner)) if path.starts_with('/') => Some(inner.to_owned()),
+            Some(_) | None => {
+                path.strip_prefix('/').filter(|inner| !inner.contains('/') && !inner.is_empty()).map(str::to_owned)
+            }
+        };
+        let hint = match inner {
+            Some(inner) => format!("did you mean `{inner}`? It is relative to the granted directory"),
+            None => "write a path relative to that directory, without `..`, such as `current`".to_owned(),
         };
         let why = format!("`{path}` is not a path inside the granted directory");
         Some(self.invalid(value, &why, "not inside", hint))
