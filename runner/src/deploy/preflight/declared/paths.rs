@@ -5,7 +5,6 @@ use std::path::Path;
 use plan::closest_match;
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind};
 
-
 use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, grant_line_hint};
 
 impl DeclaredStep<'_> {
