@@ -20,6 +20,7 @@ struct LanguageServer {
     output: BufReader<ChildStdout>,
     settings: Value,
     requests: i32,
+    version: i32,
 }
 
 impl LanguageServer {
@@ -38,7 +39,7 @@ impl LanguageServer {
             "completion": true,
             "schemaStore": { "enable": false },
         });
-        let mut server = Self { process, input, output, settings, requests: 0 };
+        let mut server = Self { process, input, output, settings, requests: 0, version: 1 };
         server.call("initialize", json!({ "processId": null, "rootUri": null, "capabilities": {} }));
         server.notify("initialized", json!({}));
         let settings = json!({ "settings": { "yaml": server.settings } });
@@ -81,7 +82,9 @@ impl LanguageServer {
     }
 
     fn change(&mut self, text: &str) -> Vec<(u64, String)> {
-        let document = json!({ "uri": PLAN_URI, "version": 2 });
+        // The server keeps what it has parsed of a version.
+        self.version += 1;
+        let document = json!({ "uri": PLAN_URI, "version": self.version });
         let change = json!({ "textDocument": document, "contentChanges": [{ "text": text }] });
         self.notify("textDocument/didChange", change);
         self.errors()
@@ -163,6 +166,7 @@ fn language_server_completes_and_marks_plans() {
     offered(&mut server, "  restart:", "    |\n  restart:", &["timeout", "retry", "needs"]);
     offered(&mut server, "into: app }", "| }", &["into", "digest", "shared"]);
     let (start, end) = (GOOD.find("    with: { tries").unwrap(), GOOD.find("  other:").unwrap());
-    offered(&mut server, &GOOD[start..end], "    with:\n      |\n", &["files", "sql", "tcp"]);
-    offered(&mut server, "[app, \"dist:ro\"] }", "[app], | }", &["databases", "http", "programs"]);
+    offered(&mut server, &GOOD[start..end], "    with:\n      |\n", &["http", "tries", "files", "sql"]);
+    let place = "    grants: { dirs: [app, \"dist:ro\"] }";
+    offered(&mut server, place, "    grants:\n      |", &["databases", "http", "programs"]);
 }

@@ -118,7 +118,7 @@ fn buildkite_script_resumes_after_a_failure_and_probes_without_a_journal() {
             upload(&job.environment);
         }
         forget_machine(&job.environment);
-        job.environment.write("migrations/0003_orders.sql", &broken.replace("order", "orders"));
+        job.environment.write("migrations/0003_orders.sql", broken.replace("order", "orders"));
         job.environment.set_variable("BUILDKITE_RETRY_COUNT", "1");
         job.environment.write("down", "");
         let down = job.run();

@@ -104,7 +104,7 @@ impl Examination<'_> {
                 self.failed("plan", problems);
                 let options = xdg_dirs::preflight_options(self.screen.stderr_notifier());
                 let more = match readable_part {
-                    Some(part) => UnresolvedPlan::problems_of_part(part, label_of_plan, options).await,
+                    Some(part) => UnresolvedPlan::problems_of_part(*part, label_of_plan, options).await,
                     None => Vec::new(),
                 };
                 match more.is_empty() {

@@ -140,10 +140,8 @@ impl PlanSourceArgs {
     pub(super) fn read_for(&self, label: &Label) -> Result<Plan, UnreadPlan> {
         let source = self.source().map_err(|error| UnreadPlan { problems: vec![error], readable_part: None })?;
         let request = PlanRequest { environment: self.environment.as_deref(), release: label, env: &env_variable };
-        Plan::parse(source, &request).map_err(|errors| UnreadPlan {
-            problems: errors.diagnostics(),
-            readable_part: errors.readable_part.map(|part| *part),
-        })
+        Plan::parse(source, &request)
+            .map_err(|errors| UnreadPlan { problems: errors.diagnostics(), readable_part: errors.readable_part })
     }
 
     /// The state of the environment.
@@ -199,7 +197,7 @@ impl PlanSourceArgs {
 pub(super) struct UnreadPlan {
     pub(super) problems: Vec<Diagnostic>,
     /// The steps without such an error, if there is enough for a plan.
-    pub(super) readable_part: Option<Plan>,
+    pub(super) readable_part: Option<Box<Plan>>,
 }
 
 impl UnreadPlan {
@@ -207,7 +205,7 @@ impl UnreadPlan {
     async fn all_problems(self, label: Label, options: PreflightOptions) -> Vec<Diagnostic> {
         let Self { mut problems, readable_part } = self;
         if let Some(part) = readable_part {
-            problems.extend(UnresolvedPlan::problems_of_part(part, label, options).await);
+            problems.extend(UnresolvedPlan::problems_of_part(*part, label, options).await);
         }
         problems.sort_by_key(|problem| problem.excerpt.as_ref().map(|excerpt| excerpt.span.start));
         problems

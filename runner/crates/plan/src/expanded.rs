@@ -346,6 +346,6 @@ fn written_pending(pending: &PendingValue) -> String {
 fn written_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
-    let (size, unit) = units.into_iter().find(|(size, _)| milliseconds % size == 0).unwrap_or((1, "ms"));
+    let (size, unit) = units.into_iter().find(|(size, _)| milliseconds.is_multiple_of(*size)).unwrap_or((1, "ms"));
     format!("{}{unit}", milliseconds / size)
 }

@@ -33,7 +33,7 @@ pub fn schema(modules: &[ModuleSchema]) -> Value {
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Pawl deployment plan",
-        "description": "The steps that `runner` deploys, in order. Lookups such as `${{ vars.root }}` are substituted in `state`, `vars`, `with` and `grants`.",
+        "description": "The steps that `runner` deploys, in order. Lookups such as `${{ vars.root }}` are substituted in `state`, `vars`, `dirs`, `http`, `with`, `grants` and `url`.",
         "type": "object",
         "required": ["version", "app", "steps"],
         "additionalProperties": false,

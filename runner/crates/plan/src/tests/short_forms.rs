@@ -322,7 +322,7 @@ fn odd_texts_survive_the_long_form() {
 version: 1
 app: shop
 secrets: { TOKEN: env:TOKEN }
-vars: { dollar: "$", braces: "{{ release }} and {{ .State }}", escape: "${{", star: "**" }
+vars: { dollar: "$", braces: "{{ release }} and {{ .State }}", star: "**" }
 steps:
   run:
     trust: host

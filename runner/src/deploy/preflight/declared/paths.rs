@@ -121,14 +121,14 @@ impl DeclaredStep<'_> {
         if !path.starts_with('/') && !path.split('/').any(|name| name == "..") && !is_nothing {
             return None;
         }
-        let in_dir = self.below_granted_dir(path).or_else(|| Some(path.trim_start_matches('/').to_owned()));
-        let in_dir = in_dir.filter(|path| self.is_granted(first_name(path)) && !path.contains(".."));
-        let inner = match in_dir.as_deref().and_then(|path| path.split_once('/')) {
-            Some((_, inner)) if path.starts_with('/') => Some(inner.to_owned()),
-            Some(_) | None => {
-                path.strip_prefix('/').filter(|inner| !inner.contains('/') && !inner.is_empty()).map(str::to_owned)
+        let inner = path.strip_prefix('/').map(|trimmed| {
+            let below = self.below_granted_dir(path).unwrap_or_else(|| trimmed.to_owned());
+            match below.split_once('/') {
+                Some((name, inner)) if self.is_granted(name) => inner.to_owned(),
+                Some(_) | None => below,
             }
-        };
+        });
+        let inner = inner.filter(|inner| !inner.is_empty() && !inner.contains(".."));
         let hint = match inner {
             Some(inner) => format!("did you mean `{inner}`? It is relative to the granted directory"),
             None => "write a path relative to that directory, without `..`, such as `current`".to_owned(),
