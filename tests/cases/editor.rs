@@ -164,7 +164,8 @@ fn language_server_completes_and_marks_plans() {
     };
     offered(&mut server, "steps:\n", "|\nsteps:\n", &["environments", "hooks", "http", "state"]);
     offered(&mut server, "  restart:", "    |\n  restart:", &["timeout", "retry", "needs"]);
-    offered(&mut server, "into: app }", "| }", &["into", "digest", "shared"]);
+    let place = "    with: { from: \"file:dist/x.tar.gz\", into: app }";
+    offered(&mut server, place, "    with:\n      |", &["into", "digest", "shared"]);
     let (start, end) = (GOOD.find("    with: { tries").unwrap(), GOOD.find("  other:").unwrap());
     offered(&mut server, &GOOD[start..end], "    with:\n      |\n", &["http", "tries", "files", "sql"]);
     let place = "    grants: { dirs: [app, \"dist:ro\"] }";

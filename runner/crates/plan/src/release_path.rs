@@ -18,13 +18,13 @@ const PULL: &str = "pull";
 const PATH_OUTPUT: &str = "path";
 
 /// The step that unpacks the release, and the directory that it does so in.
-pub(super) struct ReleaseFolder {
+pub(super) struct PulledRelease {
     step: StepId,
     dir: PathBuf,
 }
 
 /// The folder of the release, or why a plan with these steps has none: a message and a hint.
-pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<ReleaseFolder, (String, String)> {
+pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<PulledRelease, (String, String)> {
     let pulls: Vec<_> = steps.filter(|step| step.uses == ModuleRef::Official(PULL.to_owned())).collect();
     let step = match pulls.as_slice() {
         [step] => step,
@@ -49,7 +49,7 @@ pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<Re
         None => writable().next().filter(|_| writable().count() == 1),
     };
     match dir {
-        Some(grant) => Ok(ReleaseFolder { step: step.id.clone(), dir: grant.path.clone() }),
+        Some(grant) => Ok(PulledRelease { step: step.id.clone(), dir: grant.path.clone() }),
         None => Err((
             format!("step `{}` does not say which directory it stores releases in", step.id),
             "set its `into` to the name of a granted directory".to_owned(),
@@ -60,7 +60,7 @@ pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<Re
 /// Replaces `release.path` in the values of a step.
 pub(super) fn substitute(
     step: &mut PlanStep,
-    folder: &Result<ReleaseFolder, (String, String)>,
+    folder: &Result<PulledRelease, (String, String)>,
     problems: &mut PlanErrorCollector,
 ) {
     for pending in step.pending.values_mut() {

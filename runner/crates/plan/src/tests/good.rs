@@ -1,5 +1,7 @@
 //! Plans that parse, and what they mean.
 
+// long: most of it is the snapshot of one example with every kind of grant.
+
 use std::{collections::BTreeMap, path::Path};
 
 use expect_test::expect;
