@@ -24,12 +24,7 @@ pub(super) fn grant_lines(grants: &StepGrants) -> Vec<String> {
     }));
     lines.extend(grants.tcp.iter().map(|address| format!("tcp {address}")));
     for grant in &grants.programs {
-        let word = |pattern: &ArgumentPattern| match pattern {
-            ArgumentPattern::Exact(text) => text.clone(),
-            ArgumentPattern::AnyOne => "*".to_owned(),
-            ArgumentPattern::AnyRest => "**".to_owned(),
-        };
-        let argv = grant.arguments.iter().map(word).collect::<Vec<_>>().join(" ");
+        let argv = grant.arguments.iter().map(ArgumentPattern::written).collect::<Vec<_>>().join(" ");
         lines.push(format!("program {argv} (from {})", source_text(&grant.source, "programs")));
     }
     if !grants.programs.is_empty() {

@@ -91,18 +91,8 @@ fn grants_json(grants: &StepGrants, folder: &Path) -> Value {
         .iter()
         .map(|(name, grant)| (name.to_string(), Value::String(database_identity(grant.url.value.reveal(), folder))))
         .collect();
-    let programs: Vec<Vec<&str>> = grants
-        .programs
-        .iter()
-        .map(|grant| {
-            let word = |pattern| match pattern {
-                &ArgumentPattern::AnyOne => "*",
-                &ArgumentPattern::AnyRest => "**",
-                ArgumentPattern::Exact(text) => text.as_str(),
-            };
-            grant.arguments.iter().map(word).collect()
-        })
-        .collect();
+    let programs: Vec<Vec<&str>> =
+        grants.programs.iter().map(|grant| grant.arguments.iter().map(ArgumentPattern::written).collect()).collect();
     let env: Map<_, _> = grants
         .env
         .iter()

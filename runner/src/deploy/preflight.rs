@@ -54,7 +54,7 @@ pub struct PreflightOptions {
 pub enum PreflightScope {
     /// The plan, and what its steps need on this machine.
     Machine,
-    /// The plan only: none of its steps will run.
+    /// The plan only: none of its steps will run, or not all of them.
     Plan,
     /// The steps of a plan of which other steps can't be read.
     ReadablePart,

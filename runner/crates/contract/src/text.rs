@@ -164,6 +164,12 @@ pub fn error_chain_text(error: &dyn std::error::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// A key as one reference token of a JSON pointer (RFC 6901).
+#[must_use]
+pub fn pointer_token(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -11,6 +11,7 @@ use contract::{
     Secret,
     error_code::ErrorCode,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
+    text::pointer_token,
 };
 
 /// The length in characters from which a secret is refused in control values. A shorter one would be found by chance.
@@ -120,7 +121,7 @@ impl SecretScanner {
             Value::Object(map) => map.iter().find_map(|(key, value)| match self.find_in_text(key) {
                 // The key is the secret, so the pointer ends before it.
                 Some(secret) => Some(at(secret)),
-                None => self.find_in_json(value).map(|found| found.under(&escape_pointer(key))),
+                None => self.find_in_json(value).map(|found| found.under(&pointer_token(key))),
             }),
             Value::Null | Value::Bool(_) => None,
         }
@@ -132,7 +133,7 @@ impl SecretScanner {
         match input {
             Value::Object(members) => members
                 .iter()
-                .find_map(|(name, value)| self.find_in_json(value).map(|found| found.under(&escape_pointer(name)))),
+                .find_map(|(name, value)| self.find_in_json(value).map(|found| found.under(&pointer_token(name)))),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
                 self.find_in_json(input)
             }
@@ -145,7 +146,7 @@ impl SecretScanner {
         let in_map = |name: &str, map: &serde_json::Map<String, Value>| {
             map.iter().find_map(|(key, value)| match self.find_in_text(key) {
                 Some(secret) => Some(SecretLocation { secret: secret.to_owned(), pointer: format!("/{name}") }),
-                None => self.find_in_json(value).map(|found| found.under(&escape_pointer(key)).under(name)),
+                None => self.find_in_json(value).map(|found| found.under(&pointer_token(key)).under(name)),
             })
         };
         in_map("outputs", &receipt.outputs).or_else(|| in_map("notes", &receipt.notes))
@@ -198,10 +199,6 @@ fn receipt_failure(found: &SecretLocation) -> StepFailure {
         found.pointer.trim_start_matches('/')
     );
     StepFailure::new(FailureKind::Permanent, message).with_hint(NOT_A_SECRET_HINT).with_code(ErrorCode::SecretInReceipt)
-}
-
-fn escape_pointer(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

@@ -148,8 +148,7 @@ fn read(
     let keep = keep(&fields, problems)?;
     let mut steps = needs_graph::sort_steps(drafts, problems)?;
     let mut setup = hooks::setup(&fields, &steps, &context, problems)?;
-    let unpulled =
-        Err(("the release has no folder yet when `setup` runs".to_owned(), "use `release.path` in `steps`".to_owned()));
+    let unpulled = Err(release_path::unpulled());
     for step in &mut setup {
         release_path::substitute(step, &unpulled, problems);
     }

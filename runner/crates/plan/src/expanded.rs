@@ -17,7 +17,7 @@ use super::{
     forgotten_dollar, implied_grants,
     step::DEFAULT_TIMEOUT,
 };
-use contract::{StepId, hash::canonical_json};
+use contract::{StepId, hash::canonical_json, text::pointer_token};
 
 /// The variables for texts that would mean something else if they were written as they are. An expanded plan has no others.
 const LITERALS: [(&str, &str); 4] = [("star", "*"), ("stars", "**"), ("dollar", "$"), ("braces", "{{")];
@@ -206,8 +206,7 @@ impl Plan {
     }
 
     fn expanded_http(&self, grant: &HttpGrant) -> Value {
-        let host = if grant.host.contains(':') { format!("[{}]", grant.host) } else { grant.host.clone() };
-        let origin = Value::from(format!("{}://{host}:{}", grant.scheme, grant.port));
+        let origin = Value::from(grant.origin());
         let is_plain = grant.methods.is_none() && grant.network == NetworkScope::Public && grant.headers.is_empty();
         if is_plain {
             return origin;
@@ -323,7 +322,7 @@ fn written_config(value: &Value, pointer: &str, step: &PlanStep) -> Value {
         }
         Value::Object(entries) => {
             let entries = entries.iter().map(|(key, item)| {
-                let at = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+                let at = format!("{pointer}/{}", pointer_token(key));
                 (key.clone(), written_config(item, &at, step))
             });
             entries.collect::<Map<_, _>>().into()

@@ -16,6 +16,7 @@ use super::{
     scope::SubstitutedConfig,
     step::RUN,
 };
+use contract::text::pointer_token;
 
 /// The argument with which a program prints its version, if the step names no other.
 const VERSION_OPTION: &str = "--version";
@@ -114,8 +115,7 @@ fn collect_origins(
         }
         Value::Object(entries) => {
             for (key, item) in entries {
-                let key = key.replace('~', "~0").replace('/', "~1");
-                collect_origins(item, format!("{pointer}/{key}"), pending, found);
+                collect_origins(item, format!("{pointer}/{}", pointer_token(key)), pending, found);
             }
         }
     }

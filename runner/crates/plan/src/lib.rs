@@ -49,6 +49,7 @@ mod yaml;
 pub use document::{HistoryLocation, environments, locate_history};
 pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
+pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
@@ -361,6 +362,14 @@ pub enum GrantSource {
     Config(String),
 }
 
+impl GrantSource {
+    /// Whether the grant follows from the step's `with`.
+    #[must_use]
+    pub fn is_implied(&self) -> bool {
+        matches!(self, Self::Config(_))
+    }
+}
+
 impl StepGrants {
     /// The granted directory that a text names ([`split_dir_path`]), and the path below it; none if it is not granted.
     #[must_use]
@@ -426,6 +435,15 @@ pub struct HttpGrant {
     pub source: GrantSource,
 }
 
+impl HttpGrant {
+    /// The origin with its port, as a plan writes it.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{}://{host}:{}", self.scheme, self.port)
+    }
+}
+
 /// Which addresses a granted name may resolve to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NetworkScope {
@@ -461,6 +479,18 @@ pub enum ArgumentPattern {
     AnyOne,
     /// `**`, at the end: any further arguments.
     AnyRest,
+}
+
+impl ArgumentPattern {
+    /// The text that it matches, or the pattern as a plan writes it.
+    #[must_use]
+    pub fn written(&self) -> &str {
+        match self {
+            Self::Exact(text) => text,
+            Self::AnyOne => "*",
+            Self::AnyRest => "**",
+        }
+    }
 }
 
 /// An environment variable of granted programs.

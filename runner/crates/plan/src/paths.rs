@@ -6,15 +6,21 @@ use std::path::{Component, Path, PathBuf};
 
 /// Resolves a path to an absolute one without `.` and `..`; `..` at the root stays at the root.
 pub(super) fn resolve(folder: &Path, path: &str) -> PathBuf {
-    let mut resolved = PathBuf::new();
-    for component in folder.join(path).components() {
+    normalize(&folder.join(path))
+}
+
+/// The path without `.` and `..`.
+#[must_use]
+pub fn normalize(path: &Path) -> PathBuf {
+    let mut normalized = PathBuf::new();
+    for component in path.components() {
         match component {
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => resolved.push(component),
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normalized.push(component),
             Component::CurDir => {}
-            Component::ParentDir => drop(resolved.pop()),
+            Component::ParentDir => drop(normalized.pop()),
         }
     }
-    resolved
+    normalized
 }
 
 /// The reason for which a text is not a valid path.

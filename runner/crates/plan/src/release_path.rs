@@ -23,21 +23,16 @@ pub(super) struct PulledRelease {
     dir: PathBuf,
 }
 
-/// The folder of the release, or why a plan with these steps has none: a message and a hint.
-pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<PulledRelease, (String, String)> {
+/// The folder of the release, or why a plan with these steps has none.
+pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<PulledRelease, PlanError> {
     let pulls: Vec<_> = steps.filter(|step| step.uses == ModuleRef::Official(PULL.to_owned())).collect();
     let step = match pulls.as_slice() {
         [step] => step,
-        [] => {
-            return Err((
-                "no step uses `pull`, so the release has no folder".to_owned(),
-                "add a `pull` step".to_owned(),
-            ));
-        }
+        [] => return Err(undefined("no step uses `pull`, so the release has no folder").hint("add a `pull` step")),
         several => {
             let names = quoted_list(several.iter().map(|step| step.id.as_str()));
-            let hint = "write `${{ steps.STEP.path }}`, below the directory of that step".to_owned();
-            return Err((format!("several steps use `pull`: {names}"), hint));
+            let error = undefined(format!("several steps use `pull`: {names}"));
+            return Err(error.hint("write `${{ steps.STEP.path }}`, below the directory of that step"));
         }
     };
     let writable = || step.grants.dirs.values().filter(|grant| grant.access == DirAccess::ReadWrite);
@@ -50,17 +45,26 @@ pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<Pu
     };
     match dir {
         Some(grant) => Ok(PulledRelease { step: step.id.clone(), dir: grant.path.clone() }),
-        None => Err((
-            format!("step `{}` does not say which directory it stores releases in", step.id),
-            "set its `into` to the name of a granted directory".to_owned(),
-        )),
+        None => {
+            let error = undefined(format!("step `{}` does not say which directory it stores releases in", step.id));
+            Err(error.hint("set its `into` to the name of a granted directory"))
+        }
     }
+}
+
+/// Why `release.path` has no value in the setup steps, which run before the release is pulled.
+pub(super) fn unpulled() -> PlanError {
+    undefined("the release has no folder yet when `setup` runs").hint("use `release.path` in `steps`")
+}
+
+fn undefined(message: impl Into<String>) -> PlanError {
+    PlanError::new(ErrorCode::UndefinedLookup, message)
 }
 
 /// Replaces `release.path` in the values of a step.
 pub(super) fn substitute(
     step: &mut PlanStep,
-    folder: &Result<PulledRelease, (String, String)>,
+    folder: &Result<PulledRelease, PlanError>,
     problems: &mut PlanErrorCollector,
 ) {
     for pending in step.pending.values_mut() {
@@ -76,10 +80,7 @@ pub(super) fn substitute(
                     parts.push(PendingPart::Text(format!("{}/", folder.dir.display())));
                     parts.push(PendingPart::Deferred { lookup, span });
                 }
-                Err((message, hint)) => {
-                    let error = PlanError::new(ErrorCode::UndefinedLookup, message.clone());
-                    problems.push(error.at(&span, "undefined").hint(hint.clone()));
-                }
+                Err(error) => problems.push(error.clone().at(&span, "undefined")),
             }
         }
         pending.parts = parts;

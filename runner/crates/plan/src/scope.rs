@@ -15,7 +15,7 @@ use super::{
     forgotten_dollar,
     yaml::{YamlNode, YamlValue},
 };
-use contract::{EnvironmentName, Label, Secret, error_code::ErrorCode};
+use contract::{EnvironmentName, Label, Secret, error_code::ErrorCode, text::pointer_token};
 
 /// A position in the plan that may contain lookups; it decides which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl LookupScope<'_> {
                 let mut object = Map::new();
                 let mut complete = Some(());
                 for (key, value) in entries {
-                    let pointer = format!("{pointer}/{}", key.text.replace('~', "~0").replace('/', "~1"));
+                    let pointer = format!("{pointer}/{}", pointer_token(&key.text));
                     match self.config_value(value, pointer, into, problems) {
                         Some(value) => {
                             object.insert(key.text.clone(), value);

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::description::ModuleDescription;
+use contract::text::pointer_token;
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +108,7 @@ struct Position {
 impl Position {
     /// A member of the object here.
     fn member(&self, name: &str) -> Self {
-        let name = name.replace('~', "~0").replace('/', "~1");
-        Self { pointer: format!("{}/{name}", self.pointer), object: self.pointer.clone() }
+        Self { pointer: format!("{}/{}", self.pointer, pointer_token(name)), object: self.pointer.clone() }
     }
 
     /// An item of the list here. It belongs to the same object as the list.

@@ -303,7 +303,7 @@ fn schema_violations_of(error: jsonschema::ValidationError<'_>, schema: &Value) 
         ValidationErrorKind::AdditionalProperties { unexpected } => {
             let known = known_settings(schema, &error.schema_path().to_string());
             let unknown = |name: &String| SchemaViolation {
-                pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
+                pointer: format!("{pointer}/{}", contract::text::pointer_token(name)),
                 message: "unknown setting".to_owned(),
                 known_settings: known.clone(),
                 missing_setting: None,

@@ -8,13 +8,13 @@
 use std::{
     env,
     fs::File,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use super::{gate::CapabilityGate, inputs::InputError};
 use contract::hash::Blake3Hash;
 use hostio::confined_path;
-use plan::{ArgumentPattern, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, PlanStep};
+use plan::{ArgumentPattern, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, PlanStep, normalize};
 
 /// The hash of a program's file; none if it can't be read, or if the step may write to it.
 pub(super) fn hash_program(step: &PlanStep, program: &str) -> Option<Blake3Hash> {
@@ -99,17 +99,4 @@ fn hash_named_file(gate: &CapabilityGate, step: &PlanStep, path: &Path) -> Resul
 fn is_writable(step: &PlanStep, path: &Path) -> bool {
     let mut writable = step.grants.dirs.values().filter(|grant| grant.access == DirAccess::ReadWrite);
     writable.any(|grant| path.starts_with(&grant.path))
-}
-
-/// The path without `.` and `..`.
-fn normalize(path: &Path) -> PathBuf {
-    let mut normalized = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir => drop(normalized.pop()),
-            Component::CurDir => {}
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normalized.push(component),
-        }
-    }
-    normalized
 }

@@ -91,7 +91,7 @@ impl<'a> DeclaredStep<'a> {
     }
 
     /// The value of a kind in the same object.
-    fn beside(&self, value: &DeclaredValue, kind: ValueKind) -> Option<&DeclaredValue> {
+    pub(super) fn beside(&self, value: &DeclaredValue, kind: ValueKind) -> Option<&DeclaredValue> {
         self.values.iter().find(|other| other.kind == kind && other.object == value.object)
     }
 

@@ -6,14 +6,14 @@
 
 use std::{
     collections::BTreeSet,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
 };
-use plan::{DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, Plan, PlanStep};
+use plan::{DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, Plan, PlanStep, normalize};
 use sandbox::{DeclaredValue, ProgramFault, ValueKind, argv_may_match, find_program, resolve_in_plan};
 
 use super::{
@@ -99,7 +99,7 @@ impl<'a> MachineCheck<'a> {
         if self.plan.setup.iter().any(|step| !step.grants.programs.is_empty()) {
             return "; if the setup steps install it, run `runner setup` first".to_owned();
         }
-        let is_possible = self.beside(value, ValueKind::EarlierStep).is_some();
+        let is_possible = self.declared.beside(value, ValueKind::EarlierStep).is_some();
         let installs = |step: &&PlanStep| self.planned.upstream.contains(&step.id) && !step.grants.programs.is_empty();
         match self.plan.steps.iter().rfind(installs).filter(|_| is_possible) {
             Some(step) => format!("; if an earlier step installs it, name that step: `installed-by: {}`", step.id),
@@ -115,10 +115,6 @@ impl<'a> MachineCheck<'a> {
         installers.filter(covers).any(|installer| installer.value.is_some())
     }
 
-    fn beside(&self, value: &DeclaredValue, kind: ValueKind) -> Option<&DeclaredValue> {
-        self.declared.values.iter().find(|other| other.kind == kind && other.object == value.object)
-    }
-
     /// The `PATH` of a program; none if it is not known now.
     fn search_path(&self, value: &DeclaredValue) -> Option<&str> {
         match self.planned.step.grants.env.get("PATH") {
@@ -127,7 +123,7 @@ impl<'a> MachineCheck<'a> {
             Some(EnvGrant::Set(path)) if path.written != path.value.reveal() => None,
             Some(EnvGrant::Set(path)) => Some(path.value.reveal()),
             Some(EnvGrant::SetByStep) => {
-                let variables = self.beside(value, ValueKind::ProgramEnvironment)?;
+                let variables = self.declared.beside(value, ValueKind::ProgramEnvironment)?;
                 let is_known = !self.planned.step.pending.contains_key(&format!("{}/PATH", variables.pointer));
                 match variables.value.as_ref().and_then(|variables| variables.get("PATH")) {
                     Some(path) => path.as_str().filter(|_| is_known),
@@ -169,13 +165,12 @@ impl<'a> MachineCheck<'a> {
     /// The path of `DIR/PATH` in a directory that is there and that nothing can change before the step runs.
     fn granted_path<'v>(&'v self, value: &'v DeclaredValue) -> Option<(&'v str, PathBuf)> {
         let KnownText::Whole(text) = self.declared.text(value)? else { return None };
-        let (name, path) = text.trim_start_matches('/').split_once('/').unwrap_or((text.trim_start_matches('/'), ""));
-        let (_, grant) = self.planned.step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name)?;
+        let grants = &self.planned.step.grants;
+        let ((grant, _), path) = (grants.dir_of(text)?, grants.host_path(text)?);
         // A missing directory is an error of its own.
         if grant.access == DirAccess::ReadWrite || !grant.path.is_dir() {
             return None;
         }
-        let path = if path.is_empty() { grant.path.clone() } else { grant.path.join(path) };
         // Whatever a program that runs before does, it may make this.
         (self.earlier_programs.is_none() && !self.may_be_made(&normalize(&path))).then_some((text, path))
     }
@@ -215,17 +210,4 @@ fn earlier_programs(plan: &Plan, step: &PlanStep, upstream: &BTreeSet<StepId>) -
         upstream.chain(before_steps).filter(|other| !other.grants.programs.is_empty()).collect();
     let dirs = with_programs.iter().flat_map(|other| other.grants.dirs.values().map(|grant| grant.path.clone()));
     (!with_programs.is_empty()).then(|| dirs.chain([plan.source.folder.clone()]).collect())
-}
-
-/// The path without `.` and `..`.
-fn normalize(path: &Path) -> PathBuf {
-    let mut normalized = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir => drop(normalized.pop()),
-            Component::CurDir => {}
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normalized.push(component),
-        }
-    }
-    normalized
 }

@@ -1,6 +1,6 @@
 //! Hints that show the line to add to a step's grants, such that it works when it is pasted.
 
-use plan::{ArgumentPattern, GrantSource, HttpGrant, ProgramGrant, StepGrants};
+use plan::{ArgumentPattern, GrantSource, ProgramGrant, StepGrants};
 use sandbox::CapabilityKind;
 use serde_json::json;
 
@@ -49,25 +49,17 @@ pub(in super::super) fn grant_line_hint(grants: &StepGrants, capability: Capabil
 
 /// The items of a list that follow from the step's `with`. They must be listed as soon as the step has the list.
 fn implied_items(grants: &StepGrants, capability: CapabilityKind) -> Vec<String> {
-    let is_implied = |source: &GrantSource| matches!(source, GrantSource::Config(_));
     match capability {
         CapabilityKind::Http => {
-            let origin = |grant: &HttpGrant| {
-                let host = if grant.host.contains(':') { format!("[{}]", grant.host) } else { grant.host.clone() };
-                format!("\"{}://{host}:{}\"", grant.scheme, grant.port)
-            };
-            grants.http.iter().filter(|grant| is_implied(&grant.source)).map(origin).collect()
+            let implied = grants.http.iter().filter(|grant| grant.source.is_implied());
+            implied.map(|grant| format!("\"{}\"", grant.origin())).collect()
         }
         CapabilityKind::Programs => {
             let vector = |grant: &ProgramGrant| {
-                let words = grant.arguments.iter().map(|word| match word {
-                    ArgumentPattern::Exact(text) => text.as_str(),
-                    ArgumentPattern::AnyOne => "*",
-                    ArgumentPattern::AnyRest => "**",
-                });
-                json!(words.collect::<Vec<_>>()).to_string()
+                let words: Vec<_> = grant.arguments.iter().map(ArgumentPattern::written).collect();
+                json!(words).to_string()
             };
-            grants.programs.iter().filter(|grant| is_implied(&grant.source)).map(vector).collect()
+            grants.programs.iter().filter(|grant| grant.source.is_implied()).map(vector).collect()
         }
         CapabilityKind::Dirs
         | CapabilityKind::Tcp
@@ -80,13 +72,12 @@ fn implied_items(grants: &StepGrants, capability: CapabilityKind) -> Vec<String>
 /// Whether the step has no `grants:` of its own.
 fn has_no_own_grants(grants: &StepGrants) -> bool {
     let StepGrants { dirs, http, tcp, databases, programs, env, sockets, secrets } = grants;
-    let is_implied = |source: &GrantSource| matches!(source, GrantSource::Config(_));
     dirs.is_empty()
         && tcp.is_empty()
         && databases.is_empty()
         && env.is_empty()
         && sockets.is_empty()
         && secrets.is_empty()
-        && http.iter().all(|grant| is_implied(&grant.source))
-        && programs.iter().all(|grant| is_implied(&grant.source))
+        && http.iter().all(|grant| grant.source.is_implied())
+        && programs.iter().all(|grant| grant.source.is_implied())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use plan::closest_match;
+use plan::{closest_match, split_dir_path};
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind};
 
 use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, grant_line_hint};
@@ -14,9 +14,9 @@ impl DeclaredStep<'_> {
             return self.check_only_dir(value);
         }
         match self.text(value)? {
-            KnownText::Whole(name) if name.contains('/') && self.is_granted(first_name(name)) => {
+            KnownText::Whole(name) if name.contains('/') && self.is_granted(split_dir_path(name).0) => {
                 let why = format!("`{name}` is a path, and only the name of a granted directory is possible");
-                let hint = format!("did you mean `{}`?", first_name(name));
+                let hint = format!("did you mean `{}`?", split_dir_path(name).0);
                 Some(self.invalid(value, &why, "a path", hint))
             }
             KnownText::Whole(name) => self.check_granted_dir(value, name, ""),
@@ -45,7 +45,7 @@ impl DeclaredStep<'_> {
     /// The granted directory that a source names.
     fn source_dir<'v>(&'v self, source: &'v DeclaredValue) -> Option<&'v str> {
         let (KnownText::Whole(text) | KnownText::Prefix(text)) = self.text(source)?;
-        Some(first_name(text.strip_prefix("file:")?))
+        Some(split_dir_path(text.strip_prefix("file:")?).0)
     }
 
     /// Checks `DIR` or `DIR/PATH`.
@@ -55,9 +55,9 @@ impl DeclaredStep<'_> {
 
     fn check_path_text(&self, value: &DeclaredValue, text: KnownText<'_>, scheme: &str) -> Option<ValueProblem> {
         let (name, path) = match text {
-            KnownText::Whole(text) => (first_name(text), text),
+            KnownText::Whole(text) => (split_dir_path(text).0, text),
             // The name is known once its slash is.
-            KnownText::Prefix(text) if text.trim_start_matches('/').contains('/') => (first_name(text), text),
+            KnownText::Prefix(text) if text.trim_start_matches('/').contains('/') => (split_dir_path(text).0, text),
             KnownText::Prefix(_) => return None,
         };
         if leads_out(path) {
@@ -68,7 +68,7 @@ impl DeclaredStep<'_> {
         let text = path.strip_prefix("./").unwrap_or(path);
         let meant = match text.strip_prefix('/') {
             Some(_) => self.below_granted_dir(text),
-            None => (text != path && self.is_granted(first_name(text))).then(|| text.to_owned()),
+            None => (text != path && self.is_granted(split_dir_path(text).0)).then(|| text.to_owned()),
         };
         let hint = match meant {
             Some(meant) => format!("did you mean `{scheme}{meant}`? It begins with the name of a granted directory"),
@@ -155,17 +155,12 @@ impl DeclaredStep<'_> {
             };
         }
         let KnownText::Whole(text) = text else { return None };
-        let hint = match self.is_granted(first_name(text)) {
+        let hint = match self.is_granted(split_dir_path(text).0) {
             true => format!("did you mean `file:{text}`?"),
             false => "write `file:DIR/PATH`, with the name of a granted directory, or an http(s) URL".to_owned(),
         };
         Some(self.invalid(value, &format!("`{text}` is not a source"), "neither a file nor a URL", hint))
     }
-}
-
-/// The first name of `DIR/PATH`.
-fn first_name(path: &str) -> &str {
-    path.trim_start_matches('/').split('/').next().unwrap_or_default()
 }
 
 /// Whether `DIR/PATH` leads out of its directory by `..`, at any place.

@@ -1,6 +1,6 @@
 //! Programs with their arguments, and the variables that a step sets for them.
 
-use contract::diagnostic::ErrorCode;
+use contract::{diagnostic::ErrorCode, text::pointer_token};
 use plan::EnvGrant;
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind, argv_may_match};
 use serde_json::Value;
@@ -48,7 +48,7 @@ impl DeclaredStep<'_> {
         if let Some(known) =
             grants.programs.iter().find(|grant| argv_may_match(&grant.arguments[..1], &[Some(program)]))
         {
-            let granted: Vec<_> = known.arguments.iter().map(pattern_text).collect();
+            let granted: Vec<_> = known.arguments.iter().map(plan::ArgumentPattern::written).collect();
             hint += &format!("; `{program}` is granted as `[{}]` only", granted.join(", "));
         }
         let what = format!("the program `{}`", words.join(" "));
@@ -62,7 +62,7 @@ impl DeclaredStep<'_> {
     }
 
     fn check_variable(&self, value: &DeclaredValue, name: &str) -> Option<ValueProblem> {
-        let pointer = format!("{}/{}", value.pointer, name.replace('~', "~0").replace('/', "~1"));
+        let pointer = format!("{}/{}", value.pointer, pointer_token(name));
         let at = DeclaredValue { pointer, ..value.clone() };
         let grants = &self.step.grants;
         match grants.env.get(name) {
@@ -90,13 +90,5 @@ fn whole(text: KnownText<'_>) -> Option<&str> {
     match text {
         KnownText::Whole(text) => Some(text),
         KnownText::Prefix(_) => None,
-    }
-}
-
-fn pattern_text(pattern: &plan::ArgumentPattern) -> &str {
-    match pattern {
-        plan::ArgumentPattern::Exact(text) => text,
-        plan::ArgumentPattern::AnyOne => "*",
-        plan::ArgumentPattern::AnyRest => "**",
     }
 }
