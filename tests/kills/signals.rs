@@ -26,8 +26,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 #[test]
 fn sigint_lets_a_short_step_finish_and_stops() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let shop = slow_shop(folder.path(), "trap '' TERM; sleep 2; echo done > slow.txt")?;
-    interrupt(&shop, Signal::INT)?;
+    let shop = slow_shop(folder.path(), "trap '' TERM; echo $$ > begun.txt; sleep 2; echo done > slow.txt")?;
+    interrupt_once_begun(&shop, "app/begun.txt", Signal::INT)?;
     ensure!(fs::read_to_string(shop.folder().join("app/slow.txt"))? == "done\n", "the step was not let finish");
     let events = all_events(&shop)?;
     ensure!(snapshot::succeeded_steps(&events).contains("slow"), "the step's success is not on record");
@@ -43,7 +43,7 @@ fn sigterm_stops_a_long_step_in_time() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let shop =
         slow_shop(folder.path(), "test -e again.txt || { echo $$ > again.txt; exec sleep 60; }; echo done > slow.txt")?;
-    interrupt(&shop, Signal::TERM)?;
+    interrupt_once_begun(&shop, "app/again.txt", Signal::TERM)?;
     let program = fs::read_to_string(shop.folder().join("app/again.txt"))?;
     let command = fs::read_to_string(format!("/proc/{}/cmdline", program.trim())).unwrap_or_default();
     ensure!(!command.starts_with("sleep"), "the program of the step outlives the runner");
@@ -118,15 +118,16 @@ fn slow_shop(folder: &std::path::Path, script: &str) -> Result<ExampleShop> {
     Ok(ExampleShop::open(folder))
 }
 
-/// Signals a run while its slow step is under way; it must end in time, with 130.
-fn interrupt(shop: &ExampleShop, signal: Signal) -> Result<()> {
+/// Signals a run once the program of its slow step has written the file `begun`; it must end in time, with 130. The step's intent
+/// comes earlier: a signal between the two finds a program that has not set its trap.
+fn interrupt_once_begun(shop: &ExampleShop, begun: &str, signal: Signal) -> Result<()> {
     let mut child = shop
         .runner_command(&deploy_arguments("r1"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
-    let result = signal_and_wait(shop, &mut child, signal);
+    let result = signal_and_wait(shop, &mut child, begun, signal);
     // However it went, nothing is left running.
     if child.try_wait()?.is_none() {
         child.kill()?;
@@ -135,8 +136,9 @@ fn interrupt(shop: &ExampleShop, signal: Signal) -> Result<()> {
     result
 }
 
-fn signal_and_wait(shop: &ExampleShop, child: &mut Child, signal: Signal) -> Result<()> {
-    wait_until(WAIT_TIMEOUT, || Ok(shop.state_dir().exists() && intent_count(&all_events(shop)?, "slow") == 1))
+fn signal_and_wait(shop: &ExampleShop, child: &mut Child, begun: &str, signal: Signal) -> Result<()> {
+    let begun = shop.folder().join(begun);
+    wait_until(WAIT_TIMEOUT, || Ok(fs::metadata(&begun).is_ok_and(|file| file.len() > 0)))
         .context("the slow step was not begun")?;
     let began = Instant::now();
     kill_process(Pid::from_child(child), signal)?;
