@@ -24,6 +24,7 @@ mod cases {
     mod handles;
     mod hangs;
     mod hooks;
+    mod hosts;
     mod imports;
     mod invalid_modules;
     mod leaks;

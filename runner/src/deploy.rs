@@ -23,6 +23,7 @@ mod interrupt;
 mod modules;
 mod next_attempt;
 mod output_recorder;
+mod outputs;
 pub mod pins;
 mod preflight;
 mod preview;

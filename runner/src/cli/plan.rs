@@ -15,7 +15,7 @@ use crate::{
     deploy::{PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, StepPreview, preview_deployment},
     report::{self, OutputFormat, json, messages},
 };
-use contract::diagnostic::{Diagnostic, ExitKind};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 use contract::text;
 use journal::{
     Redactor,
@@ -53,6 +53,11 @@ pub(super) async fn run(
     let (plan, label) = args.plan.checked_plan(&args.release, options.clone()).await?;
     screen.mask(plan.secrets.values());
     if args.expanded {
+        if plan.steps.iter().any(|step| step.host.is_some()) {
+            let message = "`--expanded` can't write a plan whose steps run on hosts yet";
+            let hint = "`runner plan` shows what each step may reach on each host";
+            return Err(vec![Diagnostic::new(ErrorCode::NotSupported, message).with_hint(hint)]);
+        }
         // A value may be a secret under another name.
         let redactor = Redactor::of_plan(&plan.secrets);
         let answer = match screen.format() {

@@ -19,7 +19,7 @@ use crate::{
 };
 use contract::text::{self, WIDTH, format_duration, format_time, millis_between, truncate};
 use contract::{
-    EnvironmentName,
+    EnvironmentName, TargetName,
     diagnostic::{Diagnostic, ExitKind},
 };
 use journal::{
@@ -205,6 +205,13 @@ impl<'a> EnvironmentView<'a> {
             let advice = "`runner import --local --release LABEL` takes it into the history";
             return format!("unknown: {}; {advice}", unrecorded.description());
         }
+        if head.is_mixed() {
+            let shown = head.live_on.iter().map(|(target, release)| {
+                let label = release.as_ref().map_or("nothing", |release| release.label.as_str());
+                format!("{label} on {target}")
+            });
+            return format!("not the same on all hosts: {}", shown.collect::<Vec<_>>().join(", "));
+        }
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
         let verified = match &head.live_doubt {
             None if head.is_verified(release) => "verified".to_owned(),
@@ -262,6 +269,10 @@ impl<'a> EnvironmentView<'a> {
                 "by": head.live_since.as_ref().map(|since| &since.by),
                 "commit": self.state.commit_of(release),
             })),
+            "hosts": head.live_on.iter().filter(|(target, _)| **target != TargetName::local()).map(|(target, release)| json!({
+                "name": target,
+                "live": release,
+            })).collect::<Vec<_>>(),
             "unrecorded": self.unrecorded.as_ref().map(|found| json!({ "link": found.link, "digest": found.digest })),
             "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
                 "holder": lock.holder,
@@ -290,7 +301,7 @@ fn unrecorded_release(
     environment: &EnvironmentName,
     state: &JournalState,
 ) -> Option<UnrecordedRelease> {
-    if state.head.live.is_some() {
+    if state.head.shown_releases().next().is_some() {
         return None;
     }
     let args = PlanSourceArgs { plan: plan.plan.clone(), environment: Some(environment.to_string()) };
@@ -388,7 +399,7 @@ mod tests {
             &StatusArgs { steps: false },
             OutputFormat::Json,
             expect![[r#"
-                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"unrecorded":null,"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null},"running":null,"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"unrecorded":null,"lock":null,"last":null,"running":null,"unfinished":null,"steps":[]}]
+                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"hosts":[],"unrecorded":null,"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null},"running":null,"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"hosts":[],"unrecorded":null,"lock":null,"last":null,"running":null,"unfinished":null,"steps":[]}]
             "#]],
         );
     }

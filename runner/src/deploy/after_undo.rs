@@ -33,7 +33,11 @@ enum Repetition {
 impl SwitchBack {
     /// The sentence for the hint.
     pub(super) fn summary(&self, redactor: &Redactor) -> String {
-        let label = self.release.as_ref().map_or("nothing", |release| release.label.as_str());
+        let label = match (&self.release, self.omissions.is_empty()) {
+            (Some(release), _) => release.label.as_str(),
+            (None, true) => "nothing",
+            (None, false) => "what each host showed",
+        };
         match self.doubt() {
             None => format!("{label} is live again"),
             Some(doubt) => format!("switched back to {label}; not verified: {}", redactor.redact(&doubt)),
@@ -55,8 +59,13 @@ pub(super) async fn switch_back(
     attempt: &mut RunningAttempt<'_>,
     undone: &[StepTarget],
 ) -> Result<SwitchBack, AttemptError> {
-    let release = attempt.journal.state().head.live.clone();
+    let head = &attempt.journal.state().head;
+    let (release, is_mixed) = (head.live.clone(), head.is_mixed());
     let mut switch_back = SwitchBack { release, omissions: Vec::new(), remaining: Vec::new() };
+    if let (Some(exposing), true) = (undone.last(), is_mixed) {
+        let why = "leads to different releases on the hosts, and nothing was repeated for them";
+        switch_back.omissions.push((exposing.clone(), why.to_owned()));
+    }
     let (Some(exposing), Some(release)) = (undone.last(), switch_back.release.clone()) else { return Ok(switch_back) };
     let prepared = attempt.prepared();
     attempt.step_environment.set("PAWL_RELEASE", release.label.to_string());

@@ -37,7 +37,7 @@ pub(super) fn check_assumed_steps(
     let Some((option, named)) = overrides.selection.option() else { return Ok(()) };
     let named_index = prepared.index(named);
     let disposition = |index: usize| overrides.selection.disposition_of(index, named_index);
-    let steps = || prepared.steps.iter().enumerate();
+    let steps = || prepared.indexed_steps();
     let is_assumed = |index: usize| matches!(disposition(index), StepDisposition::AssumeDone);
     let is_evaluated = |index: usize| matches!(disposition(index), StepDisposition::Evaluate { .. });
     let mut problems = Vec::new();
@@ -45,7 +45,10 @@ pub(super) fn check_assumed_steps(
         if recorded_receipt(state, assumed, &prepared.release).is_some() {
             continue;
         }
-        let dependent = steps().find(|(index, later)| is_evaluated(*index) && needs_outputs(later, assumed));
+        let needs = |later: &PlannedStep| {
+            needs_outputs(later, assumed) && prepared.upstream_targets(later).any(|it| *it == assumed.step_target)
+        };
+        let dependent = steps().find(|(index, later)| is_evaluated(*index) && needs(later));
         if let Some((_, dependent)) = dependent {
             let (id, label) = (&assumed.step.id, &prepared.release.label);
             let message =
@@ -77,7 +80,7 @@ pub(super) fn check_rollback_lookups(
     let is_evaluated = |index: usize| {
         matches!(overrides.selection.disposition_of(index, named_index), StepDisposition::Evaluate { .. })
     };
-    let evaluated = || prepared.steps.iter().enumerate().filter(|(index, _)| is_evaluated(*index));
+    let evaluated = || prepared.indexed_steps().filter(|(index, _)| is_evaluated(*index));
     let mut problems = Vec::new();
     for (_, left_out) in evaluated().filter(|(_, planned)| overrides.leaves_out_of_rollback(planned)) {
         let id = &left_out.step.id;

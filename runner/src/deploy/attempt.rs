@@ -1,12 +1,11 @@
 //! The running attempt: its journal, and what its steps have returned so far.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
-
-use serde_json::{Map, Value};
+use std::{path::Path, time::Duration};
 
 use super::{
     AttemptError, DeployOverrides, DeploymentRequest, Interrupt, PlannedStep, PreparedPlan, UnrecordedRelease,
-    call::JournaledCall, environment::StepEnvironment, request::EarlierJournals, resolve::AttemptView,
+    call::JournaledCall, environment::StepEnvironment, outputs::StepOutputs, request::EarlierJournals,
+    resolve::AttemptView,
 };
 use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
@@ -29,7 +28,7 @@ pub(super) struct RunningAttempt<'a> {
     pub(super) header: JournalHeader,
     pub(super) journal: Journal,
     /// The outputs of the steps so far.
-    pub(super) outputs: BTreeMap<StepId, Map<String, Value>>,
+    pub(super) outputs: StepOutputs,
     /// The environment variables for programs that steps start.
     pub(super) step_environment: StepEnvironment,
     /// The release that was live before, if the history does not know it.
@@ -70,7 +69,7 @@ impl<'a> RunningAttempt<'a> {
         journal.record_lost(&lost)?;
         request.store.forget_lost_records().map_err(HistoryError::from)?;
         let step_environment = StepEnvironment::new(request.store, &lock.token(), &header, &request.parent_deployments);
-        let (outputs, unrecorded) = (BTreeMap::new(), None);
+        let (outputs, unrecorded) = (StepOutputs::default(), None);
         Ok(Self { request, interrupt, header, journal, outputs, step_environment, unrecorded, lock })
     }
 

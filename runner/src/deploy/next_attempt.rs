@@ -3,7 +3,7 @@
 //! Deliberately absent: probes. What this attempt has passed held a moment ago, so a probe counts as having found it.
 
 use super::{
-    DeployOverrides,
+    DeployOverrides, PreparedPlan,
     attempt::{RunningAttempt, next_header},
     resolve::{AttemptView, ResolvedStep},
 };
@@ -12,6 +12,7 @@ use contract::{
     step::{ProbeFinding, Receipt},
 };
 use journal::{
+    StepTarget,
     decision::{self, NextAction},
     event::{Decision, JournalHeader},
 };
@@ -30,15 +31,28 @@ pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) 
     let is_local_state = attempt.request.is_local_state();
     let (outputs, overrides) = (&attempt.outputs, &overrides);
     let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs, is_local_state };
-    let mut skipped = Vec::new();
-    for planned in prepared.steps.iter().filter(|planned| outputs.contains_key(&planned.step.id)) {
+    let mut skipped: Vec<&StepTarget> = Vec::new();
+    for planned in prepared.steps.iter().filter(|planned| outputs.contains(&planned.step_target)) {
         if let Ok(resolved) = view.evaluate_input(planned, false).await
             && is_skipped(&view, &resolved)
         {
-            skipped.push(planned.step.id.to_string());
+            skipped.push(&planned.step_target);
         }
     }
-    skipped
+    names(prepared, &skipped)
+}
+
+/// The names of steps; with the target, where a step is not skipped on each of its targets.
+fn names(prepared: &PreparedPlan, skipped: &[&StepTarget]) -> Vec<String> {
+    let mut names = Vec::new();
+    for of_step in skipped.chunk_by(|one, other| one.step == other.step) {
+        let id = &of_step[0].step;
+        match prepared.steps.iter().filter(|planned| planned.step.id == *id).count() == of_step.len() {
+            true => names.push(id.to_string()),
+            false => names.extend(of_step.iter().map(|skipped| format!("{id} on {}", skipped.target))),
+        }
+    }
+    names
 }
 
 fn is_skipped(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -> bool {

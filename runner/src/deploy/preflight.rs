@@ -22,18 +22,22 @@ use std::{
 };
 
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
-use contract::{Digest, Label, StepId, diagnostic::Diagnostic, hash::Blake3Hash};
+use contract::{
+    Digest, Label, StepId,
+    diagnostic::{Diagnostic, ErrorCode},
+    hash::Blake3Hash,
+};
 use journal::{
     JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
 };
-use plan::{ModuleRef, Plan, PlanStep};
+use plan::{HostAddress, ModuleRef, Plan, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 use serde_json::Value;
 
 use machine::MachineCheck;
 use modules::LoadedModules;
-use planner::{StepPlanner, phase_order_error, step_targets, upstream_of};
+use planner::{StepPlanner, phase_order_error, upstream_of};
 pub(super) use secrets::{header_problem, input_problem};
 
 /// The options of a preflight.
@@ -72,7 +76,7 @@ pub struct RequestedRelease {
 pub struct PreparedPlan {
     pub plan: Plan,
     pub release: Release,
-    /// The steps in the order in which they run, one for each target.
+    /// The steps in the order in which they run, one for each target, those of a step one after the other.
     pub steps: Vec<PlannedStep>,
     /// The hooks around them.
     pub hooks: PlannedHooks,
@@ -152,13 +156,13 @@ impl PreparedPlan {
     ) -> Self {
         let mut steps: Vec<PlannedStep> = Vec::new();
         for step in &plan.steps {
-            steps.extend(step_targets(step).map(|target| PlannedStep {
-                step: step.clone(),
-                step_target: StepTarget { step: step.id.clone(), target },
+            steps.push(PlannedStep {
+                step_target: StepTarget { step: step.id.clone(), target: step.target.clone() },
                 description: describe(step),
                 upstream: upstream_of(step, &steps),
+                step: step.clone(),
                 module_digest: Digest::from_bytes([0; 32]),
-            }));
+            });
         }
         Self {
             release: Release { label, digest: None },
@@ -255,10 +259,34 @@ impl PreparedPlan {
         Some(migrations::MigrationPreflight { plan: &self.plan, local, notify: &self.notify, state })
     }
 
-    /// The position of a step; none if the plan has no such step.
+    /// The position of a step, on the first of its targets; none if the plan has no such step.
     #[must_use]
     pub fn index(&self, step: &StepId) -> Option<usize> {
         self.steps.iter().position(|planned| planned.step.id == *step)
+    }
+
+    /// The steps on their targets, each with [the position of its step](Self::index): the same on all targets.
+    pub fn indexed_steps(&self) -> impl Iterator<Item = (usize, &PlannedStep)> {
+        let mut first: (usize, Option<&StepId>) = (0, None);
+        self.steps.iter().enumerate().map(move |(at, planned)| {
+            if first.1 != Some(&planned.step.id) {
+                first = (at, Some(&planned.step.id));
+            }
+            (first.0, planned)
+        })
+    }
+
+    /// What a step depends on: each step before it on the same target; of one that does not run there, each of its targets.
+    pub fn upstream_targets<'s>(&'s self, planned: &'s PlannedStep) -> impl Iterator<Item = &'s StepTarget> {
+        let target = &planned.step_target.target;
+        let upstream = || self.steps.iter().filter(|earlier| planned.upstream.contains(&earlier.step.id));
+        let same: BTreeSet<&StepId> = upstream()
+            .filter(|earlier| earlier.step_target.target == *target)
+            .map(|earlier| &earlier.step.id)
+            .collect();
+        let is_meant =
+            move |earlier: &&PlannedStep| earlier.step_target.target == *target || !same.contains(&earlier.step.id);
+        upstream().filter(is_meant).map(|earlier| &earlier.step_target)
     }
 
     /// Whether a step is the first one that exposes the release, or comes after it; none in a plan that exposes nothing.
@@ -279,6 +307,7 @@ impl PreparedPlan {
                 ModuleRef::Registry(reference) => reference.to_string(),
             },
             phase: planned.description.phase,
+            exposes: planned.description.exposes,
         };
         self.steps.iter().map(record).collect()
     }
@@ -320,6 +349,7 @@ impl UnresolvedPlan {
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
+        planner.problems.extend(steps.iter().filter_map(|planned| unreachable_host(&plan, planned)));
         problems.extend(planner.problems);
         let redactor = Redactor::of_plan(&plan.secrets);
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
@@ -394,6 +424,15 @@ fn is_setup(plan: &Plan, planned: &PlannedStep) -> bool {
     plan.setup.iter().any(|setup| setup.id == planned.step.id)
 }
 
+/// The error for a step on a host that is not this machine.
+fn unreachable_host(plan: &Plan, planned: &PlannedStep) -> Option<Diagnostic> {
+    let host = planned.step.host.as_ref().filter(|host| host.address != HostAddress::Local)?;
+    let message = format!("host `{}` is reached by ssh, which this version can't do yet", host.name);
+    let hint = Some("use `at: local` for the host, or remove `on` from the step".to_owned());
+    let label = format!("runs on {}", host.name);
+    Some(plan.error_at(ErrorCode::NotSupported, planned.step.span.clone(), message, label, hint))
+}
+
 /// What steps need on this machine and lack.
 async fn machine_problems<'p>(plan: &Plan, steps: impl Iterator<Item = &'p PlannedStep>) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
@@ -408,6 +447,10 @@ async fn machine_problems<'p>(plan: &Plan, steps: impl Iterator<Item = &'p Plann
 /// Sorts errors by their position in the plan; those without one come first.
 fn in_order_of_the_plan(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
     problems.sort_by_key(|problem| problem.excerpt.as_ref().map(|excerpt| excerpt.span.start));
+    // A step that runs on several hosts has most errors on each of them.
+    problems.dedup_by(|later, earlier| {
+        (later.code, &later.message, &later.excerpt) == (earlier.code, &earlier.message, &earlier.excerpt)
+    });
     problems
 }
 

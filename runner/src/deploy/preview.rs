@@ -2,8 +2,6 @@
 //!
 //! It takes no lock and writes nothing. If a step depends on outputs that do not exist yet, the preview says so.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 
 use super::{
@@ -11,6 +9,7 @@ use super::{
     assumed_steps::{assumed_outputs, check_assumed_steps},
     attempt,
     error::ResumeHint,
+    outputs::StepOutputs,
     request::is_local_state,
     resolve::{AttemptView, ResolvedStep},
 };
@@ -57,9 +56,9 @@ pub async fn preview_deployment(
     let header = JournalHeader { machine, ..attempt::next_header(prepared, &state, epoch, "preview") };
     let is_local_state = is_local_state(store);
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
-    let mut outputs = BTreeMap::new();
+    let mut outputs = StepOutputs::default();
     let mut previews = Vec::new();
-    for (index, planned) in prepared.steps.iter().enumerate() {
+    for (index, planned) in prepared.indexed_steps() {
         let view =
             AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs, is_local_state };
         let mut preview = StepPreview {
@@ -80,7 +79,7 @@ pub async fn preview_deployment(
             }
         }
         if let Some(known) = outputs_if_skipped(&state, &header.release, planned, preview.decision.as_ref()) {
-            outputs.insert(planned.step.id.clone(), known);
+            outputs.insert(&planned.step_target, known);
         }
         previews.push(preview);
     }
@@ -93,8 +92,10 @@ async fn preview_step(
     selected_by_name: bool,
     preview: &mut StepPreview,
 ) -> Result<(), Vec<Diagnostic>> {
-    let is_missing = |step: &&StepId| planned.upstream.contains(*step) && !view.outputs.contains_key(*step);
-    let missing: Vec<&StepId> = view.prepared.steps.iter().map(|step| &step.step.id).filter(is_missing).collect();
+    let is_missing = |step_target: &&StepTarget| !view.outputs.contains(step_target);
+    let missing = view.prepared.upstream_targets(planned).filter(is_missing);
+    let mut missing: Vec<&StepId> = missing.map(|step_target| &step_target.step).collect();
+    missing.dedup();
     let depends_on_missing = || Some(format!("it is known after {}", join_step_names(&missing)));
     let resolved = match view.evaluate_input(planned, selected_by_name).await {
         Ok(resolved) => resolved,

@@ -82,7 +82,7 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<(&Release, String
         let why = why.to_owned();
         move |release| (release, why.clone())
     };
-    (head.live.iter().map(because("is live")))
+    (head.shown_releases().map(because("is live")))
         .chain(head.rollback_target().map(because("is what `runner rollback` goes back to")))
         .chain(verified.map(because(&among)))
         .chain(back.map(because("is what an undo of the switch goes back to")))

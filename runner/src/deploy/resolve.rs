@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
     fingerprint::{FingerprintParts, compute_fingerprint, input_hash},
+    outputs::StepOutputs,
     preflight::input_problem,
 };
 use contract::{
@@ -40,7 +41,7 @@ pub(super) struct AttemptView<'a> {
     pub(super) overrides: &'a DeployOverrides,
     pub(super) header: &'a JournalHeader,
     pub(super) state: &'a JournalState,
-    pub(super) outputs: &'a BTreeMap<StepId, Map<String, Value>>,
+    pub(super) outputs: &'a StepOutputs,
     /// Whether the state never leaves this machine.
     pub(super) is_local_state: bool,
 }
@@ -76,12 +77,8 @@ impl<'a> AttemptView<'a> {
     ) -> Result<ResolvedStep<'r>, AttemptError> {
         let step = &planned.step;
         let config = self.resolve_config(planned)?;
-        let upstream: BTreeMap<StepId, Map<String, Value>> = self
-            .outputs
-            .iter()
-            .filter(|(id, _)| planned.upstream.contains(*id))
-            .map(|(id, outputs)| (id.clone(), outputs.clone()))
-            .collect();
+        let mut upstream = self.outputs.seen_from(&planned.step_target.target);
+        upstream.retain(|id, _| planned.upstream.contains(id));
         let plan = &self.prepared.plan;
         let inputs = self.prepared.executor(planned).input_hashes(step, &planned.description, &config).await;
         let inputs = inputs.map_err(|error| {
@@ -125,13 +122,14 @@ impl<'a> AttemptView<'a> {
         upstream: &BTreeMap<StepId, Map<String, Value>>,
     ) -> Value {
         let header = self.header;
-        json!({
+        let target = &planned.step_target.target;
+        let mut input = json!({
             "app": header.app,
             "environment": header.environment,
             "run": header.run,
             "attempt": header.attempt,
             "step": planned.step_target.step,
-            "target": planned.step_target.target,
+            "target": target,
             "key": key,
             "input-hash": input_hash(fingerprint),
             "config": config,
@@ -139,14 +137,19 @@ impl<'a> AttemptView<'a> {
             "outputs": upstream,
             "epoch": header.epoch,
             "lineage": lineage(&header.app, &header.environment, self.state),
-            "head": { "live": self.state.live_before(&header.run, &header.release) },
-        })
+            "head": { "live": self.state.live_before(target, &header.run, &header.release) },
+        });
+        if let Some(host) = &planned.step.host {
+            input["host"] = json!({ "name": host.name, "address": host.address.host() });
+        }
+        input
     }
 
     /// Substitutes the deferred lookups in the configuration, and then validates it against the schema.
     pub(super) fn resolve_config(&self, planned: &PlannedStep) -> Result<Value, AttemptError> {
         let (plan, step) = (&self.prepared.plan, &planned.step);
-        let config = step.config(self.outputs, &self.header.run, self.header.attempt);
+        let outputs = self.outputs.seen_from(&planned.step_target.target);
+        let config = step.config(&outputs, &self.header.run, self.header.attempt);
         let config = config.map_err(|error| AttemptError::Plan(error.diagnostic(&plan.source)))?;
         if step.pending.is_empty() {
             return Ok(config);
@@ -171,8 +174,7 @@ impl<'a> AttemptView<'a> {
         'a: 'f,
     {
         let planned = resolved.planned;
-        let earlier = self.prepared.steps.iter().filter(|earlier| planned.upstream.contains(&earlier.step.id));
-        let upstream: BTreeSet<&StepTarget> = earlier.map(|earlier| &earlier.step_target).collect();
+        let upstream: BTreeSet<&StepTarget> = self.prepared.upstream_targets(planned).collect();
         let config = &resolved.input["config"];
         let step = &planned.step;
         let may_repeat = planned.description.is_repeatable(config) || step.always;
@@ -221,7 +223,8 @@ impl<'a> AttemptView<'a> {
             return None;
         }
         let is_check_of = |later: &&PlannedStep| {
-            later.description.phase == StepPhase::Check && later.upstream.contains(&planned.step.id)
+            later.description.phase == StepPhase::Check
+                && self.prepared.upstream_targets(later).any(|upstream| *upstream == planned.step_target)
         };
         let checks = self.prepared.steps.iter().filter(is_check_of).map(|check| &check.step_target);
         decision::unpassed_check_since(self.state, &planned.step_target, rerun_safety, checks)

@@ -9,7 +9,7 @@ use super::{
     attempt::RunningAttempt,
     undo,
 };
-use contract::step::StepPhase;
+use contract::{TargetName, step::StepPhase};
 use journal::{
     JournalTrust, RecordStatus, StepRecord, StepTarget,
     decision::{self, UndoSupport},
@@ -80,30 +80,37 @@ fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, Rollba
     let state = attempt.journal.state();
     let steps = decision::steps_to_undo(state, &attempt.header.run, order);
     let Some(exposing) = steps.last() else { return not_due(masked_exposing_step(attempt).as_deref()) };
-    let record = state.records.get(exposing);
-    if record.is_some_and(|record| !record.intent.exposes) {
+    if state.records.get(exposing).is_some_and(|record| !record.intent.exposes) {
         return not_due(Some("the step that exposed the release can't be undone"));
     }
-    match record.and_then(|record| record.live_before.as_ref()) {
-        None => {
-            let known = "no release was live before this one".to_owned();
-            let why = attempt
-                .unrecorded
-                .as_ref()
-                .map_or(known, |release| format!("before this one, {}", release.description()));
-            return not_due(Some(&why));
+    let exposed =
+        steps.iter().filter_map(|step_target| state.records.get(step_target).map(|record| (step_target, record)));
+    for (step_target, record) in exposed.filter(|(_, record)| record.intent.exposes) {
+        if let Some(why) = why_not_before(attempt, record) {
+            let is_local = step_target.target == TargetName::local();
+            return not_due(Some(&if is_local { why } else { format!("on {}, {why}", step_target.target) }));
         }
-        Some(release) if release.is_same(&attempt.header.release) => {
-            return not_due(Some("this release was already live before this run"));
-        }
-        Some(release) if !state.head.is_verified(release) => {
-            return not_due(Some(&format!("the previous release, {}, was never verified", release.label)));
-        }
-        Some(_) => {}
     }
     match irreversible_step(attempt, exposing) {
         Some(step_target) => Err(RollbackResult::Failed(AttemptError::Irreversible { step_target, not_undone: steps })),
         None => Ok(steps),
+    }
+}
+
+/// Why undoing an exposing step would not lead back to a verified release; none if it would.
+fn why_not_before(attempt: &RunningAttempt<'_>, record: &StepRecord) -> Option<String> {
+    match &record.live_before {
+        None => Some(match &attempt.unrecorded {
+            Some(release) => format!("before this one, {}", release.description()),
+            None => "no release was live before this one".to_owned(),
+        }),
+        Some(release) if release.is_same(&attempt.header.release) => {
+            Some("this release was already live before this run".to_owned())
+        }
+        Some(release) if !attempt.journal.state().head.is_verified(release) => {
+            Some(format!("the previous release, {}, was never verified", release.label))
+        }
+        Some(_) => None,
     }
 }
 

@@ -11,12 +11,9 @@ use super::{
     resolve::ResolvedStep,
     undo,
 };
-use contract::{
-    StepId,
-    step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
-};
+use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
 use journal::{
-    Journal, StepIntent,
+    Journal, StepIntent, StepTarget,
     decision::{self, NextAction, StepDisposition},
     event::{Decision, DecisionReason, ProbeInput, ROLLBACK},
 };
@@ -43,8 +40,8 @@ impl StepRunner<'_, '_> {
         let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
         let is_rollback = self.attempt.overrides().command == Some(ROLLBACK);
         let mut checked = BTreeSet::new();
-        for (index, planned) in prepared.steps.iter().enumerate() {
-            if prepared.first_step_after_setup() == Some(index) {
+        for (at, (index, planned)) in prepared.indexed_steps().enumerate() {
+            if prepared.first_step_after_setup() == Some(at) {
                 prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
             }
             if planned.description.phase != StepPhase::Prepare && !is_rollback {
@@ -59,22 +56,22 @@ impl StepRunner<'_, '_> {
                 }
                 StepDisposition::Evaluate { selected_by_name } => self.run(planned, selected_by_name).await?.outputs,
             };
-            self.attempt.outputs.insert(planned.step.id.clone(), outputs);
+            self.attempt.outputs.insert(&planned.step_target, outputs);
         }
         Ok(())
     }
 
     /// Checks the migrations whose directory is known since the last step, before a step commits anything.
-    async fn check_late_migrations(&mut self, checked: &mut BTreeSet<StepId>) -> Result<(), AttemptError> {
+    async fn check_late_migrations(&mut self, checked: &mut BTreeSet<StepTarget>) -> Result<(), AttemptError> {
         let attempt = &*self.attempt;
         for planned in &attempt.prepared().steps {
             let is_late = planned.description.behaviors.migrates.is_some() && !planned.step.pending.is_empty();
-            if !is_late || checked.contains(&planned.step.id) {
+            if !is_late || checked.contains(&planned.step_target) {
                 continue;
             }
             // Until all its lookups are known, there is nothing to check.
             let Ok(config) = attempt.view().resolve_config(planned) else { continue };
-            checked.insert(planned.step.id.clone());
+            checked.insert(planned.step_target.clone());
             let found = attempt.prepared().check_migrations_of(planned, config, attempt.journal.state()).await;
             if let Some(first) = found.err().and_then(|problems| problems.into_iter().next()) {
                 return Err(AttemptError::Plan(first));

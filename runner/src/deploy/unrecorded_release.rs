@@ -28,7 +28,7 @@ impl UnrecordedRelease {
     /// Finds a link in a directory that the plan grants, if no release is on record as live.
     #[must_use]
     pub fn find(plan: &Plan, state: &JournalState) -> Option<Self> {
-        if state.head.live.is_some() || state.records.values().any(|record| record.intent.exposes) {
+        if state.head.shown_releases().next().is_some() || state.records.values().any(|record| record.intent.exposes) {
             return None;
         }
         let dirs = plan.steps.iter().flat_map(|step| step.grants.dirs.values());

@@ -81,8 +81,12 @@ impl JournalFixture {
             ("switch", StepPhase::Commit),
             ("verify", StepPhase::Check),
         ];
-        let steps =
-            steps.map(|(step, phase)| PlanStepRecord { step_target: step_target(step), uses: step.to_owned(), phase });
+        let steps = steps.map(|(step, phase)| PlanStepRecord {
+            step_target: step_target(step),
+            uses: step.to_owned(),
+            phase,
+            exposes: false,
+        });
         let plan =
             JournalEvent::Plan { digest: Blake3Hash::of(b"plan"), path: "deploy.yml".to_owned(), steps: steps.into() };
         self.push(600_000, JournalEvent::Started(header)).push(1, plan)

@@ -75,6 +75,7 @@ error_codes! {
     ModuleUnavailable, "P0129", Refused, "a module cannot be fetched from its registry";
     PinMismatch, "P0130", Refused, "a module differs from deploy.lock";
     NotAHookStep, "P0131", Refused, "a module that hooks cannot use";
+    UnknownHostGroup, "P0132", Refused, "unknown host group";
     // Usage, and checks before the first step.
     PlanUnreadable, "P0201", Refused, "the plan cannot be read";
     ResourceNotReady, "P0202", Refused, "a resource of a step is not ready";

@@ -86,6 +86,8 @@ names! {
     GrantName, "grant name", 64, b"_-", IDENTIFIER;
     /// Where a step runs: `local`, or a host of a group.
     TargetName, "target name", 128, b"_-.@:", "a letter or digit, then letters, digits or `_-.@:`";
+    /// The name of a group of hosts.
+    HostGroup, "host group", 64, b"_-", IDENTIFIER;
     /// The name that people give to a release.
     Label, "release label", 128, b"._+-", LABEL;
     /// A machine, by a random id (docs/journal.md).

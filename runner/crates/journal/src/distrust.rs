@@ -18,7 +18,8 @@ impl JournalState {
             .map(|(step_target, record)| match known.records.get(&step_target) {
                 Some(ours) if is_same_record(ours, &record) => (step_target, ours.clone()),
                 Some(_) | None => {
-                    let live_before = known.live_before(&record.intent.run, &record.intent.release).cloned();
+                    let live_before =
+                        known.live_before(&step_target.target, &record.intent.run, &record.intent.release).cloned();
                     (step_target, StepRecord { trust: JournalTrust::Untrusted, live_before, ..record })
                 }
             })

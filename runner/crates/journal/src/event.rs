@@ -27,7 +27,8 @@ use contract::{
 /// - 1.4: the event `output`. Before, each line of a program was a message in `progress`.
 /// - 1.5: `machine` in the header; `release` in an intent; the event `switched-back`; `rerun` and `import` among the overrides; the reasons `always`,
 ///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
-pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 5 };
+/// - 1.6: targets besides `local`; `exposes` in the steps of `plan`. Each target has its own live release.
+pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 6 };
 
 /// The first format whose control values are what the step got and returned.
 pub const FIRST_EXACT_FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
@@ -336,6 +337,9 @@ pub struct PlanStepRecord {
     pub uses: String,
     /// The phase in which it acts.
     pub phase: StepPhase,
+    /// Whether it shows the release to users. Since 1.6.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exposes: bool,
 }
 
 /// The hash of each component that a step depends on, so that [`Fingerprint::difference`] can name the changed ones.

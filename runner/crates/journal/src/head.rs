@@ -2,9 +2,12 @@
 //!
 //! Deliberately absent: which events change it ([`super::state`]).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::event::Release;
+use contract::TargetName;
 
 /// How many verified releases a state keeps, the newest ones.
 pub const MAX_VERIFIED_RELEASES: usize = 100;
@@ -36,8 +39,12 @@ pub enum LiveDoubt {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct EnvironmentHead {
-    /// The release that users see: that of the last exposing step that was not undone.
+    /// The release that users see: that of the last exposing step that was not undone. None while targets show different ones.
     pub live: Option<Release>,
+    /// The release that each target shows; none on a target that showed one and shows none now. A snapshot of a runner before
+    /// journal format 1.6 has none of them: then the release is that of `local`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub live_on: BTreeMap<TargetName, Option<Release>>,
     /// Since when, and by whom; also of the moment when nothing was live any more.
     pub live_since: Option<LiveSince>,
     /// The releases that were live with every check passed, oldest first, each once; the newest [`MAX_VERIFIED_RELEASES`].
@@ -50,6 +57,60 @@ pub struct EnvironmentHead {
 }
 
 impl EnvironmentHead {
+    /// The release that a target shows.
+    #[must_use]
+    pub fn live_on(&self, target: &TargetName) -> Option<&Release> {
+        if self.live_on.is_empty() && *target == TargetName::local() {
+            return self.live.as_ref();
+        }
+        self.live_on.get(target)?.as_ref()
+    }
+
+    /// Whether the targets show different releases.
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        self.live.is_none() && self.live_on.values().any(Option::is_some)
+    }
+
+    /// All releases that users may see.
+    pub fn shown_releases(&self) -> impl Iterator<Item = &Release> {
+        self.live.iter().chain(self.live_on.values().flatten())
+    }
+
+    /// Records what a target shows now.
+    pub(super) fn set_live_on(&mut self, target: &TargetName, release: Option<Release>) {
+        self.name_local_target();
+        self.live_on.insert(target.clone(), release);
+        self.live = self.agreed_release();
+    }
+
+    /// Takes over the targets that a plan exposes releases on: what others showed is forgotten, and a new one shows nothing yet.
+    pub(super) fn set_targets(&mut self, targets: &BTreeSet<&TargetName>) {
+        self.name_local_target();
+        self.live_on.retain(|target, _| targets.contains(target));
+        for target in targets {
+            self.live_on.entry((*target).clone()).or_default();
+        }
+        self.live = self.agreed_release();
+    }
+
+    /// What an older runner recorded was shown by the runner's machine.
+    fn name_local_target(&mut self) {
+        if self.live_on.is_empty()
+            && let Some(release) = &self.live
+        {
+            self.live_on.insert(TargetName::local(), Some(release.clone()));
+        }
+    }
+
+    /// The release that all targets show.
+    fn agreed_release(&self) -> Option<Release> {
+        let mut shown = self.live_on.values();
+        let first = shown.next()?.as_ref()?;
+        let is_same = |release: &Option<Release>| release.as_ref().is_some_and(|release| release.is_same(first));
+        shown.all(is_same).then(|| first.clone())
+    }
+
     /// The target of a rollback: the last verified release before the live one, without withdrawn ones.
     #[must_use]
     pub fn rollback_target(&self) -> Option<&Release> {

@@ -18,7 +18,7 @@ use super::event::{
 pub use super::head::{EnvironmentHead, LiveDoubt, LiveSince, MAX_VERIFIED_RELEASES};
 use super::redact::MASK;
 use super::step_status::AttemptStatuses;
-use contract::{AttemptNumber, MachineId, RunId, diagnostic::ExitKind};
+use contract::{AttemptNumber, MachineId, RunId, TargetName, diagnostic::ExitKind};
 use contract::{
     hash::Blake3Hash,
     step::{Receipt, StepFailure, StepOutcome},
@@ -338,8 +338,16 @@ impl JournalState {
                 }
                 Ok(())
             }
+            JournalEvent::Plan { steps, .. } => {
+                let exposing: BTreeSet<_> =
+                    steps.iter().filter(|step| step.exposes).map(|step| &step.step_target.target).collect();
+                // An older runner does not say which steps expose the release.
+                if !exposing.is_empty() && self.trust == JournalTrust::Authenticated {
+                    self.head.set_targets(&exposing);
+                }
+                Ok(())
+            }
             JournalEvent::Decision { decision: Decision::Run { .. } | Decision::Stop { .. }, .. }
-            | JournalEvent::Plan { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }
@@ -355,7 +363,7 @@ impl JournalState {
         {
             return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
         }
-        let live_before = self.live_before(&intent.run, &intent.release).cloned();
+        let live_before = self.live_before(&step_target.target, &intent.run, &intent.release).cloned();
         let origin = RecordOrigin::Machine(self.attempts.last().and_then(|attempt| attempt.header.machine.clone()));
         self.doubt_live_release(step_target, &intent);
         let record = StepRecord { status: RecordStatus::Intended, trust: self.trust, intent, live_before, origin };
@@ -441,7 +449,7 @@ impl JournalState {
             record.status = RecordStatus::Reverted;
             if record.intent.exposes && is_authenticated {
                 let live_before = record.live_before.clone();
-                self.switch_back(live_before, at);
+                self.switch_back(step_target, live_before, at);
             }
         }
         self.in_progress.remove(step_target);
@@ -506,7 +514,7 @@ impl JournalState {
                 record.status = RecordStatus::Reverted;
                 if record.intent.exposes {
                     let live_before = record.live_before.clone();
-                    self.switch_back(live_before, at);
+                    self.switch_back(step_target, live_before, at);
                 } else {
                     self.head.live_doubt.get_or_insert(LiveDoubt::NotChecked);
                 }
@@ -623,18 +631,20 @@ impl JournalState {
             && self.trust == JournalTrust::Authenticated
         {
             let release = intent.release.clone();
-            self.set_live(Some(release), at);
+            self.set_live(step_target, Some(release), at);
         }
     }
 
-    /// Records that the release before is live again, and not checked yet.
-    fn switch_back(&mut self, release: Option<Release>, at: jiff::Timestamp) {
-        self.set_live(release, at);
+    /// Records that the release before is live again on a step's target, and not checked yet.
+    fn switch_back(&mut self, step_target: &StepTarget, release: Option<Release>, at: jiff::Timestamp) {
+        self.set_live(step_target, release, at);
         self.head.live_doubt = Some(LiveDoubt::SwitchedBack { why: None });
     }
 
-    fn set_live(&mut self, release: Option<Release>, at: jiff::Timestamp) {
-        let is_same = match (&self.head.live, &release) {
+    fn set_live(&mut self, step_target: &StepTarget, release: Option<Release>, at: jiff::Timestamp) {
+        let before = self.head.live.clone();
+        self.head.set_live_on(&step_target.target, release);
+        let is_same = match (&before, &self.head.live) {
             (Some(before), Some(after)) => before.is_same(after),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
@@ -645,17 +655,19 @@ impl JournalState {
             // What is doubted of one release is not said of another.
             self.head.live_doubt = self.head.live_doubt.take().map(|_| LiveDoubt::NotChecked);
         }
-        self.head.live = release;
     }
 
-    /// The release that was live before a run exposed its own; the live release, if the run has not exposed one yet.
+    /// The release that was live on a target before a run exposed its own there; the live release, if the run has not exposed one yet.
     #[must_use]
-    pub fn live_before(&self, run: &RunId, release: &Release) -> Option<&Release> {
-        let is_live = self.head.live.as_ref().is_some_and(|live| live.is_same(release));
-        let exposed = self.records.values().find(|record| record.intent.exposes && record.intent.run == *run);
-        match exposed {
-            Some(record) if is_live => record.live_before.as_ref(),
-            Some(_) | None => self.head.live.as_ref(),
+    pub fn live_before(&self, target: &TargetName, run: &RunId, release: &Release) -> Option<&Release> {
+        let live = self.head.live_on(target);
+        let is_live = live.is_some_and(|live| live.is_same(release));
+        let is_exposing = |(key, record): &(&StepTarget, &StepRecord)| {
+            record.intent.exposes && record.intent.run == *run && key.target == *target
+        };
+        match self.records.iter().find(is_exposing) {
+            Some((_, record)) if is_live => record.live_before.as_ref(),
+            Some(_) | None => live,
         }
     }
 

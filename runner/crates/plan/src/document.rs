@@ -16,10 +16,12 @@ use super::{
     expression,
     fields::{self, MappingFields},
     grants::SharedGrants,
-    hooks, needs_graph, release_path,
+    hooks,
+    hosts::{self, HostGroups},
+    needs_graph, release_path,
     scope::{DeclaredSecret, LookupScope},
     secrets, state_location,
-    step::{self, StepContext},
+    step::{self, HostContext, StepContext},
     yaml::{self, YamlKey, YamlNode, YamlValue},
 };
 use contract::{AppName, EnvironmentName, Label, Secret, error_code::ErrorCode};
@@ -135,14 +137,17 @@ fn read(
         Some(node) => Some(environments::url(node, &chosen.name, &scope, problems)?),
         None => None,
     };
-    let shared = SharedGrants::read(&fields, &scope, source, problems);
-    let context = StepContext { scope, source, shared };
+    let groups = chosen.hosts.map_or_else(HostGroups::default, |node| HostGroups::read(node, &scope, problems));
+    for other in environments.iter().filter(|other| other.name != chosen.name) {
+        other.hosts.iter().for_each(|node| hosts::check(node, problems));
+    }
+    let context = step_context(&fields, scope, groups, source, problems);
     let mut drafts = fields
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &context, problems))
         .unwrap_or_default();
-    let folder = release_path::locate(drafts.iter().filter_map(|draft| draft.step.as_ref()));
-    for step in drafts.iter_mut().filter_map(|draft| draft.step.as_mut()) {
+    let folder = release_path::locate(drafts.iter().flat_map(|draft| &draft.steps));
+    for step in drafts.iter_mut().flat_map(|draft| &mut draft.steps) {
         release_path::substitute(step, &folder, problems);
     }
     let keep = keep(&fields, problems)?;
@@ -157,7 +162,7 @@ fn read(
         release_path::substitute(step, &folder, problems);
     }
     set_writable_dirs([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
-    let declared = context.scope.secrets;
+    let declared = context.local.scope.secrets;
     let set = declared.iter().filter_map(|(name, secret)| match secret {
         DeclaredSecret::Set { value, .. } => Some((name.clone(), value.clone())),
         DeclaredSecret::Unset { .. } | DeclaredSecret::Invalid => None,
@@ -187,6 +192,23 @@ fn read(
         secret_variables,
         source: source.clone(),
     })
+}
+
+/// What the steps on each machine see.
+fn step_context<'a>(
+    fields: &MappingFields<'_>,
+    scope: LookupScope<'a>,
+    groups: HostGroups,
+    source: &'a PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> StepContext<'a> {
+    let local = HostContext { shared: SharedGrants::read(fields, &scope, source, problems), scope };
+    let hosts = groups.hosts().into_iter().map(|(name, host)| {
+        let scope = LookupScope { host: Some(host), ..local.scope.clone() };
+        (name, HostContext { shared: local.shared.on_host(fields, &scope, source), scope })
+    });
+    let hosts = hosts.collect();
+    StepContext { source, groups, local, hosts }
 }
 
 /// The passwords in database URLs. A password must be redacted by itself too, also if the whole URL is a secret.
@@ -247,6 +269,7 @@ fn scope<'a>(
         release,
         plan_dir: &source.folder,
         env,
+        host: None,
         variables: BTreeMap::new(),
         defined_in: BTreeMap::new(),
         secrets: BTreeMap::new(),

@@ -22,6 +22,7 @@ pub(super) struct DeclaredEnvironment<'n> {
     pub(super) after: Option<EnvironmentName>,
     pub(super) allow: Vec<AllowedOperator>,
     pub(super) url: Option<&'n YamlNode>,
+    pub(super) hosts: Option<&'n YamlNode>,
 }
 
 pub(super) fn declared_environments<'n>(
@@ -35,6 +36,7 @@ pub(super) fn declared_environments<'n>(
         after: None,
         allow: Vec::new(),
         url: None,
+        hosts: None,
     };
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
@@ -64,14 +66,7 @@ pub(super) fn declared_environments<'n>(
                     environment.allow = allowed(allow, &what, problems);
                 }
                 environment.url = fields.get("url");
-                if let Some((key, _)) = fields.entry("hosts") {
-                    let error = PlanError::new(ErrorCode::NotSupported, "hosts are not supported yet");
-                    problems.push(
-                        error
-                            .at(&key.span, "not supported yet")
-                            .hint("remove `hosts`; steps run on the runner's machine"),
-                    );
-                }
+                environment.hosts = fields.get("hosts");
             }
         }
         environments.push(environment);

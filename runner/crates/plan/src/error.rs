@@ -143,6 +143,11 @@ impl PlanErrorCollector {
         self.errors.len() + self.repeated
     }
 
+    /// The errors, to be reported where what they are about is used.
+    pub(super) fn into_list(self) -> Vec<PlanError> {
+        self.errors
+    }
+
     pub(super) fn into_errors(mut self, source: PlanSource, readable_part: Option<Plan>) -> PlanErrors {
         self.errors.sort_by_key(|error| error.span.as_ref().map(|span| span.start));
         self.errors.truncate(MAX_SHOWN_ERRORS);

@@ -25,8 +25,21 @@ pub(super) enum PlanLookup {
     PlanDir,
     /// `release.path`, the folder of the release, known once it is pulled.
     ReleasePath,
+    /// `host.…`, of the host that the step runs on.
+    Host(HostLookup),
     /// A lookup that is known only while steps run.
     Deferred(DeferredLookup),
+}
+
+/// A lookup of the host that a step runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HostLookup {
+    /// `host.name`.
+    Name,
+    /// `host.address`, the name or IP address that it is reached by.
+    Address,
+    /// `host.vars.NAME`.
+    Variable(String),
 }
 
 /// A lookup whose value is known only while steps run.
@@ -163,6 +176,9 @@ impl std::fmt::Display for PlanLookup {
             Self::Secret(name) => write!(f, "secrets.{name}"),
             Self::PlanDir => f.write_str("plan.dir"),
             Self::ReleasePath => f.write_str("release.path"),
+            Self::Host(HostLookup::Name) => f.write_str("host.name"),
+            Self::Host(HostLookup::Address) => f.write_str("host.address"),
+            Self::Host(HostLookup::Variable(name)) => write!(f, "host.vars.{name}"),
             Self::Deferred(later) => later.fmt(f),
         }
     }
@@ -227,7 +243,7 @@ pub(super) fn is_lookup(text: &str) -> bool {
     lookup(text, &(0..0)).is_ok()
 }
 
-const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets", "plan"];
+const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets", "plan", "host"];
 
 fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
     let bad = |label: &str, hint: &str| {
@@ -252,6 +268,9 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
         ["vars", name] => PlanLookup::Variable((*name).to_owned()),
         ["env", name] => PlanLookup::Environment((*name).to_owned()),
         ["secrets", name] => PlanLookup::Secret((*name).to_owned()),
+        ["host", "name"] => PlanLookup::Host(HostLookup::Name),
+        ["host", "address"] => PlanLookup::Host(HostLookup::Address),
+        ["host", "vars", name] => PlanLookup::Host(HostLookup::Variable((*name).to_owned())),
         ["run", "id"] => PlanLookup::Deferred(DeferredLookup::RunId),
         ["run", "attempt"] => PlanLookup::Deferred(DeferredLookup::RunAttempt),
         ["steps", step, name] => match step.parse() {
@@ -265,6 +284,12 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
             );
         }
         ["plan", ..] => return bad("`plan` has only `dir`", "write `plan.dir`"),
+        ["host", ..] => {
+            return bad(
+                "`host` has `name`, `address` and `vars`",
+                "write `host.name`, `host.address` or `host.vars.NAME`",
+            );
+        }
         ["vars", ..] => return bad("`vars` needs one name", "write `vars.NAME`"),
         ["env", ..] => return bad("`env` needs one name", "write `env.NAME`"),
         ["secrets", ..] => return bad("`secrets` needs one name", "write `secrets.NAME`"),

@@ -11,7 +11,7 @@ use super::{
     error::{PlanError, PlanErrorCollector, closest_match},
     fields::{self, MappingFields},
     paths,
-    scope::{LookupScope, LookupSite},
+    scope::{LookupScope, LookupSite, depends_on_host},
     server_url,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
@@ -26,15 +26,27 @@ pub(super) use programs::is_program;
 const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "secrets"];
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
 
-/// The grants at the top level of the plan, which steps refer to by name. `None` for one whose error was reported.
-#[derive(Default)]
+/// The grants at the top level of the plan, which steps refer to by name.
+#[derive(Clone, Default)]
 pub(super) struct SharedGrants {
-    dirs: BTreeMap<GrantName, Option<(DirGrant, Range<usize>)>>,
-    http: BTreeMap<GrantName, Option<HttpGrant>>,
+    dirs: BTreeMap<GrantName, SharedGrant<(DirGrant, Range<usize>)>>,
+    http: BTreeMap<GrantName, SharedGrant<HttpGrant>>,
+}
+
+/// A grant at the top level of the plan.
+#[derive(Clone)]
+enum SharedGrant<T> {
+    Valid(T),
+    /// Its error was reported.
+    Invalid,
+    /// It looks up the host of a step, and this is for steps without one.
+    NeedsHost,
+    /// It is invalid on one host: an error if a step there uses it.
+    InvalidOnHost(Vec<PlanError>),
 }
 
 impl SharedGrants {
-    /// Reads `dirs` and `http` of the plan.
+    /// Reads `dirs` and `http` of the plan, for steps on the runner's machine.
     pub(super) fn read(
         fields: &MappingFields<'_>,
         scope: &LookupScope<'_>,
@@ -45,17 +57,57 @@ impl SharedGrants {
         let mut reader = GrantReader { scope, source, problems };
         for (key, node) in reader.mapping(fields, "dirs") {
             if let Some(name) = reader.name::<GrantName>(key) {
-                let dir = reader.dir(key, node).map(|dir| (dir, node.span.clone()));
+                let dir = match depends_on_host(node) {
+                    true => SharedGrant::NeedsHost,
+                    false => reader.shared_dir_grant(key, node).map_or(SharedGrant::Invalid, SharedGrant::Valid),
+                };
                 shared.dirs.insert(name, dir);
             }
         }
         for (key, node) in reader.mapping(fields, "http") {
             if let Some(name) = reader.name::<GrantName>(key) {
-                let grant = reader.http(node);
+                let grant = match depends_on_host(node) {
+                    true => SharedGrant::NeedsHost,
+                    false => reader.http(node).map_or(SharedGrant::Invalid, SharedGrant::Valid),
+                };
                 shared.http.insert(name, grant);
             }
         }
         shared
+    }
+
+    /// The same for steps on the host of `scope`.
+    pub(super) fn on_host(&self, fields: &MappingFields<'_>, scope: &LookupScope<'_>, source: &PlanSource) -> Self {
+        let mut shared = self.clone();
+        for (name, grant) in &mut shared.dirs {
+            grant.read_on_host(fields.get("dirs"), name, |key, node, problems| {
+                GrantReader { scope, source, problems }.shared_dir_grant(key, node)
+            });
+        }
+        for (name, grant) in &mut shared.http {
+            grant.read_on_host(fields.get("http"), name, |_, node, problems| {
+                GrantReader { scope, source, problems }.http(node)
+            });
+        }
+        shared
+    }
+}
+
+impl<T> SharedGrant<T> {
+    /// Reads a grant that looks up the host.
+    fn read_on_host(
+        &mut self,
+        entries: Option<&YamlNode>,
+        name: &GrantName,
+        read: impl FnOnce(&YamlKey, &YamlNode, &mut PlanErrorCollector) -> Option<T>,
+    ) {
+        let (Self::NeedsHost, Some(YamlNode { kind: YamlValue::Map(entries), .. })) = (&self, entries) else { return };
+        let Some((key, node)) = entries.iter().find(|(key, _)| key.text == name.as_str()) else { return };
+        let mut problems = PlanErrorCollector::default();
+        *self = match read(key, node, &mut problems) {
+            Some(grant) if problems.is_empty() => Self::Valid(grant),
+            Some(_) | None => Self::InvalidOnHost(problems.into_list()),
+        };
     }
 }
 
@@ -186,10 +238,7 @@ impl GrantReader<'_> {
             let write = format!("add `{name}: PATH` to `dirs` at the top of the plan");
             return self.unknown_shared("dirs", name.as_str(), &node.span, names, write);
         };
-        let Some((dir, span)) = dir.clone() else {
-            self.problems.note_repeated();
-            return None;
-        };
+        let (dir, span) = self.valid_shared(dir, "dirs", &name, &node.span)?;
         if access == Some(DirAccess::ReadWrite) && dir.access == DirAccess::ReadOnly {
             return self.bad_grant(
                 &node.span,
@@ -200,6 +249,34 @@ impl GrantReader<'_> {
         }
         let access = access.unwrap_or(dir.access);
         Some((name.clone(), DirGrant { access, source: GrantSource::Shared(name), ..dir }, span))
+    }
+
+    /// The value of a grant at the top level of the plan.
+    fn valid_shared<T: Clone>(
+        &mut self,
+        grant: &SharedGrant<T>,
+        key: &str,
+        name: &GrantName,
+        span: &Range<usize>,
+    ) -> Option<T> {
+        match grant {
+            SharedGrant::Valid(grant) => Some(grant.clone()),
+            SharedGrant::Invalid => {
+                self.problems.note_repeated();
+                None
+            }
+            SharedGrant::InvalidOnHost(errors) => {
+                self.problems.note_repeated();
+                errors.iter().for_each(|error| self.problems.push(error.clone()));
+                None
+            }
+            SharedGrant::NeedsHost => self.bad_grant(
+                span,
+                format!("`{name}` in `{key}` of the plan looks up `host`, and this step runs on no host"),
+                "used here",
+                "add `on: GROUP` to the step, with a group of the environment's `hosts`",
+            ),
+        }
     }
 
     /// Reports a name that the top level does not have.
@@ -215,6 +292,10 @@ impl GrantReader<'_> {
         let hint = closest_match(name, names).map_or(write, |near| format!("did you mean `{near}`?"));
         self.problems.push(error.at(span, "not at the top of the plan").hint(hint));
         None
+    }
+
+    fn shared_dir_grant(&mut self, key: &YamlKey, node: &YamlNode) -> Option<(DirGrant, Range<usize>)> {
+        self.dir(key, node).map(|dir| (dir, node.span.clone()))
     }
 
     fn dir(&mut self, key: &YamlKey, node: &YamlNode) -> Option<DirGrant> {

@@ -16,7 +16,7 @@ use super::{
     step::{self, DeclaredNeeds, StepContext, StepDraft},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{StepId, error_code::ErrorCode};
+use contract::{StepId, TargetName, error_code::ErrorCode};
 
 const KEYS: &[&str] = &["before", "after", "on-failure"];
 const PROGRAM: &str = "program";
@@ -79,14 +79,21 @@ fn hook_step(
         let id = format!("{hook}-{}", index + 1).parse().expect("a hook's name and a number are a step's name");
         program_step(id, key, node, context, problems)
     } else {
-        let StepDraft { needs, step, span, .. } = step::draft(key, node, context, problems)?;
+        let StepDraft { needs, steps, span, .. } = step::draft(key, node, context, problems)?;
         if let DeclaredNeeds::Explicit(_) = needs {
             let error = PlanError::new(ErrorCode::InvalidValue, "a step of a hook cannot have `needs`");
             problems.push(
                 error.at(&span, "this step has `needs`").hint("remove `needs`; hook steps run in the order written"),
             );
         }
-        step
+        let mut steps = steps.into_iter();
+        let step = steps.next()?;
+        if step.host.is_some() || steps.next().is_some() {
+            let error = PlanError::new(ErrorCode::InvalidValue, "a step of a hook cannot run on hosts");
+            problems.push(error.at(&span, "has `on`").hint("remove `on`; hooks run on the runner's machine"));
+            return None;
+        }
+        Some(step)
     }?;
     if !taken.insert(step.id.clone()) {
         problems.push(duplicate_step_error(&step.id, &step.span));
@@ -109,7 +116,7 @@ fn program_step(
     let what = format!("`program` of step `{id}`");
     let texts = fields::list(node, &what, problems)?.iter();
     let argv: Option<Vec<String>> =
-        texts.map(|node| context.scope.text(node, &what, LookupSite::Grant, problems)).collect();
+        texts.map(|node| context.local.scope.text(node, &what, LookupSite::Grant, problems)).collect();
     let argv = argv?;
     if !argv.first().is_some_and(|program| grants::is_program(program)) {
         let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} names no program"));
@@ -127,6 +134,8 @@ fn program_step(
     };
     Some(PlanStep {
         id,
+        target: TargetName::local(),
+        host: None,
         uses: ModuleRef::Official(step::RUN.to_owned()),
         plan_dir: context.source.folder.clone(),
         with,

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt, ops::Range, path::PathBuf, sync::Arc, time
 use serde_json::{Map, Value};
 
 use contract::{
-    AppName, AttemptNumber, EnvironmentName, GrantName, Label, RunId, Secret, StepId,
+    AppName, AttemptNumber, EnvironmentName, GrantName, Label, RunId, Secret, StepId, TargetName,
     diagnostic::{Diagnostic, ErrorCode},
 };
 
@@ -29,6 +29,7 @@ mod forgotten_dollar;
 pub mod fuzz;
 mod grants;
 mod hooks;
+mod hosts;
 mod implied_grants;
 pub mod lockfile;
 mod needs_graph;
@@ -49,6 +50,7 @@ mod yaml;
 pub use document::{HistoryLocation, environments, locate_history};
 pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
+pub use hosts::{HostAddress, PlanHost};
 pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use schema::{ModuleSchema, schema};
@@ -86,7 +88,8 @@ pub struct Plan {
     pub allow: Vec<AllowedOperator>,
     /// The steps that `runner setup` runs before the others.
     pub setup: Vec<PlanStep>,
-    /// The steps in the order in which they run: topological, and otherwise as written.
+    /// The steps in the order in which they run: topological, and otherwise as written. A step that runs on several hosts is there
+    /// once for each, one after the other.
     pub steps: Vec<PlanStep>,
     /// The steps that run around them.
     pub hooks: PlanHooks,
@@ -203,6 +206,10 @@ impl PlanHooks {
 pub struct PlanStep {
     /// The step's name.
     pub id: StepId,
+    /// The target of its records: `local`, the name of its host, or of the group that it runs once for.
+    pub target: TargetName,
+    /// The host that it runs on; none for the runner's machine.
+    pub host: Option<Arc<PlanHost>>,
     /// The module that it uses.
     pub uses: ModuleRef,
     /// The plan's absolute folder, where `./program` is looked up.

@@ -27,10 +27,10 @@ pub(super) fn sort_steps(drafts: Vec<StepDraft>, problems: &mut PlanErrorCollect
         graph.check_lookups(index, draft, &drafts, problems);
     }
     let ids: Vec<StepId> = drafts.iter().map(|draft| draft.id.clone()).collect();
-    let mut steps: Vec<Option<PlanStep>> = drafts.into_iter().map(|draft| draft.step).collect();
-    let sorted = order.into_iter().filter_map(|index| {
-        let step = steps[index].take()?;
-        Some(PlanStep { needs: graph.needs[index].iter().map(|need| ids[*need].clone()).collect(), ..step })
+    let mut steps: Vec<Vec<PlanStep>> = drafts.into_iter().map(|draft| draft.steps).collect();
+    let sorted = order.into_iter().flat_map(|index| {
+        let needs: Vec<StepId> = graph.needs[index].iter().map(|need| ids[*need].clone()).collect();
+        std::mem::take(&mut steps[index]).into_iter().map(move |step| PlanStep { needs: needs.clone(), ..step })
     });
     Some(sorted.collect())
 }
@@ -135,7 +135,8 @@ impl NeedsGraph {
 
     /// Checks that a step looks up only outputs of steps that always run before it.
     fn check_lookups(&self, index: usize, draft: &StepDraft, drafts: &[StepDraft], problems: &mut PlanErrorCollector) {
-        let Some(step) = &draft.step else { return };
+        // What a step looks up is the same on each host.
+        let Some(step) = draft.steps.first() else { return };
         let mut ancestors = None;
         for (lookup, span) in step.pending.values().flat_map(|pending| pending.lookups_with_spans()) {
             let DeferredLookup::Output { step: looked_up, .. } = lookup else { continue };

@@ -25,7 +25,9 @@ pub(super) struct PulledRelease {
 
 /// The folder of the release, or why a plan with these steps has none.
 pub(super) fn locate<'s>(steps: impl Iterator<Item = &'s PlanStep>) -> Result<PulledRelease, PlanError> {
-    let pulls: Vec<_> = steps.filter(|step| step.uses == ModuleRef::Official(PULL.to_owned())).collect();
+    let mut pulls: Vec<_> = steps.filter(|step| step.uses == ModuleRef::Official(PULL.to_owned())).collect();
+    // A step that pulls on several hosts is one step.
+    pulls.dedup_by(|later, earlier| later.id == earlier.id);
     let step = match pulls.as_slice() {
         [step] => step,
         [] => return Err(undefined("no step uses `pull`, so the release has no folder").hint("add a `pull` step")),

@@ -122,7 +122,36 @@ fn environments() -> Value {
                     "description": "The web address of this environment, for the output `url` and the GitHub deployment. May contain lookups.",
                     "examples": ["https://shop.example.com"]
                 },
+                "hosts": hosts(),
                 "after": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The environment in which a release must be verified first." }
+            }
+        }
+    })
+}
+
+fn hosts() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "description": "The hosts of this environment, by group. Steps run on a group with `on`.",
+        "propertyNames": { "$ref": "#/definitions/name" },
+        "additionalProperties": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "oneOf": [
+                    { "type": "string", "description": "`local`, or a host as ssh reaches it: `deploy@10.0.0.7`." },
+                    {
+                        "type": "object",
+                        "required": ["at"],
+                        "additionalProperties": false,
+                        "properties": {
+                            "at": { "type": "string", "description": "`local`, `USER@HOST` or `ssh://USER@HOST:PORT`.", "examples": ["ssh://deploy@10.0.0.8:2222"] },
+                            "name": { "type": ["string", "number", "null"], "description": "The name in journal and output. If left out: the address." },
+                            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "What differs on this host: `${{ host.vars.NAME }}`." },
+                            "labels": { "type": ["array", "null"], "items": { "$ref": "#/definitions/name" }, "description": "Words that select this host, besides its name." }
+                        }
+                    }
+                ]
             }
         }
     })
@@ -303,7 +332,30 @@ fn step(modules: &[ModuleSchema]) -> Value {
                     { "type": "null" }
                 ]
             },
-            "on": { "enum": ["local", null], "default": "local", "description": "Where the step runs: the runner's machine." },
+            "on": {
+                "default": "local",
+                "description": "Where the step runs: `local`, the runner's machine, or groups of the environment's `hosts`. With `once: true`, it runs on the first host for the whole group.",
+                "oneOf": [
+                    { "$ref": "#/definitions/name" },
+                    { "type": "array", "minItems": 1, "items": { "$ref": "#/definitions/name" } },
+                    {
+                        "type": "object",
+                        "required": ["hosts"],
+                        "additionalProperties": false,
+                        "properties": {
+                            "hosts": {
+                                "description": "The group, or groups.",
+                                "oneOf": [
+                                    { "$ref": "#/definitions/name" },
+                                    { "type": "array", "minItems": 1, "items": { "$ref": "#/definitions/name" } }
+                                ]
+                            },
+                            "once": { "type": ["boolean", "null"], "default": false, "description": "Run on the first host, for the whole group." }
+                        }
+                    },
+                    { "type": "null" }
+                ]
+            },
             "timeout": {
                 "type": ["string", "null"],
                 "pattern": "^[0-9]+(ms|s|m|h)$",

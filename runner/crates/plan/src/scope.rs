@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, ops::Range, path::Path};
 use serde_json::{Map, Value};
 
 use super::{
-    ConfidentialText,
+    ConfidentialText, PlanHost,
     error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
-    expression::{self, DeferredLookup, PendingPart, PendingValue, PlanLookup, TemplatePart},
+    expression::{self, DeferredLookup, HostLookup, PendingPart, PendingValue, PlanLookup, TemplatePart},
     fields::wrong_type,
     forgotten_dollar,
     yaml::{YamlNode, YamlValue},
@@ -33,7 +33,7 @@ pub(super) enum LookupSite {
 }
 
 /// A variable of the plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct PlanVariable {
     value: Value,
     /// The form that is used inside a string: a number keeps its spelling, such as `1.10`.
@@ -49,6 +49,7 @@ enum ValueOrigin {
 }
 
 /// All values that can be looked up before the run.
+#[derive(Clone)]
 pub(super) struct LookupScope<'a> {
     /// The plan's text, for the positions of errors.
     pub(super) text: &'a str,
@@ -57,6 +58,8 @@ pub(super) struct LookupScope<'a> {
     /// The plan's absolute folder.
     pub(super) plan_dir: &'a Path,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// The host that a step runs on; none on the runner's machine, and outside of steps.
+    pub(super) host: Option<std::sync::Arc<PlanHost>>,
     /// `None` for a variable whose error has been reported.
     pub(super) variables: BTreeMap<String, Option<PlanVariable>>,
     /// The other environments that define a variable, for hints.
@@ -314,8 +317,50 @@ impl LookupScope<'_> {
                     None
                 }
             },
+            PlanLookup::Host(lookup) => self.look_up_host(&lookup, &span, problems).map(TemplatePiece::Known),
             PlanLookup::ReleasePath => Some(TemplatePiece::ReleasePath { span }),
             PlanLookup::Deferred(lookup) => Some(TemplatePiece::Deferred { lookup, span }),
+        }
+    }
+
+    fn look_up_host(
+        &self,
+        lookup: &HostLookup,
+        span: &Range<usize>,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<PlanVariable> {
+        let Some(host) = &self.host else {
+            let message = format!("`{}` has no value: the step runs on no host", PlanLookup::Host(lookup.clone()));
+            let error = PlanError::new(ErrorCode::UndefinedLookup, message).at(span, "undefined");
+            problems.push(error.hint("add `on: GROUP` to the step, with a group of the environment's `hosts`"));
+            return None;
+        };
+        let fixed = |text: String| PlanVariable {
+            value: Value::String(text.clone()),
+            written: text,
+            origin: ValueOrigin::Fixed,
+        };
+        let name = match lookup {
+            HostLookup::Name => return Some(fixed(host.name.to_string())),
+            HostLookup::Address => return Some(fixed(host.address.host().to_owned())),
+            HostLookup::Variable(name) => name,
+        };
+        match host.variables.get(name) {
+            Some(Some(variable)) => Some(variable.clone()),
+            Some(None) => {
+                problems.note_repeated();
+                None
+            }
+            None => {
+                let names = || host.variables.keys().map(String::as_str);
+                let hint = match closest_match(name, names()) {
+                    Some(near) => format!("did you mean `host.vars.{near}`?"),
+                    None => format!("add it to the host: `{{ at: {}, vars: {{ {name}: … }} }}`", host.address),
+                };
+                let message = format!("host `{}` has no variable `{name}`", host.name);
+                problems.push(PlanError::new(ErrorCode::UndefinedLookup, message).at(span, "undefined").hint(hint));
+                None
+            }
         }
     }
 
@@ -369,6 +414,18 @@ impl LookupScope<'_> {
     }
 }
 
+/// Whether a text under `node` looks up the step's host, so that its value is another one on each.
+pub(super) fn depends_on_host(node: &YamlNode) -> bool {
+    match &node.kind {
+        YamlValue::Text(text) => expression::parse(text, text, 0).is_ok_and(|parts| {
+            parts.iter().any(|part| matches!(part, TemplatePart::Lookup { lookup: PlanLookup::Host(_), .. }))
+        }),
+        YamlValue::List(items) => items.iter().any(depends_on_host),
+        YamlValue::Map(entries) => entries.iter().any(|(_, value)| depends_on_host(value)),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } => false,
+    }
+}
+
 /// Why a lookup is not allowed at a position, and what to do instead.
 fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str, &'static str)> {
     match (lookup, site) {
@@ -382,7 +439,12 @@ fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str,
             LookupSite::State | LookupSite::Config | LookupSite::Grant | LookupSite::Confidential,
         )
         | (PlanLookup::Secret(_), LookupSite::Confidential)
+        | (PlanLookup::Host(_), LookupSite::Config | LookupSite::Grant | LookupSite::Confidential)
         | (PlanLookup::Deferred(_) | PlanLookup::ReleasePath, LookupSite::Config) => None,
+        (PlanLookup::Host(_), LookupSite::Variables | LookupSite::State) => Some((
+            "only a step runs on a host",
+            "use `host` in `with` and `grants` of a step with `on`, and in `dirs` and `http` at the top of the plan",
+        )),
         (PlanLookup::Release, LookupSite::State) => {
             Some(("all releases share one state", "remove it; each release would have its own history"))
         }

@@ -9,12 +9,14 @@ use super::{
     error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     grants::{self, DeclaredGrants, SharedGrants},
-    hooks, implied_grants, paths,
+    hooks,
+    hosts::{HostGroups, StepPlace},
+    implied_grants, paths,
     registry::{RegistryRef, RegistryRefError},
     scope::{LookupScope, LookupSite, SubstitutedConfig},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{StepId, duration::parse_duration, error_code::ErrorCode};
+use contract::{StepId, TargetName, duration::parse_duration, error_code::ErrorCode};
 
 const KEYS: &[&str] = &[
     "uses",
@@ -41,8 +43,8 @@ pub(super) struct StepDraft {
     pub(super) id: StepId,
     pub(super) span: Range<usize>,
     pub(super) needs: DeclaredNeeds,
-    /// `None` when an error has been reported.
-    pub(super) step: Option<PlanStep>,
+    /// One for each target; none when an error has been reported.
+    pub(super) steps: Vec<PlanStep>,
 }
 
 /// `needs:` as written.
@@ -55,9 +57,25 @@ pub(super) enum DeclaredNeeds {
 
 /// What the steps of a plan share.
 pub(super) struct StepContext<'a> {
-    pub(super) scope: LookupScope<'a>,
     pub(super) source: &'a PlanSource,
+    pub(super) groups: HostGroups,
+    /// What the steps on the runner's machine see.
+    pub(super) local: HostContext<'a>,
+    /// What the steps on a host see.
+    pub(super) hosts: BTreeMap<TargetName, HostContext<'a>>,
+}
+
+/// What the steps on one machine see of the plan.
+#[derive(Clone)]
+pub(super) struct HostContext<'a> {
+    pub(super) scope: LookupScope<'a>,
     pub(super) shared: SharedGrants,
+}
+
+impl<'a> StepContext<'a> {
+    fn of(&self, place: &StepPlace) -> &HostContext<'a> {
+        place.host.as_ref().and_then(|host| self.hosts.get(&host.name)).unwrap_or(&self.local)
+    }
 }
 
 /// Reads the mapping under `steps`.
@@ -76,16 +94,44 @@ pub(super) fn draft(
     context: &StepContext<'_>,
     problems: &mut PlanErrorCollector,
 ) -> Option<StepDraft> {
-    let StepContext { scope, source, shared } = context;
     let id: StepId = fields::parse_name(&key.text, &key.span, problems)?;
     let what = format!("step `{id}`");
     let errors_before = problems.count();
     let empty = YamlNode { span: node.span.clone(), kind: YamlValue::Map(Vec::new()) };
     let node = if matches!(node.kind, YamlValue::Null) { &empty } else { node };
     let Some(fields) = MappingFields::read(node, &what, &key.span, KEYS, problems) else {
-        return Some(StepDraft { id, span: key.span.clone(), needs: DeclaredNeeds::PreviousStep, step: None });
+        return Some(StepDraft { id, span: key.span.clone(), needs: DeclaredNeeds::PreviousStep, steps: Vec::new() });
     };
-    let program = short_program(&fields, &what, problems);
+    let places = fields.get("on").map_or(Some(vec![StepPlace::local()]), |node| context.groups.places(node, problems));
+    let needs = fields.get("needs").map_or(DeclaredNeeds::PreviousStep, |node| needs(node, problems));
+    let mut steps = Vec::new();
+    // Without a place, the step is read for its other errors.
+    for place in places.clone().unwrap_or_else(|| vec![StepPlace::local()]) {
+        let step = on_place(&id, key, &fields, &place, context, problems);
+        if problems.count() > errors_before {
+            // The same error on each further host tells nothing new.
+            steps.clear();
+            break;
+        }
+        steps.extend(step);
+    }
+    Some(StepDraft { id, span: key.span.clone(), needs, steps })
+}
+
+/// Reads a step for one of the places that it runs on. None if it has an error.
+fn on_place(
+    id: &StepId,
+    key: &YamlKey,
+    fields: &MappingFields<'_>,
+    place: &StepPlace,
+    context: &StepContext<'_>,
+    problems: &mut PlanErrorCollector,
+) -> Option<PlanStep> {
+    let source = context.source;
+    let HostContext { scope, shared } = context.of(place);
+    let what = format!("step `{id}`");
+    let errors_before = problems.count();
+    let program = short_program(fields, &what, problems);
     let uses = match (fields.get("uses"), &program) {
         (_, Some(_)) => Some(ModuleRef::Official(RUN.to_owned())),
         (Some(node), None) => module(node, source, problems),
@@ -93,7 +139,7 @@ pub(super) fn draft(
     };
     let mut config = match &program {
         Some(node) => scope.config(node, problems),
-        None => config(&fields, &what, &key.span, scope, problems),
+        None => config(fields, &what, &key.span, scope, problems),
     };
     if let (Some(ModuleRef::Official(name)), Some(config)) = (&uses, &mut config)
         && name == RUN
@@ -127,25 +173,21 @@ pub(super) fn draft(
     }
     let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));
     let retry = fields.get("retry").map_or(Some(0), |node| retry(node, problems));
-    let irreversible = hooks::flag(&fields, "irreversible", problems);
-    let always = hooks::flag(&fields, "always", problems);
+    let irreversible = hooks::flag(fields, "irreversible", problems);
+    let always = hooks::flag(fields, "always", problems);
     let after_undo = match fields.get("after-undo") {
         None => Some(None),
-        Some(_) => hooks::flag(&fields, "after-undo", problems).map(Some),
+        Some(_) => hooks::flag(fields, "after-undo", problems).map(Some),
     };
     let places = &[("here", EffectPlace::Here), ("elsewhere", EffectPlace::Elsewhere)];
     let effects = fields
         .get("effects")
         .map_or(Some(EffectPlace::Here), |node| fields::choice(node, "`effects`", places, problems));
-    if let Some(node) = fields.get("on") {
-        check_target(node, problems);
-    }
-    let needs = fields.get("needs").map_or(DeclaredNeeds::PreviousStep, |node| needs(node, problems));
     let repetition = match (always, after_undo, effects) {
         (Some(always), Some(after_undo), Some(effects)) => Some((always, after_undo, effects)),
         _ => None,
     };
-    let step = match (uses, config, trust, timeout, retry, irreversible, repetition) {
+    match (uses, config, trust, timeout, retry, irreversible, repetition) {
         (
             Some(uses),
             Some(config),
@@ -156,6 +198,8 @@ pub(super) fn draft(
             Some((always, after_undo, effects)),
         ) if problems.count() == errors_before => Some(PlanStep {
             id: id.clone(),
+            target: place.target.clone(),
+            host: place.host.clone(),
             uses,
             plan_dir: source.folder.clone(),
             with: config.value,
@@ -169,14 +213,14 @@ pub(super) fn draft(
             irreversible,
             always,
             after_undo,
-            effects,
+            // Which host of the group does it makes no difference to its effect.
+            effects: if place.once { EffectPlace::Elsewhere } else { effects },
             span: key.span.clone(),
             dir_spans,
             with_spans: config.spans,
         }),
         _ => None,
-    };
-    Some(StepDraft { id, span: key.span.clone(), needs, step })
+    }
 }
 
 /// Reads `program: [PROGRAM, ARGUMENT, …]`, which is short for `uses: run` with `program` and `args` in `with`. None if the step has
@@ -334,16 +378,6 @@ fn retry(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<u32> {
         problems.push(error.at(&node.span, "out of range").hint(format!("use a whole number from 0 to {MAX_RETRIES}")));
     }
     retry
-}
-
-fn check_target(node: &YamlNode, problems: &mut PlanErrorCollector) {
-    if let Some(group) = fields::literal(node, "`on`", problems)
-        && group != "local"
-    {
-        let error = PlanError::new(ErrorCode::NotSupported, "hosts are not supported yet");
-        problems
-            .push(error.at(&node.span, "not supported yet").hint("remove `on`; the step runs on the runner's machine"));
-    }
 }
 
 fn needs(node: &YamlNode, problems: &mut PlanErrorCollector) -> DeclaredNeeds {

@@ -160,8 +160,12 @@ mod tests {
 
     fn plan() -> JournalEvent {
         let phases = [("pull", StepPhase::Prepare), ("switch", StepPhase::Commit), ("verify", StepPhase::Check)];
-        let steps =
-            phases.map(|(step, phase)| PlanStepRecord { step_target: step_target(step), uses: String::new(), phase });
+        let steps = phases.map(|(step, phase)| PlanStepRecord {
+            step_target: step_target(step),
+            uses: String::new(),
+            phase,
+            exposes: false,
+        });
         JournalEvent::Plan { digest: Blake3Hash::of(b""), path: String::new(), steps: steps.to_vec() }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use contract::{
-    StepId, TargetName,
+    StepId,
     diagnostic::{Diagnostic, ErrorCode},
     step::StepPhase,
 };
@@ -40,19 +40,18 @@ impl StepPlanner<'_> {
         planned.into_iter().filter(|hook| self.is_hook(hook)).collect()
     }
 
-    /// Plans a step on each of its targets.
-    fn plan_step(&mut self, step: &PlanStep, upstream: &BTreeSet<StepId>) -> Vec<PlannedStep> {
-        let Some((module, description)) = self.modules.of(step) else { return Vec::new() };
+    /// Plans a step on its target; none if its module could not be loaded.
+    fn plan_step(&mut self, step: &PlanStep, upstream: &BTreeSet<StepId>) -> Option<PlannedStep> {
+        let (module, description) = self.modules.of(step)?;
         let known_upstream = (self.scope != PreflightScope::ReadablePart).then_some(upstream);
         self.problems.extend(requirements::step_problems(self.plan, step, description, known_upstream));
-        let on_target = |target| PlannedStep {
+        Some(PlannedStep {
             step: step.clone(),
-            step_target: StepTarget { step: step.id.clone(), target },
+            step_target: StepTarget { step: step.id.clone(), target: step.target.clone() },
             description: description.clone(),
             upstream: upstream.clone(),
             module_digest: module.digest.clone(),
-        };
-        step_targets(step).map(on_target).into()
+        })
     }
 
     /// Whether a step is allowed in a hook. Steps that expose or prepare a release belong to the deployment itself.
@@ -76,11 +75,6 @@ pub(super) fn upstream_of(step: &PlanStep, earlier: &[PlannedStep]) -> BTreeSet<
     let direct = earlier.iter().filter(|earlier| step.needs.contains(&earlier.step.id));
     let indirect = direct.flat_map(|earlier| earlier.upstream.iter().cloned());
     step.needs.iter().cloned().chain(indirect).collect()
-}
-
-/// The targets of a step: always this machine.
-pub(super) fn step_targets(_step: &PlanStep) -> [TargetName; 1] {
-    [TargetName::local()]
 }
 
 /// The error if a prepare step comes after a commit step. Everything is pulled and checked before anything is changed.

@@ -27,7 +27,7 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
     let (pull, took) = (step_target("pull"), Duration::ZERO);
     let mut journal =
         Journal::create(&path(folder, 1), by, LoadedJournals::default(), redactor, Box::new(|_| {})).unwrap();
-    let planned = PlanStepRecord { step_target: pull.clone(), uses: text(), phase: StepPhase::Prepare };
+    let planned = PlanStepRecord { step_target: pull.clone(), uses: text(), phase: StepPhase::Prepare, exposes: false };
     journal
         .record_note(JournalNote::Plan { digest: Blake3Hash::of(b"plan"), path: text(), steps: vec![planned] })
         .unwrap();

@@ -15,10 +15,9 @@ impl GrantReader<'_> {
         let YamlValue::Text(text) = &node.kind else { return self.http(node) };
         let Ok(name) = text.parse::<GrantName>() else { return self.http(node) };
         match shared.http.get(&name) {
-            Some(Some(grant)) => Some(HttpGrant { source: GrantSource::Shared(name), ..grant.clone() }),
-            Some(None) => {
-                self.problems.note_repeated();
-                None
+            Some(grant) => {
+                let grant = self.valid_shared(grant, "http", &name, &node.span)?;
+                Some(HttpGrant { source: GrantSource::Shared(name), ..grant })
             }
             None => {
                 let names = shared.http.keys().map(GrantName::as_str);

@@ -39,7 +39,7 @@ fn undefined() {
               |
             6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
               |                 ^^^^^^^^^^^^^^^^^ unknown
-              hint: use one of `release`, `vars`, `env`, `steps`, `run`, `secrets`, `plan`
+              hint: use one of `release`, `vars`, `env`, `steps`, `run`, `secrets`, `plan`, `host`
 
             error[P0108]: `var` cannot be looked up
              --> deploy.yml:6:41

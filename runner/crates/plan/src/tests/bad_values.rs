@@ -302,7 +302,7 @@ fn invalid_state_locations() {
 #[test]
 fn not_supported_yet() {
     check(
-        "version: 1\napp: shop\nstate: gs://acme\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
+        "version: 1\napp: shop\nstate: gs://acme\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\" }\n",
         expect![[r#"
             error[P0116]: `gs://acme` is not supported yet
              --> deploy.yml:3:8
@@ -311,26 +311,12 @@ fn not_supported_yet() {
               |        ^^^^^^^^^ only `dir:`, `git:` and `s3://` are supported
               hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
 
-            error[P0116]: hosts are not supported yet
-             --> deploy.yml:5:11
-              |
-            5 |   prod: { hosts: { web: [a@b] } }
-              |           ^^^^^ not supported yet
-              hint: remove `hosts`; steps run on the runner's machine
-
             error[P0118]: `oci://r/x@sha256:0` is not a valid module: its digest is not `sha256:` and 64 lowercase hex digits
-             --> deploy.yml:7:14
+             --> deploy.yml:5:14
               |
-            7 |   a: { uses: "oci://r/x@sha256:0", on: web }
+            5 |   a: { uses: "oci://r/x@sha256:0" }
               |              ^^^^^^^^^^^^^^^^^^^^ not a pinned module
               hint: write `oci://registry.example.com/steps/warm@sha256:…`
-
-            error[P0116]: hosts are not supported yet
-             --> deploy.yml:7:40
-              |
-            7 |   a: { uses: "oci://r/x@sha256:0", on: web }
-              |                                        ^^^ not supported yet
-              hint: remove `on`; the step runs on the runner's machine
         "#]],
     );
     check(

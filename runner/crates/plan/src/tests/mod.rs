@@ -5,6 +5,7 @@ mod bad_lookups;
 mod bad_text;
 mod bad_values;
 mod good;
+mod hosts;
 mod naive_grants;
 mod pages;
 mod property;

@@ -30,8 +30,9 @@ fn each_error_of_a_plan_has_a_true_page() {
 #[test]
 fn the_plans_in_the_reference_parse() {
     let plans = plans(include_str!("../../../../../docs/plan.md"));
-    assert_eq!(plans.len(), 3);
+    assert_eq!(plans.len(), 4);
     parse_for(plans[0], Some("prod")).unwrap();
     super::good(plans[1]);
     parse_for(plans[2], Some("test")).unwrap();
+    super::good(plans[3]);
 }

@@ -108,7 +108,7 @@ fn it_rejects_what_it_can_see() {
         "version: 1\napp: shop\nsteps: { a: { program: ls } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, timeout: 30 } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, retry: 11 } }",
-        "version: 1\napp: shop\nsteps: { a: { uses: x, on: web } }",
+        "version: 1\napp: shop\nsteps: { a: { uses: x, on: { host: web } } }",
         "version: 1\napp: shop\nsteps: { a: { uses: oci://x } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, grants: { net: [] } } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, grants: { http: [{ methods: [GET] }] } } }",

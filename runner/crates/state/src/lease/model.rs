@@ -184,7 +184,7 @@ fn encoded(line: RemoteLine) -> Vec<u8> {
             let phases = [(ModelStep::Prepare, StepPhase::Prepare), (ModelStep::Commit, StepPhase::Commit)];
             let steps = phases.map(|(step, phase)| {
                 let step_target = step_target(step);
-                PlanStepRecord { step_target, uses: String::new(), phase }
+                PlanStepRecord { step_target, uses: String::new(), phase, exposes: false }
             });
             JournalEvent::Plan {
                 digest: contract::hash::Blake3Hash::of(b""),

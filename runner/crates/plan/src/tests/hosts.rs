@@ -1,0 +1,255 @@
+//! `hosts:` and `on:`.
+
+use expect_test::expect;
+use serde_json::json;
+
+use super::{check, good, parse_for};
+use crate::{EffectPlace, HostAddress, Plan};
+
+const FLEET: &str = r#"version: 1
+app: shop
+dirs: { app: "${{ host.vars.root }}" }
+environments:
+  prod:
+    hosts:
+      web:
+        - { at: local, name: web-1, vars: { root: ./one } }
+        - { at: local, name: web-2, vars: { root: ./two }, labels: [canary] }
+      worker: [local]
+"#;
+
+fn fleet(steps: &str) -> Plan {
+    good(&format!("{FLEET}steps:\n{steps}"))
+}
+
+/// Step, target and the path of its directory `app`.
+fn places(plan: &Plan) -> Vec<(&str, &str, String)> {
+    let place = |step: &'_ crate::PlanStep| {
+        step.grants.dirs.values().map(|dir| dir.path.display().to_string()).collect::<Vec<_>>().join(" ")
+    };
+    plan.steps.iter().map(|step| (step.id.as_str(), step.target.as_str(), place(step))).collect()
+}
+
+#[test]
+fn a_step_runs_on_each_host_with_what_the_host_has() {
+    let plan = fleet(
+        "  pull: { on: web, grants: { dirs: [app] } }\n  \
+         migrate: { on: { hosts: web, once: true }, grants: { dirs: [\"app:ro\"] } }\n  \
+         switch: { on: [web, worker], with: { link: \"${{ host.name }}\" } }\n  \
+         verify: {}\n",
+    );
+    let expected = [
+        ("pull", "web-1", "/plans/shop/one"),
+        ("pull", "web-2", "/plans/shop/two"),
+        ("migrate", "web", "/plans/shop/one"),
+        ("switch", "web-1", ""),
+        ("switch", "web-2", ""),
+        ("switch", "local", ""),
+        ("verify", "local", ""),
+    ];
+    assert_eq!(places(&plan), expected.map(|(step, target, dir)| (step, target, dir.to_owned())));
+    let links: Vec<_> = plan.steps[3..6].iter().map(|step| step.with["link"].clone()).collect();
+    assert_eq!(links, [json!("web-1"), json!("web-2"), json!("local")]);
+    assert_eq!(plan.steps[2].effects, EffectPlace::Elsewhere, "the group has one effect, whichever host made it");
+    assert_eq!(plan.steps[1].needs, [], "the first step, on each host");
+    assert_eq!(plan.steps[4].needs, ["migrate".parse().unwrap()]);
+}
+
+#[test]
+fn only_the_chosen_environment_has_hosts() {
+    let text = format!("{FLEET}  test: {{ hosts: {{ web: [local] }} }}\nsteps: {{ switch: {{ on: web }} }}\n");
+    let targets = |environment| {
+        let plan = parse_for(&text, Some(environment)).unwrap();
+        plan.steps.iter().map(|step| step.target.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!((targets("prod"), targets("test")), (vec!["web-1".into(), "web-2".into()], vec!["local".to_string()]));
+}
+
+#[test]
+fn addresses_are_those_of_ssh() {
+    let ssh = |user: Option<&str>, host: &str, port| {
+        Some(HostAddress::Ssh { user: user.map(str::to_owned), host: host.to_owned(), port })
+    };
+    let good = [
+        ("local", Some(HostAddress::Local), "local"),
+        ("web-1", ssh(None, "web-1", None), "web-1"),
+        ("deploy@10.0.0.7", ssh(Some("deploy"), "10.0.0.7", None), "deploy@10.0.0.7"),
+        ("ssh://deploy@10.0.0.8:2222", ssh(Some("deploy"), "10.0.0.8", Some(2222)), "deploy@10.0.0.8:2222"),
+        ("[fd00::1]:22", ssh(None, "fd00::1", Some(22)), "[fd00::1]:22"),
+    ];
+    for (text, address, written) in good {
+        assert_eq!(HostAddress::parse(text), address, "{text}");
+        assert_eq!(address.map(|address| address.to_string()).as_deref(), Some(written));
+    }
+    // Nothing that ssh or a shell would take for something else.
+    for bad in [
+        "",
+        "-oProxyCommand=x",
+        "a@-l",
+        "a b",
+        "a@",
+        "@a",
+        "a:0",
+        "a:99999",
+        "a:",
+        "http://a",
+        "a/b",
+        "$(x)",
+        "fd00::1",
+        "[a]",
+    ] {
+        assert_eq!(HostAddress::parse(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn bad_hosts() {
+    check(
+        r#"version: 1
+app: shop
+environments:
+  prod:
+    vars: { slot: "${{ host.name }}" }
+    hosts:
+      web: [a@b, { at: c, name: a@b }, "-x", { at: "[fd00::1]" }, { name: x }]
+      local: [d]
+      none: []
+      db: [{ at: z, name: a@b }]
+steps:
+  a: { on: wep }
+  b: { on: { hosts: web, once: yes } }
+  c: { with: { x: "${{ host.name }}" } }
+  d: { on: web, with: { x: "${{ host.vars.x }} ${{ host.slot }}" } }
+  e: { on: [] }
+"#,
+        expect![[r#"
+            error[P0110]: `host.name` cannot be looked up here: only a step runs on a host
+             --> deploy.yml:5:20
+              |
+            5 |     vars: { slot: "${{ host.name }}" }
+              |                    ^^^^^^^^^^^^^^^^ not here
+              hint: use `host` in `with` and `grants` of a step with `on`, and in `dirs` and `http` at the top of the plan
+
+            error[P0117]: host `a@b` is listed twice
+             --> deploy.yml:7:18
+              |
+            7 |       web: [a@b, { at: c, name: a@b }, "-x", { at: "[fd00::1]" }, { name: x }]
+              |                  ^^^^^^^^^^^^^^^^^^^^ the second time
+              hint: remove one, or give them different names
+
+            error[P0118]: `-x` is not the address of a host
+             --> deploy.yml:7:40
+              |
+            7 |       web: [a@b, { at: c, name: a@b }, "-x", { at: "[fd00::1]" }, { name: x }]
+              |                                        ^^^^ not an address
+              hint: write `local`, `HOST`, `USER@HOST` or `ssh://USER@HOST:PORT`
+
+            error[P0107]: `[fd00::1]` can't be the name of a host
+             --> deploy.yml:7:52
+              |
+            7 |       web: [a@b, { at: c, name: a@b }, "-x", { at: "[fd00::1]" }, { name: x }]
+              |                                                    ^^^^^^^^^^^ needs a name
+              hint: write `{ at: "[fd00::1]", name: web-1 }`
+
+            error[P0106]: a host has no `at`
+             --> deploy.yml:7:67
+              |
+            7 |       web: [a@b, { at: c, name: a@b }, "-x", { at: "[fd00::1]" }, { name: x }]
+              |                                                                   ^^^^^^^^^^^ `at` is missing
+              hint: add `at: deploy@10.0.0.7`
+
+            error[P0107]: `local` can't be the name of a host group
+             --> deploy.yml:8:7
+              |
+            8 |       local: [d]
+              |       ^^^^^ the runner's machine
+              hint: choose another name, such as `web`
+
+            error[P0118]: group `none` has no host
+             --> deploy.yml:9:13
+              |
+            9 |       none: []
+              |             ^^ empty
+              hint: add a host: `none: [deploy@10.0.0.7]`
+
+            error[P0117]: host `a@b` is written in two ways
+              --> deploy.yml:10:12
+               |
+            10 |       db: [{ at: z, name: a@b }]
+               |            ^^^^^^^^^^^^^^^^^^^^ differs from the first
+              hint: write the same host in each group, or give it another `name`
+
+            error[P0132]: the environment has no host group `wep`
+              --> deploy.yml:12:12
+               |
+            12 |   a: { on: wep }
+               |            ^^^ no such group
+              hint: did you mean `web`?
+
+            error[P0105]: `once` must be `true` or `false`, not a string
+              --> deploy.yml:13:32
+               |
+            13 |   b: { on: { hosts: web, once: yes } }
+               |                                ^^^ this is a string
+              hint: write `true` or `false`; see docs/plan.md
+
+            error[P0108]: `host.name` has no value: the step runs on no host
+              --> deploy.yml:14:20
+               |
+            14 |   c: { with: { x: "${{ host.name }}" } }
+               |                    ^^^^^^^^^^^^^^^^ undefined
+              hint: add `on: GROUP` to the step, with a group of the environment's `hosts`
+
+            error[P0109]: `host.slot` is not a lookup
+              --> deploy.yml:15:48
+               |
+            15 |   d: { on: web, with: { x: "${{ host.vars.x }} ${{ host.slot }}" } }
+               |                                                ^^^^^^^^^^^^^^^^ `host` has `name`, `address` and `vars`
+              hint: write `host.name`, `host.address` or `host.vars.NAME`
+
+            error[P0118]: `on` names no group
+              --> deploy.yml:16:12
+               |
+            16 |   e: { on: [] }
+               |            ^^^ empty
+              hint: name a group, as in `on: web`, or remove `on`
+        "#]],
+    );
+}
+
+#[test]
+fn a_shared_grant_that_looks_up_the_host_is_for_steps_on_hosts() {
+    check(
+        &format!("{FLEET}steps: {{ a: {{ uses: pull, grants: {{ dirs: [app] }} }} }}\n"),
+        expect![[r#"
+            error[P0115]: `app` in `dirs` of the plan looks up `host`, and this step runs on no host
+              --> deploy.yml:11:44
+               |
+            11 | steps: { a: { uses: pull, grants: { dirs: [app] } } }
+               |                                            ^^^ used here
+              hint: add `on: GROUP` to the step, with a group of the environment's `hosts`
+        "#]],
+    );
+    check(
+        &format!("{FLEET}hooks: {{ before: [{{ a: {{ uses: run, on: web }} }}] }}\nsteps: {{ b: {{ on: web }} }}\n"),
+        expect![[r#"
+            error[P0118]: a step of a hook cannot run on hosts
+              --> deploy.yml:11:21
+               |
+            11 | hooks: { before: [{ a: { uses: run, on: web } }] }
+               |                     ^ has `on`
+              hint: remove `on`; hooks run on the runner's machine
+        "#]],
+    );
+    check(
+        &format!("{FLEET}steps: {{ b: {{ on: {{ hosts: web, once: true }} }} }}\n").replace("web-2", "web"),
+        expect![[r#"
+            error[P0117]: a group and a host are called `web`
+              --> deploy.yml:11:28
+               |
+            11 | steps: { b: { on: { hosts: web, once: true } } }
+               |                            ^^^ the group
+              hint: rename one; the journal identifies both by their names
+        "#]],
+    );
+}

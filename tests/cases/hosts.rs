@@ -1,0 +1,298 @@
+//! Steps on several hosts. Here they are folders of this machine: what differs between hosts is in their variables.
+
+use expect_test::expect;
+
+use crate::support::TestEnvironment;
+
+/// Two groups; `restart` fails on a host while its folder has a file `broken`.
+const FLEET: &str = r#"version: 1
+app: shop
+dirs: { app: "${{ host.vars.root }}", dist: "./dist:ro", migrations: "./migrations:ro" }
+environments:
+  test:
+    hosts:
+      web:
+        - { at: local, name: web-1, vars: { root: ./deploy/web-1 } }
+        - { at: local, name: web-2, vars: { root: ./deploy/web-2 } }
+      worker:
+        - { at: local, name: worker-1, vars: { root: ./deploy/worker-1 } }
+steps:
+  pull:
+    on: [web, worker]
+    with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
+    grants: { dirs: [app, dist] }
+  migrate:
+    on: { hosts: web, once: true }
+    with: { dir: migrations, database: main }
+    grants: { dirs: [migrations], databases: { main: "sqlite:./shop.db" } }
+  switch:
+    on: [web, worker]
+    with: { link: current }
+    grants: { dirs: [app] }
+  restart:
+    on: [web, worker]
+    program: [/bin/sh, -c, "test ! -e broken && echo ${{ host.name }} ${{ release }} >> restarts"]
+    trust: host
+    with: { dir: app, repeatable: true }
+    grants: { dirs: [app] }
+  verify:
+    on: web
+    with: { files: [{ path: current/VERSION, equals: "${{ release }}" }] }
+    grants: { dirs: ["app:ro"] }
+on-failure: rollback
+"#;
+
+const HOSTS: [&str; 3] = ["web-1", "web-2", "worker-1"];
+
+fn fleet() -> TestEnvironment {
+    let environment = TestEnvironment::with_plan(FLEET);
+    environment.pack("r1");
+    environment.pack("r2");
+    environment
+}
+
+/// The release that each host shows, by its link.
+fn shown(environment: &TestEnvironment) -> [String; 3] {
+    HOSTS.map(|host| match environment.exists(&format!("deploy/{host}/current")) {
+        true => environment.read(&format!("deploy/{host}/current/VERSION")).trim().to_owned(),
+        false => "nothing".to_owned(),
+    })
+}
+
+/// Each decision as `step target action`.
+fn decisions(output: &crate::support::RunnerOutput) -> Vec<String> {
+    let decided = |line: &serde_json::Value| {
+        let event = line.get("event").filter(|event| event["type"] == "decision")?.clone();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+        Some([&event["step"], &event["target"], &event["decision"]["action"]].map(text).join(" "))
+    };
+    output.json_lines().iter().filter_map(decided).collect()
+}
+
+#[test]
+fn each_step_runs_on_each_host_of_its_groups_and_once_for_a_group() {
+    let environment = fleet();
+    let deployed = environment.deploy("r1", &[]);
+    deployed.assert_exit(0);
+    assert_eq!(shown(&environment), ["r1", "r1", "r1"]);
+    assert_eq!(
+        decisions(&deployed),
+        [
+            "pull web-1 run",
+            "pull web-2 run",
+            "pull worker-1 run",
+            "migrate web run",
+            "switch web-1 run",
+            "switch web-2 run",
+            "switch worker-1 run",
+            "restart web-1 run",
+            "restart web-2 run",
+            "restart worker-1 run",
+            "verify web-1 run",
+            "verify web-2 run",
+        ]
+    );
+    let again = environment.deploy("r1", &[]);
+    again.assert_exit(0);
+    let changing = decisions(&again);
+    let mut changing = changing.iter().filter(|it| !it.starts_with("restart") && !it.starts_with("verify"));
+    assert!(changing.all(|it| it.ends_with("skip")), "{:?}", decisions(&again));
+    let status = environment.run(&["status", "--json"]).json();
+    assert_eq!(status[0]["live"]["verified"], true);
+    assert_eq!(status[0]["hosts"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn what_failed_on_one_host_is_resumed_there_alone() {
+    let environment = fleet();
+    environment.edit("deploy.yml", "on-failure: rollback\n", "");
+    environment.write("deploy/web-2/broken", "");
+    let failed = environment.deploy("r1", &[]);
+    failed.assert_exit(1);
+    failed.assert_stderr_contains("step `restart` on web-2 failed");
+    assert_eq!(environment.read("deploy/web-1/restarts"), "web-1 r1\n");
+    std::fs::remove_file(environment.path("deploy/web-2/broken")).unwrap();
+    let resumed = environment.deploy("r1", &[]);
+    resumed.assert_exit(0);
+    let ran = decisions(&resumed);
+    let ran: Vec<&str> = ran.iter().map(String::as_str).filter(|decision| decision.ends_with("run")).collect();
+    assert_eq!(ran, ["restart web-2 run", "restart worker-1 run", "verify web-1 run", "verify web-2 run"]);
+    assert_eq!(environment.read("deploy/web-1/restarts"), "web-1 r1\n", "what was done is not repeated");
+}
+
+#[test]
+fn a_rollback_leads_each_host_back_to_what_it_showed() {
+    let environment = fleet();
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.write("deploy/worker-1/broken", "");
+    let failed = environment.deploy("r2", &[]);
+    failed.assert_exit(4);
+    assert_eq!(shown(&environment), ["r1", "r1", "r1"]);
+    std::fs::remove_file(environment.path("deploy/worker-1/broken")).unwrap();
+    environment.deploy("r2", &[]).assert_exit(0);
+    assert_eq!(shown(&environment), ["r2", "r2", "r2"]);
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(shown(&environment), ["r1", "r1", "r1"]);
+}
+
+#[test]
+fn status_tells_hosts_apart_while_they_differ() {
+    let environment = fleet();
+    environment.edit("deploy.yml", "on-failure: rollback\n", "");
+    environment.deploy("r1", &[]).assert_exit(0);
+    // The link of the second host can't be replaced.
+    std::fs::remove_file(environment.path("deploy/web-2/current")).unwrap();
+    environment.write("deploy/web-2/current/file", "");
+    environment.deploy("r2", &[]).assert_exit(1);
+    let status = environment.run(&["status"]);
+    expect![[r#"
+        test
+          live        not the same on all hosts: r2 on web-1, r1 on web-2, r1 on
+                      worker-1
+          last        r2: failed at `switch` on web-2; epoch 2, run [RUN 2], attempt 1,
+                      started [DATE] [DATE] by [WHO], took [TIME]
+          unfinished  run [RUN 2] is at `switch` on web-2; to continue, deploy r2 again
+    "#]]
+    .assert_eq(&status.stdout_snapshot());
+    let status = environment.run(&["status", "--json"]).json();
+    assert_eq!(status[0]["live"], serde_json::Value::Null);
+    let live: Vec<_> = HOSTS
+        .iter()
+        .map(|host| {
+            let hosts = status[0]["hosts"].as_array().unwrap();
+            hosts.iter().find(|it| it["name"] == **host).unwrap()["live"]["label"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(live, ["r2", "r1", "r1"]);
+}
+
+#[test]
+fn a_removed_host_no_longer_counts_and_a_new_one_gets_the_release() {
+    let environment = fleet();
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.edit(
+        "deploy.yml",
+        "name: web-2, vars: { root: ./deploy/web-2 }",
+        "name: web-3, vars: { root: ./deploy/web-3 }",
+    );
+    let deployed = environment.deploy("r1", &[]);
+    deployed.assert_exit(0);
+    assert!(decisions(&deployed).contains(&"switch web-3 run".to_owned()));
+    assert!(decisions(&deployed).contains(&"migrate web skip".to_owned()), "the group has it already");
+    let status = environment.run(&["status", "--json"]).json();
+    let names: Vec<_> = status[0]["hosts"].as_array().unwrap().iter().map(|host| host["name"].clone()).collect();
+    assert_eq!(names, ["web-1", "web-3", "worker-1"]);
+    assert_eq!(status[0]["live"]["release"]["label"], "r1");
+}
+
+#[test]
+fn a_host_that_ssh_reaches_is_refused() {
+    let environment = fleet();
+    environment.edit("deploy.yml", "{ at: local, name: web-2", "{ at: deploy@10.0.0.8, name: web-2");
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2);
+    expect![[r#"
+        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
+          --> deploy.yml:13:3
+           |
+        13 |   pull:
+           |   ^^^^ runs on web-2
+          hint: use `at: local` for the host, or remove `on` from the step
+        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
+          --> deploy.yml:21:3
+           |
+        21 |   switch:
+           |   ^^^^^^ runs on web-2
+          hint: use `at: local` for the host, or remove `on` from the step
+        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
+          --> deploy.yml:25:3
+           |
+        25 |   restart:
+           |   ^^^^^^^ runs on web-2
+          hint: use `at: local` for the host, or remove `on` from the step
+        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
+          --> deploy.yml:31:3
+           |
+        31 |   verify:
+           |   ^^^^^^ runs on web-2
+          hint: use `at: local` for the host, or remove `on` from the step
+    "#]]
+    .assert_eq(&refused.stderr_snapshot());
+    assert!(!environment.exists("deploy"), "nothing was made");
+}
+
+#[test]
+fn the_preview_shows_each_host() {
+    let environment = fleet();
+    let preview = environment.run(&["plan", "--release", "r1"]);
+    preview.assert_exit(0);
+    expect![[r#"
+        shop r1 → test (preview: nothing is changed)
+          run    pull@web-1        prepare  first run
+                   not known yet: directory `app` ([ROOT]/shop/deploy/web-1) does not exist yet; the deployment creates it
+                   needs a writable directory `app`: it stores releases/ and shared/
+                   may reach directory `app` = [ROOT]/shop/deploy/web-1 (read and write; from `dirs.app` of the plan)
+                   may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
+          run    pull@web-2        prepare  first run
+                   not known yet: directory `app` ([ROOT]/shop/deploy/web-2) does not exist yet; the deployment creates it
+                   needs a writable directory `app`: it stores releases/ and shared/
+                   may reach directory `app` = [ROOT]/shop/deploy/web-2 (read and write; from `dirs.app` of the plan)
+                   may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
+          run    pull@worker-1     prepare  first run
+                   not known yet: directory `app` ([ROOT]/shop/deploy/worker-1) does not exist yet; the deployment creates it
+                   needs a writable directory `app`: it stores releases/ and shared/
+                   may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
+                   may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
+          run    migrate@web       commit   first run
+                   run migrations/0001_products.sql  (on database main)
+                   run migrations/0002_first_products.sql  (on database main)
+                   needs a directory `migrations`: it contains the migrations
+                   needs a database `main`: it is changed by the migrations
+                   may reach directory `migrations` = [ROOT]/shop/migrations (read only; from `dirs.migrations` of the plan)
+                   may reach database `main` = sqlite:[ROOT]/shop/shop.db
+          run    switch@web-1      commit   first run
+                   not known yet: it is known after `pull` and `migrate`
+                   needs a writable directory: it holds the link and the releases
+                   may reach directory `app` = [ROOT]/shop/deploy/web-1 (read and write; from `dirs.app` of the plan)
+          run    switch@web-2      commit   first run
+                   not known yet: it is known after `pull` and `migrate`
+                   needs a writable directory: it holds the link and the releases
+                   may reach directory `app` = [ROOT]/shop/deploy/web-2 (read and write; from `dirs.app` of the plan)
+          run    switch@worker-1   commit   first run
+                   not known yet: it is known after `pull` and `migrate`
+                   needs a writable directory: it holds the link and the releases
+                   may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
+          run    restart@web-1     commit   first run
+                   run /bin/sh -c 'test ! -e broken && echo web-1 r1 >> restarts'
+                   needs a program: it is run
+                   may reach directory `app` = [ROOT]/shop/deploy/web-1 (read and write; from `dirs.app` of the plan)
+                   may reach program /bin/sh -c test ! -e broken && echo web-1 r1 >> restarts (from `with.program`)
+                   may reach environment `HOME` = the home of the runner's user (the default)
+                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
+                   TRUST: HOST — this step can do whatever this machine's user can
+          run    restart@web-2     commit   first run
+                   run /bin/sh -c 'test ! -e broken && echo web-2 r1 >> restarts'
+                   needs a program: it is run
+                   may reach directory `app` = [ROOT]/shop/deploy/web-2 (read and write; from `dirs.app` of the plan)
+                   may reach program /bin/sh -c test ! -e broken && echo web-2 r1 >> restarts (from `with.program`)
+                   may reach environment `HOME` = the home of the runner's user (the default)
+                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
+                   TRUST: HOST — this step can do whatever this machine's user can
+          run    restart@worker-1  commit   first run
+                   run /bin/sh -c 'test ! -e broken && echo worker-1 r1 >> restarts'
+                   needs a program: it is run
+                   may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
+                   may reach program /bin/sh -c test ! -e broken && echo worker-1 r1 >> restarts (from `with.program`)
+                   may reach environment `HOME` = the home of the runner's user (the default)
+                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
+                   TRUST: HOST — this step can do whatever this machine's user can
+          ?      verify@web-1      check
+                   not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
+                   needs a directory: it contains the files to check
+                   may reach directory `app` = [ROOT]/shop/deploy/web-1 (read only; from `dirs.app` of the plan)
+          ?      verify@web-2      check
+                   not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
+                   needs a directory: it contains the files to check
+                   may reach directory `app` = [ROOT]/shop/deploy/web-2 (read only; from `dirs.app` of the plan)
+    "#]].assert_eq(&preview.stdout_snapshot());
+}
