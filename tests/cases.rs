@@ -44,6 +44,7 @@ mod cases {
     mod promotion;
     mod readme;
     mod registries;
+    mod remote_hosts;
     mod repeated_steps;
     mod reports;
     mod resolve;

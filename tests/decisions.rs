@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use contract::{
     MachineId, RunId,
-    step::{ProbeFinding, Receipt, StepPhase},
+    step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
 };
 use history::{GeneratedHistory, arb_ops, findings, fingerprint, step_targets, upgraded_fingerprint};
 use journal::{
@@ -158,7 +158,8 @@ fn compare_with_oracle(
     let findings: Vec<_> = std::iter::once(None).chain(findings().map(Some)).collect();
     let check = step_targets().into_iter().find(|(_, phase)| *phase == StepPhase::Check).unwrap().0;
     // What a history does not tell takes turns, so that each comes with each of the rest.
-    let mut turns = (0..8usize).cycle().skip(salt % 8);
+    let mut turns = (0..32usize).cycle().skip(salt % 32);
+    let host_outcomes = host_outcomes();
     let comparisons = [
         (&same, ModuleOrigin::Official),
         (&other, ModuleOrigin::Official),
@@ -173,7 +174,9 @@ fn compare_with_oracle(
                         let finding = finding.as_ref();
                         let turn = turns.next().unwrap_or_default();
                         let (is_stale, is_elsewhere, always) = (turn & 1 != 0, turn & 2 != 0, turn & 4 != 0);
+                        let host = host_outcomes[turn / 8].as_ref();
                         let facts = DecisionInput {
+                            host_outcome: host,
                             unpassed_check: is_stale.then_some(&check),
                             made_elsewhere: is_elsewhere,
                             always,
@@ -193,6 +196,7 @@ fn compare_with_oracle(
                             record: *past,
                             is_stale,
                             is_elsewhere,
+                            host,
                             always,
                             is_check,
                             probing,
@@ -246,6 +250,18 @@ fn compare_staleness(
     Ok(())
 }
 
+/// What a host may have recorded: nothing, a success, a failure, and what no host says.
+fn host_outcomes() -> [Option<StepOutcome>; 4] {
+    let failure = || StepFailure::new(FailureKind::Permanent, "no");
+    let receipt = Receipt { notes: [("host".to_owned(), true.into())].into_iter().collect(), ..Receipt::default() };
+    [
+        None,
+        Some(StepOutcome::Succeeded { receipt }),
+        Some(StepOutcome::Failed { failure: failure() }),
+        Some(StepOutcome::Unknown { failure: failure() }),
+    ]
+}
+
 fn all_overrides() -> impl Iterator<Item = StepOverrides> {
     (0..16).map(|bits| StepOverrides {
         accept_drift: bits & 1 != 0,
@@ -262,6 +278,7 @@ fn action_as_answer(
     finding: Option<&ProbeFinding>,
 ) -> oracle::OracleAnswer {
     let whose = |receipt: &Receipt| match finding {
+        _ if receipt.notes.contains_key("host") => oracle::HOST_RECEIPT,
         Some(ProbeFinding::Held { receipt: found }) if found == receipt => "found receipt",
         _ if past.receipt == Some(receipt) => "recorded receipt",
         _ => "nobody's receipt",
@@ -294,6 +311,7 @@ fn reason_code(reason: &DecisionReason) -> &'static str {
         DecisionReason::Unconfirmed { .. } => "unconfirmed",
         DecisionReason::Stale { .. } => "stale",
         DecisionReason::MadeElsewhere => "made-elsewhere",
+        DecisionReason::HostRecord => "host-record",
         DecisionReason::Always => "always",
         DecisionReason::InvalidInput { .. } => "invalid-input",
         DecisionReason::UpstreamRan => "upstream-ran",

@@ -42,7 +42,7 @@ pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
     DescribedSteps, PlannedStep, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease, UnresolvedPlan,
-    describe_steps, load_pins as pinned,
+    describe_steps, host_problems, load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{
@@ -95,7 +95,7 @@ pub async fn run(
     let unrecorded = request.unrecorded_release(state)?;
     assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
     assumed_steps::check_rollback_lookups(request.prepared, &request.overrides, state)?;
-    request.prepared.check_resources()?;
+    request.prepared.check_resources().await?;
     if request.overrides.command != Some(ROLLBACK) {
         request.prepared.check_migrations(Some(state)).await?;
     }
@@ -133,6 +133,7 @@ pub async fn run(
 /// Uploads the journal, then runs the `before` hooks and all steps.
 async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
     attempt.publish_journal().await?;
+    attempt.begin_host_sessions().await?;
     // An import changes nothing.
     if !attempt.overrides().is_import() {
         HookRunner { attempt: &mut *attempt }.run_before().await?;

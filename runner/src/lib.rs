@@ -11,6 +11,8 @@
 //! module in the [`sandbox`], and writes to the [`journal`] before and after. Dependencies point one way, and nothing
 //! imports `cli`; `report` reads only the journal's events and statuses. docs/architecture.md describes every crate.
 
+pub mod agent;
 pub mod cli;
 pub mod deploy;
+pub mod remote;
 pub mod report;

@@ -3,6 +3,7 @@
 //!
 //! The pages of databases are produced in `tests/databases/error_pages.rs`, those of GitHub in `tests/github/error_pages.rs`.
 
+mod hosts;
 mod journals;
 mod locks;
 mod migrations;

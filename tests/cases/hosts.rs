@@ -186,42 +186,6 @@ fn a_removed_host_no_longer_counts_and_a_new_one_gets_the_release() {
 }
 
 #[test]
-fn a_host_that_ssh_reaches_is_refused() {
-    let environment = fleet();
-    environment.edit("deploy.yml", "{ at: local, name: web-2", "{ at: deploy@10.0.0.8, name: web-2");
-    let refused = environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2);
-    expect![[r#"
-        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
-          --> deploy.yml:13:3
-           |
-        13 |   pull:
-           |   ^^^^ runs on web-2
-          hint: use `at: local` for the host, or remove `on` from the step
-        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
-          --> deploy.yml:21:3
-           |
-        21 |   switch:
-           |   ^^^^^^ runs on web-2
-          hint: use `at: local` for the host, or remove `on` from the step
-        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
-          --> deploy.yml:25:3
-           |
-        25 |   restart:
-           |   ^^^^^^^ runs on web-2
-          hint: use `at: local` for the host, or remove `on` from the step
-        error[P0116]: host `web-2` is reached by ssh, which this version can't do yet
-          --> deploy.yml:31:3
-           |
-        31 |   verify:
-           |   ^^^^^^ runs on web-2
-          hint: use `at: local` for the host, or remove `on` from the step
-    "#]]
-    .assert_eq(&refused.stderr_snapshot());
-    assert!(!environment.exists("deploy"), "nothing was made");
-}
-
-#[test]
 fn the_preview_shows_each_host() {
     let environment = fleet();
     let preview = environment.run(&["plan", "--release", "r1"]);

@@ -195,6 +195,8 @@ pub(crate) struct OracleInput<'a> {
     pub(crate) is_stale: bool,
     /// The record was made on another machine.
     pub(crate) is_elsewhere: bool,
+    /// What the host of the step says of the call that is on record.
+    pub(crate) host: Option<&'a StepOutcome>,
     pub(crate) always: bool,
     pub(crate) is_check: bool,
     pub(crate) probing: ProbeSupport,
@@ -214,6 +216,7 @@ pub(crate) type OracleAnswer = (&'static str, &'static str, &'static str);
 const NO_RECEIPT: &str = "no receipt";
 const RECORDED_RECEIPT: &str = "recorded receipt";
 const PROBED_RECEIPT: &str = "found receipt";
+pub(crate) const HOST_RECEIPT: &str = "receipt of the host";
 
 const PROBE_CURRENT: OracleAnswer = ("probe", "current", NO_RECEIPT);
 const PROBE_RECORDED: OracleAnswer = ("probe", "recorded", NO_RECEIPT);
@@ -312,6 +315,11 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
                 (false, true) => answer_run("drift-accepted"),
                 (false, false) => answer_stop("interrupted"),
             };
+            match asked.host {
+                Some(StepOutcome::Succeeded { .. }) => return ("adopt", "host-record", HOST_RECEIPT),
+                Some(StepOutcome::Failed { .. }) => return answer_run("failed-before"),
+                Some(StepOutcome::Unknown { .. }) | None => {}
+            }
             return match found {
                 _ if !has_probe => in_doubt,
                 None => PROBE_RECORDED,

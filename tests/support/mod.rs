@@ -14,6 +14,7 @@ mod registry;
 mod relay;
 mod runner_output;
 mod server;
+mod ssh;
 mod unpack;
 
 use std::{
@@ -39,6 +40,7 @@ pub use self::{
     relay::TcpRelay,
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
+    ssh::{SshHost, write_ssh_config},
 };
 
 /// Where the plan, the app and the migrations are copied from.

@@ -105,11 +105,13 @@ static WORKFLOW_LINTERS: PipTool = PipTool {
 };
 
 /// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
-pub(crate) const TOOLS: [SetupNeed; 7] = [
+pub(crate) const TOOLS: [SetupNeed; 9] = [
     SetupNeed::Program("docker-registry"),
     SetupNeed::Program("git"),
     SetupNeed::Program("nginx"),
     SetupNeed::Program("sqlite3"),
+    SetupNeed::Program("ssh"),
+    SetupNeed::Program("sshd"),
     SetupNeed::Program("strace"),
     SetupNeed::Program("unshare"),
     SetupNeed::Program("wasm-opt"),
@@ -277,6 +279,8 @@ fn debian_package(program: &str) -> &str {
         "mariadb" => "mariadb-client",
         "mariadbd" => "mariadb-server",
         "node" => "nodejs",
+        "ssh" => "openssh-client",
+        "sshd" => "openssh-server",
         "supervisord" => "supervisor",
         "systemctl" => "systemd",
         "unshare" => "util-linux",

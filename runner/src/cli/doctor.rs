@@ -155,7 +155,7 @@ impl Examination<'_> {
                 });
             }
         }
-        let resources = steps.check_resources().err().into_iter().flatten();
+        let resources = steps.check_resources().await.err().into_iter().flatten();
         let migrations = steps.check_migrations(None).await.err().into_iter().flatten();
         let problems: Vec<_> = resources.chain(migrations).collect();
         if problems.is_empty() {

@@ -52,6 +52,7 @@ use self::{
     output::{CommandOutput, OutputPurpose},
     source::PlanSourceArgs,
 };
+use crate::agent;
 use contract::diagnostic::{Diagnostic, ExitKind, Notice};
 use sandbox;
 
@@ -114,6 +115,9 @@ enum CliCommand {
     State(Deferred<state::StateSubcommand>),
     /// Print the JSON Schema of deploy.yml
     Schema,
+    /// Make the calls of steps for a runner on another machine, which starts it over ssh
+    #[command(hide = true)]
+    Agent,
     /// Check whether this machine and this plan are ready for a deployment
     Doctor(Deferred<doctor::DoctorArgs>),
 }
@@ -179,6 +183,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Lock(_)
             | CliCommand::State(_)
             | CliCommand::Schema
+            | CliCommand::Agent
             | CliCommand::Doctor(_),
         ) => OutputPurpose::Answer,
     }
@@ -216,6 +221,10 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, out)),
         CliCommand::State(Deferred(command)) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
+        CliCommand::Agent => block_on(async {
+            let folders = xdg_dirs::agent_folders().map_err(one)?;
+            Ok(agent::serve(folders).await)
+        }),
     }
 }
 

@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 
 use super::source::{env_variable, is_ci};
+use crate::agent::AgentFolders;
 use crate::deploy::{PinPolicy, PreflightOptions, PreflightScope};
-use contract::{MachineId, diagnostic::Notice};
+use contract::{
+    MachineId,
+    diagnostic::{Diagnostic, ErrorCode, Notice},
+};
 use sandbox::{NoticeHandler, UserPaths};
 
 /// The options of a preflight that compares modules with the lock file next to the plan.
@@ -26,6 +30,19 @@ pub(super) fn machine_id(tell: &NoticeHandler) -> Option<MachineId> {
         tell(Notice::warning(message));
     };
     read.map_err(unknown).ok()
+}
+
+/// Where the agent of a host keeps things.
+///
+/// # Errors
+/// The user has no home.
+pub(super) fn agent_folders() -> Result<AgentFolders, Diagnostic> {
+    let found = base_dir("XDG_STATE_HOME", ".local/state").zip(base_dir("XDG_CACHE_HOME", ".cache"));
+    match found {
+        Some((state, cache)) => Ok(AgentFolders { paths: cache_dirs(), state, cache }),
+        None => Err(Diagnostic::new(ErrorCode::HostUnusable, "the user has no home folder")
+            .with_hint("set `HOME`, or `XDG_STATE_HOME` and `XDG_CACHE_HOME`")),
+    }
 }
 
 fn cache_dirs() -> UserPaths {

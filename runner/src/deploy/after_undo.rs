@@ -143,7 +143,8 @@ async fn repeat(
     // The recorded epoch would make a fence reject this call as one of an older attempt.
     input["epoch"] = Value::from(attempt.header.epoch);
     let for_release = Some(release.clone());
-    let resolved = ResolvedStep { planned, input, key, fingerprint, selected_by_name: false, for_release };
+    let (selected_by_name, host_outcome) = (false, None);
+    let resolved = ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release, host_outcome };
     match (StepRunner { attempt }.apply_with_retries(&resolved).await) {
         Ok(_) => Ok(()),
         Err(AttemptError::Failed { failure, .. }) => {

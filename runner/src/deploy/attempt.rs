@@ -4,8 +4,11 @@ use std::{path::Path, time::Duration};
 
 use super::{
     AttemptError, DeployOverrides, DeploymentRequest, Interrupt, PlannedStep, PreparedPlan, UnrecordedRelease,
-    call::JournaledCall, environment::StepEnvironment, outputs::StepOutputs, request::EarlierJournals,
-    resolve::AttemptView,
+    call::JournaledCall,
+    environment::StepEnvironment,
+    outputs::StepOutputs,
+    request::EarlierJournals,
+    resolve::{AttemptView, lineage},
 };
 use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
@@ -109,6 +112,21 @@ impl<'a> RunningAttempt<'a> {
             () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
         };
         self.fence_if_lost(published)
+    }
+
+    /// Begins a session of this attempt on each other host that steps run on.
+    pub(super) async fn begin_host_sessions(&mut self) -> Result<(), AttemptError> {
+        let lineage = lineage(&self.header.app, &self.header.environment, self.journal.state());
+        let begun = tokio::select! {
+            biased;
+            begun = self.prepared().begin_host_sessions(&self.header, &lineage) => begun,
+            () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
+        };
+        begun.map_err(|problems| {
+            let mut problems = problems.into_iter();
+            let first = problems.next().expect("there is an error for each host that failed");
+            AttemptError::Host(problems.fold(first, |first, other| first.with_cause(other.message)))
+        })
     }
 
     /// Confirms that this attempt holds the lock; gives up when the grace period after a signal is over.

@@ -10,6 +10,9 @@ use journal::event::JournalHeader;
 use plan::{ConfidentialText, EnvGrant, PlanStep};
 use state::{LockToken, StateStore};
 
+/// The variables that mean something only on the machine of the deployment.
+const MACHINE_VARIABLES: [&str; 3] = ["PAWL_WITHIN", "PAWL_LOCK", "PAWL_STATE"];
+
 /// The `PAWL_…` variables for the programs that a deployment starts.
 pub(super) struct StepEnvironment(Vec<(&'static str, String)>);
 
@@ -38,11 +41,13 @@ impl StepEnvironment {
         if step.grants.programs.is_empty() {
             return Cow::Borrowed(step);
         }
-        let mut step = step.clone();
-        for (name, value) in &self.0 {
+        // Nothing on another host can reach the state or prove that it runs under this lock.
+        let is_for = |name: &str| step.remote_host().is_none() || !MACHINE_VARIABLES.contains(&name);
+        let mut granted = step.clone();
+        for (name, value) in self.0.iter().filter(|(name, _)| is_for(name)) {
             let confidential = ConfidentialText { written: value.clone(), value: Secret::new(value.clone()) };
-            step.grants.env.insert((*name).to_owned(), EnvGrant::Set(confidential));
+            granted.grants.env.insert((*name).to_owned(), EnvGrant::Set(confidential));
         }
-        Cow::Owned(step)
+        Cow::Owned(granted)
     }
 }

@@ -24,6 +24,8 @@ pub enum AttemptError {
     NotImported { step_target: StepTarget, why: String },
     /// An error in the plan that only showed during the attempt.
     Plan(Diagnostic),
+    /// A host that steps run on can't be worked on.
+    Host(Diagnostic),
     /// The receipt on record of a step contains a value that has become a secret since.
     SecretInReceipt { step_target: StepTarget, found: SecretLocation },
     /// A step could not be undone.
@@ -82,7 +84,7 @@ impl AttemptError {
             | Self::SecretInReceipt { step_target, .. }
             | Self::UndoFailed { step_target, .. }
             | Self::Irreversible { step_target, .. } => Some(step_target),
-            Self::Plan(_) | Self::Journal(_) | Self::Lock(_) | Self::Interrupted => None,
+            Self::Plan(_) | Self::Host(_) | Self::Journal(_) | Self::Lock(_) | Self::Interrupted => None,
         }
     }
 
@@ -91,7 +93,7 @@ impl AttemptError {
         match self {
             Self::Failed { failure, .. } => redactor.redact(&failure.message),
             Self::Interrupted => "interrupted before it ran".to_owned(),
-            Self::Plan(diagnostic) => redactor.redact(&diagnostic.message),
+            Self::Plan(diagnostic) | Self::Host(diagnostic) => redactor.redact(&diagnostic.message),
             Self::Lock(error) => error.to_string(),
             Self::Journal(error) => error.to_string(),
             Self::InDoubt { .. }
@@ -146,6 +148,7 @@ impl AttemptError {
                     .with_exit(ExitKind::InDoubt)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
+            Self::Host(diagnostic) => diagnostic.clone().with_exit(ExitKind::Failed),
             Self::UndoFailed { step_target, failure } => {
                 Diagnostic::new(ErrorCode::UndoFailed, format!("the rollback of step {step_target} failed"))
                     .with_cause(failure_summary(failure))
@@ -245,6 +248,7 @@ fn in_doubt(
         | DecisionReason::RequestedByOperator
         | DecisionReason::NotSelected
         | DecisionReason::Always
+        | DecisionReason::HostRecord
         | DecisionReason::InvalidInput { .. }
         | DecisionReason::UndoUnfinished
         | DecisionReason::NotInRollback => (ErrorCode::StepInDoubt, "outcome unknown".to_owned(), accept),

@@ -30,6 +30,11 @@ impl LoadedModules {
         (Self(modules), problems)
     }
 
+    /// The descriptions of all modules, by their display names.
+    pub(super) fn descriptions(&self) -> BTreeMap<String, ModuleDescription> {
+        self.0.iter().map(|(name, (_, description))| (name.clone(), description.clone())).collect()
+    }
+
     /// Returns the module of a step, if it could be loaded.
     pub(super) fn of(&self, step: &PlanStep) -> Option<&(LoadedModule, ModuleDescription)> {
         self.0.get(&module_display_name(&step.uses))

@@ -19,22 +19,20 @@ mod versions;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
 };
 
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
-use contract::{
-    Digest, Label, StepId,
-    diagnostic::{Diagnostic, ErrorCode},
-    hash::Blake3Hash,
-};
+use contract::{Digest, Label, StepId, TargetName, diagnostic::Diagnostic, hash::Blake3Hash};
 use journal::{
     JournalState, Redactor, StepTarget,
-    event::{PlanStepRecord, Release},
+    event::{JournalHeader, PlanStepRecord, Release},
 };
-use plan::{HostAddress, ModuleRef, Plan, PlanStep};
+use plan::{ModuleRef, Plan, PlanHost, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 use serde_json::Value;
 
+use crate::{agent::wire::BeginSession, remote::RemoteExecutor};
 use machine::MachineCheck;
 use modules::LoadedModules;
 use planner::{StepPlanner, phase_order_error, upstream_of};
@@ -85,6 +83,7 @@ pub struct PreparedPlan {
     /// The redactor of the plan's secrets.
     pub redactor: Redactor,
     executor: StepExecutor,
+    hosts: BTreeMap<TargetName, RemoteExecutor>,
     notify: NoticeHandler,
 }
 
@@ -137,7 +136,10 @@ impl PreparedPlan {
                 .await
                 .map_err(|diagnostic| vec![diagnostic])?;
         if scope == PreflightScope::Machine {
-            problems.extend(resources::unreadable_dirs(&prepared.plan, prepared.all_steps()));
+            problems.extend(resources::unreadable_dirs(&prepared.plan, prepared.local_steps()));
+        }
+        if problems.is_empty() {
+            problems = prepared.check_hosts(CheckedResources::Existing).await;
         }
         if !problems.is_empty() {
             return Err(in_order_of_the_plan(problems));
@@ -171,6 +173,7 @@ impl PreparedPlan {
             pins: ModulePins::read(&plan, PinPolicy::Disabled, |_| None).expect("without a policy, no file is read"),
             redactor: Redactor::of_plan(&plan.secrets),
             executor: StepExecutor::Doubles(doubles),
+            hosts: BTreeMap::new(),
             notify: std::sync::Arc::new(|_| {}),
             plan,
         }
@@ -188,19 +191,75 @@ impl PreparedPlan {
 
     /// The executor of a step's calls.
     #[must_use]
-    pub fn executor(&self, _planned: &PlannedStep) -> &dyn Executor {
+    pub fn executor(&self, planned: &PlannedStep) -> &dyn Executor {
+        if let Some(remote) = self.remote_executor(planned) {
+            return remote;
+        }
         match &self.executor {
             StepExecutor::Local(local) => &**local,
             StepExecutor::Doubles(doubles) => &**doubles,
         }
     }
 
-    /// Checks that granted directories can be used and have free space, and that SQLite files can be created.
+    /// The executor of a step that runs on another host.
+    #[must_use]
+    pub fn remote_executor(&self, planned: &PlannedStep) -> Option<&RemoteExecutor> {
+        self.hosts.get(&planned.step.remote_host()?.name)
+    }
+
+    /// Checks that granted directories can be used and have free space, and that SQLite files can be created, on each host.
     ///
     /// # Errors
     /// The resources that are missing or unusable, each with its location in the plan.
-    pub fn check_resources(&self) -> Result<(), Vec<Diagnostic>> {
-        resources::check_resources(&self.plan, self.all_steps())
+    pub async fn check_resources(&self) -> Result<(), Vec<Diagnostic>> {
+        resources::check_resources(&self.plan, self.local_steps())?;
+        let problems = self.check_hosts(CheckedResources::Created).await;
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// What the steps of each other host need there and lack. All hosts are asked at once.
+    async fn check_hosts(&self, resources: CheckedResources) -> Vec<Diagnostic> {
+        let checks = self.hosts.iter().map(async |(name, remote)| {
+            let is_there = |planned: &&PlannedStep| planned.step.remote_host().is_some_and(|host| host.name == *name);
+            let steps: Vec<_> = self.all_steps().filter(is_there).collect();
+            match remote.check(&steps, resources == CheckedResources::Created).await {
+                Ok(problems) => problems,
+                Err(unreachable) => vec![unreachable],
+            }
+        });
+        futures_util::future::join_all(checks).await.into_iter().flatten().collect()
+    }
+
+    /// Begins the session of an attempt on each other host. All hosts are asked at once.
+    pub(super) async fn begin_host_sessions(
+        &self,
+        header: &JournalHeader,
+        lineage: &str,
+    ) -> Result<(), Vec<Diagnostic>> {
+        let sessions = self.hosts.iter().map(async |(name, remote)| {
+            let secrets = self.secrets_of_host(name);
+            remote.begin(host_session(header, lineage, name, secrets)).await
+        });
+        let begun = futures_util::future::join_all(sessions).await;
+        let problems: Vec<_> = begun.into_iter().filter_map(Result::err).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// The secrets that the steps of a host use, by name.
+    fn secrets_of_host(&self, host: &TargetName) -> BTreeMap<String, String> {
+        let is_there = |planned: &&PlannedStep| planned.step.remote_host().is_some_and(|it| it.name == *host);
+        let texts: Vec<_> =
+            self.all_steps().filter(is_there).flat_map(|planned| planned.step.grants.confidential_texts()).collect();
+        let is_used = |(name, secret): &(&String, &contract::Secret)| {
+            texts.iter().any(|text| text.reveal().contains(secret.reveal())) && !name.is_empty()
+        };
+        let used = self.plan.secrets.iter().filter(is_used);
+        used.map(|(name, secret)| (name.clone(), secret.reveal().to_owned())).collect()
+    }
+
+    /// The steps on this machine, followed by those of the hooks.
+    fn local_steps(&self) -> impl Iterator<Item = &PlannedStep> {
+        self.all_steps().filter(|planned| planned.step.remote_host().is_none())
     }
 
     /// The steps, followed by those of the hooks.
@@ -221,7 +280,7 @@ impl PreparedPlan {
     /// # Errors
     /// The first error, with the others as its causes.
     pub(super) async fn check_machine_after_setup(&self) -> Result<(), Diagnostic> {
-        let after_setup = self.all_steps().filter(|planned| !is_setup(&self.plan, planned));
+        let after_setup = self.local_steps().filter(|planned| !is_setup(&self.plan, planned));
         let mut problems = machine_problems(&self.plan, after_setup).await.into_iter();
         let Some(first) = problems.next() else { return Ok(()) };
         Err(problems.fold(first, |first, other| first.with_cause(other.message)))
@@ -245,7 +304,9 @@ impl PreparedPlan {
         config: Value,
         state: &JournalState,
     ) -> Result<(), Vec<Diagnostic>> {
-        let Some(preflight) = self.migration_preflight(Some(state)) else { return Ok(()) };
+        // On another host, the step itself reads its files.
+        let here = planned.step.remote_host().is_none();
+        let Some(preflight) = self.migration_preflight(Some(state)).filter(|_| here) else { return Ok(()) };
         let step = PlanStep { with: config, pending: BTreeMap::new(), ..planned.step.clone() };
         let problems = preflight.check_step(planned, &step).await;
         if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -349,7 +410,6 @@ impl UnresolvedPlan {
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
-        planner.problems.extend(steps.iter().filter_map(|planned| unreachable_host(&plan, planned)));
         problems.extend(planner.problems);
         let redactor = Redactor::of_plan(&plan.secrets);
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
@@ -358,7 +418,8 @@ impl UnresolvedPlan {
         if scope == PreflightScope::Machine {
             // What comes after setup steps is checked after them.
             let has_setup = steps.first().is_some_and(|first| is_setup(&plan, first));
-            let checked = all().filter(|planned| !has_setup || is_setup(&plan, planned));
+            let local = all().filter(|planned| planned.step.remote_host().is_none());
+            let checked = local.filter(|planned| !has_setup || is_setup(&plan, planned));
             problems.extend(machine_problems(&plan, checked).await);
         }
         let problems = in_order_of_the_plan(problems);
@@ -367,8 +428,15 @@ impl UnresolvedPlan {
             notify(notice);
         }
         let release = Release { label, digest: None };
+        let remote_hosts = steps.iter().filter_map(|planned| planned.step.remote_host());
+        let remote = |host: &Arc<PlanHost>| {
+            let executor = RemoteExecutor::new(Arc::clone(host), plan.ssh.clone(), modules.descriptions());
+            (host.name.clone(), executor)
+        };
+        let hosts = remote_hosts.map(remote).collect();
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));
-        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, executor, notify }, problems })
+        let prepared = PreparedPlan { plan, release, steps, hooks, pins, redactor, executor, hosts, notify };
+        Ok(Self { prepared, problems })
     }
 
     /// Resolves the release to its digest.
@@ -424,13 +492,60 @@ fn is_setup(plan: &Plan, planned: &PlannedStep) -> bool {
     plan.setup.iter().any(|setup| setup.id == planned.step.id)
 }
 
-/// The error for a step on a host that is not this machine.
-fn unreachable_host(plan: &Plan, planned: &PlannedStep) -> Option<Diagnostic> {
-    let host = planned.step.host.as_ref().filter(|host| host.address != HostAddress::Local)?;
-    let message = format!("host `{}` is reached by ssh, which this version can't do yet", host.name);
-    let hint = Some("use `at: local` for the host, or remove `on` from the step".to_owned());
-    let label = format!("runs on {}", host.name);
-    Some(plan.error_at(ErrorCode::NotSupported, planned.step.span.clone(), message, label, hint))
+/// What an agent checks for the steps of its host. Their positions in the plan are not known there.
+pub async fn host_problems(
+    steps: Vec<(PlanStep, Vec<StepId>, ModuleDescription)>,
+    create: bool,
+) -> Vec<(StepId, Diagnostic)> {
+    let planned: Vec<PlannedStep> = steps
+        .into_iter()
+        .map(|(step, upstream, description)| PlannedStep {
+            step_target: StepTarget { step: step.id.clone(), target: step.target.clone() },
+            description,
+            upstream: upstream.into_iter().collect(),
+            module_digest: Digest::from_bytes([0; 32]),
+            step,
+        })
+        .collect();
+    let plan = Plan::of_host(planned.iter().map(|planned| planned.step.clone()).collect());
+    let mut problems = Vec::new();
+    for planned in &planned {
+        let of_step = std::iter::once(planned);
+        let resources = match create {
+            true => resources::check_resources(&plan, of_step).err().unwrap_or_default(),
+            false => resources::unreadable_dirs(&plan, of_step),
+        };
+        let found = resources.into_iter().chain(machine_problems(&plan, std::iter::once(planned)).await);
+        problems.extend(found.map(|problem| (planned.step.id.clone(), problem)));
+    }
+    problems
+}
+
+fn host_session(
+    header: &JournalHeader,
+    lineage: &str,
+    target: &TargetName,
+    secrets: BTreeMap<String, String>,
+) -> BeginSession {
+    BeginSession {
+        app: header.app.clone(),
+        environment: header.environment.clone(),
+        target: target.clone(),
+        run: header.run.clone(),
+        attempt: header.attempt,
+        release: header.release.clone(),
+        epoch: header.epoch,
+        lineage: lineage.to_owned(),
+        by: header.by.clone(),
+        secrets,
+    }
+}
+
+/// Whether a check of resources creates the writable directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CheckedResources {
+    Existing,
+    Created,
 }
 
 /// What steps need on this machine and lack.

@@ -90,9 +90,10 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<(&Release, String
         .collect()
 }
 
-/// The directories that the steps of a plan install releases into.
+/// The directories of this machine that the steps of a plan install releases into.
 pub fn release_dirs<'p>(steps: impl IntoIterator<Item = (&'p PlanStep, &'p ModuleDescription)>) -> BTreeSet<&'p Path> {
-    steps.into_iter().filter_map(|(step, description)| release_dir(step, description)).collect()
+    let here = steps.into_iter().filter(|(step, _)| step.remote_host().is_none());
+    here.filter_map(|(step, description)| release_dir(step, description)).collect()
 }
 
 /// The directory that a step installs releases into. It must be a writable grant of the step itself.

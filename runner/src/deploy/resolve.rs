@@ -16,7 +16,7 @@ use contract::{
     AppName, EnvironmentName, StepId,
     diagnostic::ErrorCode,
     hash::Blake3Hash,
-    step::{ProbeFinding, StepPhase},
+    step::{ProbeFinding, StepOutcome, StepPhase},
 };
 use journal::{
     JournalState, StepTarget,
@@ -56,6 +56,8 @@ pub(super) struct ResolvedStep<'a> {
     pub(super) selected_by_name: bool,
     /// The release that it acts for, if that is not the attempt's.
     pub(super) for_release: Option<Release>,
+    /// What its host recorded of the call that the record is about.
+    pub(super) host_outcome: Option<StepOutcome>,
 }
 
 impl ResolvedStep<'_> {
@@ -109,7 +111,14 @@ impl<'a> AttemptView<'a> {
         if let Some(found) = redactor.scanner().find_in_input(&input) {
             return Err(AttemptError::Plan(input_problem(plan, planned, &found, redactor)));
         }
-        Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release: None })
+        let recorded = self.state.records.get(&planned.step_target);
+        let host_outcome = self
+            .prepared
+            .remote_executor(planned)
+            .zip(recorded)
+            .and_then(|(remote, record)| remote.recall(&planned.step_target, &record.intent.key));
+        let for_release = None;
+        Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release, host_outcome })
     }
 
     /// The input object of each call of the step's module (docs/steps.md).
@@ -202,6 +211,7 @@ impl<'a> AttemptView<'a> {
             upstream_ran: decision::upstream_ran(self.state, &planned.step_target, upstream),
             unpassed_check: self.unpassed_check(planned, rerun_safety),
             made_elsewhere: record.is_some_and(is_made_elsewhere),
+            host_outcome: resolved.host_outcome.as_ref(),
             always: step.always,
             overrides: decision::StepOverrides {
                 accept_drift: self.overrides.accept_drift.contains(&planned.step.id),

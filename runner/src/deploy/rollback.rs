@@ -60,6 +60,7 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
         | AttemptError::SecretInReceipt { .. }
         | AttemptError::UndoFailed { .. }
         | AttemptError::Irreversible { .. }
+        | AttemptError::Host(_)
         | AttemptError::Journal(_)
         | AttemptError::Lock(_)
         | AttemptError::Interrupted => false,

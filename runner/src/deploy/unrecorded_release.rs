@@ -31,7 +31,8 @@ impl UnrecordedRelease {
         if state.head.shown_releases().next().is_some() || state.records.values().any(|record| record.intent.exposes) {
             return None;
         }
-        let dirs = plan.steps.iter().flat_map(|step| step.grants.dirs.values());
+        let here = plan.steps.iter().filter(|step| step.remote_host().is_none());
+        let dirs = here.flat_map(|step| step.grants.dirs.values());
         dirs.into_iter().find_map(|grant| find_in(&grant.path))
     }
 

@@ -114,6 +114,10 @@ error_codes! {
     KeyChanged, "P0241", Refused, "the `key` was added or dropped";
     ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";
     UnverifiedInputs, "P0250", Refused, "files or steps differ from those that the release was verified with";
+    HostUnreachable, "P0260", Refused, "a host cannot be reached";
+    HostKeyUnknown, "P0261", Refused, "the key of a host is not the known one";
+    HostLoginRefused, "P0262", Refused, "a host does not let the user in";
+    HostUnusable, "P0263", Refused, "a host cannot run the agent";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";

@@ -24,7 +24,7 @@ use crate::{
 use contract::{
     RunId,
     step::{
-        ProbeFinding, Receipt, StepFailure,
+        ProbeFinding, Receipt, StepFailure, StepOutcome,
         StepPhase::{self, Check},
     },
 };
@@ -97,6 +97,8 @@ pub struct DecisionInput<'a> {
     pub unpassed_check: Option<&'a StepTarget>,
     /// Whether its record was made on another machine than its effect must be on, see [`is_made_elsewhere`].
     pub made_elsewhere: bool,
+    /// What another host recorded of the call whose intent has no outcome here; none if it knows nothing of exactly that call.
+    pub host_outcome: Option<&'a StepOutcome>,
     /// `always: true`: it runs in each attempt.
     pub always: bool,
     /// The operator's options.
@@ -193,6 +195,12 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
 
         // An intent without an outcome.
         (Resume, Authenticated, Some(Intended), Check, ..) => run(Why::Interrupted { finding: None }),
+        (Resume, Authenticated, Some(Intended), ..) if let Some(StepOutcome::Succeeded { receipt }) = input.host_outcome => {
+            adopt(Why::HostRecord, receipt)
+        }
+        (Resume, Authenticated, Some(Intended), ..) if let Some(StepOutcome::Failed { .. }) = input.host_outcome => {
+            run(Why::FailedBefore)
+        }
         (Resume, Authenticated, Some(Intended), .., NotAsked) => NextAction::Probe(ProbeInput::Recorded),
         (Resume, Authenticated, Some(Intended), .., Held(found)) => adopt(interrupted(), found),
         (Resume, Authenticated, Some(Intended), .., Absent) => run(interrupted()),

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -79,7 +80,8 @@ pub struct Journal {
 }
 
 /// The effect class of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StepEffect {
     /// It changes nothing: its phase is check, and its record alone never skips it.
     ReadOnly,
@@ -94,6 +96,7 @@ pub enum StepEffect {
 #[derive(Debug)]
 pub struct StepIntent {
     step_target: StepTarget,
+    fingerprint: Fingerprint,
     input: Value,
     effect: StepEffect,
 }
@@ -134,6 +137,18 @@ impl StepIntent {
     #[must_use]
     pub fn input(&self) -> &Value {
         &self.input
+    }
+
+    /// The recorded fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// The effect class of the step.
+    #[must_use]
+    pub fn effect(&self) -> StepEffect {
+        self.effect
     }
 
     /// Ends the action with its outcome.
@@ -312,13 +327,13 @@ impl Journal {
         self.append(JournalEvent::Intent {
             step_target: step_target.clone(),
             key,
-            fingerprint,
+            fingerprint: fingerprint.clone(),
             input: input.clone(),
             exposes,
             release,
         })?;
         self.sync_for(effect)?;
-        Ok(StepIntent { step_target, input, effect })
+        Ok(StepIntent { step_target, fingerprint, input, effect })
     }
 
     /// Writes that a rollback switched back to a release, and why it is not verified, if it is not. The record is on disk on return.

@@ -248,6 +248,7 @@ impl EventSanitizer<'_> {
             | DecisionReason::NoProbe
             | DecisionReason::Stale { .. }
             | DecisionReason::MadeElsewhere
+            | DecisionReason::HostRecord
             | DecisionReason::Always
             | DecisionReason::UpstreamRan
             | DecisionReason::Fresh

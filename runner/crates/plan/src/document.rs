@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     AllowedOperator, DatabaseGrant, DirAccess, OnFailure, Plan, PlanErrors, PlanRequest, PlanSource, PlanStep,
-    ServerUrl, StateLocation,
+    ServerUrl, SshOptions, StateLocation,
     environments::{self, DeclaredEnvironment, choose_environment, declared_environments},
     error::{PlanError, PlanErrorCollector},
     expression,
@@ -141,6 +141,9 @@ fn read(
     for other in environments.iter().filter(|other| other.name != chosen.name) {
         other.hosts.iter().for_each(|node| hosts::check(node, problems));
     }
+    let ssh = chosen
+        .ssh
+        .map_or(Some(SshOptions::default()), |node| hosts::ssh_options(node, &scope, &source.folder, problems));
     let context = step_context(&fields, scope, groups, source, problems);
     let mut drafts = fields
         .require("steps", "{ … }", problems)
@@ -181,6 +184,7 @@ fn read(
         environment: chosen.name.clone(),
         after: chosen.after.clone(),
         url,
+        ssh: ssh?,
         state: state?,
         allow: chosen.allow.clone(),
         setup,

@@ -11,7 +11,7 @@ use super::{
 };
 use contract::{EnvironmentName, error_code::ErrorCode};
 
-const ENVIRONMENT_KEYS: &[&str] = &["vars", "secrets", "after", "allow", "url", "hosts"];
+const ENVIRONMENT_KEYS: &[&str] = &["vars", "secrets", "after", "allow", "url", "hosts", "ssh"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// An environment as written.
@@ -23,6 +23,7 @@ pub(super) struct DeclaredEnvironment<'n> {
     pub(super) allow: Vec<AllowedOperator>,
     pub(super) url: Option<&'n YamlNode>,
     pub(super) hosts: Option<&'n YamlNode>,
+    pub(super) ssh: Option<&'n YamlNode>,
 }
 
 pub(super) fn declared_environments<'n>(
@@ -37,6 +38,7 @@ pub(super) fn declared_environments<'n>(
         allow: Vec::new(),
         url: None,
         hosts: None,
+        ssh: None,
     };
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
@@ -67,6 +69,7 @@ pub(super) fn declared_environments<'n>(
                 }
                 environment.url = fields.get("url");
                 environment.hosts = fields.get("hosts");
+                environment.ssh = fields.get("ssh");
             }
         }
         environments.push(environment);

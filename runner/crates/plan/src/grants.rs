@@ -313,7 +313,13 @@ impl GrantReader<'_> {
                 "write `PATH`, or `PATH:ro` for read-only access",
             );
         }
-        Some(DirGrant { path: paths::resolve(&self.source.folder, path), access, source: GrantSource::Step })
+        let is_relative = !path.starts_with('/');
+        Some(DirGrant {
+            path: paths::resolve(&self.source.folder, path),
+            access,
+            is_relative,
+            source: GrantSource::Step,
+        })
     }
 
     fn database(&mut self, key: &YamlKey, node: &YamlNode) -> Option<DatabaseGrant> {
@@ -347,6 +353,15 @@ impl GrantReader<'_> {
             });
         if let Some(why) = why {
             return self.bad_grant(&node.span, format!("{what} has an invalid path: {why}"), "invalid path", hint);
+        }
+        if let Some(host) = self.scope.host.as_ref().filter(|host| host.is_remote() && !path.starts_with('/')) {
+            let message = format!("{what} is relative to the plan, and the step runs on `{}`", host.name);
+            return self.bad_grant(
+                &node.span,
+                message,
+                "not there",
+                "write an absolute path: `sqlite:/srv/shop/shop.db`",
+            );
         }
         let resolved = format!("sqlite:{}", paths::resolve(&self.source.folder, path).display());
         let written = if url.written == value { resolved.clone() } else { url.written.clone() };

@@ -3,18 +3,27 @@
 //! Invariant: a target names one host of the environment, or one group in whose name a step runs `once`; no two of them share a name.
 //! Deliberately absent: how a host is reached.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
+    ArgumentPattern, DirAccess, ProgramGrant, StepGrants,
     error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     fields::{self, MappingFields},
-    scope::{LookupScope, PlanVariable},
+    paths,
+    scope::{LookupScope, LookupSite, PlanVariable},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{HostGroup, TargetName, error_code::ErrorCode};
+use contract::{GrantName, HostGroup, StepId, TargetName, error_code::ErrorCode};
 
 const HOST_KEYS: &[&str] = &["at", "name", "vars", "labels"];
 const PLACE_KEYS: &[&str] = &["hosts", "once"];
+const SSH_KEYS: &[&str] = &["config", "known-hosts"];
 /// The machine of the runner, as a group and as a host.
 const LOCAL: &str = "local";
 const ADDRESS_HINT: &str = "write `local`, `HOST`, `USER@HOST` or `ssh://USER@HOST:PORT`";
@@ -46,6 +55,36 @@ pub enum HostAddress {
         /// The port; by default, ssh decides.
         port: Option<u16>,
     },
+}
+
+/// `ssh:` of an environment: how ssh is called, beside its own configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SshOptions {
+    /// Its configuration file, instead of the user's.
+    pub config: Option<PathBuf>,
+    /// The file with the keys of the hosts, instead of the user's.
+    pub known_hosts: Option<PathBuf>,
+}
+
+/// Reads `ssh` of an environment.
+pub(super) fn ssh_options(
+    node: &YamlNode,
+    scope: &LookupScope<'_>,
+    folder: &Path,
+    problems: &mut PlanErrorCollector,
+) -> Option<SshOptions> {
+    let fields = MappingFields::read(node, "`ssh`", &node.span, SSH_KEYS, problems)?;
+    let mut path = |key: &str| {
+        let node = fields.get(key)?;
+        let text = scope.text(node, &format!("`{key}` of `ssh`"), LookupSite::Grant, problems)?;
+        if let Some(why) = paths::path_error(&text) {
+            let error = PlanError::new(ErrorCode::InvalidValue, format!("`{key}` of `ssh` is no path: {why}"));
+            problems.push(error.at(&node.span, "invalid path").hint("write a path, relative to the plan's folder"));
+            return None;
+        }
+        Some(paths::resolve(folder, &text))
+    };
+    Some(SshOptions { config: path("config"), known_hosts: path("known-hosts") })
 }
 
 impl HostAddress {
@@ -88,6 +127,14 @@ impl HostAddress {
     }
 }
 
+impl PlanHost {
+    /// Whether it is not the runner's machine.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.address != HostAddress::Local
+    }
+}
+
 impl HostAddress {
     /// The name or IP address; `localhost` for the runner's machine.
     #[must_use]
@@ -96,6 +143,36 @@ impl HostAddress {
             Self::Local => "localhost",
             Self::Ssh { host, .. } => host,
         }
+    }
+}
+
+/// What a step on another host is granted by a path relative to the plan: a place there has an absolute path, and the plan's folder is
+/// not there. A directory for reading is sent.
+pub(super) fn relative_grant_problems(
+    id: &StepId,
+    host: &PlanHost,
+    (grants, dir_spans): (&StepGrants, &BTreeMap<GrantName, Range<usize>>),
+    at: &Range<usize>,
+    problems: &mut PlanErrorCollector,
+) {
+    let writable = grants.dirs.iter().filter(|(_, dir)| dir.is_relative && dir.access == DirAccess::ReadWrite);
+    for (name, _) in writable {
+        let message =
+            format!("directory `{name}` of step `{id}` is relative to the plan, and the step runs on `{}`", host.name);
+        let error = PlanError::new(ErrorCode::InvalidGrant, message).at(dir_spans.get(name).unwrap_or(at), "not there");
+        problems
+            .push(error.hint(
+                "write an absolute path, such as `/srv/shop`; or add `:ro`: then its files are sent to the host",
+            ));
+    }
+    let is_relative = |grant: &&ProgramGrant| match grant.arguments.first() {
+        Some(ArgumentPattern::Exact(program)) => program.starts_with("./") || program.starts_with("../"),
+        Some(ArgumentPattern::AnyOne | ArgumentPattern::AnyRest) | None => false,
+    };
+    if grants.programs.iter().any(|grant| is_relative(&grant)) {
+        let message = format!("step `{id}` runs a program of the plan's folder, and the step runs on `{}`", host.name);
+        let error = PlanError::new(ErrorCode::InvalidValue, message).at(at, "not there");
+        problems.push(error.hint("name a program of the host: `/usr/bin/make`, or one on its `PATH`"));
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use contract::{
@@ -45,12 +46,13 @@ mod state_location;
 mod step;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod yaml;
 
 pub use document::{HistoryLocation, environments, locate_history};
 pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
-pub use hosts::{HostAddress, PlanHost};
+pub use hosts::{HostAddress, PlanHost, SshOptions};
 pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use schema::{ModuleSchema, schema};
@@ -82,6 +84,8 @@ pub struct Plan {
     pub after: Option<EnvironmentName>,
     /// The web address of the environment, for links.
     pub url: Option<String>,
+    /// How ssh is called for the environment's hosts.
+    pub ssh: SshOptions,
     /// The location of journals and lock.
     pub state: StateLocation,
     /// The users who may change that environment; empty for everybody.
@@ -202,13 +206,14 @@ impl PlanHooks {
 }
 
 /// A step of the plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanStep {
     /// The step's name.
     pub id: StepId,
     /// The target of its records: `local`, the name of its host, or of the group that it runs once for.
     pub target: TargetName,
     /// The host that it runs on; none for the runner's machine.
+    #[serde(skip)]
     pub host: Option<Arc<PlanHost>>,
     /// The module that it uses.
     pub uses: ModuleRef,
@@ -217,6 +222,7 @@ pub struct PlanStep {
     /// The configuration, a JSON object. Values listed in `pending` are still as written: see [`PlanStep::config`].
     pub with: Value,
     /// The values of `with` with lookups of `steps` or `run`, by JSON pointer. Their types are not known yet.
+    #[serde(skip)]
     pub pending: BTreeMap<String, PendingValue>,
     /// The resources that it may use.
     pub grants: StepGrants,
@@ -241,10 +247,13 @@ pub struct PlanStep {
     /// Where its effects are.
     pub effects: EffectPlace,
     /// The byte range of the step's name in the source, for errors.
+    #[serde(skip)]
     pub span: Range<usize>,
     /// The byte ranges of the granted directories, for errors.
+    #[serde(skip)]
     pub dir_spans: BTreeMap<GrantName, Range<usize>>,
     /// The byte ranges of `with` and its values, by JSON pointer (`` for `with` itself), for errors.
+    #[serde(skip)]
     pub with_spans: BTreeMap<String, Range<usize>>,
 }
 
@@ -255,6 +264,32 @@ impl Plan {
     /// The errors of the plan, at most 20.
     pub fn parse(source: PlanSource, request: &PlanRequest<'_>) -> Result<Self, PlanErrors> {
         document::parse(source, request)
+    }
+
+    /// What an agent knows of a plan: the steps of its host, each with the places where they are in the text unknown.
+    ///
+    /// # Panics
+    /// Never: the names are valid.
+    #[must_use]
+    pub fn of_host(steps: Vec<PlanStep>) -> Self {
+        let source = PlanSource { path: PathBuf::new(), folder: PathBuf::from("/"), text: Arc::from("") };
+        Self {
+            source,
+            app: "host".parse().expect("`host` is a name"),
+            environment: "host".parse().expect("`host` is a name"),
+            after: None,
+            url: None,
+            ssh: SshOptions::default(),
+            state: StateLocation::Dir(PathBuf::from("/")),
+            allow: Vec::new(),
+            setup: Vec::new(),
+            steps,
+            hooks: PlanHooks::default(),
+            keep: None,
+            on_failure: OnFailure::Hold,
+            secrets: BTreeMap::new(),
+            secret_variables: BTreeMap::new(),
+        }
     }
 
     /// The steps, followed by those of the hooks.
@@ -284,6 +319,12 @@ impl Plan {
 }
 
 impl PlanStep {
+    /// The host that it runs on, if that is not the runner's machine.
+    #[must_use]
+    pub fn remote_host(&self) -> Option<&Arc<PlanHost>> {
+        self.host.as_ref().filter(|host| host.is_remote())
+    }
+
     /// The value of `with`, with the lookups of earlier steps' outputs and of the run substituted.
     ///
     /// A value that consists of one lookup keeps the type of the output.
@@ -307,18 +348,18 @@ impl PlanStep {
 }
 
 /// The module that a step uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModuleRef {
     /// A module that is built into the binary: `uses: pull`.
     Official(String),
     /// A component in a file, by absolute path: `uses: ./steps/x.wasm`.
     File(PathBuf),
     /// A module in a registry: `uses: oci://registry.example.com/steps/warm@sha256:…`.
-    Registry(RegistryRef),
+    Registry(#[serde(with = "wire::reference")] RegistryRef),
 }
 
 /// Whether the sandbox confines a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepTrust {
     /// The step reaches only its grants.
     #[default]
@@ -328,7 +369,7 @@ pub enum StepTrust {
 }
 
 /// `effects:`, where the effects of a step are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EffectPlace {
     /// On the machine that the step runs on.
     #[default]
@@ -338,7 +379,7 @@ pub enum EffectPlace {
 }
 
 /// The resources that a step may use. Everything else is denied.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct StepGrants {
     /// The directories, which the step sees as `/<name>`.
     pub dirs: BTreeMap<GrantName, DirGrant>,
@@ -359,7 +400,7 @@ pub struct StepGrants {
 }
 
 /// Where the plan grants something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GrantSource {
     /// In the `grants` of the step.
     Step,
@@ -378,6 +419,17 @@ impl GrantSource {
 }
 
 impl StepGrants {
+    /// The values that may contain secrets.
+    pub fn confidential_texts(&self) -> impl Iterator<Item = &Secret> {
+        let headers = self.http.iter().flat_map(|grant| grant.headers.iter().map(|(_, text)| &text.value));
+        let databases = self.databases.values().map(|grant| &grant.url.value);
+        let variables = self.env.values().filter_map(|grant| match grant {
+            EnvGrant::Set(text) => Some(&text.value),
+            EnvGrant::SetByStep => None,
+        });
+        headers.chain(databases).chain(variables).chain(self.secrets.values().map(|grant| &grant.value))
+    }
+
     /// The granted directory that a text names ([`split_dir_path`]), and the path below it; none if it is not granted.
     #[must_use]
     pub fn dir_of<'t>(&self, text: &'t str) -> Option<(&DirGrant, &'t str)> {
@@ -404,18 +456,20 @@ pub fn split_dir_path(text: &str) -> (&str, &str) {
 }
 
 /// A granted directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirGrant {
     /// The absolute path.
     pub path: PathBuf,
     /// The access: read, or read and write.
     pub access: DirAccess,
+    /// Whether the plan writes it relative to its folder: then it is on the runner's machine, also for a step on another host.
+    pub is_relative: bool,
     /// Where the plan grants it.
     pub source: GrantSource,
 }
 
 /// How a directory may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DirAccess {
     /// `path:ro`.
     ReadOnly,
@@ -424,7 +478,7 @@ pub enum DirAccess {
 }
 
 /// A granted HTTP origin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HttpGrant {
     /// `http` or `https`.
     pub scheme: String,
@@ -452,7 +506,7 @@ impl HttpGrant {
 }
 
 /// Which addresses a granted name may resolve to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetworkScope {
     /// Public addresses; a private one only if the grant names it: an IP literal or `localhost`.
     #[default]
@@ -462,14 +516,14 @@ pub enum NetworkScope {
 }
 
 /// A granted database.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DatabaseGrant {
     /// The URL; `sqlite:<absolute path>` is resolved against the plan's folder. A server's URL is valid.
     pub url: ConfidentialText,
 }
 
 /// A granted argument vector, the program first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramGrant {
     /// One pattern per argument.
     pub arguments: Vec<ArgumentPattern>,
@@ -478,7 +532,7 @@ pub struct ProgramGrant {
 }
 
 /// A pattern that matches arguments.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArgumentPattern {
     /// Exactly this text.
     Exact(String),
@@ -501,7 +555,7 @@ impl ArgumentPattern {
 }
 
 /// An environment variable of granted programs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum EnvGrant {
     /// The host sets the variable.
     Set(ConfidentialText),
@@ -510,16 +564,17 @@ pub enum EnvGrant {
 }
 
 /// A granted secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SecretGrant {
     /// The value.
+    #[serde(with = "wire::secret")]
     pub value: Secret,
     /// Whether the step may only use it, or also see it.
     pub access: SecretAccess,
 }
 
 /// What a step may do with a secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecretAccess {
     /// Use it by handle, in headers and in the environments of programs.
     Use,
@@ -528,10 +583,11 @@ pub enum SecretAccess {
 }
 
 /// A string that may contain secrets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConfidentialText {
     /// The string with its lookups of secrets as written, for fingerprints and reports.
     pub written: String,
     /// The string with the secrets substituted.
+    #[serde(with = "wire::secret")]
     pub value: Secret,
 }

@@ -123,6 +123,15 @@ fn environments() -> Value {
                     "examples": ["https://shop.example.com"]
                 },
                 "hosts": hosts(),
+                "ssh": {
+                    "type": ["object", "null"],
+                    "additionalProperties": false,
+                    "description": "How ssh is called, beside its own configuration.",
+                    "properties": {
+                        "config": { "type": ["string", "null"], "description": "The configuration file of ssh, instead of the user's." },
+                        "known-hosts": { "type": ["string", "null"], "description": "The file with the keys of the hosts, instead of the user's." }
+                    }
+                },
                 "after": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The environment in which a release must be verified first." }
             }
         }

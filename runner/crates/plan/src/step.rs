@@ -10,7 +10,7 @@ use super::{
     fields::{self, MappingFields},
     grants::{self, DeclaredGrants, SharedGrants},
     hooks,
-    hosts::{HostGroups, StepPlace},
+    hosts::{self, HostGroups, StepPlace},
     implied_grants, paths,
     registry::{RegistryRef, RegistryRefError},
     scope::{LookupScope, LookupSite, SubstitutedConfig},
@@ -158,6 +158,9 @@ fn on_place(
         implied_grants::add(&mut declared, uses, config);
     }
     let DeclaredGrants { grants, dir_spans, .. } = declared;
+    if let Some(host) = place.host.as_ref().filter(|host| host.is_remote()) {
+        hosts::relative_grant_problems(id, host, (&grants, &dir_spans), &key.span, problems);
+    }
     let host_capability = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
         (false, _) => Some("programs"),
         (true, false) => Some("sockets"),

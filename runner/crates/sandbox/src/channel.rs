@@ -85,7 +85,7 @@ impl CallChannel {
     }
 
     /// Returns when the attempt wants the call's programs to end.
-    pub(super) async fn stop_requested(&self) {
+    pub async fn stop_requested(&self) {
         let Some(mut requested) = self.stop_requested.clone() else { return std::future::pending().await };
         if requested.wait_for(Option::is_some).await.is_err() {
             std::future::pending().await
@@ -93,12 +93,12 @@ impl CallChannel {
     }
 
     /// Sends a message of the module. After the attempt nobody listens, and the message is dropped.
-    pub(super) fn send(&self, progress: StepProgress) {
+    pub fn send(&self, progress: StepProgress) {
         let _ = self.messages.send(CallMessage::Progress(progress));
     }
 
     /// Sends output of a program, once there is room for it.
-    pub(super) async fn send_output(&self, chunk: OutputChunk) {
+    pub async fn send_output(&self, chunk: OutputChunk) {
         // The semaphore is never closed.
         if let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
             let _ = self.messages.send(CallMessage::Output(ProgramOutput { chunk, _slot: slot }));

@@ -102,7 +102,7 @@ fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Resu
 }
 
 /// A change that `apply` would make.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PreviewChange {
     /// `create`, `update`, `delete`, `run` or `check`.
     pub action: String,

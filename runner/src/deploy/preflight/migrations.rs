@@ -29,7 +29,8 @@ impl MigrationPreflight<'_> {
     pub(super) async fn check(&self, steps: &[PlannedStep]) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
         // A configuration that needs outputs of other steps can't be checked yet.
-        for planned in steps.iter().filter(|planned| planned.step.pending.is_empty()) {
+        let is_known = |planned: &&PlannedStep| planned.step.pending.is_empty() && planned.step.remote_host().is_none();
+        for planned in steps.iter().filter(is_known) {
             problems.extend(self.check_step(planned, &planned.step).await);
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }

@@ -34,7 +34,8 @@ pub(super) fn writable_grant_problems(plan: &Plan, user_paths: &UserPaths) -> Ve
     let mut problems = Vec::new();
     // For `runner setup`, its steps are among the others.
     let is_setup_only = |step: &&PlanStep| plan.all_steps().all(|other| other.id != step.id);
-    for step in plan.setup.iter().filter(is_setup_only).chain(plan.all_steps()) {
+    let is_here = |step: &&PlanStep| step.remote_host().is_none();
+    for step in plan.setup.iter().filter(is_setup_only).chain(plan.all_steps()).filter(is_here) {
         for (name, grant) in step.grants.dirs.iter().filter(|(_, grant)| grant.access == DirAccess::ReadWrite) {
             let span = step.dir_spans.get(name).unwrap_or(&step.span).clone();
             let reached = ReachedPaths::of(grant, &protected);

@@ -2,7 +2,7 @@
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use journal::event::Release;
-use plan::Plan;
+use plan::{Plan, PlanStep};
 
 use super::{PlannedStep, RequestedRelease, span_of};
 
@@ -14,7 +14,7 @@ pub(super) async fn resolve_release(
 ) -> Result<Release, Diagnostic> {
     let RequestedRelease { label, digest: known } = wanted;
     for ready in steps {
-        let found = sandbox::release_digest(&ready.step, &ready.description, &ready.step.with).await;
+        let found = sandbox::release_digest(&on_this_machine(&ready.step), &ready.description, &ready.step.with).await;
         let span = span_of(&ready.step, "/from");
         let digest = match (found, &known) {
             (Ok(None), _) => continue,
@@ -37,4 +37,13 @@ pub(super) async fn resolve_release(
         return Ok(Release { label, digest });
     }
     Ok(Release { label, digest: None })
+}
+
+/// A step with what it is granted of this machine.
+fn on_this_machine(step: &PlanStep) -> PlanStep {
+    let mut step = step.clone();
+    if step.remote_host().is_some() {
+        step.grants.dirs.retain(|_, grant| grant.is_relative);
+    }
+    step
 }

@@ -253,3 +253,34 @@ fn a_shared_grant_that_looks_up_the_host_is_for_steps_on_hosts() {
         "#]],
     );
 }
+
+#[test]
+fn what_is_relative_to_the_plan_is_not_on_another_host() {
+    let plan = |grants: &str| {
+        format!(
+            "version: 1\napp: shop\nenvironments: {{ prod: {{ hosts: {{ web: [deploy@10.0.0.7] }} }} }}\nsteps:\n  \
+             a: {{ on: web, uses: run, trust: host, with: {{ program: make }}, grants: {{ {grants} }} }}\n"
+        )
+    };
+    let good = super::good(&plan("dirs: { dist: \"./dist:ro\", app: /srv/app }"));
+    let relative: Vec<_> = good.steps[0].grants.dirs.values().map(|dir| dir.is_relative).collect();
+    assert_eq!(relative, [false, true]);
+    check(
+        &plan("dirs: { app: ./app }, databases: { main: \"sqlite:shop.db\" }, programs: [[./build.sh]]"),
+        expect![[""]],
+    );
+}
+
+#[test]
+fn ssh_has_its_files_beside_the_plan() {
+    let plan = good(
+        "version: 1\napp: shop\nenvironments: { prod: { ssh: { config: ./ssh_config, known-hosts: /etc/known } } }\n\
+         steps: { pull: {} }\n",
+    );
+    assert_eq!(plan.ssh.config.as_deref(), Some(std::path::Path::new("/plans/shop/ssh_config")));
+    assert_eq!(plan.ssh.known_hosts.as_deref(), Some(std::path::Path::new("/etc/known")));
+    check(
+        "version: 1\napp: shop\nenvironments: { prod: { ssh: { config: \"\", key: x } } }\nsteps: { pull: {} }\n",
+        expect![[""]],
+    );
+}

@@ -1,0 +1,126 @@
+//! Files of the coordinator's machine that steps read on this host: kept by their hash, and laid out as folders.
+//!
+//! Invariant: a file in the store has the hash that it is named by; it is complete before it has its name. Deliberately absent: which
+//! files a step reads, which the coordinator knows.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Component, Path, PathBuf},
+};
+
+use contract::hash::Blake3Hash;
+use plan::PlanStep;
+
+use super::wire::{OfferedFile, ShippedDirs};
+
+/// The most directories of one kind that are kept.
+const MODE: u32 = 0o600;
+const EXECUTABLE_MODE: u32 = 0o700;
+
+/// The store of a user.
+pub(super) struct FileStore {
+    root: PathBuf,
+    /// The file that is being received.
+    receiving: Option<Receiving>,
+}
+
+struct Receiving {
+    hash: Blake3Hash,
+    left: u64,
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl FileStore {
+    /// A store in a folder, which is made when something is put there.
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, receiving: None }
+    }
+
+    /// The offered files that are missing. The mode of the others is set.
+    pub(super) fn missing(&self, offered: &[OfferedFile]) -> io::Result<Vec<Blake3Hash>> {
+        let mut missing = Vec::new();
+        for file in offered {
+            match fs::set_permissions(self.path(&file.hash), permissions(file.executable)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(file.hash),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Begins to receive a file.
+    pub(super) fn begin(&mut self, hash: Blake3Hash, size: u64) -> io::Result<()> {
+        let folder = self.root.join("files");
+        fs::create_dir_all(&folder)?;
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
+        let path = folder.join(format!(".tmp-{}", std::process::id()));
+        self.receiving = Some(Receiving { hash, left: size, file: fs::File::create(&path)?, path });
+        self.end_if_complete()
+    }
+
+    /// Takes bytes of the file that is being received.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(receiving) = &mut self.receiving else { return Err(io::Error::other("bytes of no file")) };
+        io::Write::write_all(&mut receiving.file, bytes)?;
+        receiving.left = receiving
+            .left
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| io::Error::other("a file is longer than it was said to be"))?;
+        self.end_if_complete()
+    }
+
+    fn end_if_complete(&mut self) -> io::Result<()> {
+        let Some(Receiving { hash, path, .. }) = self.receiving.take_if(|receiving| receiving.left == 0) else {
+            return Ok(());
+        };
+        if Blake3Hash::of_reader(fs::File::open(&path)?)? != hash {
+            fs::remove_file(&path)?;
+            return Err(io::Error::other("a file was damaged on its way"));
+        }
+        fs::set_permissions(&path, permissions(false))?;
+        fs::rename(&path, self.path(&hash))
+    }
+
+    /// Lays out the directories of a step that come from the coordinator, and lets the step's grants lead there.
+    pub(super) fn lay_out(&self, step: &mut PlanStep, shipped: &ShippedDirs) -> io::Result<()> {
+        for (name, files) in shipped {
+            let Some(grant) = step.grants.dirs.get_mut(name) else { continue };
+            let listing: String = files.iter().map(|(path, hash)| format!("{hash:?} {path}\n")).collect();
+            let folder = self.root.join("dirs").join(Blake3Hash::of(listing.as_bytes()).hex_prefix(32));
+            if !folder.exists() {
+                let unfinished = folder.with_extension(format!("tmp-{}", std::process::id()));
+                fs::create_dir_all(&unfinished)?;
+                for (path, hash) in files {
+                    let inside = confined(path)?;
+                    let to = unfinished.join(inside);
+                    fs::create_dir_all(to.parent().unwrap_or(&unfinished))?;
+                    fs::hard_link(self.path(hash), to)?;
+                }
+                match fs::rename(&unfinished, &folder) {
+                    Err(_) if folder.exists() => fs::remove_dir_all(&unfinished)?,
+                    renamed => renamed?,
+                }
+            }
+            grant.path = folder;
+        }
+        Ok(())
+    }
+
+    fn path(&self, hash: &Blake3Hash) -> PathBuf {
+        self.root.join("files").join(hash.hex_prefix(32))
+    }
+}
+
+fn permissions(executable: bool) -> fs::Permissions {
+    fs::Permissions::from_mode(if executable { EXECUTABLE_MODE } else { MODE })
+}
+
+/// A path that stays inside its folder.
+fn confined(path: &str) -> io::Result<&Path> {
+    let path = Path::new(path);
+    let is_inside = path.components().all(|component| matches!(component, Component::Normal(_)));
+    if is_inside { Ok(path) } else { Err(io::Error::other("a path leads out of its folder")) }
+}

@@ -1,0 +1,333 @@
+//! The agent's loop: one call at a time, with its messages, until the connection ends.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use contract::{
+    StepId,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    step::{FailureKind, StepFailure, StepOutcome},
+};
+use plan::PlanStep;
+use sandbox::{
+    CallChannel, CallMessage, LoadedModule, ModuleDescription, ModuleRuntime, NoticeHandler, UserPaths,
+    module_display_name,
+};
+
+use super::{
+    files::FileStore,
+    session::{Session, host_records, problem},
+    wire::{self, Answer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
+};
+use crate::deploy::host_problems;
+
+/// A coordinator that says nothing for this long is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a call may go on as if nothing were once the connection has ended; then its programs get SIGTERM, and SIGKILL after 4 s.
+const GRACE_PERIOD: Duration = Duration::from_secs(5);
+/// When the agent ends, counted from the end of the connection, whatever the call does.
+const LAST_MOMENT: Duration = Duration::from_millis(9_500);
+/// How many frames may wait to be written. A call that says more waits.
+const WAITING_FRAMES: usize = 64;
+
+/// Where an agent keeps things.
+pub struct AgentFolders {
+    pub paths: UserPaths,
+    /// The runner's folder in the user's state.
+    pub state: PathBuf,
+    /// The runner's folder in the user's cache.
+    pub cache: PathBuf,
+}
+
+struct Agent {
+    runtime: ModuleRuntime,
+    modules: BTreeMap<String, (LoadedModule, ModuleDescription)>,
+    files: FileStore,
+    folders: AgentFolders,
+    session: Option<Session>,
+    frames: mpsc::Sender<Vec<u8>>,
+    requests: mpsc::Receiver<Frame<ToAgent>>,
+}
+
+/// Serves a coordinator over standard input and output, until it is gone.
+pub async fn serve(folders: AgentFolders) -> ExitKind {
+    let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
+    let (received, requests) = mpsc::channel(1);
+    let writing = tokio::spawn(wire::write_frames(waiting, tokio::io::stdout()));
+    tokio::spawn(async move {
+        let mut from = tokio::io::BufReader::new(tokio::io::stdin());
+        // Silence, a bad frame and the end are one: nobody is there.
+        while let Ok(Ok(Some(frame))) = tokio::time::timeout(SILENCE, wire::read_frame(&mut from)).await {
+            if received.send(frame).await.is_err() {
+                break;
+            }
+        }
+    });
+    let notify: NoticeHandler = Arc::new(|_| {});
+    let Ok(runtime) = ModuleRuntime::new(folders.paths.clone(), notify) else { return ExitKind::Bug };
+    let files = FileStore::new(folders.cache.join("shipped"));
+    let (modules, session) = (BTreeMap::new(), None);
+    let mut agent = Agent { runtime, modules, files, folders, session, frames, requests };
+    let _ = agent.frames.send(format!("\n{}\n", wire::AGENT_MARK).into_bytes()).await;
+    agent.say(&ToCoordinator::Hello(hello())).await;
+    while let Some(frame) = agent.requests.recv().await {
+        agent.handle(frame).await;
+    }
+    if let Some(session) = agent.session.take() {
+        session.end().await;
+    }
+    drop(agent);
+    let _ = writing.await;
+    ExitKind::Success
+}
+
+/// What an agent says first.
+fn hello() -> Hello {
+    Hello {
+        build: build(),
+        arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
+        uid: rustix::process::getuid().as_raw(),
+        clock: journal::clock::now(),
+    }
+}
+
+/// Which build of the runner this is: its version, and the digest of its binary.
+#[must_use]
+pub fn build() -> String {
+    let digest = std::fs::File::open("/proc/self/exe").and_then(contract::hash::Blake3Hash::of_reader);
+    format!("{} {}", env!("CARGO_PKG_VERSION"), digest.map_or_else(|_| "?".to_owned(), |digest| digest.to_string()))
+}
+
+impl Agent {
+    async fn say(&self, message: &ToCoordinator) {
+        // When the connection has ended, nobody hears it; the journal has what counts.
+        let _ = self.frames.send(wire::message_frame(message)).await;
+    }
+
+    async fn handle(&mut self, frame: Frame<ToAgent>) {
+        match frame {
+            Frame::Bytes(bytes) => {
+                // A damaged file is asked for again by the next offer.
+                let _ = self.files.receive(&bytes);
+            }
+            Frame::Message(ToAgent::File { hash, size }) => {
+                let _ = self.files.begin(hash, size);
+            }
+            Frame::Message(ToAgent::Ping) => self.say(&ToCoordinator::Pong).await,
+            Frame::Message(ToAgent::Stop) => {}
+            Frame::Message(ToAgent::Begin(begin)) => {
+                let answer = match Session::begin(&self.folders.state, &begin).await {
+                    Ok(session) => {
+                        let records = host_records(session.journal.state());
+                        self.session = Some(session);
+                        ToCoordinator::Begun { records }
+                    }
+                    Err(problem) => ToCoordinator::Refused(problem),
+                };
+                self.say(&answer).await;
+            }
+            Frame::Message(ToAgent::Offer { call, files }) => {
+                let answer = match self.files.missing(&files) {
+                    Ok(hashes) => Answer::Wanted { hashes },
+                    Err(error) => Answer::Refused { problem: store_problem(&error) },
+                };
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
+            Frame::Message(ToAgent::Check { call, steps, create }) => {
+                let answer = self.check(steps, create).await;
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
+            Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
+                let answer = match self.files.lay_out(&mut step, &shipped) {
+                    Ok(()) => self.call(call, &step, export).await,
+                    Err(error) => Answer::Failed { failure: store_failure(&error) },
+                };
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
+        }
+    }
+
+    async fn check(&mut self, steps: Vec<CheckedStep>, create: bool) -> Answer {
+        let mut described = Vec::new();
+        let mut problems: Vec<(StepId, Problem)> = Vec::new();
+        for CheckedStep { mut step, upstream, shipped } in steps {
+            if let Err(error) = self.files.lay_out(&mut step, &shipped) {
+                problems.push((step.id.clone(), store_problem(&error)));
+                continue;
+            }
+            match self.load(&step).await {
+                Ok(()) => {
+                    let (_, description) = &self.modules[&module_display_name(&step.uses)];
+                    described.push((step, upstream, description.clone()));
+                }
+                Err(failure) => {
+                    let diagnostic = Diagnostic::new(ErrorCode::UnknownModule, failure.message);
+                    problems.push((step.id.clone(), problem(&diagnostic)));
+                }
+            }
+        }
+        let found = host_problems(described, create).await;
+        problems.extend(found.into_iter().map(|(step, diagnostic)| (step, problem(&diagnostic))));
+        Answer::Checked { problems }
+    }
+
+    /// Loads the module of a step, once.
+    async fn load(&mut self, step: &PlanStep) -> Result<(), StepFailure> {
+        let name = module_display_name(&step.uses);
+        if self.modules.contains_key(&name) {
+            return Ok(());
+        }
+        let failed = |what: String| StepFailure::new(FailureKind::NotBegun, what);
+        let module = self.runtime.load(&step.uses).await.map_err(|error| failed(error.to_string()))?;
+        let description = self.runtime.describe(&module, step).await.map_err(|error| failed(error.to_string()))?;
+        self.modules.insert(name, (module, description));
+        Ok(())
+    }
+
+    /// Makes a call; sends its messages meanwhile, and ends its programs when the coordinator says so or is gone.
+    async fn call(&mut self, call: CallId, step: &PlanStep, export: Export) -> Answer {
+        if let Err(failure) = self.load(step).await {
+            return Answer::Failed { failure };
+        }
+        let Self { runtime, modules, session, frames, requests, .. } = self;
+        let (module, description) = &modules[&module_display_name(&step.uses)];
+        let (channel, mut messages) = CallChannel::new();
+        let (stop, stopped) = watch::channel(None);
+        let records = session.as_ref().map(Session::program_records);
+        let mut channel = channel.with_stop(stopped);
+        if let Some(records) = records {
+            channel = channel.with_program_records(records.into());
+        }
+        let work = run_export(runtime, (module, description), step, session.as_mut(), export, channel);
+        tokio::pin!(work);
+        let mut ended_at: Option<tokio::time::Instant> = None;
+        let at =
+            |ended_at: Option<tokio::time::Instant>, later| ended_at.unwrap_or_else(tokio::time::Instant::now) + later;
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut work => break answer,
+                Some(message) = messages.recv() => {
+                    let _ = frames.send(wire::message_frame(&call_message(call, message))).await;
+                }
+                request = requests.recv(), if ended_at.is_none() => match request {
+                    Some(Frame::Message(ToAgent::Ping)) => {
+                        let _ = frames.send(wire::message_frame(&ToCoordinator::Pong)).await;
+                    }
+                    Some(Frame::Message(ToAgent::Stop)) => {
+                        stop.send_replace(Some(tokio::time::Instant::now()));
+                    }
+                    // A coordinator makes one call at a time.
+                    Some(_) => {}
+                    None => ended_at = Some(tokio::time::Instant::now()),
+                },
+                () = tokio::time::sleep_until(at(ended_at, GRACE_PERIOD)), if ended_at.is_some() && stop.borrow().is_none() => {
+                    stop.send_replace(Some(tokio::time::Instant::now()));
+                }
+                () = tokio::time::sleep_until(at(ended_at, LAST_MOMENT)), if ended_at.is_some() => {
+                    // The intent stays without an outcome: the next attempt asks the step's probe.
+                    break Answer::Failed { failure: StepFailure::new(FailureKind::TimeOut, "the connection ended") };
+                }
+            }
+        };
+        while let Ok(message) = messages.try_recv() {
+            let _ = frames.send(wire::message_frame(&call_message(call, message))).await;
+        }
+        answer
+    }
+}
+
+/// Runs one export of a module. `apply` and `revert` need a session.
+async fn run_export(
+    runtime: &ModuleRuntime,
+    (module, description): (&LoadedModule, &ModuleDescription),
+    step: &PlanStep,
+    session: Option<&mut Session>,
+    export: Export,
+    channel: CallChannel,
+) -> Answer {
+    match export {
+        Export::InputHashes { config } => match runtime.input_hashes(step, description, &config) {
+            Ok(hashes) => Answer::InputHashes { hashes },
+            Err(error) => Answer::InputUnreadable { message: error.to_string(), hint: error.hint() },
+        },
+        Export::Preview { input } => match runtime.preview(module, step, &input, channel).await {
+            Ok(changes) => Answer::Preview { changes },
+            Err(failure) => Answer::Failed { failure },
+        },
+        Export::Probe { input } => Answer::Finding { finding: runtime.probe(module, step, &input, channel).await },
+        Export::Apply { step_target, key, fingerprint, input, effect } => {
+            let Some(session) = session else { return not_begun("the session has not begun") };
+            if let Err(problem) = session.check_lock() {
+                return not_begun(&problem.message);
+            }
+            let intent = session.journal.record_intent(&step_target, &key, fingerprint, input, effect);
+            let intent = match intent {
+                Ok(intent) => intent,
+                Err(error) => return not_begun(&error.to_string()),
+            };
+            let began = Instant::now();
+            let completion = runtime.apply(module, step, intent, channel).await;
+            let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            match session.journal.record_outcome(completion) {
+                Ok(outcome) => Answer::Outcome { took_ms, outcome },
+                Err(error) => {
+                    let failure = StepFailure::new(FailureKind::Permanent, error.to_string());
+                    Answer::Outcome { took_ms, outcome: StepOutcome::Unknown { failure } }
+                }
+            }
+        }
+        Export::Revert { step_target, input, receipt } => {
+            let Some(session) = session else { return not_begun("the session has not begun") };
+            if let Err(problem) = session.check_lock() {
+                return not_begun(&problem.message);
+            }
+            let intent = match session.journal.record_undo_intent(&step_target) {
+                Ok(intent) => intent,
+                Err(error) => return not_begun(&error.to_string()),
+            };
+            let completion = runtime.revert(module, step, intent, &input, &receipt, channel).await;
+            let failure = completion.failure().cloned();
+            match session.journal.record_undo_outcome(completion) {
+                Ok(()) => Answer::Reverted { failure },
+                Err(error) => {
+                    Answer::Reverted { failure: Some(StepFailure::new(FailureKind::Permanent, error.to_string())) }
+                }
+            }
+        }
+    }
+}
+
+fn not_begun(why: &str) -> Answer {
+    Answer::Failed { failure: StepFailure::new(FailureKind::NotBegun, format!("not started on the host: {why}")) }
+}
+
+fn call_message(call: CallId, message: CallMessage) -> ToCoordinator {
+    match message {
+        CallMessage::Progress(progress) => ToCoordinator::Progress { call, progress },
+        CallMessage::Output(output) => {
+            let chunk = output.into_chunk();
+            let at: Timestamp = chunk.at;
+            let bytes = BASE64_STANDARD.encode(&chunk.bytes);
+            ToCoordinator::Output { call, at, stream: chunk.stream, bytes }
+        }
+    }
+}
+
+fn store_problem(error: &io::Error) -> Problem {
+    let message = "can't keep files of the runner's machine on the host";
+    problem(&Diagnostic::new(ErrorCode::ResourceNotReady, message).with_cause(error))
+}
+
+fn store_failure(error: &io::Error) -> StepFailure {
+    StepFailure::new(FailureKind::NotBegun, format!("can't lay out files of the runner's machine: {error}"))
+}

@@ -1,0 +1,287 @@
+//! What coordinator and agent tell each other.
+//!
+//! A frame is `u32 length | u8 kind | body`, the length that of the body, in network order: a message as JSON (kind 0), or bytes of the
+//! file that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
+//! steps are in here, so no message is logged.
+
+use std::{collections::BTreeMap, io};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use contract::{
+    AppName, AttemptNumber, EnvironmentName, GrantName, RunId, StepId, TargetName,
+    hash::Blake3Hash,
+    step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
+};
+use journal::{
+    StepTarget,
+    event::{Fingerprint, OutputStream, Release},
+    file::StepEffect,
+};
+use plan::PlanStep;
+
+/// The longest body of a frame, in bytes: more than the largest input, receipt or finding.
+pub const MAX_FRAME_BYTES: u32 = 8 << 20;
+/// How many bytes of a file one frame has.
+pub const FILE_PIECE_BYTES: usize = 256 << 10;
+
+/// The line that an agent says before its first frame: what comes before it is noise of a login shell.
+pub const AGENT_MARK: &str = "PAWL-AGENT";
+
+const MESSAGE: u8 = 0;
+const BYTES: u8 = 1;
+
+/// The number of a call on its connection.
+pub type CallId = u32;
+
+/// What a coordinator says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum ToAgent {
+    /// The attempt that the agent works for. Before it, nothing may be changed.
+    Begin(BeginSession),
+    /// A call of a step.
+    Call { call: CallId, step: Box<PlanStep>, shipped: ShippedDirs, export: Export },
+    /// What the steps of this host need and lack. With `create`, writable directories are made.
+    Check { call: CallId, steps: Vec<CheckedStep>, create: bool },
+    /// The folders that steps get from the coordinator's machine.
+    Offer { call: CallId, files: Vec<OfferedFile> },
+    /// The bytes of this file follow, in frames.
+    File { hash: Blake3Hash, size: u64 },
+    /// The programs of the running call must end.
+    Stop,
+    /// The agent is still needed.
+    Ping,
+}
+
+/// What an agent says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum ToCoordinator {
+    /// The first message.
+    Hello(Hello),
+    /// Progress of a call.
+    Progress { call: CallId, progress: StepProgress },
+    /// Output of a program of a call. The bytes are in base64.
+    Output { call: CallId, at: Timestamp, stream: OutputStream, bytes: String },
+    /// The end of a call.
+    Answer { call: CallId, answer: Answer },
+    /// The session has begun: what the host knows of earlier steps.
+    Begun { records: Vec<HostRecord> },
+    /// The session can't begin.
+    Refused(Problem),
+    /// The agent is there.
+    Pong,
+}
+
+/// The first message of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The digest of its binary and its version: another build is not talked to.
+    pub build: String,
+    /// The machine, as in `uname -m`.
+    pub arch: String,
+    /// The user that it runs as.
+    pub uid: u32,
+    /// The time there.
+    pub clock: Timestamp,
+}
+
+/// The attempt that an agent works for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BeginSession {
+    pub app: AppName,
+    pub environment: EnvironmentName,
+    pub target: TargetName,
+    pub run: RunId,
+    pub attempt: AttemptNumber,
+    pub release: Release,
+    /// The epoch of the coordinator's attempt. It compares only with epochs of the same lineage.
+    pub epoch: u64,
+    pub lineage: String,
+    /// The operator.
+    pub by: String,
+    /// The secrets of the steps of this host, by name, for its redactor.
+    pub secrets: BTreeMap<String, String>,
+}
+
+/// A call of a step's module.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "export", rename_all = "kebab-case")]
+pub enum Export {
+    InputHashes { config: Value },
+    Preview { input: Value },
+    Probe { input: Value },
+    Apply { step_target: StepTarget, key: String, fingerprint: Fingerprint, input: Value, effect: StepEffect },
+    Revert { step_target: StepTarget, input: Value, receipt: Receipt },
+}
+
+/// The end of a call.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    InputHashes {
+        hashes: BTreeMap<String, Blake3Hash>,
+    },
+    /// The inputs can't be read.
+    InputUnreadable {
+        message: String,
+        hint: String,
+    },
+    Preview {
+        changes: Vec<sandbox::PreviewChange>,
+    },
+    Finding {
+        finding: ProbeFinding,
+    },
+    Outcome {
+        took_ms: u64,
+        outcome: StepOutcome,
+    },
+    Reverted {
+        failure: Option<StepFailure>,
+    },
+    /// The call failed before the module was called.
+    Failed {
+        failure: StepFailure,
+    },
+    Checked {
+        problems: Vec<(StepId, Problem)>,
+    },
+    /// The offered files that the host does not have.
+    Wanted {
+        hashes: Vec<Blake3Hash>,
+    },
+    /// The agent can't do it.
+    Refused {
+        problem: Problem,
+    },
+}
+
+/// A step whose needs are checked.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CheckedStep {
+    pub step: PlanStep,
+    pub upstream: Vec<StepId>,
+    pub shipped: ShippedDirs,
+}
+
+/// The directories of a step that come from the coordinator's machine, each with its files by their paths.
+pub type ShippedDirs = BTreeMap<GrantName, BTreeMap<String, Blake3Hash>>;
+
+/// A file on the coordinator's machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OfferedFile {
+    pub hash: Blake3Hash,
+    pub size: u64,
+    pub executable: bool,
+}
+
+/// What the host knows of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostRecord {
+    pub step_target: StepTarget,
+    /// The idempotency key of its last intent.
+    pub key: String,
+    /// How it ended; none if that is unknown, or if it was undone.
+    pub outcome: Option<StepOutcome>,
+}
+
+/// An error of the agent, for a [`Diagnostic`](contract::diagnostic::Diagnostic) of the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The code, such as `P0233`.
+    pub code: String,
+    pub message: String,
+    pub causes: Vec<String>,
+    pub hint: Option<String>,
+}
+
+/// A frame.
+#[derive(Debug)]
+pub enum Frame<T> {
+    Message(T),
+    Bytes(Vec<u8>),
+}
+
+/// Reads a frame; none at the end of the stream between two frames.
+///
+/// # Errors
+/// A stream that ends within a frame, a frame that is too long, or one that is no message.
+pub async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame<T>>> {
+    let length = match from.read_u32().await {
+        Ok(length) if length <= MAX_FRAME_BYTES => length,
+        Ok(length) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes"))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let kind = from.read_u8().await?;
+    let mut body = vec![0; length as usize];
+    from.read_exact(&mut body).await?;
+    match kind {
+        // The error would show what the message says, which may be a secret.
+        MESSAGE => match serde_json::from_slice(&body) {
+            Ok(message) => Ok(Some(Frame::Message(message))),
+            Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is not a message of this build")),
+        },
+        BYTES => Ok(Some(Frame::Bytes(body))),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of unknown kind {kind}"))),
+    }
+}
+
+/// The frame of a message.
+#[must_use]
+pub fn message_frame(message: &impl Serialize) -> Vec<u8> {
+    frame(MESSAGE, &serde_json::to_vec(message).expect("a message has only text keys and finite numbers"))
+}
+
+/// A frame with bytes of a file.
+#[must_use]
+pub fn bytes_frame(bytes: &[u8]) -> Vec<u8> {
+    frame(BYTES, bytes)
+}
+
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &[kind], body].concat()
+}
+
+/// Writes frames until there are no more.
+///
+/// # Errors
+/// The stream is closed.
+pub async fn write_frames(
+    mut frames: tokio::sync::mpsc::Receiver<Vec<u8>>,
+    mut to: impl AsyncWrite + Unpin,
+) -> io::Result<()> {
+    while let Some(frame) = frames.recv().await {
+        to.write_all(&frame).await?;
+        if frames.is_empty() {
+            to.flush().await?;
+        }
+    }
+    to.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(bytes: &[u8]) -> io::Result<Option<Frame<ToAgent>>> {
+        read_frame(&mut &*bytes).await
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn frames_are_read_back_and_anything_else_ends_the_connection() {
+        let frame = message_frame(&ToAgent::Ping);
+        assert!(matches!(read(&frame).await, Ok(Some(Frame::Message(ToAgent::Ping)))));
+        assert!(matches!(read(&bytes_frame(b"abc")).await, Ok(Some(Frame::Bytes(bytes))) if bytes == b"abc"));
+        assert!(matches!(read(b"").await, Ok(None)));
+        for bad in [&frame[..frame.len() - 1], b"\0\0\0\x01\x07x", b"\xff\xff\xff\xff\0", b"\0\0\0\x02\0{}"] {
+            assert!(read(bad).await.is_err(), "{bad:?}");
+        }
+    }
+}

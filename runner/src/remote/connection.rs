@@ -1,0 +1,238 @@
+//! The connection with the agent of one host.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{mpsc, oneshot},
+};
+
+use journal::OutputChunk;
+use sandbox::CallChannel;
+
+use crate::agent::wire::{
+    self, Answer, BeginSession, CallId, Frame, Hello, HostRecord, Problem, ToAgent, ToCoordinator,
+};
+
+/// How often the agent hears that it is still needed.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// An agent that says nothing for this long is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How many frames may wait to be written.
+const WAITING_FRAMES: usize = 8;
+
+/// Why a call got no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionError {
+    /// The connection has ended: what the agent did since is not known.
+    #[error("the connection ended: {0}")]
+    Lost(String),
+    /// The agent refuses to work.
+    #[error("{}", .0.message)]
+    Refused(Problem),
+}
+
+/// A connection with an agent that has said hello.
+pub struct AgentConnection {
+    pub hello: Hello,
+    frames: mpsc::Sender<Vec<u8>>,
+    shared: Arc<Shared>,
+    next_call: AtomicU32,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<ConnectionState>,
+}
+
+#[derive(Default)]
+struct ConnectionState {
+    /// The calls without an answer.
+    calls: BTreeMap<CallId, OpenCall>,
+    session: Option<oneshot::Sender<Result<Vec<HostRecord>, Problem>>>,
+    /// Why the connection has ended.
+    ended: Option<String>,
+}
+
+struct OpenCall {
+    answer: oneshot::Sender<Answer>,
+    messages: Option<CallChannel>,
+}
+
+impl AgentConnection {
+    /// A connection over two streams, of which nothing but frames is left. Needs a tokio runtime. `guard` lives as long as the
+    /// connection.
+    ///
+    /// # Errors
+    /// The agent does not say hello.
+    pub async fn open<G: Send + 'static>(
+        mut from: impl AsyncRead + Unpin + Send + 'static,
+        to: impl AsyncWrite + Unpin + Send + 'static,
+        guard: G,
+    ) -> Result<Self, ConnectionError> {
+        let hello = match tokio::time::timeout(SILENCE, wire::read_frame(&mut from)).await {
+            Ok(Ok(Some(Frame::Message(ToCoordinator::Hello(hello))))) => hello,
+            Ok(Ok(_)) => return Err(ConnectionError::Lost("the agent does not say hello".to_owned())),
+            Ok(Err(error)) => return Err(ConnectionError::Lost(error.to_string())),
+            Err(_) => return Err(ConnectionError::Lost("the agent says nothing".to_owned())),
+        };
+        let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
+        let shared = Arc::new(Shared::default());
+        tokio::spawn(wire::write_frames(waiting, to));
+        let pings = frames.clone().downgrade();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PING_INTERVAL).await;
+                let Some(pings) = pings.upgrade() else { break };
+                if pings.send(wire::message_frame(&ToAgent::Ping)).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let reading = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let why = reading.read_all(&mut from).await;
+            reading.end(why);
+            drop(guard);
+        });
+        Ok(Self { hello, frames, shared, next_call: AtomicU32::new(1) })
+    }
+
+    /// Begins the session of an attempt; returns what the host knows of earlier steps.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn begin(&self, begin: BeginSession) -> Result<Vec<HostRecord>, ConnectionError> {
+        let (sender, answer) = oneshot::channel();
+        self.shared.with(|state| state.session = Some(sender))?;
+        self.send(wire::message_frame(&ToAgent::Begin(begin))).await?;
+        match answer.await {
+            Ok(begun) => begun.map_err(ConnectionError::Refused),
+            Err(_) => Err(self.shared.lost()),
+        }
+    }
+
+    /// Makes a call; its messages go to `channel`, and its programs end when that asks for it.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Lost`]: the call may have happened.
+    pub async fn call(
+        &self,
+        channel: Option<CallChannel>,
+        request: impl FnOnce(CallId) -> ToAgent,
+    ) -> Result<Answer, ConnectionError> {
+        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        let open = OpenCall { answer: sender, messages: channel.clone() };
+        self.shared.with(|state| state.calls.insert(call, open))?;
+        self.send(wire::message_frame(&request(call))).await?;
+        let stop = async {
+            match &channel {
+                Some(channel) => channel.stop_requested().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(answer, stop);
+        let answer = tokio::select! {
+            answer = &mut answer => answer,
+            () = &mut stop => {
+                self.send(wire::message_frame(&ToAgent::Stop)).await?;
+                answer.await
+            }
+        };
+        answer.map_err(|_| self.shared.lost())
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Lost`].
+    pub async fn send(&self, frame: Vec<u8>) -> Result<(), ConnectionError> {
+        self.frames.send(frame).await.map_err(|_| self.shared.lost())
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.shared.with(|_| ()).is_err()
+    }
+}
+
+impl Shared {
+    fn with<T>(&self, change: impl FnOnce(&mut ConnectionState) -> T) -> Result<T, ConnectionError> {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &state.ended {
+            Some(why) => Err(ConnectionError::Lost(why.clone())),
+            None => Ok(change(&mut state)),
+        }
+    }
+
+    fn lost(&self) -> ConnectionError {
+        match self.with(|_| ()) {
+            Err(error) => error,
+            Ok(()) => ConnectionError::Lost("the agent has closed it".to_owned()),
+        }
+    }
+
+    /// Ends the connection: every call fails.
+    fn end(&self, why: String) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *state = ConnectionState { ended: Some(why), ..ConnectionState::default() };
+    }
+
+    /// Reads until the end, and returns why it ended.
+    async fn read_all(&self, from: &mut (impl AsyncRead + Unpin)) -> String {
+        loop {
+            let message = match tokio::time::timeout(SILENCE, wire::read_frame(from)).await {
+                Err(_) => return format!("the host has said nothing for {} s", SILENCE.as_secs()),
+                Ok(Err(error)) => return error.to_string(),
+                Ok(Ok(None)) => return "the host has closed it".to_owned(),
+                Ok(Ok(Some(Frame::Bytes(_)))) => return "the host sends what is no message".to_owned(),
+                Ok(Ok(Some(Frame::Message(message)))) => message,
+            };
+            self.receive(message).await;
+        }
+    }
+
+    async fn receive(&self, message: ToCoordinator) {
+        match message {
+            ToCoordinator::Hello(_) | ToCoordinator::Pong => {}
+            ToCoordinator::Progress { call, progress } => {
+                if let Some(channel) = self.channel(call) {
+                    channel.send(progress);
+                }
+            }
+            ToCoordinator::Output { call, at, stream, bytes } => {
+                if let (Some(channel), Ok(bytes)) = (self.channel(call), BASE64_STANDARD.decode(bytes)) {
+                    channel.send_output(OutputChunk { at, stream, bytes }).await;
+                }
+            }
+            ToCoordinator::Answer { call, answer } => {
+                let open = self.with(|state| state.calls.remove(&call));
+                if let Ok(Some(open)) = open {
+                    let _ = open.answer.send(answer);
+                }
+            }
+            ToCoordinator::Begun { records } => self.answer_session(Ok(records)),
+            ToCoordinator::Refused(problem) => self.answer_session(Err(problem)),
+        }
+    }
+
+    fn channel(&self, call: CallId) -> Option<CallChannel> {
+        self.with(|state| state.calls.get(&call).and_then(|open| open.messages.clone())).ok().flatten()
+    }
+
+    fn answer_session(&self, answer: Result<Vec<HostRecord>, Problem>) {
+        if let Ok(Some(sender)) = self.with(|state| state.session.take()) {
+            let _ = sender.send(answer);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The files of the runner's machine that a step on another host reads.
+//!
+//! They are those that the step's configuration names as inputs, in directories that the plan writes relative to its folder. A source's
+//! checksum files go with it. Invariant: nothing else leaves this machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use contract::hash::Blake3Hash;
+use plan::{PlanStep, split_dir_path};
+use sandbox::{InputKind, ModuleDescription};
+
+use crate::agent::wire::{OfferedFile, ShippedDirs};
+
+/// The most files that a step may get.
+const MAX_FILES: usize = 100_000;
+
+/// What a step gets: its directories, and where each file is.
+pub(super) struct Shipment {
+    pub(super) dirs: ShippedDirs,
+    pub(super) files: BTreeMap<OfferedFile, PathBuf>,
+}
+
+/// Collects the files of a step with this configuration.
+///
+/// # Errors
+/// A file that can't be read, with its path.
+pub(super) fn collect(
+    step: &PlanStep,
+    description: &ModuleDescription,
+    config: &Value,
+) -> Result<Shipment, (PathBuf, io::Error)> {
+    let mut shipment = Shipment { dirs: ShippedDirs::new(), files: BTreeMap::new() };
+    let relative = step.grants.dirs.iter().filter(|(_, grant)| grant.is_relative);
+    shipment.dirs.extend(relative.map(|(name, _)| (name.clone(), BTreeMap::new())));
+    if shipment.dirs.is_empty() {
+        return Ok(shipment);
+    }
+    for (kind, text) in description.inputs(config) {
+        let path = match kind {
+            InputKind::Source => match text.strip_prefix("file:") {
+                Some(path) => path,
+                None => continue,
+            },
+            InputKind::Dir | InputKind::Path | InputKind::FileOrDir => text.as_str(),
+            InputKind::Program | InputKind::Argument | InputKind::WorkingDir => continue,
+        };
+        for inside in named_files(step, kind, path)? {
+            add(step, path, &inside, &mut shipment)?;
+        }
+    }
+    Ok(shipment)
+}
+
+/// The paths below the granted directory that an input means.
+fn named_files(step: &PlanStep, kind: InputKind, text: &str) -> Result<BTreeSet<PathBuf>, (PathBuf, io::Error)> {
+    let Some((grant, path)) = step.grants.dir_of(text).filter(|(grant, _)| grant.is_relative) else {
+        return Ok(BTreeSet::new());
+    };
+    let whole = grant.path.join(path);
+    let mut found = BTreeSet::new();
+    if whole.is_dir() {
+        walk(&whole, Path::new(path), &mut found)?;
+    } else if whole.is_file() {
+        found.insert(PathBuf::from(path));
+    }
+    if kind == InputKind::Source {
+        let beside = Path::new(path).with_file_name("SHA256SUMS");
+        let own = PathBuf::from(format!("{path}.sha256"));
+        found.extend([beside, own].into_iter().filter(|file| grant.path.join(file).is_file()));
+    }
+    Ok(found)
+}
+
+fn walk(folder: &Path, inside: &Path, found: &mut BTreeSet<PathBuf>) -> Result<(), (PathBuf, io::Error)> {
+    let at = |error| (folder.to_owned(), error);
+    for entry in fs::read_dir(folder).map_err(at)? {
+        let entry = entry.map_err(at)?;
+        let kind = entry.file_type().map_err(at)?;
+        let inside = inside.join(entry.file_name());
+        if kind.is_dir() {
+            walk(&entry.path(), &inside, found)?;
+        } else if kind.is_file() {
+            found.insert(inside);
+        }
+        if found.len() > MAX_FILES {
+            return Err(at(io::Error::other(format!("it has more than {MAX_FILES} files"))));
+        }
+    }
+    Ok(())
+}
+
+fn add(step: &PlanStep, text: &str, inside: &Path, shipment: &mut Shipment) -> Result<(), (PathBuf, io::Error)> {
+    let (name, _) = split_dir_path(text);
+    let Some((name, grant)) = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name) else {
+        return Ok(());
+    };
+    let path = grant.path.join(inside);
+    let at = |error| (path.clone(), error);
+    let file = fs::File::open(&path).map_err(at)?;
+    let metadata = file.metadata().map_err(at)?;
+    let executable = metadata.permissions().mode() & 0o111 != 0;
+    let offered = OfferedFile { hash: Blake3Hash::of_reader(file).map_err(at)?, size: metadata.len(), executable };
+    let Some(inside) = inside.to_str() else {
+        return Err(at(io::Error::other("its name is not UTF-8")));
+    };
+    if let Some(files) = shipment.dirs.get_mut(name) {
+        files.insert(inside.to_owned(), offered.hash);
+    }
+    shipment.files.insert(offered, path);
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Starts the agent of a host over ssh, and puts the runner's binary there first if it is missing.
+//!
+//! ssh's own configuration, agents, jump hosts, certificates and known hosts count; the options here only keep it from asking questions and
+//! from sharing anything. The remote command is one line without `'` and `!`, so that every login shell passes it on unchanged. The binary
+//! is kept under its digest, so it is sent once, and both ends are always the same build.
+
+use std::{io, process::Stdio, sync::OnceLock, time::Duration};
+
+use contract::{
+    diagnostic::{Diagnostic, ErrorCode},
+    hash::Blake3Hash,
+};
+use plan::{HostAddress, PlanHost, SshOptions};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+};
+
+use super::{AgentConnection, ConnectionError};
+use crate::agent::{self, wire::AGENT_MARK};
+
+/// How long it may take until the agent says hello, without the time to send the binary.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time to send the binary.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+/// What a login shell may print before the agent begins, in bytes.
+const MAX_NOISE_BYTES: usize = 64 << 10;
+/// What of ssh's errors is shown, in bytes.
+const MAX_STDERR_BYTES: u64 = 8 << 10;
+
+const NEED_MARK: &str = "PAWL-NEED";
+const FAIL_MARK: &str = "PAWL-FAIL";
+
+/// The options of every connection: no question, nothing shared.
+const OPTIONS: [&str; 9] = [
+    "BatchMode=yes",
+    "StrictHostKeyChecking=yes",
+    "ControlMaster=no",
+    "ControlPath=none",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "RemoteCommand=none",
+    "ConnectTimeout=10",
+    "RequestTTY=no",
+];
+
+/// What runs on the host: finds a folder where programs can run, and becomes the agent there. `$1` is the binary's digest. If it is
+/// missing, a line with the size comes first, then the binary.
+const SCRIPT: &str = concat!(
+    "umask 077; a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
+    "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
+    "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
+    "t=\"$p/.test-$$\"; printf \"#!/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
+    "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
+    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL folder\\n\"; exit 1; fi; ",
+    "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",
+    "m=cat; if command -v gzip >/dev/null 2>&1; then m=\"gzip -dc\"; fi; ",
+    "printf \"\\nPAWL-NEED %s %s\\n\" \"$(uname -m)\" \"${m%% *}\"; read -r n; ",
+    "t=\"$a.tmp-$$\"; head -c \"$n\" | $m >\"$t\" && chmod 700 \"$t\" && mv \"$t\" \"$a\" && exec \"$a\" agent; ",
+    "rm -f \"$t\"; printf \"\\nPAWL-FAIL upload\\n\"; exit 1"
+);
+
+/// The runner's binary, as hosts get it.
+struct AgentBinary {
+    digest: String,
+    plain: Vec<u8>,
+}
+
+impl AgentBinary {
+    /// The binary of this process, read once.
+    fn own() -> io::Result<&'static Self> {
+        static BINARY: OnceLock<AgentBinary> = OnceLock::new();
+        if let Some(binary) = BINARY.get() {
+            return Ok(binary);
+        }
+        let plain = std::fs::read("/proc/self/exe")?;
+        let digest = Blake3Hash::of(&plain).hex_prefix(32);
+        Ok(BINARY.get_or_init(|| Self { digest, plain }))
+    }
+
+    /// The same in the format of gzip, made once, when a host needs it.
+    fn compressed(&self) -> io::Result<&'static [u8]> {
+        static COMPRESSED: OnceLock<Vec<u8>> = OnceLock::new();
+        if let Some(compressed) = COMPRESSED.get() {
+            return Ok(compressed);
+        }
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        io::Write::write_all(&mut encoder, &self.plain)?;
+        let compressed = encoder.finish()?;
+        Ok(COMPRESSED.get_or_init(|| compressed))
+    }
+}
+
+/// Connects to a host, and starts its agent.
+///
+/// # Errors
+/// The host can't be reached, or can't run the agent: what happened, and what helps.
+pub async fn reach(host: &PlanHost, options: &SshOptions) -> Result<AgentConnection, Diagnostic> {
+    let HostAddress::Ssh { user, host: name, port } = &host.address else {
+        return Err(Diagnostic::new(ErrorCode::RunnerFault, "a host of this machine is not reached by ssh"));
+    };
+    let binary = AgentBinary::own().map_err(|error| {
+        Diagnostic::new(ErrorCode::RunnerFault, "can't read the runner's own binary").with_cause(error)
+    })?;
+    let mut command = Command::new("ssh");
+    command.arg("-T");
+    for option in OPTIONS {
+        command.args(["-o", option]);
+    }
+    if let Some(config) = &options.config {
+        command.arg("-F").arg(config);
+    }
+    if let Some(file) = &options.known_hosts {
+        command.arg("-o").arg(format!("UserKnownHostsFile={}", file.display()));
+    }
+    if let Some(user) = user {
+        command.args(["-l", user]);
+    }
+    if let Some(port) = port {
+        command.args(["-p", &port.to_string()]);
+    }
+    command.args(["--", name]);
+    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {}", binary.digest));
+    // In a process group of its own: Ctrl-C is the coordinator's to handle.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| {
+        let hint = "install an OpenSSH client, so that `ssh` is on the `PATH`";
+        Diagnostic::new(ErrorCode::HostUnreachable, format!("can't start `ssh` for host `{}`", host.name))
+            .with_cause(error)
+            .with_hint(hint)
+    })?;
+    let streams = child.stdin.take().zip(child.stdout.take()).zip(child.stderr.take());
+    let ((stdin, stdout), stderr) = streams.expect("the three streams are pipes");
+    match start(host, binary, stdin, stdout, child).await {
+        Ok(connection) => Ok(connection),
+        Err(StartError::Diagnosed(diagnostic)) => Err(*diagnostic),
+        Err(StartError::Ended { noise }) => Err(explain(host, &noise, &read_errors(stderr).await)),
+    }
+}
+
+enum StartError {
+    Diagnosed(Box<Diagnostic>),
+    /// The connection ended before the agent began.
+    Ended {
+        noise: String,
+    },
+}
+
+async fn start(
+    host: &PlanHost,
+    binary: &AgentBinary,
+    mut stdin: ChildStdin,
+    stdout: ChildStdout,
+    child: Child,
+) -> Result<AgentConnection, StartError> {
+    let mut stdout = BufReader::new(stdout);
+    let mut noise = String::new();
+    let mut timeout = HELLO_TIMEOUT;
+    loop {
+        let line = match tokio::time::timeout(timeout, next_line(&mut stdout)).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(Ok(None) | Err(_)) | Err(_) => return Err(StartError::Ended { noise }),
+        };
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            [AGENT_MARK] => break,
+            [NEED_MARK, arch, method] => {
+                let ours = rustix::system::uname().machine().to_string_lossy().into_owned();
+                if *arch != ours {
+                    return Err(diagnosed(other_architecture(host, arch, &ours)));
+                }
+                let bytes = if *method == "gzip" { binary.compressed() } else { Ok(binary.plain.as_slice()) };
+                let sent = async {
+                    let bytes = bytes?;
+                    stdin.write_all(format!("{}\n", bytes.len()).as_bytes()).await?;
+                    stdin.write_all(bytes).await?;
+                    stdin.flush().await
+                };
+                timeout = UPLOAD_TIMEOUT;
+                // If it fails, the host says why.
+                let _ = tokio::time::timeout(UPLOAD_TIMEOUT, sent).await;
+            }
+            [FAIL_MARK, what] => return Err(diagnosed(unusable(host, what))),
+            _ => {
+                noise.push_str(&line);
+                if noise.len() > MAX_NOISE_BYTES {
+                    return Err(StartError::Ended { noise });
+                }
+            }
+        }
+    }
+    let connection = AgentConnection::open(stdout, stdin, child).await.map_err(|error| match error {
+        ConnectionError::Lost(_) | ConnectionError::Refused(_) => StartError::Ended { noise },
+    })?;
+    if connection.hello.build != agent::build() {
+        let message = format!("host `{}` has another build of the runner than this one", host.name);
+        let hint = "remove `agent-…` from the folder `pawl` in its cache, then run the command again";
+        return Err(diagnosed(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)));
+    }
+    Ok(connection)
+}
+
+fn diagnosed(diagnostic: Diagnostic) -> StartError {
+    StartError::Diagnosed(Box::new(diagnostic))
+}
+
+/// A line of the host; none at the end.
+async fn next_line(from: &mut BufReader<ChildStdout>) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    let read = from.take(MAX_NOISE_BYTES as u64).read_until(b'\n', &mut line).await?;
+    Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
+}
+
+async fn read_errors(stderr: ChildStderr) -> String {
+    let mut text = Vec::new();
+    // A connection that is held open by something else does not keep the error back.
+    let _ = tokio::time::timeout(Duration::from_secs(2), stderr.take(MAX_STDERR_BYTES).read_to_end(&mut text)).await;
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+/// The error of a connection that ended before the agent began, by what ssh said.
+fn explain(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
+    let PlanHost { name, address, .. } = host;
+    let said = |text: &str| stderr.contains(text);
+    let diagnostic = if said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed") {
+        let message = format!("the key of host `{name}` ({address}) is not the known one");
+        let hint = format!(
+            "compare its key with the host's, then add it: `ssh-keyscan {} >> ~/.ssh/known_hosts`",
+            address.host()
+        );
+        Diagnostic::new(ErrorCode::HostKeyUnknown, message).with_hint(hint)
+    } else if said("Permission denied") {
+        let message = format!("host `{name}` ({address}) does not let this user in");
+        let hint = format!("check the user and the key: `ssh {}` must work without a question", ssh_arguments(address));
+        Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(hint)
+    } else if stderr.is_empty() && !noise.trim().is_empty() {
+        let message = format!("host `{name}` ({address}) ran something else than the agent");
+        let hint = "a `ForceCommand` or `command=` of the key must let `/bin/sh` run".to_owned();
+        Diagnostic::new(ErrorCode::HostUnusable, message)
+            .with_cause(format!("it said: {}", first_line(noise)))
+            .with_hint(hint)
+    } else {
+        let message = format!("host `{name}` ({address}) can't be reached");
+        let hint = format!("check that it is up: `ssh {}` must work without a question", ssh_arguments(address));
+        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
+    };
+    match stderr.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+        Some(last) => diagnostic.with_cause(format!("ssh: {}", last.trim_start_matches("ssh: "))),
+        None => diagnostic,
+    }
+}
+
+fn ssh_arguments(address: &HostAddress) -> String {
+    match address {
+        HostAddress::Local => "localhost".to_owned(),
+        HostAddress::Ssh { user, host, port } => {
+            let port = port.map_or_else(String::new, |port| format!("-p {port} "));
+            let user = user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
+            format!("{port}{user}{host}")
+        }
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+}
+
+fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
+    let message = format!("host `{}` is `{theirs}`, and this runner is for `{ours}`", host.name);
+    let hint = "deploy from a machine of the same kind; an agent for another kind is not supported yet";
+    Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)
+}
+
+fn unusable(host: &PlanHost, what: &str) -> Diagnostic {
+    let (cause, hint) = match what {
+        "folder" => (
+            "no folder of the user can be written to and run programs",
+            "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`",
+        ),
+        _ => ("the runner's binary could not be stored there", "make room in the folder `~/.cache/pawl` of the host"),
+    };
+    Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name))
+        .with_cause(cause)
+        .with_hint(hint)
+}

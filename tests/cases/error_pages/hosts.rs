@@ -1,0 +1,69 @@
+//! The pages about hosts.
+
+use crate::support::{SshHost, TestEnvironment, doc_blocks::check_error_page, write_ssh_config};
+
+use super::{command_line, exit_code};
+
+const DEPLOY: &[&str] = &["--local", "--release", "r1"];
+
+fn environment(host: &SshHost) -> TestEnvironment {
+    let plan = format!(
+        "version: 1\napp: shop\nenvironments:\n  test:\n    ssh: {{ config: ./ssh_config }}\n    hosts: {{ web: [{{ at: \"{}\", name: web-1 }}] }}\n\
+         steps:\n  pull:\n    on: web\n    with: {{ from: \"file:dist/shop-${{{{ release }}}}.tar.zst\", into: app }}\n    \
+         grants: {{ dirs: {{ app: /srv/pawl-test, dist: \"./dist:ro\" }} }}\n",
+        host.address()
+    );
+    let environment = TestEnvironment::with_plan(&plan);
+    write_ssh_config(&environment.path(""), &[host]);
+    environment.pack("r1");
+    environment.run(&["modules"]);
+    environment
+}
+
+/// The page shows the port that ssh has by default.
+#[track_caller]
+fn check(code: &str, host: &SshHost, environment: &TestEnvironment) {
+    let output = environment.run(DEPLOY);
+    output.assert_exit(exit_code(code));
+    let port = host.address().rsplit_once(':').unwrap().1.to_owned();
+    let text = output.stderr.replace(&format!("127.0.0.1:{port}"), "10.0.0.7").replace(&format!("-p {port} "), "");
+    let text = text.replace(&format!("port {port}"), "port 22").replace("127.0.0.1", "10.0.0.7");
+    check_error_page(code, Some(&command_line(DEPLOY)), &text, &environment.shown_paths());
+}
+
+#[test]
+fn p0260_host_that_is_down() {
+    let host = SshHost::new();
+    let environment = environment(&host);
+    let port = host.address().rsplit_once(':').unwrap().1.to_owned();
+    drop(host);
+    let output = environment.run(DEPLOY);
+    output.assert_exit(exit_code("P0260"));
+    let text = output.stderr.replace(&format!("127.0.0.1:{port}"), "10.0.0.7").replace(&format!("-p {port} "), "");
+    let text = text.replace(&format!("port {port}"), "port 22").replace("127.0.0.1", "10.0.0.7");
+    check_error_page("P0260", Some(&command_line(DEPLOY)), &text, &environment.shown_paths());
+}
+
+#[test]
+fn p0261_host_with_another_key() {
+    let (host, other) = (SshHost::new(), SshHost::new());
+    let environment = environment(&host);
+    let known = environment.read("known_hosts");
+    let key = |text: &str| text.split_whitespace().nth(2).unwrap().to_owned();
+    environment.write("known_hosts", known.replace(&key(&known), &key(&other.known_key())));
+    check("P0261", &host, &environment);
+}
+
+#[test]
+fn p0262_host_that_lets_nobody_in() {
+    let host = SshHost::with_options("DenyUsers *");
+    let environment = environment(&host);
+    check("P0262", &host, &environment);
+}
+
+#[test]
+fn p0263_host_that_runs_another_program() {
+    let host = SshHost::with_options("ForceCommand echo only backups are allowed");
+    let environment = environment(&host);
+    check("P0263", &host, &environment);
+}

@@ -1,0 +1,173 @@
+//! Steps on hosts that ssh reaches: real sshds on this machine, each with folders of its own.
+
+use std::fs;
+
+use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until, write_ssh_config};
+
+/// A plan for these hosts. `restart` writes `begun`, waits until the host has a file `go`, and adds a line to `restarts`.
+fn plan(hosts: &[&SshHost]) -> String {
+    let hosts: Vec<String> = hosts
+        .iter()
+        .enumerate()
+        .map(|(index, host)| {
+            let (at, root) = (host.address(), host.path("srv").display().to_string());
+            format!("        - {{ at: \"{at}\", name: web-{}, vars: {{ root: {root} }} }}\n", index + 1)
+        })
+        .collect();
+    format!(
+        r#"version: 1
+app: shop
+dirs: {{ app: "${{{{ host.vars.root }}}}", dist: "./dist:ro", migrations: "./migrations:ro" }}
+environments:
+  test:
+    ssh: {{ config: ./ssh_config }}
+    secrets: {{ TOKEN: env:TOKEN }}
+    hosts:
+      web:
+{}steps:
+  pull:
+    on: web
+    with: {{ from: "file:dist/shop-${{{{ release }}}}.tar.zst", into: app }}
+    grants: {{ dirs: [app, dist] }}
+  migrate:
+    on: {{ hosts: web, once: true }}
+    with: {{ dir: migrations, database: main }}
+    grants: {{ dirs: [migrations], databases: {{ main: "sqlite:${{{{ host.vars.root }}}}/shop.db" }} }}
+  switch: {{ on: web, with: {{ link: current }}, grants: {{ dirs: [app] }} }}
+  restart:
+    on: web
+    program: [/bin/sh, -c, "touch begun; until test -e go; do sleep 0.02; done; echo ${{{{ release }}}} $TOKEN | wc -w >> restarts; echo restarted"]
+    trust: host
+    with: {{ dir: app }}
+    grants: {{ dirs: [app], env: {{ TOKEN: "${{{{ secrets.TOKEN }}}}" }} }}
+  verify:
+    on: web
+    with: {{ files: [{{ path: current/VERSION, equals: "${{{{ release }}}}" }}] }}
+    grants: {{ dirs: ["app:ro"] }}
+"#,
+        hosts.concat()
+    )
+}
+
+fn fleet(hosts: &[&SshHost]) -> TestEnvironment {
+    let mut environment = TestEnvironment::with_plan(&plan(hosts));
+    environment.set_variable("TOKEN", "correct-horse-battery");
+    write_ssh_config(&environment.path(""), hosts);
+    environment.pack("r1");
+    environment.pack("r2");
+    for host in hosts {
+        fs::create_dir(host.path("srv")).unwrap();
+        fs::write(host.path("srv/go"), "").unwrap();
+    }
+    environment
+}
+
+/// The decisions that do not skip, as `step target action`.
+fn not_skipped(output: &RunnerOutput) -> Vec<String> {
+    let decided = |line: &serde_json::Value| {
+        let event = line.get("event").filter(|event| event["type"] == "decision")?.clone();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+        Some([&event["step"], &event["target"], &event["decision"]["action"]].map(text).join(" "))
+    };
+    output.json_lines().iter().filter_map(decided).filter(|decision| !decision.ends_with("skip")).collect()
+}
+
+#[test]
+fn a_release_is_deployed_to_hosts_that_have_sshd_only() {
+    let hosts = [SshHost::new(), SshHost::new()];
+    let hosts = [&hosts[0], &hosts[1]];
+    let environment = fleet(&hosts);
+    environment.deploy("r1", &[]).assert_exit(0);
+    for host in hosts {
+        assert_eq!(host.read("srv/current/VERSION").trim(), "r1");
+        assert_eq!(host.read("srv/restarts"), "2\n", "the program got its secret");
+    }
+    assert!(hosts[0].path("srv/shop.db").exists() && !hosts[1].path("srv/shop.db").exists(), "once for the group");
+    assert_eq!(not_skipped(&environment.deploy("r1", &["--until", "switch"])), Vec::<String>::new());
+    environment.deploy("r2", &[]).assert_exit(0);
+    assert_eq!(hosts[1].read("srv/current/VERSION").trim(), "r2");
+    // Nothing of a secret is in what the runner keeps on a host.
+    for host in hosts {
+        for folder in ["state", "cache/pawl/shipped"] {
+            let found = std::process::Command::new("grep")
+                .args(["-rl", "correct-horse-battery"])
+                .arg(host.path(folder))
+                .output();
+            assert_eq!(String::from_utf8_lossy(&found.unwrap().stdout), "", "{folder}");
+        }
+        wait_until("the agents have ended", || host.agents().is_empty());
+    }
+}
+
+/// The connection is cut while a step runs that must not run twice: the host finishes it, and nothing is lost.
+#[test]
+fn a_cut_connection_loses_no_outcome() {
+    let host = SshHost::new();
+    let environment = fleet(&[&host]);
+    fs::remove_file(host.path("srv/go")).unwrap();
+    let run = environment.start_with_stderr(&["--local", "--release", "r1"]);
+    wait_until("the step runs", || host.path("srv/begun").exists());
+    assert!(host.cut_connections() > 0);
+    fs::write(host.path("srv/go"), "").unwrap();
+    environment.output_of(run).assert_exit(0);
+    assert_eq!(host.read("srv/restarts"), "2\n", "it ran once");
+}
+
+/// The coordinator is killed while a step runs: the host finishes it, and the next attempt adopts what it recorded.
+#[test]
+fn a_killed_coordinator_learns_how_the_step_ended() {
+    let host = SshHost::new();
+    let environment = fleet(&[&host]);
+    fs::remove_file(host.path("srv/go")).unwrap();
+    let mut run = environment.start(&["--local", "--release", "r1"]);
+    wait_until("the step runs", || host.path("srv/begun").exists());
+    run.kill().unwrap();
+    run.wait().unwrap();
+    fs::write(host.path("srv/go"), "").unwrap();
+    let resumed = environment.deploy("r1", &[]);
+    resumed.assert_exit(0);
+    assert_eq!(not_skipped(&resumed), ["restart web-1 adopt", "verify web-1 run"]);
+    assert_eq!(host.read("srv/restarts"), "2\n", "it ran once");
+}
+
+/// Whatever a login shell says before the agent begins is no part of the conversation.
+#[test]
+fn a_chatty_shell_is_no_harm() {
+    let noise = tempfile::NamedTempFile::new().unwrap();
+    fs::write(noise.path(), "echo welcome; echo PAWL; printf 'no newline'\n").unwrap();
+    let host = SshHost::new();
+    let chatty = SshHost::with_options(&format!("SetEnv BASH_ENV={0} ENV={0}", noise.path().display()));
+    let environment = fleet(&[&host, &chatty]);
+    environment.deploy("r1", &[]).assert_exit(0);
+}
+
+#[test]
+fn what_a_host_lacks_is_found_before_anything_changes() {
+    let host = SshHost::new();
+    let environment = fleet(&[&host]);
+    environment.edit("deploy.yml", "program: [/bin/sh, -c,", "program: [no-such-shell, -c,");
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2);
+    refused.assert_stderr_contains("P0233");
+    refused.assert_stderr_contains("on web-1");
+    assert!(!host.path("srv/releases").exists() && !host.path("state").exists(), "nothing was made");
+}
+
+#[test]
+fn a_host_that_is_down_is_named_and_the_next_run_goes_on() {
+    let hosts = [SshHost::new(), SshHost::new()];
+    let environment = fleet(&[&hosts[0], &hosts[1]]);
+    fs::remove_file(hosts[1].path("srv/go")).unwrap();
+    let run = environment.start_with_stderr(&["--local", "--release", "r1"]);
+    wait_until("the step runs on the second host", || hosts[1].path("srv/begun").exists());
+    let [first, second] = hosts;
+    let port = second.address();
+    drop(second);
+    let failed = environment.output_of(run);
+    failed.assert_exit(1);
+    failed.assert_stderr_contains("web-2");
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2);
+    refused.assert_stderr_contains("P0260");
+    drop((first, port));
+}

@@ -1,0 +1,146 @@
+//! A host that only sshd is on: a real one, on a port of this machine, with folders of its own for what an agent keeps.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// Lets its user in until it is dropped.
+pub struct SshHost {
+    folder: TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl SshHost {
+    /// A host with these further lines in the configuration of its sshd.
+    pub fn with_options(options: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+        for key in ["host-key", "user-key"] {
+            make_key(&root.join(key));
+        }
+        if rustix::process::geteuid().is_root() {
+            // Where sshd drops its privileges.
+            fs::create_dir_all("/run/sshd").unwrap();
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let shown = root.display();
+        let configuration = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {shown}/host-key\nAuthorizedKeysFile {shown}/user-key.pub\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
+             SetEnv XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state {}\n{options}\n",
+            "PATH=/usr/bin:/bin"
+        );
+        fs::write(root.join("sshd_config"), configuration).unwrap();
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
+        let log = fs::File::create(root.join("sshd.log")).unwrap();
+        let child = command.stderr(log).spawn();
+        let child = child.unwrap_or_else(|error| panic!("sshd: {error}; run `cargo xtask setup`"));
+        super::wait_until("sshd listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { folder, port, child }
+    }
+
+    /// A host as it comes.
+    pub fn new() -> Self {
+        Self::with_options("")
+    }
+
+    /// Its folder on the host, for what a plan deploys there.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    /// The content of a file there.
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// How a plan writes its address.
+    pub fn address(&self) -> String {
+        format!("ssh://127.0.0.1:{}", self.port)
+    }
+
+    /// The key of the host, as `known_hosts` has it.
+    pub fn known_key(&self) -> String {
+        let public = self.read("host-key.pub");
+        let key: Vec<&str> = public.split_whitespace().take(2).collect();
+        format!("[127.0.0.1]:{} {}\n", self.port, key.join(" "))
+    }
+
+    /// The key of its user.
+    pub fn user_key(&self) -> PathBuf {
+        self.path("user-key")
+    }
+
+    /// Ends each connection, as if the network were gone.
+    pub fn cut_connections(&self) -> usize {
+        let sessions = children_of(self.child.id());
+        let inner: Vec<u32> = sessions.iter().flat_map(|pid| children_of(*pid)).filter(|pid| is_sshd(*pid)).collect();
+        let all = sessions.into_iter().chain(inner).filter(|pid| is_sshd(*pid));
+        all.filter(|pid| kill(*pid)).count()
+    }
+
+    /// The processes of agents on this host.
+    pub fn agents(&self) -> Vec<u32> {
+        let binaries = self.path("cache");
+        let is_agent =
+            |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(&binaries));
+        processes().filter(is_agent).collect()
+    }
+}
+
+impl Drop for SshHost {
+    fn drop(&mut self) {
+        self.cut_connections();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for pid in self.agents() {
+            kill(pid);
+        }
+    }
+}
+
+/// Writes the configuration of ssh for these hosts to a folder.
+pub fn write_ssh_config(folder: &Path, hosts: &[&SshHost]) {
+    let known: String = hosts.iter().map(|host| host.known_key()).collect();
+    fs::write(folder.join("known_hosts"), known).unwrap();
+    let keys: String = hosts.iter().map(|host| format!("IdentityFile {}\n", host.user_key().display())).collect();
+    let text = format!("IdentitiesOnly yes\nUserKnownHostsFile {}/known_hosts\n{keys}", folder.display());
+    fs::write(folder.join("ssh_config"), text).unwrap();
+}
+
+fn make_key(path: &Path) {
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
+    assert!(made.unwrap().success(), "ssh-keygen");
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `PID (NAME) STATE PARENT …`
+        let parent_of = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
+        parent_of == Some(parent)
+    };
+    processes().filter(is_child).collect()
+}
+
+fn is_sshd(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("sshd"))
+}
+
+fn kill(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok())
+}
