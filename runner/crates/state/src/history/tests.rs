@@ -119,7 +119,7 @@ fn damage_of_snapshot_and_index_is_noticed_and_healed() {
     let folder = tempfile::tempdir().unwrap();
     let newest = 7;
     (0..newest).for_each(|_| drop(deploy(folder.path())));
-    for name in [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE] {
+    for name in [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, INDEX_FILE] {
         let path = folder.path().join(name);
         let good = fs::read(&path).unwrap();
         let flipped = (0..good.len()).step_by(41).map(|index| {
@@ -140,7 +140,7 @@ fn damage_of_snapshot_and_index_is_noticed_and_healed() {
         deploy(copy.path());
         check(copy.path(), newest + 1);
         let snapshot = open(copy.path()).snapshot().expect("it is there again");
-        assert!(attempt_index::read(copy.path(), snapshot.index).is_some());
+        assert!(AttemptIndex::read(copy.path(), snapshot.index).is_some());
         fs::write(&path, good).unwrap();
     }
 }
@@ -193,7 +193,7 @@ fn a_store_reads_its_folder() {
     store.record_loaded(&loaded, None).unwrap();
     let history = open(store.folder());
     assert_eq!(history.snapshot().unwrap().state.epoch(), 2);
-    assert_eq!(epochs(&history.index().unwrap()), [1, 2]);
+    assert_eq!(epochs(&history.index(history.snapshot_header()).unwrap().summaries().unwrap()), [1, 2]);
 }
 
 /// A former holder's staging directory is gone.
@@ -209,8 +209,7 @@ fn former_holder_replaces_neither_snapshot_nor_index() {
     store.record_ended(&first, Some(&staging)).unwrap();
     let second = attempt(store.folder(), true);
     store.record_ended(&second, Some(&staging)).unwrap();
-    let files =
-        [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE].map(|name| store.folder().join(name));
+    let files = [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, INDEX_FILE].map(|name| store.folder().join(name));
     let before = files.each_ref().map(|path| fs::read(path).unwrap());
     assert_eq!(open(store.folder()).snapshot().unwrap().state.epoch(), 2);
     fs::remove_dir(&staging).unwrap();
