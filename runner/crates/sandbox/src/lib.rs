@@ -24,6 +24,7 @@ mod limits;
 mod log;
 mod migrations;
 mod modules;
+mod plain_schema;
 mod precompiled;
 mod process;
 mod program;
@@ -172,7 +173,7 @@ impl ModuleRuntime {
                 });
                 DescriptionError::CallFailed(error.into_failure(), said.take(MAX_DESCRIBE_LOG_LINES).collect())
             })?;
-        let description = ModuleDescription::parse(&text)?;
+        let description = ModuleDescription::parse_new(&text)?;
         self.cache_description(module, &text);
         Ok(description)
     }
