@@ -79,6 +79,9 @@ impl AttemptIndex {
         let lines = self.0.split_inclusive(|byte| *byte == b'\n');
         let taken = lines.take_while(|line| epoch_of_line(line).is_none_or(|known| known <= epoch));
         let length = taken.map(<[u8]>::len).sum();
+        if length == 0 {
+            return Self::default();
+        }
         let kept = self.0.split_off(length);
         Self(std::mem::replace(&mut self.0, kept))
     }

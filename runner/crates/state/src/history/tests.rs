@@ -176,6 +176,44 @@ fn whatever_a_kill_leaves_is_finished() {
     }
 }
 
+/// However many attempts there are, recording one reads the newest line of the index.
+#[test]
+fn lines_of_earlier_attempts_are_copied_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    (0..4).for_each(|_| drop(deploy(folder.path())));
+    let [index, snapshot] = [INDEX_FILE, SNAPSHOT_FILE].map(|name| folder.path().join(name));
+    let marked = fs::read_to_string(&index).unwrap().replacen('{', r#"{"future":1,"#, 1);
+    fs::write(&index, &marked).unwrap();
+    let state = Snapshot::decode(&fs::read(&snapshot).unwrap()).unwrap().state;
+    let renewed = Snapshot { state, index: Blake3Hash::of(marked.as_bytes()) };
+    fs::write(&snapshot, renewed.encode().unwrap()).unwrap();
+    deploy(folder.path());
+    check(folder.path(), 5);
+    let lines = fs::read_to_string(&index).unwrap();
+    assert!(lines.starts_with(&marked) && lines.lines().count() == 5, "{lines}");
+    // The next one archives the first four, with the line as it is.
+    deploy(folder.path());
+    check(folder.path(), 6);
+    let archived = Archive::read(&open(folder.path()).archives[0].path(folder.path())).unwrap().index;
+    assert_eq!(String::from_utf8_lossy(archived.bytes()), marked);
+}
+
+#[test]
+fn index_replaces_an_attempt_of_the_same_epoch_and_later_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    (0..3).for_each(|_| drop(deploy(folder.path())));
+    let mut attempts = open(folder.path()).load_all(|_| {}).unwrap().summaries;
+    let mut index = AttemptIndex::of(&attempts);
+    index.merge(&attempts[1..2]);
+    assert_eq!(epochs(&index.summaries().unwrap()), [1, 2]);
+    index.merge(&attempts[2..]);
+    assert_eq!(index, AttemptIndex::of(&attempts));
+    assert_eq!(epochs(&index.split_until(2).summaries().unwrap()), [1, 2]);
+    assert_eq!(index.summaries().unwrap(), attempts.split_off(2));
+    assert_eq!(index.split_until(9).summaries().unwrap().len(), 1);
+    assert_eq!(index, AttemptIndex::default());
+}
+
 #[test]
 fn a_store_reads_its_folder() {
     let root = tempfile::tempdir().unwrap();
