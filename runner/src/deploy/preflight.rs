@@ -199,6 +199,16 @@ impl PreparedPlan {
         resources::check_resources(&self.plan, self.all_steps())
     }
 
+    /// Waits until the code of all modules is loaded. Nothing may begin before this.
+    ///
+    /// # Errors
+    /// The modules whose code this machine can't run.
+    pub(super) fn check_code(&self) -> Result<(), Vec<Diagnostic>> {
+        let StepExecutor::Local(local) = &self.executor else { return Ok(()) };
+        let problems = local.code_problems(&self.plan);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     /// The steps, followed by those of the hooks.
     fn all_steps(&self) -> impl Iterator<Item = &PlannedStep> {
         let PlannedHooks { before, after, on_failure } = &self.hooks;
