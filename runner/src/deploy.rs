@@ -99,6 +99,7 @@ pub async fn run(
     if request.overrides.command != Some(ROLLBACK) {
         request.prepared.check_migrations(Some(state)).await?;
     }
+    request.prepared.check_code()?;
 
     let epoch = lock.next_epoch(state.epoch()).map_err(|error| single((&error).into()))?;
     request.store.record_loaded(&earlier.loaded, lock.staging()).map_err(|error| single((&error).into()))?;

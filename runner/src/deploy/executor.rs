@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use contract::{
+    diagnostic::Diagnostic,
     hash::Blake3Hash,
     step::{ProbeFinding, Receipt, StepFailure},
 };
 use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent};
-use plan::PlanStep;
+use plan::{Plan, PlanStep};
 use sandbox::{CallChannel, InputError, LoadedModule, ModuleDescription, ModuleRuntime, PreviewChange};
 
 use super::modules::LoadedModules;
@@ -74,6 +75,11 @@ impl LocalExecutor {
 
     pub(super) fn runtime(&self) -> &ModuleRuntime {
         &self.runtime
+    }
+
+    /// Waits until the code of the plan's modules is loaded, and returns the errors.
+    pub(super) fn code_problems(&self, plan: &Plan) -> Vec<Diagnostic> {
+        self.modules.code_problems(&self.runtime, plan)
     }
 
     fn module(&self, step: &PlanStep) -> &LoadedModule {

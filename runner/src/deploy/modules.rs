@@ -1,7 +1,7 @@
 //! Loads the modules of a plan, with their descriptions.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -33,6 +33,17 @@ impl LoadedModules {
     /// The descriptions of all modules, by their display names.
     pub(super) fn descriptions(&self) -> BTreeMap<String, ModuleDescription> {
         self.0.iter().map(|(name, (_, description))| (name.clone(), description.clone())).collect()
+    }
+
+    /// Waits until the code of each module is loaded. If that fails, each module's first step gets an error.
+    pub(super) fn code_problems(&self, runtime: &ModuleRuntime, plan: &Plan) -> Vec<Diagnostic> {
+        let mut checked = BTreeSet::new();
+        let is_first = |step: &&PlanStep| checked.insert(module_display_name(&step.uses));
+        let problem = |step: &PlanStep| {
+            let (module, _) = self.of(step)?;
+            runtime.check_code(module).err().map(|error| error.diagnostic(plan, step))
+        };
+        plan.all_steps().filter(is_first).filter_map(problem).collect()
     }
 
     /// Returns the module of a step, if it could be loaded.

@@ -262,6 +262,16 @@ impl PreparedPlan {
         self.all_steps().filter(|planned| planned.step.remote_host().is_none())
     }
 
+    /// Waits until the code of all modules is loaded. Nothing may begin before this.
+    ///
+    /// # Errors
+    /// The modules whose code this machine can't run.
+    pub(super) fn check_code(&self) -> Result<(), Vec<Diagnostic>> {
+        let StepExecutor::Local(local) = &self.executor else { return Ok(()) };
+        let problems = local.code_problems(&self.plan);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     /// The steps, followed by those of the hooks.
     fn all_steps(&self) -> impl Iterator<Item = &PlannedStep> {
         let PlannedHooks { before, after, on_failure } = &self.hooks;

@@ -52,6 +52,7 @@ pub async fn preview_deployment(
     overrides.check_named_steps(prepared)?;
     let state = store.load(|_| {}).map_err(|error| vec![(&error).into()])?.state;
     check_assumed_steps(prepared, overrides, &state)?;
+    prepared.check_code()?;
     let epoch = state.epoch() + 1;
     let header = JournalHeader { machine, ..attempt::next_header(prepared, &state, epoch, "preview") };
     let is_local_state = is_local_state(store);

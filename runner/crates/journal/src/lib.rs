@@ -40,7 +40,7 @@ pub use output::{OutputExcerpt, OutputLine, OutputStream, RecordedOutput};
 pub use output_redactor::{OutputChunk, OutputRedactor};
 pub use redact::Redactor;
 pub use secret_scanner::{SecretLocation, SecretScanner};
-pub use snapshot::{Snapshot, SnapshotError};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotHeader};
 pub use state::{JournalState, JournalTrust, RecordOrigin, RecordStatus, StepRecord};
 pub use step_status::{AttemptStatuses, StepStatus};
 

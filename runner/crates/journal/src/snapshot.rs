@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     event::{FORMAT, JournalFormat, Release, StepTarget},
@@ -17,6 +17,8 @@ use contract::hash::Blake3Hash;
 
 /// The version of the form.
 ///
+/// It covers the lines of the index too, of which most are copied without being read.
+///
 /// - 1: the first. Since journal format 1.5 with what is verified and repeated; a snapshot without that counts as one where there is none.
 pub const SNAPSHOT_VERSION: u32 = 1;
 
@@ -25,6 +27,17 @@ pub const SNAPSHOT_VERSION: u32 = 1;
 pub struct Snapshot {
     /// The state.
     pub state: JournalState,
+    /// The hash of the index of attempts at that time.
+    pub index: Blake3Hash,
+}
+
+/// What the next snapshot needs of this one: reading it decodes neither state nor attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct SnapshotHeader {
+    version: u32,
+    format: JournalFormat,
+    /// The epoch of the newest attempt in it.
+    pub epoch: u64,
     /// The hash of the index of attempts at that time.
     pub index: Blake3Hash,
 }
@@ -74,7 +87,8 @@ struct SnapshotForm {
 impl Snapshot {
     /// Encodes the snapshot; `None` for a state that contains a newer format's events, since this runner ignored some.
     #[must_use]
-    pub fn encode(&self) -> Option<Vec<u8>> {
+    pub fn encode(self) -> Option<Vec<u8>> {
+        let epoch = self.state.epoch();
         let JournalState {
             trust: _,
             records,
@@ -90,14 +104,14 @@ impl Snapshot {
             last_line_hash,
             line_count,
             newer_format,
-        } = self.state.clone();
+        } = self.state;
         if newer_format.is_some() {
             return None;
         }
         let form = SnapshotForm {
             version: SNAPSHOT_VERSION,
             format: FORMAT,
-            epoch: self.state.epoch(),
+            epoch,
             line_count,
             last_line_hash,
             index: self.index,
@@ -137,18 +151,8 @@ impl Snapshot {
     }
 
     fn decode_form(bytes: &[u8], is_readable: impl Fn(JournalFormat) -> bool) -> Result<Self, SnapshotError> {
-        let line = bytes.strip_suffix(b"\n").ok_or(SnapshotError::Malformed)?;
-        let (hash, json) = line.split_at_checked(65).ok_or(SnapshotError::Malformed)?;
-        if hash != format!("{} ", Blake3Hash::of(json)).as_bytes() {
-            return Err(SnapshotError::Damaged);
-        }
-        let form: SnapshotForm =
-            serde_json::from_slice(json).map_err(|error| SnapshotError::Unsupported(error.to_string()))?;
-        if form.version != SNAPSHOT_VERSION || !is_readable(form.format) {
-            let JournalFormat { major, minor } = form.format;
-            let why = format!("it has version {} and journal format {major}.{minor}", form.version);
-            return Err(SnapshotError::Unsupported(why));
-        }
+        let form: SnapshotForm = parse_verified(bytes)?;
+        check_version(form.version, form.format, is_readable)?;
         let state = JournalState {
             trust: JournalTrust::default(),
             records: form.records.into_iter().collect(),
@@ -170,4 +174,38 @@ impl Snapshot {
         }
         Ok(Self { state, index: form.index })
     }
+}
+
+impl SnapshotHeader {
+    /// Reads the header of a snapshot whose journals are here. All of it is verified, as by [`Snapshot::decode`].
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: then there is no snapshot to continue.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let header: Self = parse_verified(bytes)?;
+        check_version(header.version, header.format, |format| format == FORMAT)?;
+        Ok(header)
+    }
+}
+
+/// Parses the JSON of a line, if it has the hash that the line states.
+fn parse_verified<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SnapshotError> {
+    let line = bytes.strip_suffix(b"\n").ok_or(SnapshotError::Malformed)?;
+    let (hash, json) = line.split_at_checked(65).ok_or(SnapshotError::Malformed)?;
+    if hash != format!("{} ", Blake3Hash::of(json)).as_bytes() {
+        return Err(SnapshotError::Damaged);
+    }
+    serde_json::from_slice(json).map_err(|error| SnapshotError::Unsupported(error.to_string()))
+}
+
+fn check_version(
+    version: u32,
+    format: JournalFormat,
+    is_readable: impl Fn(JournalFormat) -> bool,
+) -> Result<(), SnapshotError> {
+    if version == SNAPSHOT_VERSION && is_readable(format) {
+        return Ok(());
+    }
+    let JournalFormat { major, minor } = format;
+    Err(SnapshotError::Unsupported(format!("it has version {version} and journal format {major}.{minor}")))
 }

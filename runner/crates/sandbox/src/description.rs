@@ -1,13 +1,13 @@
 //! A module's description, and the validation of a configuration against it. The JSON from `describe` may grow: unknown
 //! members are ignored.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jsonschema::error::ValidationErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::behavior::ModuleBehaviors;
+use super::{behavior::ModuleBehaviors, plain_schema};
 use contract::step::{StepFailure, StepPhase};
 use journal::file::StepEffect;
 
@@ -44,9 +44,9 @@ pub struct ModuleDescription {
     /// What the runner does around it.
     #[serde(default, rename = "behaves")]
     pub behaviors: ModuleBehaviors,
-    /// The schema, compiled once.
+    /// The schema, compiled when it is needed.
     #[serde(skip)]
-    validator: Option<Arc<jsonschema::Validator>>,
+    validator: Arc<OnceLock<jsonschema::Validator>>,
 }
 
 /// A capability that a module needs.
@@ -203,13 +203,20 @@ pub struct SchemaViolation {
 }
 
 impl ModuleDescription {
+    /// Reads a description whose schema is known to be one: the module is official, or was asked before.
     pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
-        let mut description: Self =
-            serde_json::from_str(text).map_err(|error| DescriptionError::InvalidJson(error.to_string()))?;
-        let validator = jsonschema::validator_for(&description.config);
-        let validator = validator.map_err(|error| DescriptionError::InvalidSchema(error.to_string()))?;
-        description.validator = Some(Arc::new(validator));
-        Ok(description)
+        serde_json::from_str(text).map_err(|error| DescriptionError::InvalidJson(error.to_string()))
+    }
+
+    /// Reads the description that a module has just returned.
+    pub(super) fn parse_new(text: &str) -> Result<Self, DescriptionError> {
+        let description = Self::parse(text)?;
+        let validator = description.compile_schema()?;
+        Ok(Self { validator: Arc::new(OnceLock::from(validator)), ..description })
+    }
+
+    fn compile_schema(&self) -> Result<jsonschema::Validator, DescriptionError> {
+        jsonschema::validator_for(&self.config).map_err(|error| DescriptionError::InvalidSchema(error.to_string()))
     }
 
     /// What running the step does.
@@ -248,7 +255,11 @@ impl ModuleDescription {
     /// The violations of the schema in a configuration. `is_open` marks values that are known only later.
     #[must_use]
     pub fn schema_violations(&self, config: &Value, is_pending: impl Fn(&str) -> bool) -> Vec<SchemaViolation> {
-        let validator = self.validator.as_ref().expect("parse compiles the schema");
+        if plain_schema::accepts(&self.config, config) {
+            return Vec::new();
+        }
+        let compile = || self.compile_schema().expect("it was compiled before this description was kept");
+        let validator = self.validator.get_or_init(compile);
         let is_known = |error: &jsonschema::ValidationError<'_>| !is_pending(&error.instance_path().to_string());
         let violations = |error| schema_violations_of(error, &self.config);
         validator.iter_errors(config).filter(is_known).flat_map(violations).collect()
@@ -424,6 +435,21 @@ mod tests {
         assert_eq!(releases.into_dir(&config), None);
         assert_eq!(releases.into_dir(&json!({"into": "app"})), Some("app"));
         assert!(description().behaviors.migrates.is_none() && description().behaviors.installs_releases.is_none());
+    }
+
+    /// Nothing else compiles them before a deployment needs it.
+    #[test]
+    fn schemas_of_official_modules_compile() {
+        for module in official::OFFICIAL_MODULES {
+            ModuleDescription::parse_new(module.description).unwrap();
+        }
+    }
+
+    #[test]
+    fn new_description_with_an_invalid_schema_is_refused() {
+        let text = json!({"name": "x", "version": "1", "summary": "s", "phase": "check", "config": {"type": 7}});
+        let refused = ModuleDescription::parse_new(&text.to_string());
+        assert!(matches!(refused, Err(DescriptionError::InvalidSchema(_))), "{refused:?}");
     }
 
     #[test]

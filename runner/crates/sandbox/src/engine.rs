@@ -1,5 +1,8 @@
 //! Turns modules into code: official ones are embedded and precompiled; others are compiled once and cached.
 //!
+//! Of official modules, name, digest and description are constants. Their code is loaded beside what the caller does next
+//! ([`official_code`](super::official_code)), and [`ModuleRuntime::check_code`] waits for it.
+//!
 //! Deliberately absent: running precompiled code (see [`precompiled`](super::precompiled)), and the modules' grants.
 
 use std::{
@@ -7,21 +10,20 @@ use std::{
     hash::{Hash as _, Hasher as _},
     io::Read as _,
     path::Path,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
-use wasmtime::{
-    Engine,
-    component::{Component, Linker},
-};
+use wasmtime::{Engine, component::Component};
 
 use super::{
-    bindings::{self, ModulePre},
+    bindings::ModulePre,
     componentize::{self, ComponentError},
     contract_mismatch::{self, ContractMismatch},
     host::HostState,
     modules::{ModuleCache, NoticeHandler, RegistryError, UserPaths},
+    official_code::OfficialCode,
     precompiled::{self, PrecompiledCode},
 };
 use contract::{
@@ -55,20 +57,28 @@ pub fn official_schemas() -> Vec<ModuleSchema> {
 
 /// Compiles and links modules.
 pub struct ModuleRuntime {
-    engine: Engine,
-    linker: Linker<HostState>,
+    code: Arc<OfficialCode>,
+    /// The official modules whose code the runtime's thread loads, by their position in [`OFFICIAL_MODULES`].
+    wanted: mpsc::Sender<usize>,
     cache: ModuleCache,
     /// Snapshots of granted directories.
     pub(super) dir_snapshots: DirSnapshotCache,
 }
 
-/// Instantiable code and its digest.
+/// A module and its digest.
 pub struct LoadedModule {
-    pub(super) instance_pre: ModulePre<HostState>,
+    code: ModuleCode,
     /// The SHA-256 of the module file.
     pub digest: Digest,
     /// The description of an official module, read at build time; others are asked.
     pub(super) built_in_description: Option<&'static str>,
+}
+
+/// What a module's instances are made of.
+enum ModuleCode {
+    /// An official module, by its position in [`OFFICIAL_MODULES`].
+    Official(usize),
+    Linked(ModulePre<HostState>),
 }
 
 /// Why a module can't be loaded.
@@ -135,8 +145,7 @@ impl ModuleLoadError {
 }
 
 impl ModuleRuntime {
-    /// Creates an engine with everything that a module may import, and a thread that ticks during its lifetime.
-    /// `notify` gets a notice when cached code is not used.
+    /// Creates an engine, and a thread that loads official code and ticks during its lifetime. `notify` gets a notice when cached code is not used.
     ///
     /// # Errors
     /// [`ModuleLoadError::EngineSetup`].
@@ -145,47 +154,63 @@ impl ModuleRuntime {
         let mut config = wasm_config::engine_config().map_err(fault)?;
         precompiled::set_code_memory(&mut config);
         let engine = Engine::new(&config).map_err(fault)?;
-        let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(fault)?;
-        bindings::add_to_linker(&mut linker).map_err(fault)?;
-        let ticking = engine.weak();
-        std::thread::Builder::new()
-            .name("ticks".to_owned())
-            .spawn(move || {
-                while let Some(engine) = ticking.upgrade() {
-                    engine.increment_epoch();
-                    drop(engine);
-                    std::thread::sleep(EPOCH_TICK);
-                }
-            })
-            .map_err(|error| ModuleLoadError::EngineSetup(error.to_string()))?;
-        Ok(Self { engine, linker, cache: ModuleCache::new(paths, notify), dir_snapshots: DirSnapshotCache::default() })
+        let code = Arc::new(OfficialCode::new(engine.clone()));
+        let (wanted, asked) = mpsc::channel();
+        let loading = Arc::downgrade(&code);
+        let work = move || loop {
+            match asked.recv_timeout(EPOCH_TICK) {
+                // Whoever needs the code gets the error.
+                Ok(index) => drop(loading.upgrade().map(|code| code.module(index).is_ok())),
+                Err(mpsc::RecvTimeoutError::Timeout) => engine.increment_epoch(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        };
+        let thread = std::thread::Builder::new().name("modules".to_owned()).spawn(work);
+        thread.map_err(|error| ModuleLoadError::EngineSetup(error.to_string()))?;
+        Ok(Self { code, wanted, cache: ModuleCache::new(paths, notify), dir_snapshots: DirSnapshotCache::default() })
     }
 
     pub(super) fn engine(&self) -> &Engine {
-        &self.engine
+        self.code.engine()
     }
 
-    /// Loads the module that a step uses.
+    /// The code of a module, once it is loaded.
+    pub(super) fn instance_pre<'m>(
+        &'m self,
+        module: &'m LoadedModule,
+    ) -> Result<&'m ModulePre<HostState>, ModuleLoadError> {
+        match &module.code {
+            ModuleCode::Official(index) => self.code.module(*index),
+            ModuleCode::Linked(code) => Ok(code),
+        }
+    }
+
+    /// Waits until the code of a module is loaded.
+    ///
+    /// # Errors
+    /// [`ModuleLoadError::EngineSetup`].
+    pub fn check_code(&self, module: &LoadedModule) -> Result<(), ModuleLoadError> {
+        self.instance_pre(module).map(|_| ())
+    }
+
+    /// Loads the module that a step uses; of an official module, the code may come later.
     ///
     /// # Errors
     /// [`ModuleLoadError`].
     pub async fn load(&self, uses: &ModuleRef) -> Result<LoadedModule, ModuleLoadError> {
         match uses {
             ModuleRef::Official(name) => {
-                let module = OFFICIAL_MODULES.iter().find(|module| module.name == *name);
-                let module = module.ok_or_else(|| ModuleLoadError::UnknownOfficial { name: name.clone() })?;
-                let component = PrecompiledCode::Official(module).into_component(&self.engine);
-                let component =
-                    component.map_err(|error| ModuleLoadError::EngineSetup(format!("{name}: {error:#}")))?;
+                let index = OFFICIAL_MODULES.iter().position(|module| module.name == *name);
+                let index = index.ok_or_else(|| ModuleLoadError::UnknownOfficial { name: name.clone() })?;
+                let module = &OFFICIAL_MODULES[index];
                 let digest = module
                     .digest
                     .parse()
                     .map_err(|_| ModuleLoadError::EngineSetup("its built-in digest is not a digest".into()))?;
-                Ok(LoadedModule {
-                    built_in_description: Some(module.description),
-                    ..self.link(&component, digest, name)?
-                })
+                // Without its thread, whoever needs the code loads it.
+                let _ = self.wanted.send(index);
+                let code = ModuleCode::Official(index);
+                Ok(LoadedModule { code, digest, built_in_description: Some(module.description) })
             }
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
@@ -212,7 +237,7 @@ impl ModuleRuntime {
     /// The trusted cached code of a third-party module, if any.
     fn cached_component(&self, digest: &Digest, name: &str) -> Option<Component> {
         let code = self.cache.verified_code(&self.cache_entry_name(digest, "cwasm"), name)?;
-        let loaded = PrecompiledCode::Cached(code).into_component(&self.engine);
+        let loaded = PrecompiledCode::Cached(code).into_component(self.engine());
         loaded.map_err(|error| self.cache.warn_code_unused(name, &format!("{error:#}"))).ok()
     }
 
@@ -222,7 +247,7 @@ impl ModuleRuntime {
         let component = self.compile(bytes, name)?;
         let module = self.link(&component, digest.clone(), name)?;
         if let Some(ContractMismatch { reason: why, hint }) =
-            contract_mismatch::signature_mismatch(&self.engine, &component)
+            contract_mismatch::signature_mismatch(self.engine(), &component)
         {
             return Err(ModuleLoadError::ContractMismatch { module: name.to_owned(), reason: why, hint });
         }
@@ -246,7 +271,7 @@ impl ModuleRuntime {
     /// the hash.
     fn cache_entry_name(&self, digest: &Digest, kind: &str) -> String {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.engine().precompile_compatibility_hash().hash(&mut hasher);
         // Another version of the runner may compile other code.
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
         format!("{}-{:016x}.{kind}", digest.hex(), hasher.finish())
@@ -255,20 +280,20 @@ impl ModuleRuntime {
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, ModuleLoadError> {
         let component_bytes = componentize::to_component(bytes)
             .map_err(|source| ModuleLoadError::NotAComponent { module: name.to_owned(), source })?;
-        Component::new(&self.engine, &component_bytes).map_err(|error| ModuleLoadError::InvalidComponent {
+        Component::new(self.engine(), &component_bytes).map_err(|error| ModuleLoadError::InvalidComponent {
             module: name.to_owned(),
             reason: format!("{error:#}"),
         })
     }
 
     fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<LoadedModule, ModuleLoadError> {
-        let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
+        let code = self.code.linker()?.instantiate_pre(component).and_then(ModulePre::new);
         let code = code.map_err(|error| {
             let ContractMismatch { reason: why, hint } =
-                contract_mismatch::explain_link_error(&self.engine, component, &error);
+                contract_mismatch::explain_link_error(self.engine(), component, &error);
             ModuleLoadError::ContractMismatch { module: name.to_owned(), reason: why, hint }
         })?;
-        Ok(LoadedModule { instance_pre: code, digest, built_in_description: None })
+        Ok(LoadedModule { code: ModuleCode::Linked(code), digest, built_in_description: None })
     }
 }
 

@@ -24,6 +24,8 @@ mod limits;
 mod log;
 mod migrations;
 mod modules;
+mod official_code;
+mod plain_schema;
 mod precompiled;
 mod process;
 mod program;
@@ -172,7 +174,7 @@ impl ModuleRuntime {
                 });
                 DescriptionError::CallFailed(error.into_failure(), said.take(MAX_DESCRIBE_LOG_LINES).collect())
             })?;
-        let description = ModuleDescription::parse(&text)?;
+        let description = ModuleDescription::parse_new(&text)?;
         self.cache_description(module, &text);
         Ok(description)
     }
@@ -318,7 +320,8 @@ impl ModuleRuntime {
         store.set_epoch_deadline(YIELD_TICKS);
         store.epoch_deadline_async_yield_and_update(YIELD_TICKS);
         let work = async {
-            let instance = module.instance_pre.instantiate_async(&mut store).await?;
+            let code = self.instance_pre(module).map_err(wasmtime::Error::new)?;
+            let instance = code.instantiate_async(&mut store).await?;
             export(&instance, &mut store).await
         };
         tokio::pin!(work);

@@ -11,9 +11,13 @@ use std::{
 };
 
 use hostio::atomic_file::replace_file;
-use journal::{Snapshot, file::MAX_JOURNAL_BYTES, state::AttemptSummary};
+use journal::{Snapshot, file::MAX_JOURNAL_BYTES};
 
-use super::{StateError, attempt_index, journal_files::epoch_of};
+use super::{
+    StateError,
+    attempt_index::{AttemptIndex, INDEX_FILE},
+    journal_files::epoch_of,
+};
 
 /// The folder of the archives.
 pub(super) const ARCHIVE_FOLDER: &str = "archive";
@@ -39,7 +43,7 @@ pub(super) struct Archive {
     /// The state before its first attempt; `None` for the first archive.
     pub(super) before: Option<Snapshot>,
     /// The summaries of its attempts.
-    pub(super) index: Vec<AttemptSummary>,
+    pub(super) index: AttemptIndex,
     /// Its journals: file names and contents, in epoch order.
     pub(super) journals: Vec<(PathBuf, Vec<u8>)>,
 }
@@ -104,10 +108,10 @@ impl Archive {
         let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL)?;
         encoder.include_checksum(true)?;
         let mut tar = tar::Builder::new(encoder);
-        if let Some(snapshot) = self.before.as_ref().and_then(Snapshot::encode) {
+        if let Some(snapshot) = self.before.clone().and_then(Snapshot::encode) {
             append(&mut tar, Path::new(SNAPSHOT_MEMBER), &snapshot)?;
         }
-        append(&mut tar, Path::new(attempt_index::INDEX_FILE), &attempt_index::encode(&self.index))?;
+        append(&mut tar, Path::new(INDEX_FILE), self.index.bytes())?;
         self.journals.iter().try_for_each(|(name, bytes)| append(&mut tar, name, bytes))?;
         tar.into_inner()?.finish()
     }
@@ -131,8 +135,8 @@ impl Archive {
                 Some(SNAPSHOT_MEMBER) => {
                     archive.before = Some(Snapshot::decode_original(&bytes).map_err(|_| invalid())?)
                 }
-                Some(attempt_index::INDEX_FILE) => {
-                    archive.index = attempt_index::decode(&bytes).ok_or_else(invalid)?;
+                Some(INDEX_FILE) => {
+                    archive.index = AttemptIndex::decode(bytes).ok_or_else(invalid)?;
                 }
                 Some(_) if epoch_of(&name).is_some() => archive.journals.push((name, bytes)),
                 Some(_) | None => return Err(invalid()),

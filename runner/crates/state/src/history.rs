@@ -15,13 +15,14 @@ use std::{
 use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
 use hostio::atomic_file::replace_unsynced_file;
 use journal::{
-    JournalError, JournalState, LoadedJournals, Snapshot, StepTarget, event::JournalEntry, state::AttemptSummary,
+    JournalError, JournalState, LoadedJournals, Snapshot, SnapshotHeader, StepTarget, event::JournalEntry,
+    state::AttemptSummary,
 };
 
 use super::{
     StateError, StateStore,
     archive::{Archive, ArchiveRange, archives_in},
-    attempt_index,
+    attempt_index::{AttemptIndex, INDEX_FILE},
     journal_cache::WantedFile,
     journal_files::{epoch_of, ignore_missing, journals_in, read_if_present, remove_if_present},
     lost_lines::BEGUN_FILE,
@@ -171,13 +172,12 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when a file can't be written.
     pub fn record_loaded(&self, loaded: &LoadedJournals, staging: Option<&Path>) -> Result<(), HistoryError> {
-        let history = HistoryFolder::of(self)?;
-        let is_current = history.snapshot().is_some_and(|snapshot| snapshot.state.epoch() == loaded.state.epoch());
+        let is_current = loaded.is_newest_durable;
         if is_current || loaded.state.newer_format.is_some() || loaded.state.epoch() == 0 {
             return Ok(());
         }
         loaded.sync_newest()?;
-        history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, staging)
+        HistoryFolder::of(self)?.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, staging)
     }
 
     /// Writes the snapshot after an attempt that has ended, and adds it to the index. Old journals go into an archive. Does nothing
@@ -186,8 +186,8 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when a file can't be written: the journals still have everything.
     pub fn record_ended(&self, state: &JournalState, staging: Option<&Path>) -> Result<(), HistoryError> {
-        let ended = state.attempts.last().cloned();
-        HistoryFolder::of(self)?.record(state, ended.as_slice(), ARCHIVE_POLICY, staging)
+        let ended = state.attempts.last().map(std::slice::from_ref).unwrap_or_default();
+        HistoryFolder::of(self)?.record(state, ended, ARCHIVE_POLICY, staging)
     }
 }
 
@@ -266,6 +266,10 @@ impl<'a> HistoryFolder<'a> {
         read_snapshot(&self.folder.join(SNAPSHOT_FILE))
     }
 
+    fn snapshot_header(&self) -> Option<SnapshotHeader> {
+        SnapshotHeader::decode(&fs::read(self.folder.join(SNAPSHOT_FILE)).ok()?).ok()
+    }
+
     pub(super) fn load(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
         let snapshot = self.snapshot().filter(|snapshot| {
             let epoch = snapshot.state.epoch();
@@ -304,7 +308,7 @@ impl<'a> HistoryFolder<'a> {
 
     /// Removes the snapshots and the index, which are made again.
     pub(super) fn forget_caches(&self) -> Result<(), StateError> {
-        [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE]
+        [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, INDEX_FILE]
             .iter()
             .try_for_each(|name| remove_if_present(&self.folder.join(name)))
     }
@@ -339,32 +343,35 @@ impl<'a> HistoryFolder<'a> {
     pub(super) fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
         let mut attempts = self.load(|_| {})?.state.attempts;
         if attempts.len() < limit {
-            let (mut index, newest) = (self.index()?, std::mem::take(&mut attempts));
-            attempt_index::merge(&mut index, newest);
-            attempts = index;
+            let index = self.index(self.snapshot_header())?.summaries();
+            prepend(&mut attempts, index.map_or_else(|| self.fold_index(), Ok)?);
         }
         for range in self.archives.iter().rev() {
             if attempts.len() >= limit {
                 break;
             }
-            let mut earlier = self.read_archive(*range)?.index;
-            attempt_index::merge(&mut earlier, std::mem::take(&mut attempts));
-            attempts = earlier;
+            prepend(&mut attempts, self.read_archive(*range)?.index.summaries().unwrap_or_default());
         }
         attempts.reverse();
         attempts.truncate(limit);
         Ok(attempts)
     }
 
-    /// The index of the loose journals: the file's, or else made from the journals.
-    fn index(&self) -> Result<Vec<AttemptSummary>, HistoryError> {
+    /// The index of the loose journals: the file's that the snapshot names, or else made from the journals.
+    fn index(&self, snapshot: Option<SnapshotHeader>) -> Result<AttemptIndex, HistoryError> {
         let archived = self.archives.last().map_or(0, |archive| archive.last);
-        if let Some(snapshot) = self.snapshot()
+        if let Some(snapshot) = snapshot
             && let Some(mut index) = self.index_with_hash(snapshot.index)?
         {
-            index.retain(|summary| summary.header.epoch > archived);
+            // A killed process may have written an archive and no index after it.
+            drop(index.split_until(archived));
             return Ok(index);
         }
+        Ok(AttemptIndex::of(&self.fold_index()?))
+    }
+
+    /// The index of the loose journals, made from them.
+    fn fold_index(&self) -> Result<Vec<AttemptSummary>, HistoryError> {
         let mut loaded = self.archived_state()?;
         // Of the attempts before the base snapshot, it knows the newest ones.
         loaded.summaries = if self.archives.is_empty() { self.base.attempts.clone() } else { Vec::new() };
@@ -373,12 +380,12 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// The index file, if it is the one with this hash.
-    fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<Vec<AttemptSummary>>, StateError> {
-        if let Some(index) = attempt_index::read(&self.folder, hash) {
+    fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<AttemptIndex>, StateError> {
+        if let Some(index) = AttemptIndex::read(&self.folder, hash) {
             return Ok(Some(index));
         }
         self.fetch(&[WantedFile::Index])?;
-        Ok(attempt_index::read(&self.folder, hash))
+        Ok(AttemptIndex::read(&self.folder, hash))
     }
 
     fn recorded_attempt(&self, choice: AttemptChoice) -> Result<Option<RecordedAttempt>, HistoryError> {
@@ -454,14 +461,14 @@ impl<'a> HistoryFolder<'a> {
         staging: Option<&Path>,
     ) -> Result<(), HistoryError> {
         let archived = self.archives.last().map_or(0, |archive| archive.last);
-        let mut index = self.index()?;
-        attempt_index::merge(&mut index, later.iter().filter(|one| one.header.epoch > archived).cloned());
+        let older = self.snapshot_header();
+        let mut index = self.index(older)?;
+        index.merge(later.iter().filter(|one| one.header.epoch > archived));
         self.archive_old_journals(&mut index, archives)?;
-        let lines = attempt_index::encode(&index);
-        let snapshot = Snapshot { state: state.clone(), index: Blake3Hash::of(&lines) };
+        let snapshot = Snapshot { state: state.clone(), index: index.hash() };
         let Some(encoded) = snapshot.encode() else { return Ok(()) };
-        self.place(attempt_index::INDEX_FILE, &lines, staging)?;
-        if self.snapshot().is_some_and(|older| older.state.epoch() < state.epoch()) {
+        self.place(INDEX_FILE, index.bytes(), staging)?;
+        if older.is_some_and(|older| older.epoch < state.epoch()) {
             self.keep_previous_snapshot(staging)?;
         }
         self.place(SNAPSHOT_FILE, &encoded, staging)?;
@@ -496,7 +503,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// Moves the oldest journals into archives, while there are enough of them.
-    fn archive_old_journals(&self, index: &mut Vec<AttemptSummary>, policy: ArchivePolicy) -> Result<(), HistoryError> {
+    fn archive_old_journals(&self, index: &mut AttemptIndex, policy: ArchivePolicy) -> Result<(), HistoryError> {
         self.remove_archived_journals()?;
         let mut loose = self.loose.as_slice();
         let mut before: Option<JournalState> = None;
@@ -508,8 +515,7 @@ impl<'a> HistoryFolder<'a> {
                 None => self.archived_state()?.state,
             };
             let range = ArchiveRange { first: old[0].0, last: old[policy.length - 1].0 };
-            let kept = index.split_off(index.partition_point(|summary| summary.header.epoch <= range.last));
-            let mut archive = Archive { index: std::mem::replace(index, kept), ..Archive::default() };
+            let mut archive = Archive { index: index.split_until(range.last), ..Archive::default() };
             let empty = Blake3Hash::of(&[]);
             archive.before = (start.epoch() > 0).then(|| Snapshot { state: start, index: empty });
             for (_, path) in old {
@@ -544,6 +550,13 @@ impl Archive {
         }
         Ok(loaded)
     }
+}
+
+/// Puts earlier attempts before later ones, without those that are there.
+fn prepend(later: &mut Vec<AttemptSummary>, mut earlier: Vec<AttemptSummary>) {
+    let first = later.first().map_or(u64::MAX, |first| first.header.epoch);
+    earlier.retain(|summary| summary.header.epoch < first);
+    later.splice(..0, earlier);
 }
 
 fn read_snapshot(path: &Path) -> Option<Snapshot> {

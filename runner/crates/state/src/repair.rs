@@ -12,7 +12,7 @@ use journal::{JournalEvent, JournalState, LoadedJournals, StepTarget, line};
 use super::{
     HistoryError, StateError, StateStore,
     archive::ARCHIVE_FOLDER,
-    attempt_index,
+    attempt_index::AttemptIndex,
     history::{ARCHIVE_POLICY, HistoryFolder},
     journal_files::{read_if_present, whole_lines},
     lost_lines::{LOST_FOLDER, keep_lost_lines, note_begun_steps},
@@ -141,7 +141,7 @@ impl HistoryFolder<'_> {
         }
         let is_current = self.snapshot().is_some_and(|snapshot| {
             let read = self.load(|_| {}).is_ok_and(|read| read.state == loaded.state);
-            read && attempt_index::read(&self.folder, snapshot.index).is_some()
+            read && AttemptIndex::read(&self.folder, snapshot.index).is_some()
         });
         let is_outdated = !is_current && loaded.state.epoch() > 0 && loaded.state.newer_format.is_none();
         Ok(is_outdated.then_some(StateFinding::OutdatedSnapshot).into_iter().collect())

@@ -1,7 +1,7 @@
 //! Snapshots: damage is noticed, and journals that do not continue one are not read with it.
 
 use super::*;
-use crate::{Snapshot, SnapshotError};
+use crate::{Snapshot, SnapshotError, SnapshotHeader};
 
 fn snapshot_of(paths: &[PathBuf]) -> Snapshot {
     Snapshot { state: load(paths).unwrap().state, index: Blake3Hash::of(b"index") }
@@ -11,15 +11,19 @@ fn snapshot_of(paths: &[PathBuf]) -> Snapshot {
 fn every_flipped_bit_and_every_truncation_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let snapshot = snapshot_of(&two_attempts(folder.path()));
-    let mut bytes = snapshot.encode().unwrap();
+    let mut bytes = snapshot.clone().encode().unwrap();
     assert_eq!(Snapshot::decode(&bytes).unwrap(), snapshot);
+    let header = SnapshotHeader::decode(&bytes).unwrap();
+    assert_eq!((header.epoch, header.index), (snapshot.state.epoch(), snapshot.index));
     for index in 0..bytes.len() {
         for bit in 0..8 {
             bytes[index] ^= 1 << bit;
             assert!(Snapshot::decode(&bytes).is_err(), "bit {bit} of byte {index}");
+            assert!(SnapshotHeader::decode(&bytes).is_err(), "bit {bit} of byte {index}");
             bytes[index] ^= 1 << bit;
         }
         assert!(Snapshot::decode(&bytes[..index]).is_err(), "cut at {index}");
+        assert!(SnapshotHeader::decode(&bytes[..index]).is_err(), "cut at {index}");
     }
 }
 
@@ -37,6 +41,7 @@ fn a_snapshot_of_another_version_or_format_is_not_used() {
         assert_ne!(changed, json, "{old}");
         let line = format!("{} {changed}\n", Blake3Hash::of(changed.as_bytes()));
         assert!(matches!(Snapshot::decode(line.as_bytes()), Err(SnapshotError::Unsupported(_))), "{changed}");
+        assert!(matches!(SnapshotHeader::decode(line.as_bytes()), Err(SnapshotError::Unsupported(_))), "{changed}");
     }
 }
 

@@ -94,10 +94,10 @@ impl CheckpointStart {
                 HistoryError::State(error) => error,
                 HistoryError::Journal(error) => not_uploaded(error_chain_text(&error)),
             })?;
-            let snapshot = Snapshot { state, index: Blake3Hash::of(&[]) };
+            let snapshot = Snapshot { state: state.clone(), index: Blake3Hash::of(&[]) };
             let encoded =
                 snapshot.encode().ok_or_else(|| not_uploaded("a newer runner wrote an earlier journal".to_owned()))?;
-            Some(EncodedBase { state: snapshot.state, encoded })
+            Some(EncodedBase { state, encoded })
         };
         Ok(Self { first: header.epoch, base })
     }

@@ -119,7 +119,7 @@ fn damage_of_snapshot_and_index_is_noticed_and_healed() {
     let folder = tempfile::tempdir().unwrap();
     let newest = 7;
     (0..newest).for_each(|_| drop(deploy(folder.path())));
-    for name in [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE] {
+    for name in [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, INDEX_FILE] {
         let path = folder.path().join(name);
         let good = fs::read(&path).unwrap();
         let flipped = (0..good.len()).step_by(41).map(|index| {
@@ -140,7 +140,7 @@ fn damage_of_snapshot_and_index_is_noticed_and_healed() {
         deploy(copy.path());
         check(copy.path(), newest + 1);
         let snapshot = open(copy.path()).snapshot().expect("it is there again");
-        assert!(attempt_index::read(copy.path(), snapshot.index).is_some());
+        assert!(AttemptIndex::read(copy.path(), snapshot.index).is_some());
         fs::write(&path, good).unwrap();
     }
 }
@@ -176,6 +176,44 @@ fn whatever_a_kill_leaves_is_finished() {
     }
 }
 
+/// However many attempts there are, recording one reads the newest line of the index.
+#[test]
+fn lines_of_earlier_attempts_are_copied_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    (0..4).for_each(|_| drop(deploy(folder.path())));
+    let [index, snapshot] = [INDEX_FILE, SNAPSHOT_FILE].map(|name| folder.path().join(name));
+    let marked = fs::read_to_string(&index).unwrap().replacen('{', r#"{"future":1,"#, 1);
+    fs::write(&index, &marked).unwrap();
+    let state = Snapshot::decode(&fs::read(&snapshot).unwrap()).unwrap().state;
+    let renewed = Snapshot { state, index: Blake3Hash::of(marked.as_bytes()) };
+    fs::write(&snapshot, renewed.encode().unwrap()).unwrap();
+    deploy(folder.path());
+    check(folder.path(), 5);
+    let lines = fs::read_to_string(&index).unwrap();
+    assert!(lines.starts_with(&marked) && lines.lines().count() == 5, "{lines}");
+    // The next one archives the first four, with the line as it is.
+    deploy(folder.path());
+    check(folder.path(), 6);
+    let archived = Archive::read(&open(folder.path()).archives[0].path(folder.path())).unwrap().index;
+    assert_eq!(String::from_utf8_lossy(archived.bytes()), marked);
+}
+
+#[test]
+fn index_replaces_an_attempt_of_the_same_epoch_and_later_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    (0..3).for_each(|_| drop(deploy(folder.path())));
+    let mut attempts = open(folder.path()).load_all(|_| {}).unwrap().summaries;
+    let mut index = AttemptIndex::of(&attempts);
+    index.merge(&attempts[1..2]);
+    assert_eq!(epochs(&index.summaries().unwrap()), [1, 2]);
+    index.merge(&attempts[2..]);
+    assert_eq!(index, AttemptIndex::of(&attempts));
+    assert_eq!(epochs(&index.split_until(2).summaries().unwrap()), [1, 2]);
+    assert_eq!(index.summaries().unwrap(), attempts.split_off(2));
+    assert_eq!(index.split_until(9).summaries().unwrap().len(), 1);
+    assert_eq!(index, AttemptIndex::default());
+}
+
 #[test]
 fn a_store_reads_its_folder() {
     let root = tempfile::tempdir().unwrap();
@@ -193,7 +231,7 @@ fn a_store_reads_its_folder() {
     store.record_loaded(&loaded, None).unwrap();
     let history = open(store.folder());
     assert_eq!(history.snapshot().unwrap().state.epoch(), 2);
-    assert_eq!(epochs(&history.index().unwrap()), [1, 2]);
+    assert_eq!(epochs(&history.index(history.snapshot_header()).unwrap().summaries().unwrap()), [1, 2]);
 }
 
 /// A former holder's staging directory is gone.
@@ -209,8 +247,7 @@ fn former_holder_replaces_neither_snapshot_nor_index() {
     store.record_ended(&first, Some(&staging)).unwrap();
     let second = attempt(store.folder(), true);
     store.record_ended(&second, Some(&staging)).unwrap();
-    let files =
-        [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE].map(|name| store.folder().join(name));
+    let files = [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, INDEX_FILE].map(|name| store.folder().join(name));
     let before = files.each_ref().map(|path| fs::read(path).unwrap());
     assert_eq!(open(store.folder()).snapshot().unwrap().state.epoch(), 2);
     fs::remove_dir(&staging).unwrap();
