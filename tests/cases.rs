@@ -40,6 +40,7 @@ mod cases {
     mod module_requirements;
     mod other_ci;
     mod pinned_modules;
+    mod plan_files;
     mod preview;
     mod promotion;
     mod readme;

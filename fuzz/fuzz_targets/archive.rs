@@ -3,8 +3,8 @@
 
 use std::sync::OnceLock;
 
-use fetch::archive::fuzz::Room;
+use fetch::archive::fuzz::ArchiveFuzzDir;
 
-static ROOM: OnceLock<Room> = OnceLock::new();
+static DIR: OnceLock<ArchiveFuzzDir> = OnceLock::new();
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ROOM.get_or_init(Room::new).archive(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| DIR.get_or_init(ArchiveFuzzDir::new).check_archive(bytes));

@@ -195,7 +195,7 @@ fn missing_and_binary_plan_files_are_rejected() {
     expect![[r#"
         error[P0201]: can't read the plan deploi.yml
           caused by: No such file or directory (os error 2)
-          hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
+          hint: name the plan with `--plan FILE`, or go to its folder
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     environment.write("deploy.yml", [0xff, 0xfe, 0]);
@@ -204,7 +204,7 @@ fn missing_and_binary_plan_files_are_rejected() {
     expect![[r#"
         error[P0201]: can't read the plan deploy.yml
           caused by: it is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
-          hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
+          hint: name the plan with `--plan FILE`, or go to its folder
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }

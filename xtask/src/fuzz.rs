@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// Longest input of each target, in bytes.
-const TARGETS: [(&str, u32); 4] = [("archive", 16_384), ("expression", 4096), ("journal", 65_536), ("plan", 4096)];
+const TARGETS: [(&str, u32); 5] =
+    [("archive", 16_384), ("expanded", 4096), ("expression", 4096), ("journal", 65_536), ("plan", 4096)];
 
 pub(crate) fn run(target: Option<&str>, seconds: u32) -> Result<()> {
     setup::ensure(&[SetupNeed::CargoFuzz])?;

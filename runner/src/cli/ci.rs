@@ -66,7 +66,7 @@ pub(super) fn has_key() -> bool {
 pub(super) async fn download_journals(args: &PlanSourceArgs, wait: LockWait) -> Result<(), Diagnostic> {
     let Ok(location) = args.location() else { return Ok(()) };
     let store = StateStore::new(&location.state, &location.app, &location.environment);
-    let store = with_checkpoints(store, &args.plan, &location.app, &location.environment, &|_| {})?;
+    let store = with_checkpoints(store, &args.path()?, &location.app, &location.environment, &|_| {})?;
     if !store.is_folder() || store.checkpoints().is_none() {
         return Ok(());
     }
@@ -83,9 +83,9 @@ pub(super) async fn record_nothing_begun(args: &PlanSourceArgs, problems: &[Diag
     if problems.iter().any(is_about_artifacts) {
         return;
     }
-    let Ok(location) = args.location() else { return };
+    let (Ok(plan), Ok(location)) = (args.path(), args.location()) else { return };
     let store = StateStore::new(&location.state, &location.app, &location.environment);
-    let Ok(store) = with_checkpoints(store, &args.plan, &location.app, &location.environment, &|_| {}) else { return };
+    let Ok(store) = with_checkpoints(store, &plan, &location.app, &location.environment, &|_| {}) else { return };
     let Some(checkpoints) = store.checkpoints() else { return };
     checkpoints.record_nothing_begun(NOTHING_BEGUN_TIMEOUT).await;
     if let Some(why) = checkpoints.status().last_error {

@@ -9,7 +9,7 @@ use super::{
     github_high_water_mark::GithubHighWaterMark,
     guards,
     output::CommandOutput,
-    selection,
+    plan_file, selection,
     source::{self, PlanSourceArgs, ReleaseArgs},
     verified_deployment::VerifiedDeployment,
     wait::LockWaitArgs,
@@ -260,7 +260,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     };
     let ending = if github::is_job() { ending.map_err(in_words_of_github)? } else { ending? };
     if let Some(report) = report.borrow_mut().as_mut() {
-        report.finish(&CommandConclusion { exit: ending.exit, error: ending.error.as_ref() });
+        let error = ending.error.as_ref().map(|error| screen.complete(error));
+        report.finish(&CommandConclusion { exit: ending.exit, error: error.as_ref() });
     }
     ending.warnings.into_iter().for_each(|warning| tell(warning));
     if let Some(error) = &ending.error {
@@ -300,7 +301,7 @@ fn interrupted_early(resume_command: &str) -> Diagnostic {
 /// The plan's other environments, if their releases must not be pruned.
 fn siblings(plan: &Plan) -> Result<Vec<SiblingEnvironment>, Vec<Diagnostic>> {
     let others = plan.keep.map(|_| {
-        let args = PlanSourceArgs { plan: plan.source.path.clone(), environment: None };
+        let args = PlanSourceArgs { plan: Some(plan.source.path.clone()), environment: None };
         args.other_environments(&plan.environment)
     });
     Ok(others.transpose()?.unwrap_or_default())
@@ -362,8 +363,8 @@ pub(super) fn command_line(name: &str, local: bool, plan: &PlanSourceArgs) -> St
     if local {
         command += " --local";
     }
-    if plan.plan.as_os_str() != "deploy.yml" {
-        command += &format!(" --plan {}", plan.plan.display());
+    if let Some(option) = plan_file::plan_option(plan.plan.as_deref()) {
+        command += &format!(" {option}");
     }
     if let Some(environment) = &plan.environment {
         command += &format!(" --env {environment}");

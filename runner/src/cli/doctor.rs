@@ -91,12 +91,12 @@ impl Examination<'_> {
     /// Parses the plan, and determines the label of the release. Of a plan with errors, it checks the steps that can be read.
     async fn check_plan(&mut self) -> (Option<Plan>, Option<Label>) {
         let DoctorArgs { plan: source_args, release } = self.args;
-        let label = release.label(&source_args.plan);
+        let label = release.label(source_args);
         // Most errors of a plan do not depend on the label.
         let label_of_plan = label.clone().unwrap_or_else(|_| source::placeholder_label());
         let plan = match source_args.read_for(&label_of_plan) {
             Ok(plan) => {
-                self.passed("plan", format!("{} is valid for {}", source_args.plan.display(), plan.environment));
+                self.passed("plan", format!("{} is valid for {}", plan.source.path.display(), plan.environment));
                 self.screen.mask(plan.secrets.values());
                 Some(plan)
             }

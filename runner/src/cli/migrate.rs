@@ -25,9 +25,9 @@ use state::{LockRequest, StateStore};
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct MigrateArgs {
-    /// The plan file
-    #[arg(long, value_name = "FILE", default_value = "deploy.yml", env = "PAWL_PLAN", hide_env = true, global = true)]
-    plan: PathBuf,
+    /// The plan file; optional if the folder has only one: deploy.yml, pawl.yml or *.pawl.yml
+    #[arg(long, value_name = "FILE", env = "PAWL_PLAN", hide_env = true, global = true)]
+    plan: Option<PathBuf>,
     /// The environment; optional if the plan has only one
     #[arg(long = "env", value_name = "NAME", env = "PAWL_ENVIRONMENT", hide_env = true, global = true)]
     environment: Option<String>,

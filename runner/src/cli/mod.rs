@@ -3,9 +3,13 @@
 //! Only this module reads the environment, knows the terminal, and exits. Each command returns an exit code or errors, which
 //! [`main`] renders.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod attempt_notices;
 mod attempts;
@@ -31,6 +35,7 @@ mod modules;
 mod new_step;
 mod output;
 mod plan;
+mod plan_file;
 mod post;
 mod prune;
 mod resolve;
@@ -50,6 +55,7 @@ use self::{
     deferred::Deferred,
     deploy::SetupMode,
     output::{CommandOutput, OutputPurpose},
+    plan_file::CommandCompletion,
     source::PlanSourceArgs,
 };
 use crate::agent;
@@ -98,7 +104,7 @@ enum CliCommand {
     Logs(Deferred<PlanArgs<logs::LogsArgs>>),
     /// Run a single module
     Step(Deferred<step::StepArgs>),
-    /// List the modules of the plan, and compare them with deploy.lock
+    /// List the modules of the plan, and compare them with the lock file
     Modules(Deferred<PlanArgs<modules::ModulesArgs>>),
     /// Show and preview migrations, and record their outcome
     Migrate(Deferred<migrate::MigrateArgs>),
@@ -113,7 +119,7 @@ enum CliCommand {
     /// Check the state of an environment, or repair it
     #[command(subcommand)]
     State(Deferred<state::StateSubcommand>),
-    /// Print the JSON Schema of deploy.yml
+    /// Print the JSON Schema of a plan
     Schema,
     /// Make the calls of steps for a runner on another machine, which starts it over ssh
     #[command(hide = true)]
@@ -138,15 +144,15 @@ pub fn main() -> ExitCode {
         return sandbox::run_program_guard();
     }
     let hidden = hidden_environment::hide();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (cli, commands) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are not errors; clap writes them to stdout, and the exit code is 0.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { ExitKind::Refused.status() } else { 0 });
         }
     };
-    let screen = CommandOutput::new(&cli.output, purpose(&cli));
+    let screen = CommandOutput::new(&cli.output, purpose(&cli), commands);
     if let Err(error) = hidden {
         let message = format!("programs that steps start can read the runner's environment: {error}");
         screen.stderr_notifier()(Notice::warning(message));
@@ -154,6 +160,20 @@ pub fn main() -> ExitCode {
     let exit = dispatch(cli, &screen).unwrap_or_else(|problems| screen.report_problems(&problems));
     screen.close();
     ExitCode::from(exit.status())
+}
+
+/// Parses the command line. The commands in hints name the plan as it does.
+fn parse() -> Result<(Cli, CommandCompletion), clap::Error> {
+    let mut matches = Cli::command().try_get_matches()?;
+    let commands = CommandCompletion::new(named_plan(&matches));
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
+    Ok((cli, commands))
+}
+
+/// The plan that the command was told to read.
+fn named_plan(matches: &ArgMatches) -> Option<&Path> {
+    let of_subcommand = matches.subcommand().and_then(|(_, below)| named_plan(below));
+    of_subcommand.or_else(|| matches.try_get_one::<PathBuf>("plan").ok()?.map(PathBuf::as_path))
 }
 
 fn purpose(cli: &Cli) -> OutputPurpose {

@@ -1,10 +1,10 @@
-//! `runner modules`: lists the plan's modules, their origins and needs, and compares them with `deploy.lock`.
+//! `runner modules`: lists the plan's modules, their origins and needs, and compares them with its lock file.
 
 use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{output::CommandOutput, source::PlanSourceArgs, xdg_dirs};
+use super::{output::CommandOutput, plan_file::CommandCompletion, source::PlanSourceArgs, xdg_dirs};
 use crate::{
     deploy::{self, ModulePins, PinnedModule},
     report::{self, OutputFormat, json},
@@ -22,7 +22,7 @@ use plan::{
 /// Arguments of `modules`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ModulesArgs {
-    /// Write the current modules to deploy.lock
+    /// Write the current modules to the lock file
     #[arg(long)]
     accept: bool,
 }
@@ -39,6 +39,7 @@ pub(super) async fn run(
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     // The modules do not depend on the release.
     let label: Label = "none".parse().expect("it is a label");
+    let commands = CommandCompletion::new(plan.plan.as_deref());
     let plan = plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
     let pins = deploy::pinned(&plan, xdg_dirs::preflight_options(screen.stderr_notifier())).await?;
@@ -47,13 +48,13 @@ pub(super) async fn run(
     }
     let answer = match screen.format() {
         OutputFormat::Json => json::line(&as_json(&pins, &plan, args.accept)) + "\n",
-        OutputFormat::Text => as_text(&pins, &plan, args.accept),
+        OutputFormat::Text => as_text(&pins, &plan, args.accept, &commands),
     };
     report::write_answer(out, &answer).map_err(|error| vec![error])?;
     Ok(ExitKind::Success)
 }
 
-fn as_text(pins: &ModulePins, plan: &Plan, accepted: bool) -> String {
+fn as_text(pins: &ModulePins, plan: &Plan, accepted: bool, commands: &CommandCompletion) -> String {
     let mut lines = String::new();
     for listed in pins.list() {
         let PinnedModule { name, pin, status: standing } = &listed;
@@ -82,7 +83,10 @@ fn as_text(pins: &ModulePins, plan: &Plan, accepted: bool) -> String {
     let _ = match (accepted, is_lockfile_current(pins)) {
         (true, _) => writeln!(lines, "wrote {file}: commit it"),
         (false, true) => writeln!(lines, "{file} matches all modules"),
-        (false, false) => writeln!(lines, "run `runner modules --accept` to write {file} like this"),
+        (false, false) => {
+            let advice = format!("run `runner modules --accept` to write {file} like this");
+            writeln!(lines, "{}", commands.text(&advice))
+        }
     };
     lines
 }

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::github::{self, JobSummaryFile};
+use super::{
+    github::{self, JobSummaryFile},
+    plan_file::CommandCompletion,
+};
 use crate::report::{
     self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, OutputFormat,
     TerminalReporter, Verbosity,
@@ -56,6 +59,8 @@ pub(super) struct CommandOutput {
     /// The log of the job, if this process is part of one.
     workflow: Option<WorkflowOutput>,
     purpose: OutputPurpose,
+    /// What the commands in hints lack.
+    commands: CommandCompletion,
 }
 
 /// The purpose of a command's output.
@@ -68,7 +73,7 @@ pub(super) enum OutputPurpose {
 }
 
 impl CommandOutput {
-    pub(super) fn new(args: &OutputArgs, purpose: OutputPurpose) -> Self {
+    pub(super) fn new(args: &OutputArgs, purpose: OutputPurpose, commands: CommandCompletion) -> Self {
         let is_terminal =
             std::io::stderr().is_terminal() && super::source::env_variable("TERM").as_deref() != Some("dumb");
         let no_color = super::source::env_variable("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -89,6 +94,7 @@ impl CommandOutput {
             format: form,
             workflow,
             purpose,
+            commands,
             verbosity: match (args.quiet, args.verbose || github::is_debug()) {
                 (true, _) => Verbosity::Quiet,
                 (false, true) => Verbosity::Verbose,
@@ -152,8 +158,9 @@ impl CommandOutput {
         match self.format {
             OutputFormat::Text => self.stderr_notifier(),
             OutputFormat::Json => {
-                let workflow = self.workflow.clone();
+                let (workflow, commands) = (self.workflow.clone(), self.commands.clone());
                 Arc::new(move |notice| {
+                    let notice = commands.notice(notice);
                     workflow.iter().for_each(|workflow| workflow.annotate(&notice));
                     // A closed output is not a reason to stop.
                     let _ = writeln!(std::io::stdout(), "{}", json::line(&json::notice(&notice)));
@@ -165,7 +172,9 @@ impl CommandOutput {
     /// The handler of notices next to a command's answer: they go to standard error.
     pub(super) fn stderr_notifier(&self) -> NoticeHandler {
         let (verbosity, color, workflow) = (self.verbosity, self.color, self.workflow.clone());
+        let commands = self.commands.clone();
         Arc::new(move |notice| {
+            let notice = commands.notice(notice);
             let is_shown = verbosity > Verbosity::Quiet || notice.severity != NoticeSeverity::Note;
             match &workflow {
                 Some(workflow) => {
@@ -183,8 +192,14 @@ impl CommandOutput {
         })
     }
 
+    /// An error whose hint names the plan where a command needs it.
+    pub(super) fn complete(&self, diagnostic: &Diagnostic) -> Diagnostic {
+        self.commands.diagnostic(diagnostic)
+    }
+
     /// Shows an error.
     pub(super) fn show_error(&self, diagnostic: &Diagnostic) {
+        let diagnostic = &self.complete(diagnostic);
         match &self.workflow {
             Some(workflow) => workflow.error(diagnostic, self.color),
             None => {
@@ -197,6 +212,7 @@ impl CommandOutput {
 
     /// Shows the errors that kept a command from starting. The first one determines the exit code.
     pub(super) fn report_problems(&self, problems: &[Diagnostic]) -> ExitKind {
+        let problems: Vec<_> = problems.iter().map(|problem| self.complete(problem)).collect();
         problems.iter().for_each(|problem| self.show_error(problem));
         let Some(first) = problems.first() else { return ExitKind::Bug };
         if self.is_json() {
@@ -206,7 +222,7 @@ impl CommandOutput {
         }
         if self.purpose == OutputPurpose::Deployment {
             if let Some(page) = JobSummaryFile::of_job() {
-                let text = report::github::render_problems_page(first.exit, problems, page.remaining_bytes());
+                let text = report::github::render_problems_page(first.exit, &problems, page.remaining_bytes());
                 page.append(&text).into_iter().for_each(|notice| self.notifier()(notice));
             }
             self.set_job_outputs(&[("result", &github::result_output(first.exit))]);

@@ -33,8 +33,9 @@ pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitK
         tell(Notice::note("nothing to do: this is not a GitHub job"));
         return Ok(ExitKind::Success);
     }
-    let location = match args.plan.location() {
-        Ok(location) => location,
+    let location = args.plan.path().map_err(|error| vec![error]).and_then(|path| Ok((path, args.plan.location()?)));
+    let (path, location) = match location {
+        Ok(found) => found,
         // A later step may have changed the work tree. An invalid plan was reported by the deployment itself.
         Err(problems) => {
             let why = problems.first().map_or_else(String::new, |problem| problem.message.clone());
@@ -49,7 +50,7 @@ pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitK
     if !store.is_folder() {
         release_orphaned_lock(&store, &|notice| tell(notice));
     }
-    let store = match ci::with_checkpoints(store, &args.plan.plan, &location.app, &location.environment, &|_| {}) {
+    let store = match ci::with_checkpoints(store, &path, &location.app, &location.environment, &|_| {}) {
         Ok(store) => store,
         Err(problem) => {
             tell(Notice::warning(format!("could not upload the journal after the deployment: {}", problem.message)));

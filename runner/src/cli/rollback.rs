@@ -43,9 +43,9 @@ pub(super) struct RollbackArgs {
 /// Arguments of `promote`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PromoteArgs {
-    /// The plan file
-    #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml")]
-    plan: std::path::PathBuf,
+    /// The plan file; optional if the folder has only one: deploy.yml, pawl.yml or *.pawl.yml
+    #[arg(long = "plan", value_name = "FILE", env = "PAWL_PLAN", hide_env = true)]
+    plan: Option<std::path::PathBuf>,
     /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,

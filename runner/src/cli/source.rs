@@ -14,14 +14,15 @@ use plan;
 use plan::{Plan, PlanRequest, PlanSource};
 use state::StateStore;
 
+use super::plan_file;
 use crate::deploy::{PreflightOptions, SiblingEnvironment, UnresolvedPlan};
 
 /// The options for plan and environment.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PlanSourceArgs {
-    /// The plan file
-    #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml", env = "PAWL_PLAN", hide_env = true)]
-    pub(super) plan: PathBuf,
+    /// The plan file; optional if the folder has only one: deploy.yml, pawl.yml or *.pawl.yml
+    #[arg(long = "plan", value_name = "FILE", env = "PAWL_PLAN", hide_env = true)]
+    pub(super) plan: Option<PathBuf>,
     /// The environment; optional if the plan has only one
     #[arg(long = "env", value_name = "NAME", env = "PAWL_ENVIRONMENT", hide_env = true)]
     pub(super) environment: Option<String>,
@@ -64,14 +65,9 @@ pub(super) fn release_commit(plan: &PlanSourceArgs, release: &ReleaseArgs) -> Op
     if release.release.is_some() || ci.is_some() {
         return ci.filter(|commit| !commit.is_empty());
     }
-    let git = Command::new("git").arg("-C").arg(plan_folder(&plan.plan)).args(["rev-parse", "HEAD"]).output().ok()?;
+    let git = Command::new("git").arg("-C").arg(plan.folder()).args(["rev-parse", "HEAD"]).output().ok()?;
     let commit = String::from_utf8(git.stdout).ok().filter(|_| git.status.success())?;
     Some(commit.trim().to_owned())
-}
-
-/// The folder of a plan, as an argument for other programs.
-fn plan_folder(plan: &Path) -> &Path {
-    plan.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The page of this job, if the CI names it.
@@ -84,13 +80,27 @@ pub(super) fn job_url() -> Option<String> {
 }
 
 impl PlanSourceArgs {
+    /// The plan file: the named one, or else the only one of this folder.
+    ///
+    /// # Errors
+    /// P0201 when there is none, P0235 when there are several.
+    pub(super) fn path(&self) -> Result<PathBuf, Diagnostic> {
+        self.plan.clone().map_or_else(plan_file::find_plan, Ok)
+    }
+
+    /// The folder of the plan, as an argument for other programs.
+    fn folder(&self) -> &Path {
+        let folder = self.plan.as_deref().and_then(Path::parent);
+        folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
     /// Reads the text of the plan.
     pub(super) fn source(&self) -> Result<PlanSource, Diagnostic> {
-        let path = &self.plan;
+        let path = &self.path()?;
         let unreadable = |why: &dyn std::fmt::Display| {
             Diagnostic::new(ErrorCode::PlanUnreadable, format!("can't read the plan {}", path.display()))
                 .with_cause(why)
-                .with_hint("name it with `--plan FILE`, or go to the folder of your deploy.yml")
+                .with_hint("name the plan with `--plan FILE`, or go to its folder")
         };
         let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
         let text = String::from_utf8(bytes).map_err(|error| unreadable(&format!("it is not UTF-8: {error}")))?;
@@ -102,7 +112,7 @@ impl PlanSourceArgs {
     /// Parses the plan for its environment, and returns it with the release label. The errors of the plan come before that of
     /// a missing label.
     pub(super) fn plan(&self, release: &ReleaseArgs) -> Result<(Plan, Label), Vec<Diagnostic>> {
-        match release.label(&self.plan) {
+        match release.label(self) {
             Ok(label) => Ok((self.plan_for(&label)?, label)),
             Err(missing) => {
                 let problems = self.plan_for(&placeholder_label()).err();
@@ -118,7 +128,7 @@ impl PlanSourceArgs {
         release: &ReleaseArgs,
         options: PreflightOptions,
     ) -> Result<(Plan, Label), Vec<Diagnostic>> {
-        let label = release.label(&self.plan);
+        let label = release.label(self);
         let label_of_plan = label.clone().unwrap_or_else(|_| placeholder_label());
         let problems = match (self.read_for(&label_of_plan), label) {
             (Ok(plan), Ok(label)) => return Ok((plan, label)),
@@ -214,10 +224,10 @@ impl UnreadPlan {
 
 impl ReleaseArgs {
     /// The requested label, or that of the commit in the plan's folder.
-    pub(super) fn label(&self, plan: &Path) -> Result<Label, Diagnostic> {
+    pub(super) fn label(&self, plan: &PlanSourceArgs) -> Result<Label, Diagnostic> {
         let text = match &self.release {
             Some(text) => text.clone(),
-            None => git_describe(plan)?,
+            None => git_describe(plan.folder())?,
         };
         text.parse().map_err(|error: contract::NameError| {
             Diagnostic::new(ErrorCode::InvalidRelease, error.to_string())
@@ -231,8 +241,7 @@ pub(super) fn placeholder_label() -> Label {
     "none".parse().expect("`none` is a label")
 }
 
-fn git_describe(plan: &Path) -> Result<String, Diagnostic> {
-    let folder = plan_folder(plan);
+fn git_describe(folder: &Path) -> Result<String, Diagnostic> {
     let unknown = |why: String| {
         Diagnostic::new(ErrorCode::UnknownRelease, "no release was given, and `git describe` failed")
             .with_cause(why)

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{
     attempts::summary_json,
+    plan_file::CommandCompletion,
     source::{self, PlanSourceArgs},
     why,
 };
@@ -79,6 +80,7 @@ struct EnvironmentView<'a> {
     open_step: Option<(StepTarget, Timestamp)>,
     /// What is live without a record.
     unrecorded: Option<UnrecordedRelease>,
+    commands: CommandCompletion,
 }
 
 impl<'a> EnvironmentView<'a> {
@@ -102,7 +104,8 @@ impl<'a> EnvironmentView<'a> {
         let (lock, standing) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
         let step_targets = [planned, others].concat();
         let unrecorded = unrecorded_release(plan, environment, &state);
-        Ok(Self { environment, state, step_targets, lock, lock_status: standing, open_step, unrecorded })
+        let commands = CommandCompletion::new(plan.plan.as_deref());
+        Ok(Self { environment, state, step_targets, lock, lock_status: standing, open_step, unrecorded, commands })
     }
 
     /// The attempt that is running, by the evidence of the lock.
@@ -149,7 +152,7 @@ impl<'a> EnvironmentView<'a> {
             let JournalHeader { run, release, .. } = &unfinished.header;
             let stands = unfinished.failed_step.as_ref().map(|place| format!(" is at {place}")).unwrap_or_default();
             let way = match &unfinished.command {
-                Some(order) => format!("run `runner {order}` again"),
+                Some(order) => self.commands.text(&format!("run `runner {order}` again")),
                 None => format!("deploy {} again", release.label),
             };
             row("unfinished", &format!("run {run}{stands}; to continue, {way}"));
@@ -203,7 +206,7 @@ impl<'a> EnvironmentView<'a> {
         }
         if let Some(unrecorded) = &self.unrecorded {
             let advice = "`runner import --local --release LABEL` takes it into the history";
-            return format!("unknown: {}; {advice}", unrecorded.description());
+            return format!("unknown: {}; {}", unrecorded.description(), self.commands.text(advice));
         }
         if head.is_mixed() {
             let shown = head.live_on.iter().map(|(target, release)| {

@@ -9,7 +9,7 @@ use super::{
     deploy::{self, DeployRequest},
     guards,
     output::CommandOutput,
-    selection, source,
+    plan_file, selection, source,
     wait::LockWaitArgs,
     xdg_dirs,
 };
@@ -74,7 +74,7 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
     let source = PlanSource { path: "(command line)".into(), folder, text: text.into() };
     let request = PlanRequest { environment: None, release: &label, env: &source::env_variable };
     let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
-    let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
+    let again = plan_file::command_of_process();
     // There is no plan file, so there is no lock file next to it.
     let setting =
         PreflightOptions { pin_policy: PinPolicy::Disabled, ..xdg_dirs::preflight_options(screen.notifier()) };

@@ -59,7 +59,7 @@ impl ModulePins {
         pinning: PinPolicy,
         module: impl Fn(&PlanStep) -> Option<&'m (LoadedModule, ModuleDescription)>,
     ) -> Result<Self, Diagnostic> {
-        let path = plan.source.path.with_extension("lock");
+        let path = plan.source.lockfile_path();
         let found = match pinning {
             PinPolicy::Disabled => None,
             PinPolicy::AddNew | PinPolicy::Frozen => read_lockfile(&path)?,

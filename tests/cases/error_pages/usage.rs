@@ -36,6 +36,13 @@ fn p0201_unreadable_plan() {
 }
 
 #[test]
+fn p0235_several_plans() {
+    let environment = packed();
+    environment.write("shop.pawl.yml", environment.read("deploy.yml"));
+    check_page("P0235", &environment, DEPLOY);
+}
+
+#[test]
 fn p0202_resource_that_is_not_ready() {
     let environment = packed();
     fs::remove_dir_all(environment.path("migrations")).unwrap();

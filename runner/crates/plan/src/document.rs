@@ -133,6 +133,7 @@ fn read(
     scope.secrets = secrets::read(&fields, &environments, chosen, request.env, problems);
     scope.secrets_in = secrets::declared_elsewhere(&environments, chosen);
     let state = state_location::read(&fields, &scope, source, request.env, problems);
+    let after_state = preceding_state(source, request, &fields, &environments, chosen);
     let url = match chosen.url {
         Some(node) => Some(environments::url(node, &chosen.name, &scope, problems)?),
         None => None,
@@ -183,6 +184,7 @@ fn read(
         app: app?,
         environment: chosen.name.clone(),
         after: chosen.after.clone(),
+        after_state,
         url,
         ssh: ssh?,
         state: state?,
@@ -213,6 +215,20 @@ fn step_context<'a>(
     });
     let hosts = hosts.collect();
     StepContext { source, groups, local, hosts }
+}
+
+/// The state of the environment that comes before; none if there is none, or if its variables can't be looked up here.
+fn preceding_state<'n>(
+    source: &PlanSource,
+    request: &PlanRequest<'_>,
+    fields: &MappingFields<'n>,
+    environments: &[DeclaredEnvironment<'n>],
+    chosen: &DeclaredEnvironment<'n>,
+) -> Option<StateLocation> {
+    let preceding = environments.iter().find(|other| Some(&other.name) == chosen.after.as_ref())?;
+    let mut problems = PlanErrorCollector::default();
+    let scope = scope(source, request.release, request.env, fields, environments, preceding, &mut problems);
+    state_location::read(fields, &scope, source, request.env, &mut problems)
 }
 
 /// The passwords in database URLs. A password must be redacted by itself too, also if the whole URL is a secret.

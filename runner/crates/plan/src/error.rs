@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: rendering, and any value of a secret.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, path::PathBuf};
 
 use contract::{
     diagnostic::{Diagnostic, SourceExcerpt},
@@ -86,6 +86,12 @@ impl PlanErrors {
 }
 
 impl PlanSource {
+    /// The lock file of the plan, beside it: `deploy.lock` for `deploy.yml`, `shop.pawl.lock` for `shop.pawl.yml`.
+    #[must_use]
+    pub fn lockfile_path(&self) -> PathBuf {
+        self.path.with_extension("lock")
+    }
+
     pub(super) fn error_at(
         &self,
         code: ErrorCode,

@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use serde_json::{Value, json};
+
 use super::{
-    Plan, PlanRequest, PlanSource, environments,
+    ArgumentPattern, EnvGrant, Plan, PlanRequest, PlanSource, PlanStep, StepGrants, environments,
     error::PlanErrors,
     expression::{self, TemplatePart},
     locate_history,
@@ -18,14 +20,7 @@ use contract::diagnostic::Diagnostic;
 #[must_use]
 pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
     let Ok(text) = str::from_utf8(bytes) else { return Vec::new() };
-    let source =
-        PlanSource { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) };
-    let env = |name: &str| match name {
-        "EMPTY" => Some(String::new()),
-        "TRICK" => Some("${{ secrets.TOKEN }}".to_owned()),
-        name => (name.len() % 3 != 0).then(|| format!("sqlite:{name}.db")),
-    };
-    let release = "v1.10".parse().expect("it is a label");
+    let source = source(text);
     let mut diagnostics = Vec::new();
     let mut failed = |errors: &PlanErrors| {
         assert!(!errors.errors.is_empty(), "refused without a reason");
@@ -35,7 +30,7 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
         diagnostics.extend(errors.diagnostics());
     };
     for environment in [None, Some("test")] {
-        match Plan::parse(source.clone(), &PlanRequest { environment, release: &release, env: &env }) {
+        match parse(text, environment) {
             Ok(plan) => {
                 for step in &plan.steps {
                     assert_eq!(text[step.span.clone()].trim_matches(['"', '\'']), step.id.to_string());
@@ -44,7 +39,7 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
                     let _ = step.config(&[].into(), &run, AttemptNumber::FIRST);
                 }
                 assert!(
-                    locate_history(&source, environment, &env).is_ok(),
+                    locate_history(&source, environment, &variable).is_ok(),
                     "the state of a valid plan cannot be located"
                 );
             }
@@ -55,6 +50,85 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
         failed(&errors);
     }
     diagnostics
+}
+
+/// Parses `bytes` as a plan, writes its long form, and parses that.
+///
+/// # Panics
+/// When the long form is no plan, has another long form, or grants a step something else.
+pub fn expanded(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    for environment in [None, Some("test")] {
+        let Ok(plan) = parse(text, environment) else { continue };
+        let long = plan.expanded_text();
+        let again = parse(&long, Some(plan.environment.as_str()))
+            .unwrap_or_else(|errors| panic!("the long form is no plan: {errors}\n{long}"));
+        assert_eq!(again.expanded_text(), long);
+        assert_eq!(steps(&plan).count(), steps(&again).count());
+        for (step, repeated) in steps(&plan).zip(steps(&again)) {
+            assert_eq!((&step.id, &step.uses), (&repeated.id, &repeated.uses));
+            assert_eq!(granted(&step.grants), granted(&repeated.grants), "step {} of {long}", step.id);
+        }
+    }
+}
+
+fn parse(text: &str, environment: Option<&str>) -> Result<Plan, PlanErrors> {
+    let release = "v1.10".parse().expect("it is a label");
+    Plan::parse(source(text), &PlanRequest { environment, release: &release, env: &variable })
+}
+
+fn source(text: &str) -> PlanSource {
+    PlanSource { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) }
+}
+
+/// The environment in which plans are parsed.
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "EMPTY" => Some(String::new()),
+        "TRICK" => Some("${{ secrets.TOKEN }}".to_owned()),
+        name => (name.len() % 3 != 0).then(|| format!("sqlite:{name}.db")),
+    }
+}
+
+fn steps(plan: &Plan) -> impl Iterator<Item = &PlanStep> {
+    plan.setup.iter().chain(plan.all_steps())
+}
+
+/// What is granted, whatever the plan calls it. Lists have the order of the long form. The password in the URL of a database is
+/// not compared: the long form does not have it.
+pub(crate) fn granted(grants: &StepGrants) -> Value {
+    let sorted = |mut items: Vec<Value>| {
+        items.sort_by_key(Value::to_string);
+        items
+    };
+    let dirs = grants.dirs.iter().map(|(name, dir)| json!([name, dir.path, format!("{:?}", dir.access)]));
+    let http = grants.http.iter().map(|grant| {
+        let headers: Vec<_> = grant.headers.iter().map(|(name, text)| json!([name, text.value.reveal()])).collect();
+        json!([grant.origin(), grant.methods, format!("{:?}", grant.network), headers])
+    });
+    let programs = grants.programs.iter().map(|grant| {
+        let pattern = |pattern: &ArgumentPattern| match pattern {
+            ArgumentPattern::Exact(text) => json!({ "exact": text }),
+            ArgumentPattern::AnyOne | ArgumentPattern::AnyRest => pattern.written().into(),
+        };
+        grant.arguments.iter().map(pattern).collect::<Value>()
+    });
+    let env = grants.env.iter().map(|(name, grant)| match grant {
+        EnvGrant::Set(text) => json!([name, text.value.reveal()]),
+        EnvGrant::SetByStep => json!([name]),
+    });
+    let databases = grants.databases.iter().map(|(name, grant)| json!([name, grant.url.written]));
+    let secrets = grants.secrets.iter();
+    json!({
+        "dirs": dirs.collect::<Value>(),
+        "http": sorted(http.collect()),
+        "tcp": sorted(grants.tcp.iter().map(|address| address.as_str().into()).collect()),
+        "databases": databases.collect::<Value>(),
+        "programs": sorted(programs.collect()),
+        "env": env.collect::<Value>(),
+        "sockets": grants.sockets.iter().map(|(name, path)| json!([name, path])).collect::<Value>(),
+        "secrets": secrets.map(|(name, grant)| json!([name, grant.value.reveal(), format!("{:?}", grant.access)])).collect::<Value>(),
+    })
 }
 
 /// Parses `bytes` as a string with lookups; after a NUL follows its source in the plan.
@@ -104,7 +178,9 @@ mod tests {
     #[test]
     fn the_corpus_holds() {
         testing::corpus::replay("expression", super::expression);
+        testing::corpus::replay("expanded", super::expanded);
         testing::corpus::replay("plan", |bytes| {
+            super::expanded(bytes);
             for diagnostic in super::plan(bytes) {
                 assert!(render_diagnostic(&diagnostic, ColorMode::Off).starts_with("error[P01"));
             }

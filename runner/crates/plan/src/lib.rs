@@ -46,7 +46,9 @@ mod state_location;
 mod step;
 #[cfg(test)]
 mod tests;
+mod type_hint;
 mod wire;
+mod written_grants;
 mod yaml;
 
 pub use document::{HistoryLocation, environments, locate_history};
@@ -57,6 +59,8 @@ pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
+pub use type_hint::flow_scalar;
+pub use written_grants::{WrittenGrantForm, WrittenGrants};
 
 /// The environment and release that a plan is parsed for.
 pub struct PlanRequest<'a> {
@@ -71,7 +75,7 @@ pub struct PlanRequest<'a> {
 /// The search path of granted programs if the plan sets none.
 pub const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// `deploy.yml`, parsed and validated for one environment and one release.
+/// A plan, parsed and validated for one environment and one release.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The text of the plan, which the spans of steps refer to.
@@ -82,6 +86,8 @@ pub struct Plan {
     pub environment: EnvironmentName,
     /// `after:` of that environment: the environment in which a release must be verified first.
     pub after: Option<EnvironmentName>,
+    /// The location of that environment's journals and lock, if it is known here.
+    pub after_state: Option<StateLocation>,
     /// The web address of the environment, for links.
     pub url: Option<String>,
     /// How ssh is called for the environment's hosts.
@@ -255,6 +261,12 @@ pub struct PlanStep {
     /// The byte ranges of `with` and its values, by JSON pointer (`` for `with` itself), for errors.
     #[serde(skip)]
     pub with_spans: BTreeMap<String, Range<usize>>,
+    /// The byte ranges of the keys in `with`, by JSON pointer to their values, for errors.
+    #[serde(skip)]
+    pub with_key_spans: BTreeMap<String, Range<usize>>,
+    /// How its `grants:` are written, for hints.
+    #[serde(skip)]
+    pub written_grants: WrittenGrants,
 }
 
 impl Plan {
@@ -278,6 +290,7 @@ impl Plan {
             app: "host".parse().expect("`host` is a name"),
             environment: "host".parse().expect("`host` is a name"),
             after: None,
+            after_state: None,
             url: None,
             ssh: SshOptions::default(),
             state: StateLocation::Dir(PathBuf::from("/")),

@@ -1,4 +1,4 @@
-//! Refuses directories through which a step could write what decides about it: the state folder, the plan, deploy.lock, and the
+//! Refuses directories through which a step could write what decides about it: the state folder, the plan, its lock file, and the
 //! key of the module cache.
 //!
 //! Paths are compared after all links are resolved. Deliberately absent: programs and sockets, which the plan marks with
@@ -13,7 +13,7 @@ use sandbox::UserPaths;
 /// A file or folder that no step may write to.
 struct ProtectedPath {
     /// Its name in messages.
-    name: &'static str,
+    name: String,
     path: PathBuf,
     /// It itself, and what it leads to.
     resolved_paths: Vec<PathBuf>,
@@ -51,15 +51,24 @@ fn protected_paths(plan: &Plan, user_paths: &UserPaths) -> Vec<ProtectedPath> {
         StateLocation::Dir(path) => ("the state folder", path.join(plan.app.as_str())),
         StateLocation::Remote(remote) => ("the local copy of the state", remote.cache.clone()),
     };
-    let plan_file = plan.source.path.file_name().map(|name| ("the plan", folder.join(name)));
-    let key_folder = user_paths.state_dir.clone().map(|path| ("the runner's own files", path));
-    let all = plan_file.into_iter().chain([("deploy.lock", folder.join("deploy.lock")), (state_name, state)]);
-    let protected = |(name, path): (&'static str, PathBuf)| ProtectedPath {
+    let file = |path: &Path| path.file_name().map(|name| folder.join(name));
+    let plan_file = file(&plan.source.path).map(|path| ("the plan".to_owned(), path));
+    // `runner step` has no plan file; the lock file is that of the folder's plan then.
+    let has_file = plan_file.as_ref().is_some_and(|(_, path)| path.exists());
+    let lock_file = if has_file { file(&plan.source.lockfile_path()) } else { Some(folder.join("deploy.lock")) };
+    let lock_file = lock_file.map(|path| (file_name(&path), path));
+    let key_folder = user_paths.state_dir.clone().map(|path| ("the runner's own files".to_owned(), path));
+    let all = plan_file.into_iter().chain(lock_file).chain([(state_name.to_owned(), state)]);
+    let protected = |(name, path): (String, PathBuf)| ProtectedPath {
         name,
         resolved_paths: vec![resolve_parent(&path), resolve(&path)],
         path,
     };
     all.chain(key_folder).map(protected).collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// The protected paths that one writable directory reaches.
@@ -85,7 +94,7 @@ impl<'a> ReachedPaths<'a> {
     }
 
     fn diagnostic(&self, plan: &Plan, step: &PlanStep, name: &str, span: std::ops::Range<usize>) -> Diagnostic {
-        let names: Vec<_> = self.reached.iter().map(|(protected, _)| protected.name).collect();
+        let names: Vec<_> = self.reached.iter().map(|(protected, _)| protected.name.as_str()).collect();
         let message = format!("directory `{name}` lets step `{}` write to {}", step.id, join(&names));
         let (first, overlap) = self.reached[0];
         let shown = super::relative_to(&plan.source.folder, &first.path);

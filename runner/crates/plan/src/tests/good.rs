@@ -62,6 +62,7 @@ fn the_example_is_parsed() {
                 ): DirGrant {
                     path: "/plans/shop/deploy/test",
                     access: ReadWrite,
+                    is_relative: true,
                     source: Step,
                 },
                 GrantName(
@@ -69,6 +70,7 @@ fn the_example_is_parsed() {
                 ): DirGrant {
                     path: "/plans/shop/dist",
                     access: ReadOnly,
+                    is_relative: true,
                     source: Step,
                 },
             },
@@ -91,6 +93,7 @@ fn the_example_is_parsed() {
                 ): DirGrant {
                     path: "/plans/shop/migrations",
                     access: ReadOnly,
+                    is_relative: true,
                     source: Step,
                 },
             },
@@ -122,6 +125,7 @@ fn the_example_is_parsed() {
                 ): DirGrant {
                     path: "/plans/shop/deploy/test",
                     access: ReadWrite,
+                    is_relative: true,
                     source: Step,
                 },
             },
@@ -240,6 +244,7 @@ steps:
                 ): DirGrant {
                     path: "/a:b",
                     access: ReadOnly,
+                    is_relative: false,
                     source: Step,
                 },
                 GrantName(
@@ -247,6 +252,7 @@ steps:
                 ): DirGrant {
                     path: "/",
                     access: ReadWrite,
+                    is_relative: false,
                     source: Step,
                 },
                 GrantName(
@@ -254,6 +260,7 @@ steps:
                 ): DirGrant {
                     path: "/other/x",
                     access: ReadWrite,
+                    is_relative: true,
                     source: Step,
                 },
             },

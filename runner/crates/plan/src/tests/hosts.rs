@@ -191,7 +191,7 @@ steps:
                |
             13 |   b: { on: { hosts: web, once: yes } }
                |                                ^^^ this is a string
-              hint: write `true` or `false`; see docs/plan.md
+              hint: write `true` or `false`
 
             error[P0108]: `host.name` has no value: the step runs on no host
               --> deploy.yml:14:20
@@ -267,7 +267,28 @@ fn what_is_relative_to_the_plan_is_not_on_another_host() {
     assert_eq!(relative, [false, true]);
     check(
         &plan("dirs: { app: ./app }, databases: { main: \"sqlite:shop.db\" }, programs: [[./build.sh]]"),
-        expect![[""]],
+        expect![[r#"
+            error[P0118]: step `a` runs a program of the plan's folder, and the step runs on `deploy@10.0.0.7`
+             --> deploy.yml:5:3
+              |
+            5 |   a: { on: web, uses: run, trust: host, with: { program: make }, grants: { dirs: {…
+              |   ^ not there
+              hint: name a program of the host: `/usr/bin/make`, or one on its `PATH`
+
+            error[P0115]: directory `app` of step `a` is relative to the plan, and the step runs on `deploy@10.0.0.7`
+             --> deploy.yml:5:89
+              |
+            5 | …rust: host, with: { program: make }, grants: { dirs: { app: ./app }, databases: { main: "sqlite:shop.db" }, programs: [[./build.sh]] } }
+              |                                                              ^^^^^ not there
+              hint: write an absolute path, such as `/srv/shop`; or add `:ro`: then its files are sent to the host
+
+            error[P0115]: database `main` is relative to the plan, and the step runs on `deploy@10.0.0.7`
+             --> deploy.yml:5:117
+              |
+            5 | … make }, grants: { dirs: { app: ./app }, databases: { main: "sqlite:shop.db" }, programs: [[./build.sh]] } }
+              |                                                              ^^^^^^^^^^^^^^^^ not there
+              hint: write an absolute path: `sqlite:/srv/shop/shop.db`
+        "#]],
     );
 }
 
@@ -281,6 +302,20 @@ fn ssh_has_its_files_beside_the_plan() {
     assert_eq!(plan.ssh.known_hosts.as_deref(), Some(std::path::Path::new("/etc/known")));
     check(
         "version: 1\napp: shop\nenvironments: { prod: { ssh: { config: \"\", key: x } } }\nsteps: { pull: {} }\n",
-        expect![[""]],
+        expect![[r#"
+            error[P0118]: `config` of `ssh` is no path: it is empty
+             --> deploy.yml:3:40
+              |
+            3 | environments: { prod: { ssh: { config: "", key: x } } }
+              |                                        ^^ invalid path
+              hint: write a path, relative to the plan's folder
+
+            error[P0104]: `ssh` has no key `key`
+             --> deploy.yml:3:44
+              |
+            3 | environments: { prod: { ssh: { config: "", key: x } } }
+              |                                            ^^^ unknown key
+              hint: use one of `config`, `known-hosts`
+        "#]],
     );
 }
