@@ -24,7 +24,9 @@ fn satisfies(keywords: &Map<String, Value>, keyword: &str, operand: &Value, valu
         annotation if annotation.starts_with("x-") => true,
         "type" => match operand {
             Value::Array(names) => names.iter().any(|name| has_type(name, value)),
-            name => has_type(name, value),
+            name @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+                has_type(name, value)
+            }
         },
         "enum" => operand.as_array().is_some_and(|allowed| allowed.contains(value)),
         "minLength" => match (operand.as_u64(), value) {

@@ -35,4 +35,5 @@ fn the_plans_in_the_reference_parse() {
     super::good(plans[1]);
     parse_for(plans[2], Some("test")).unwrap();
     super::good(plans[3]);
+    super::good(self::plans(include_str!("../../../../../docs/hosts.md"))[0]);
 }
