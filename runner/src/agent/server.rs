@@ -26,7 +26,7 @@ use sandbox::{
 use super::{
     files::FileStore,
     session::{Session, host_records, problem},
-    wire::{self, Answer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
+    wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
 };
 use crate::deploy::host_problems;
 
@@ -137,8 +137,8 @@ impl Agent {
             }
             Frame::Message(ToAgent::Offer { call, files }) => {
                 let answer = match self.files.missing(&files) {
-                    Ok(hashes) => Answer::Wanted { hashes },
-                    Err(error) => Answer::Refused { problem: store_problem(&error) },
+                    Ok(hashes) => AgentAnswer::Wanted { hashes },
+                    Err(error) => AgentAnswer::Refused { problem: store_problem(&error) },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
@@ -149,14 +149,14 @@ impl Agent {
             Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
                 let answer = match self.files.lay_out(&mut step, &shipped) {
                     Ok(()) => self.call(call, &step, export).await,
-                    Err(error) => Answer::Failed { failure: store_failure(&error) },
+                    Err(error) => AgentAnswer::Failed { failure: store_failure(&error) },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
         }
     }
 
-    async fn check(&mut self, steps: Vec<CheckedStep>, create: bool) -> Answer {
+    async fn check(&mut self, steps: Vec<CheckedStep>, create: bool) -> AgentAnswer {
         let mut described = Vec::new();
         let mut problems: Vec<(StepId, Problem)> = Vec::new();
         for CheckedStep { mut step, upstream, shipped } in steps {
@@ -177,7 +177,7 @@ impl Agent {
         }
         let found = host_problems(described, create).await;
         problems.extend(found.into_iter().map(|(step, diagnostic)| (step, problem(&diagnostic))));
-        Answer::Checked { problems }
+        AgentAnswer::Checked { problems }
     }
 
     /// Loads the module of a step, once.
@@ -194,9 +194,9 @@ impl Agent {
     }
 
     /// Makes a call; sends its messages meanwhile, and ends its programs when the coordinator says so or is gone.
-    async fn call(&mut self, call: CallId, step: &PlanStep, export: Export) -> Answer {
+    async fn call(&mut self, call: CallId, step: &PlanStep, export: Export) -> AgentAnswer {
         if let Err(failure) = self.load(step).await {
-            return Answer::Failed { failure };
+            return AgentAnswer::Failed { failure };
         }
         let Self { runtime, modules, session, frames, requests, .. } = self;
         let (module, description) = &modules[&module_display_name(&step.uses)];
@@ -235,7 +235,7 @@ impl Agent {
                 }
                 () = tokio::time::sleep_until(at(ended_at, LAST_MOMENT)), if ended_at.is_some() => {
                     // The intent stays without an outcome: the next attempt asks the step's probe.
-                    break Answer::Failed { failure: StepFailure::new(FailureKind::TimeOut, "the connection ended") };
+                    break AgentAnswer::Failed { failure: StepFailure::new(FailureKind::TimeOut, "the connection ended") };
                 }
             }
         };
@@ -254,17 +254,17 @@ async fn run_export(
     session: Option<&mut Session>,
     export: Export,
     channel: CallChannel,
-) -> Answer {
+) -> AgentAnswer {
     match export {
         Export::InputHashes { config } => match runtime.input_hashes(step, description, &config) {
-            Ok(hashes) => Answer::InputHashes { hashes },
-            Err(error) => Answer::InputUnreadable { message: error.to_string(), hint: error.hint() },
+            Ok(hashes) => AgentAnswer::InputHashes { hashes },
+            Err(error) => AgentAnswer::InputUnreadable { message: error.to_string(), hint: error.hint() },
         },
         Export::Preview { input } => match runtime.preview(module, step, &input, channel).await {
-            Ok(changes) => Answer::Preview { changes },
-            Err(failure) => Answer::Failed { failure },
+            Ok(changes) => AgentAnswer::Preview { changes },
+            Err(failure) => AgentAnswer::Failed { failure },
         },
-        Export::Probe { input } => Answer::Finding { finding: runtime.probe(module, step, &input, channel).await },
+        Export::Probe { input } => AgentAnswer::Finding { finding: runtime.probe(module, step, &input, channel).await },
         Export::Apply { step_target, key, fingerprint, input, effect } => {
             let Some(session) = session else { return not_begun("the session has not begun") };
             if let Err(problem) = session.check_lock() {
@@ -279,10 +279,10 @@ async fn run_export(
             let completion = runtime.apply(module, step, intent, channel).await;
             let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             match session.journal.record_outcome(completion) {
-                Ok(outcome) => Answer::Outcome { took_ms, outcome },
+                Ok(outcome) => AgentAnswer::Outcome { took_ms, outcome },
                 Err(error) => {
                     let failure = StepFailure::new(FailureKind::Permanent, error.to_string());
-                    Answer::Outcome { took_ms, outcome: StepOutcome::Unknown { failure } }
+                    AgentAnswer::Outcome { took_ms, outcome: StepOutcome::Unknown { failure } }
                 }
             }
         }
@@ -298,17 +298,17 @@ async fn run_export(
             let completion = runtime.revert(module, step, intent, &input, &receipt, channel).await;
             let failure = completion.failure().cloned();
             match session.journal.record_undo_outcome(completion) {
-                Ok(()) => Answer::Reverted { failure },
+                Ok(()) => AgentAnswer::Reverted { failure },
                 Err(error) => {
-                    Answer::Reverted { failure: Some(StepFailure::new(FailureKind::Permanent, error.to_string())) }
+                    AgentAnswer::Reverted { failure: Some(StepFailure::new(FailureKind::Permanent, error.to_string())) }
                 }
             }
         }
     }
 }
 
-fn not_begun(why: &str) -> Answer {
-    Answer::Failed { failure: StepFailure::new(FailureKind::NotBegun, format!("not started on the host: {why}")) }
+fn not_begun(why: &str) -> AgentAnswer {
+    AgentAnswer::Failed { failure: StepFailure::new(FailureKind::NotBegun, format!("not started on the host: {why}")) }
 }
 
 fn call_message(call: CallId, message: CallMessage) -> ToCoordinator {

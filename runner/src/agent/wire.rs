@@ -68,7 +68,7 @@ pub enum ToCoordinator {
     /// Output of a program of a call. The bytes are in base64.
     Output { call: CallId, at: Timestamp, stream: OutputStream, bytes: String },
     /// The end of a call.
-    Answer { call: CallId, answer: Answer },
+    Answer { call: CallId, answer: AgentAnswer },
     /// The session has begun: what the host knows of earlier steps.
     Begun { records: Vec<HostRecord> },
     /// The session can't begin.
@@ -122,7 +122,7 @@ pub enum Export {
 /// The end of a call.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
-pub enum Answer {
+pub enum AgentAnswer {
     InputHashes {
         hashes: BTreeMap<String, Blake3Hash>,
     },

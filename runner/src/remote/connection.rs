@@ -19,7 +19,7 @@ use journal::OutputChunk;
 use sandbox::CallChannel;
 
 use crate::agent::wire::{
-    self, Answer, BeginSession, CallId, Frame, Hello, HostRecord, Problem, ToAgent, ToCoordinator,
+    self, AgentAnswer, BeginSession, CallId, Frame, Hello, HostRecord, Problem, ToAgent, ToCoordinator,
 };
 
 /// How often the agent hears that it is still needed.
@@ -63,7 +63,7 @@ struct ConnectionState {
 }
 
 struct OpenCall {
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<AgentAnswer>,
     messages: Option<CallChannel>,
 }
 
@@ -128,7 +128,7 @@ impl AgentConnection {
         &self,
         channel: Option<CallChannel>,
         request: impl FnOnce(CallId) -> ToAgent,
-    ) -> Result<Answer, ConnectionError> {
+    ) -> Result<AgentAnswer, ConnectionError> {
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let open = OpenCall { answer: sender, messages: channel.clone() };

@@ -3,6 +3,8 @@
 //! Invariant: `apply` and `revert` return only what the host recorded, or that the outcome is unknown. When the connection is cut
 //! meanwhile, the host is asked again: it has finished and recorded the call, ended it, or never got it; only then it is sent again.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "an answer to another question is one error, whichever it is")]
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -30,7 +32,8 @@ use super::{
 };
 use crate::{
     agent::wire::{
-        self, Answer, BeginSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem, ShippedDirs, ToAgent,
+        self, AgentAnswer, BeginSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem, ShippedDirs,
+        ToAgent,
     },
     deploy::{Executor, PlannedStep},
 };
@@ -126,7 +129,7 @@ impl RemoteExecutor {
         }
         let answer = connection.call(None, |call| ToAgent::Check { call, steps: checked, create }).await;
         match answer {
-            Ok(Answer::Checked { problems }) => {
+            Ok(AgentAnswer::Checked { problems }) => {
                 Ok(problems.into_iter().map(|(_, problem)| self.diagnostic(&problem)).collect())
             }
             Ok(_) => Err(self.lost("it gave an answer to another question")),
@@ -183,8 +186,8 @@ impl RemoteExecutor {
         let offered: Vec<_> = files.keys().cloned().collect();
         let answer = connection.call(None, |call| ToAgent::Offer { call, files: offered }).await;
         let wanted = match answer.map_err(|error| transient(error.to_string()))? {
-            Answer::Wanted { hashes } => hashes,
-            Answer::Refused { problem } => return Err(StepFailure::new(FailureKind::Permanent, problem.message)),
+            AgentAnswer::Wanted { hashes } => hashes,
+            AgentAnswer::Refused { problem } => return Err(StepFailure::new(FailureKind::Permanent, problem.message)),
             _ => return Err(transient("it gave an answer to another question".to_owned())),
         };
         for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
@@ -201,7 +204,7 @@ impl RemoteExecutor {
         config: &Value,
         channel: &CallChannel,
         export: impl Fn() -> Export,
-    ) -> Result<Answer, StepFailure> {
+    ) -> Result<AgentAnswer, StepFailure> {
         let mut tries = 0;
         loop {
             let connection = self.connect().await.map_err(|diagnostic| transient(diagnostic.message))?;
@@ -224,7 +227,7 @@ impl RemoteExecutor {
         config: &Value,
         channel: &CallChannel,
         export: impl Fn() -> Export,
-    ) -> Result<Answer, StepFailure> {
+    ) -> Result<AgentAnswer, StepFailure> {
         loop {
             let before = self.records.borrow().get(step_target).cloned();
             let connection = match self.connect().await {
@@ -235,7 +238,7 @@ impl RemoteExecutor {
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
             let error = match connection.call(Some(channel.clone()), request).await {
                 Ok(answer) => {
-                    if let (Answer::Outcome { outcome, .. }, Some(key)) = (&answer, key) {
+                    if let (AgentAnswer::Outcome { outcome, .. }, Some(key)) = (&answer, key) {
                         let outcome = match outcome {
                             StepOutcome::Unknown { .. } => None,
                             StepOutcome::Succeeded { .. } | StepOutcome::Failed { .. } => Some(outcome.clone()),
@@ -248,11 +251,11 @@ impl RemoteExecutor {
                 Err(error) => error,
             };
             match self.recall_after_loss(step_target, key, before.as_ref(), &error.to_string()).await {
-                Recalled::Ended(outcome) => return Ok(Answer::Outcome { took_ms: 0, outcome }),
+                Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { took_ms: 0, outcome }),
                 Recalled::NeverArrived => {}
                 Recalled::Unknown(why) => {
                     let failure = transient(format!("the connection to {} was lost: {why}", self.host.name));
-                    return Ok(Answer::Outcome { took_ms: 0, outcome: StepOutcome::Unknown { failure } });
+                    return Ok(AgentAnswer::Outcome { took_ms: 0, outcome: StepOutcome::Unknown { failure } });
                 }
             }
         }
@@ -326,11 +329,11 @@ impl Executor for RemoteExecutor {
     ) -> Result<BTreeMap<String, Blake3Hash>, InputError> {
         let export = || Export::InputHashes { config: config.clone() };
         match self.ask(step, config, &CallChannel::unobserved(), export).await? {
-            Answer::InputHashes { hashes } => Ok(hashes),
-            Answer::InputUnreadable { message, hint } => {
+            AgentAnswer::InputHashes { hashes } => Ok(hashes),
+            AgentAnswer::InputUnreadable { message, hint } => {
                 Err(StepFailure::new(FailureKind::NotFound, message).with_hint(hint).into())
             }
-            Answer::Failed { failure } => Err(failure.into()),
+            AgentAnswer::Failed { failure } => Err(failure.into()),
             _ => Err(other_answer().into()),
         }
     }
@@ -343,8 +346,8 @@ impl Executor for RemoteExecutor {
     ) -> Result<Vec<PreviewChange>, StepFailure> {
         let export = || Export::Preview { input: input.clone() };
         match self.ask(step, &input["config"], &channel, export).await? {
-            Answer::Preview { changes } => Ok(changes),
-            Answer::Failed { failure } => Err(failure),
+            AgentAnswer::Preview { changes } => Ok(changes),
+            AgentAnswer::Failed { failure } => Err(failure),
             _ => Err(other_answer()),
         }
     }
@@ -352,8 +355,8 @@ impl Executor for RemoteExecutor {
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding {
         let export = || Export::Probe { input: input.clone() };
         match self.ask(step, &input["config"], &channel, export).await {
-            Ok(Answer::Finding { finding }) => finding,
-            Ok(Answer::Failed { failure }) | Err(failure) => ProbeFinding::Failed { failure },
+            Ok(AgentAnswer::Finding { finding }) => finding,
+            Ok(AgentAnswer::Failed { failure }) | Err(failure) => ProbeFinding::Failed { failure },
             Ok(_) => ProbeFinding::Failed { failure: other_answer() },
         }
     }
@@ -371,8 +374,8 @@ impl Executor for RemoteExecutor {
         };
         let answer = self.act(step, &step_target, Some(&key), &input["config"], &channel, export).await;
         let outcome = match answer {
-            Ok(Answer::Outcome { outcome, .. }) => outcome,
-            Ok(Answer::Failed { failure }) | Err(failure) => StepOutcome::Failed { failure },
+            Ok(AgentAnswer::Outcome { outcome, .. }) => outcome,
+            Ok(AgentAnswer::Failed { failure }) | Err(failure) => StepOutcome::Failed { failure },
             Ok(_) => StepOutcome::Unknown { failure: other_answer() },
         };
         intent.complete(outcome, began.elapsed())
@@ -391,9 +394,9 @@ impl Executor for RemoteExecutor {
             || Export::Revert { step_target: step_target.clone(), input: input.clone(), receipt: receipt.clone() };
         let answer = self.act(step, &step_target, None, &input["config"], &channel, export).await;
         let failure = match answer {
-            Ok(Answer::Reverted { failure }) => failure,
-            Ok(Answer::Failed { failure }) | Err(failure) => Some(failure),
-            Ok(Answer::Outcome { outcome: StepOutcome::Unknown { failure }, .. }) => Some(failure),
+            Ok(AgentAnswer::Reverted { failure }) => failure,
+            Ok(AgentAnswer::Failed { failure }) | Err(failure) => Some(failure),
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure }, .. }) => Some(failure),
             Ok(_) => Some(other_answer()),
         };
         intent.complete(failure)

@@ -134,12 +134,12 @@ pub async fn reach(host: &PlanHost, options: &SshOptions) -> Result<AgentConnect
     let ((stdin, stdout), stderr) = streams.expect("the three streams are pipes");
     match start(host, binary, stdin, stdout, child).await {
         Ok(connection) => Ok(connection),
-        Err(StartError::Diagnosed(diagnostic)) => Err(*diagnostic),
-        Err(StartError::Ended { noise }) => Err(explain(host, &noise, &read_errors(stderr).await)),
+        Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
+        Err(AgentStartError::Ended { noise }) => Err(explain(host, &noise, &read_errors(stderr).await)),
     }
 }
 
-enum StartError {
+enum AgentStartError {
     Diagnosed(Box<Diagnostic>),
     /// The connection ended before the agent began.
     Ended {
@@ -153,14 +153,14 @@ async fn start(
     mut stdin: ChildStdin,
     stdout: ChildStdout,
     child: Child,
-) -> Result<AgentConnection, StartError> {
+) -> Result<AgentConnection, AgentStartError> {
     let mut stdout = BufReader::new(stdout);
     let mut noise = String::new();
     let mut timeout = HELLO_TIMEOUT;
     loop {
         let line = match tokio::time::timeout(timeout, next_line(&mut stdout)).await {
             Ok(Ok(Some(line))) => line,
-            Ok(Ok(None) | Err(_)) | Err(_) => return Err(StartError::Ended { noise }),
+            Ok(Ok(None) | Err(_)) | Err(_) => return Err(AgentStartError::Ended { noise }),
         };
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
@@ -185,13 +185,13 @@ async fn start(
             _ => {
                 noise.push_str(&line);
                 if noise.len() > MAX_NOISE_BYTES {
-                    return Err(StartError::Ended { noise });
+                    return Err(AgentStartError::Ended { noise });
                 }
             }
         }
     }
     let connection = AgentConnection::open(stdout, stdin, child).await.map_err(|error| match error {
-        ConnectionError::Lost(_) | ConnectionError::Refused(_) => StartError::Ended { noise },
+        ConnectionError::Lost(_) | ConnectionError::Refused(_) => AgentStartError::Ended { noise },
     })?;
     if connection.hello.build != agent::build() {
         let message = format!("host `{}` has another build of the runner than this one", host.name);
@@ -201,8 +201,8 @@ async fn start(
     Ok(connection)
 }
 
-fn diagnosed(diagnostic: Diagnostic) -> StartError {
-    StartError::Diagnosed(Box::new(diagnostic))
+fn diagnosed(diagnostic: Diagnostic) -> AgentStartError {
+    AgentStartError::Diagnosed(Box::new(diagnostic))
 }
 
 /// A line of the host; none at the end.

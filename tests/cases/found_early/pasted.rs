@@ -3,7 +3,7 @@
 use super::write_program;
 use crate::support::TestEnvironment;
 
-const PLAN: [&str; 2] = ["plan", "--release", "r1"];
+const PLAN: [&str; 3] = ["plan", "--release", "r1"];
 
 /// How a step's `grants:` are written; what the hint says, with the line as `$1`; and the grants with the line in them.
 type Pasted = (&'static str, &'static str, &'static str);

@@ -23,7 +23,7 @@ pub(in super::super) fn grant_line_hint(step: &PlanStep, capability: CapabilityK
             "add `{text}` to `dirs:` at the top of the plan, and `{name}` to `dirs:` in the step's `grants:`"
         );
     }
-    place_line(step, capability.name(), line, &implied_items(grants, capability))
+    place_line(step, &capability.name(), line, &implied_items(grants, capability))
 }
 
 /// Where to add a variable to the environment of a step's programs.
