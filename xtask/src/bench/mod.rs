@@ -104,7 +104,8 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
         return growth::run(None, quick, write);
     }
     let mut needs = vec![SetupNeed::GuestToolchain];
-    if names != [BenchmarkName::Output] {
+    let needs_peers = |name: &BenchmarkName| !matches!(name, BenchmarkName::Output | BenchmarkName::Plan);
+    if names.is_empty() || names.iter().any(needs_peers) {
         needs.extend(BENCH_PEERS.into_iter().chain(TOOLS).chain(DATABASES).chain(STEP_AUTHORING));
     }
     setup::ensure(&needs)?;
