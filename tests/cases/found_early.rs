@@ -2,6 +2,7 @@
 //! and line, nothing is touched, and what the hint says makes the error go away.
 
 mod mistakes;
+mod pasted;
 mod programs;
 mod together;
 

@@ -169,9 +169,9 @@ fn modules_are_listed_and_accepted() {
         new      ./check.wasm 0.1.0, a file
                  sha256:[HASH]
                  asks for databases (/sql/0/database): is queried
-                 asks for dirs ro (/files): contains the files to check
-                 asks for http (/http): is checked over HTTP
-                 asks for tcp (/tcp): is checked over TCP
+                 asks for dirs ro (with.files): contains the files to check
+                 asks for http (with.http): is checked over HTTP
+                 asks for tcp (with.tcp): is checked over TCP
         run `runner modules --accept` to write deploy.lock like this
     "#]]
     .assert_eq(&listed.assert_exit(0).stdout_snapshot());
@@ -182,9 +182,9 @@ fn modules_are_listed_and_accepted() {
         new      verify 0.1.0, built in
                  sha256:[HASH]
                  asks for databases (/sql/0/database): is queried
-                 asks for dirs ro (/files): contains the files to check
-                 asks for http (/http): is checked over HTTP
-                 asks for tcp (/tcp): is checked over TCP
+                 asks for dirs ro (with.files): contains the files to check
+                 asks for http (with.http): is checked over HTTP
+                 asks for tcp (with.tcp): is checked over TCP
         unused   ./check.wasm
         run `runner modules --accept` to write deploy.lock like this
     "#]]

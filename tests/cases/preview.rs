@@ -106,9 +106,8 @@ fn preview_marks_trusted_steps() {
                    run /bin/echo hi
                    needs a program: it is run
                    may reach program /bin/echo * (from `grants`)
-                   may reach environment `HOME` = the home of the runner's user (the default)
-                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
                    TRUST: HOST — this step can do whatever this machine's user can
+          programs get `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin and `HOME` = the home of the runner's user, unless the step sets them
     "#]]
     .assert_eq(&preview.stdout_snapshot());
     assert!(!environment.exists(".pawl"));

@@ -247,7 +247,7 @@ fn secret_that_earlier_outputs_complete_is_refused_before_the_step() {
     let refused = environment.run(&["--local", "--release", "one"]);
     refused
         .assert_exit(2)
-        .assert_stderr_contains("error[P0225]: `with` of step `mark` contains the value of secret `NAME` at `args/0`");
+        .assert_stderr_contains("error[P0225]: `with` of step `mark` contains the value of secret `NAME` at `args.0`");
     assert!(!environment.exists("app/shop-live-mark"));
     assert_eq!(live_release(&environment), "releases/one");
 }

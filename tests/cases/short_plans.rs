@@ -37,6 +37,22 @@ fn long_form_is_a_plan_with_the_same_long_form() {
     assert_eq!(expanded(&once, "prod"), once);
 }
 
+/// The state of the environment before is where that environment's variables say.
+#[test]
+fn long_form_finds_the_environment_before() {
+    let plan = "version: 1\napp: shop\nstate: \"dir:${{ vars.root }}/state\"\nenvironments:\n  test: { vars: { root: ./test } }\n  \
+                prod: { after: test, vars: { root: ./prod } }\nsteps:\n  verify: { with: { tries: 1 } }\n";
+    let environment = TestEnvironment::with_plan(plan);
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    let long =
+        environment.run(&["plan", "--expanded", "--env", "prod", "--release", "r1"]).assert_exit(0).stdout.clone();
+    environment.write("deploy.yml", &long);
+    let again = environment.run(&["plan", "--expanded", "--env", "prod", "--release", "r1"]);
+    assert_eq!(again.assert_exit(0).stdout, long);
+    environment.run(&["--local", "--env", "prod", "--release", "r1"]).assert_exit(0);
+    assert!(environment.exists("prod/state/shop/prod"));
+}
+
 #[test]
 fn preview_says_where_each_grant_comes_from() {
     let plan = "version: 1\napp: shop\ndirs: { app: ./app }\nhttp: { api: \"https://api.example.com\" }\nsteps:\n  \
@@ -54,7 +70,7 @@ fn preview_says_where_each_grant_comes_from() {
         "https://api.example.com:443 (from `http.api` of the plan)",
         "/app (read and write; from `grants`)",
         "program ./build.sh all (from `with.program`)",
-        "environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)",
+        "\n  programs get `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin and `HOME` = the home of the runner's user",
     ] {
         assert!(output.stdout.contains(line), "{line} is not in {}", output.stdout);
     }

@@ -1,5 +1,6 @@
 //! The grants of a step, for `runner plan`.
 
+use contract::text::dotted_pointer;
 use plan::{
     ArgumentPattern, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, GrantSource, NetworkScope, SecretAccess, StepGrants,
 };
@@ -27,11 +28,6 @@ pub(super) fn grant_lines(grants: &StepGrants) -> Vec<String> {
         let argv = grant.arguments.iter().map(ArgumentPattern::written).collect::<Vec<_>>().join(" ");
         lines.push(format!("program {argv} (from {})", source_text(&grant.source, "programs")));
     }
-    if !grants.programs.is_empty() {
-        let defaults = [("HOME", "the home of the runner's user"), ("PATH", DEFAULT_PROGRAM_PATH)];
-        let missing = defaults.into_iter().filter(|(name, _)| !grants.env.contains_key(*name));
-        lines.extend(missing.map(|(name, value)| format!("environment `{name}` = {value} (the default)")));
-    }
     lines.extend(grants.env.iter().map(|(name, grant)| match grant {
         EnvGrant::Set(value) => format!("environment `{name}` = {}", value.written),
         EnvGrant::SetByStep => format!("environment `{name}`, which the step sets"),
@@ -44,14 +40,23 @@ pub(super) fn grant_lines(grants: &StepGrants) -> Vec<String> {
     lines
 }
 
+/// The default environment of the programs of some steps; none if each sets its own.
+pub(super) fn default_environment_line<'g>(mut steps: impl Iterator<Item = &'g StepGrants>) -> Option<String> {
+    let uses_default = |grants: &StepGrants| {
+        !grants.programs.is_empty() && ["HOME", "PATH"].iter().any(|name| !grants.env.contains_key(*name))
+    };
+    steps.any(uses_default).then(|| {
+        format!(
+            "programs get `PATH` = {DEFAULT_PROGRAM_PATH} and `HOME` = the home of the runner's user, unless the step sets them"
+        )
+    })
+}
+
 /// Where the plan grants something.
 fn source_text(source: &GrantSource, key: &str) -> String {
     match source {
         GrantSource::Step => "`grants`".to_owned(),
         GrantSource::Shared(name) => format!("`{key}.{name}` of the plan"),
-        GrantSource::Config(pointer) => {
-            let path = pointer.trim_start_matches('/').replace('/', ".").replace("~1", "/").replace("~0", "~");
-            format!("`with.{path}`")
-        }
+        GrantSource::Config(pointer) => format!("`with.{}`", dotted_pointer(pointer)),
     }
 }

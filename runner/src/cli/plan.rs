@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::Write};
 use serde_json::{Value, json};
 
 use super::{
-    grants_text::grant_lines,
+    grants_text::{default_environment_line, grant_lines},
     output::CommandOutput,
     selection,
     source::{PlanSourceArgs, ReleaseArgs},
@@ -109,6 +109,11 @@ fn as_text(header: &JournalHeader, foreseen: &[StepPreview], prepared: &Prepared
             let _ = writeln!(lines, "  hook   {}  {hook}", report::step_label(&ready.step_target));
             lines += &needs_and_grants_text(ready);
         }
+    }
+    let hooks = hook_steps(prepared).into_iter().flat_map(|(_, steps)| steps);
+    let grants = prepared.steps.iter().chain(hooks).map(|ready| &ready.step.grants);
+    if let Some(line) = default_environment_line(grants) {
+        let _ = writeln!(lines, "  {line}");
     }
     lines
 }

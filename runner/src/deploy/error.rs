@@ -6,6 +6,7 @@ use contract::{
     AttemptNumber, TargetName,
     diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceLocation},
     step::StepFailure,
+    text::dotted_pointer,
 };
 use journal::{
     JournalError, Redactor, SecretLocation, StepTarget, event::DecisionReason, secret_scanner::NOT_A_SECRET_HINT,
@@ -138,7 +139,7 @@ impl AttemptError {
                     .with_hint("deploy the release instead: that repairs it, and puts it on record")
             }
             Self::SecretInReceipt { step_target, found } => {
-                let field = found.pointer.trim_start_matches('/');
+                let field = dotted_pointer(&found.pointer);
                 let message = format!("the record of step {step_target} contains {} in `{field}`", found.secret_text());
                 Diagnostic::new(ErrorCode::SecretInReceipt, message)
                     .with_cause("it was recorded before the plan called this value a secret")

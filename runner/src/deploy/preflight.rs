@@ -14,6 +14,7 @@ mod release;
 mod requirements;
 mod resources;
 mod secrets;
+mod type_hint;
 mod versions;
 
 use std::{

@@ -168,8 +168,10 @@ fn check_config(config: &RunConfig) -> Result<(), Failure> {
             .hint("remove the others; `marker` tells most"));
     }
     let Some(marker) = &config.marker else { return Ok(()) };
+    // A step sees a directory as `/<name>`, so slashes before the name mean nothing.
+    let below = |path: &str| path.trim_start_matches('/').trim_end_matches('/').to_owned();
     let contains_marker = |input: &&String| {
-        marker.strip_prefix(input.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        below(marker).strip_prefix(&below(input)).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     match config.inputs.iter().find(contains_marker) {
         None => Ok(()),

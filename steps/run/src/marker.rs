@@ -19,8 +19,9 @@ pub(crate) enum ProgramState {
 
 /// Writes the marker of this release and these inputs.
 pub(crate) fn write(path: &str, input: &Input<RunConfig>, state: ProgramState) -> Result<(), Failure> {
+    // The first name is that of the granted directory.
     if let Some((folder, _)) = path.rsplit_once('/')
-        && folder.contains('/')
+        && folder.trim_start_matches('/').contains('/')
     {
         fs::create_dir_all(folder)?;
     }

@@ -71,7 +71,7 @@ fn mistakes_in_programs() {
             ],
             code: "P0233",
             at: "program: no-such-node",
-            hint: "install it, or name its folder",
+            hint: "install it, or add its folder to the `PATH`",
             fix: &[("$ cp tools/node tools/no-such-node", "")],
         },
         Mistake {

@@ -170,6 +170,12 @@ pub fn pointer_token(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
+/// A JSON pointer in the notation of messages: `http.0.url` for `/http/0/url`.
+#[must_use]
+pub fn dotted_pointer(pointer: &str) -> String {
+    pointer.trim_start_matches('/').replace('/', ".").replace("~1", "/").replace("~0", "~")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -13,7 +13,10 @@ use super::{
     secret_scanner::{NOT_A_SECRET_HINT, SecretLocation},
     state::TransitionError,
 };
-use contract::diagnostic::{Diagnostic, ErrorCode};
+use contract::{
+    diagnostic::{Diagnostic, ErrorCode},
+    text::dotted_pointer,
+};
 
 /// Why a journal can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +33,7 @@ pub enum JournalError {
     TooLong { bytes: usize },
     #[error("the journal of this attempt is full ({MAX_JOURNAL_BYTES} bytes)")]
     Full,
-    #[error("a record would contain {} in `{}`", found.secret_text(), found.pointer.trim_start_matches('/'))]
+    #[error("a record would contain {} in `{}`", found.secret_text(), dotted_pointer(&found.pointer))]
     SecretInRecord { found: SecretLocation },
     #[error("an earlier write to {} failed, so nothing more is written to it", path.display())]
     Poisoned { path: PathBuf },

@@ -11,7 +11,7 @@ use contract::{
     Secret,
     error_code::ErrorCode,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
-    text::pointer_token,
+    text::{dotted_pointer, pointer_token},
 };
 
 /// The length in characters from which a secret is refused in control values. A shorter one would be found by chance.
@@ -196,7 +196,7 @@ fn receipt_failure(found: &SecretLocation) -> StepFailure {
     let message = format!(
         "it returned {} in `{}`, so its receipt was not recorded",
         found.secret_text(),
-        found.pointer.trim_start_matches('/')
+        dotted_pointer(&found.pointer)
     );
     StepFailure::new(FailureKind::Permanent, message).with_hint(NOT_A_SECRET_HINT).with_code(ErrorCode::SecretInReceipt)
 }

@@ -131,6 +131,7 @@ fn read(
     scope.secrets = secrets::read(&fields, &environments, chosen, request.env, problems);
     scope.secrets_in = secrets::declared_elsewhere(&environments, chosen);
     let state = state_location::read(&fields, &scope, source, request.env, problems);
+    let after_state = preceding_state(source, request, &fields, &environments, chosen);
     let url = match chosen.url {
         Some(node) => Some(environments::url(node, &chosen.name, &scope, problems)?),
         None => None,
@@ -175,6 +176,7 @@ fn read(
         app: app?,
         environment: chosen.name.clone(),
         after: chosen.after.clone(),
+        after_state,
         url,
         state: state?,
         allow: chosen.allow.clone(),
@@ -187,6 +189,20 @@ fn read(
         secret_variables,
         source: source.clone(),
     })
+}
+
+/// The state of the environment that comes before; none if there is none, or if its variables can't be looked up here.
+fn preceding_state<'n>(
+    source: &PlanSource,
+    request: &PlanRequest<'_>,
+    fields: &MappingFields<'n>,
+    environments: &[DeclaredEnvironment<'n>],
+    chosen: &DeclaredEnvironment<'n>,
+) -> Option<StateLocation> {
+    let preceding = environments.iter().find(|other| Some(&other.name) == chosen.after.as_ref())?;
+    let mut problems = PlanErrorCollector::default();
+    let scope = scope(source, request.release, request.env, fields, environments, preceding, &mut problems);
+    state_location::read(fields, &scope, source, request.env, &mut problems)
 }
 
 /// The passwords in database URLs. A password must be redacted by itself too, also if the whole URL is a secret.

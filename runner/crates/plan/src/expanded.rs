@@ -19,6 +19,9 @@ use super::{
 };
 use contract::{StepId, hash::canonical_json, text::pointer_token};
 
+/// The variable for the location of the state, where it differs between the environments.
+const STATE: &str = "state";
+
 /// The variables for texts that would mean something else if they were written as they are. An expanded plan has no others.
 const LITERALS: [(&str, &str); 4] = [("star", "*"), ("stars", "**"), ("dollar", "$"), ("braces", "{{")];
 
@@ -42,7 +45,12 @@ impl Plan {
         let mut plan = Map::new();
         plan.insert("version".into(), 1.into());
         plan.insert("app".into(), self.app.as_str().into());
-        plan.insert("state".into(), escaped(&self.written_state()).into());
+        let state = escaped(&self.written_state(&self.state));
+        let states = self.after_state.as_ref().map(|other| (state.clone(), escaped(&self.written_state(other))));
+        // Without a variable, `after` would look for the other environment's history in the state of this one.
+        let states = states.filter(|(own, other)| own != other && !own.contains("${{") && !other.contains("${{"));
+        let written = if states.is_some() { format!("${{{{ vars.{STATE} }}}}") } else { state };
+        plan.insert("state".into(), written.into());
         if let StateLocation::Remote(state) = &self.state {
             plan.insert("lock".into(), object([("ttl", written_duration(state.ttl).into())]));
         }
@@ -52,7 +60,7 @@ impl Plan {
             .map(|(name, variable)| (name.clone(), format!("env:{variable}").into()))
             .collect();
         insert_filled(&mut plan, "secrets", secrets);
-        plan.insert("environments".into(), self.expanded_environments());
+        plan.insert("environments".into(), self.expanded_environments(states));
         insert_filled(&mut plan, "setup", self.expanded_steps(&self.setup));
         plan.insert("steps".into(), self.expanded_steps(&self.steps).into());
         let hooks =
@@ -76,8 +84,8 @@ impl Plan {
         Value::Object(plan)
     }
 
-    fn written_state(&self) -> String {
-        match &self.state {
+    fn written_state(&self, state: &StateLocation) -> String {
+        match state {
             StateLocation::Dir(path) => format!("dir:{}", self.written_path(path)),
             StateLocation::Remote(state) => state.written.clone(),
         }
@@ -92,8 +100,14 @@ impl Plan {
         }
     }
 
-    fn expanded_environments(&self) -> Value {
+    /// The environment, and the one before it. `states` are their locations, if they differ.
+    fn expanded_environments(&self, states: Option<(String, String)>) -> Value {
         let mut environment = Map::new();
+        let variables = |state: String| Value::Object([(STATE.to_owned(), state.into())].into_iter().collect());
+        let (own_state, other_state) = states.unzip();
+        if let Some(state) = own_state {
+            environment.insert("vars".into(), variables(state));
+        }
         if let Some(after) = &self.after {
             environment.insert("after".into(), after.as_str().into());
         }
@@ -107,7 +121,8 @@ impl Plan {
         let own = if environment.is_empty() { Value::Null } else { environment.into() };
         let mut all: Map<_, _> = [(self.environment.to_string(), own)].into_iter().collect();
         if let Some(after) = &self.after {
-            all.insert(after.to_string(), Value::Null);
+            let vars = other_state.map(|state| object([("vars", variables(state))]));
+            all.insert(after.to_string(), vars.unwrap_or(Value::Null));
         }
         all.into()
     }

@@ -7,6 +7,7 @@ use std::{ops::Range, str::FromStr};
 
 use super::{
     error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
+    type_hint::type_hint,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::{NameError, error_code::ErrorCode};
@@ -45,6 +46,11 @@ impl<'n> MappingFields<'n> {
     /// The value of a key; a key without a value counts as absent.
     pub(super) fn get(&self, key: &str) -> Option<&'n YamlNode> {
         self.entry(key).map(|(_, value)| value)
+    }
+
+    /// The value of a key, also if it is empty.
+    pub(super) fn written(&self, key: &str) -> Option<&'n YamlNode> {
+        self.entries.iter().find(|(other, _)| other.text == key).map(|(_, value)| value)
     }
 
     /// The key as written, with its value.
@@ -155,7 +161,7 @@ pub(super) fn wrong_type(node: &YamlNode, what: &str, wanted: &str) -> PlanError
     let message = format!("{what} must be {wanted}, not {}", node.kind.type_name());
     PlanError::new(ErrorCode::WrongType, message)
         .at(&node.span, format!("this is {}", node.kind.type_name()))
-        .hint(format!("write {wanted}; see docs/plan.md"))
+        .hint(type_hint(node, what, wanted))
 }
 
 /// The error for an invalid name.

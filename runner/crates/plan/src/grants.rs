@@ -13,6 +13,7 @@ use super::{
     paths,
     scope::{LookupScope, LookupSite},
     server_url,
+    type_hint::flow_scalar,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::{GrantName, Secret, error_code::ErrorCode};
@@ -120,6 +121,21 @@ pub(super) fn read(
     declared
 }
 
+/// The error for `dirs` that is neither a list nor a mapping.
+fn wrong_dirs(node: &YamlNode, shared: &SharedGrants) -> PlanError {
+    let wanted = "a list of names or a mapping";
+    let written = match &node.kind {
+        YamlValue::Text(text) => text.as_str(),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => "",
+    };
+    let name = written.split(':').next().unwrap_or_default();
+    let example = match shared.dirs.keys().any(|shared| shared.as_str() == name) {
+        true => format!("[{}]", flow_scalar(written)),
+        false => "{ app: ./app }".to_owned(),
+    };
+    fields::wrong_type(node, "`dirs`", wanted).hint(format!("write {wanted}: `dirs: {example}`"))
+}
+
 struct GrantReader<'a> {
     scope: &'a LookupScope<'a>,
     source: &'a PlanSource,
@@ -153,7 +169,14 @@ impl GrantReader<'_> {
     /// Reads `dirs`: a mapping from names to paths, or a list of names at the top level, each with `:ro` where the step only reads.
     fn dirs(&mut self, fields: &MappingFields<'_>, shared: &SharedGrants) -> Vec<(GrantName, DirGrant, Range<usize>)> {
         let mut found: Vec<(GrantName, DirGrant, Range<usize>)> = Vec::new();
-        let Some(YamlNode { kind: YamlValue::List(items), .. }) = fields.get("dirs") else {
+        let node = fields.get("dirs");
+        if let Some(node) = node
+            && !matches!(node.kind, YamlValue::List(_) | YamlValue::Map(_))
+        {
+            self.problems.push(wrong_dirs(node, shared));
+            return found;
+        }
+        let Some(YamlNode { kind: YamlValue::List(items), .. }) = node else {
             for (key, node) in self.mapping(fields, "dirs") {
                 if let (Some(name), Some(dir)) = (self.name::<GrantName>(key), self.dir(key, node)) {
                     found.push((name, dir, node.span.clone()));

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{
     ArgumentPattern, EffectPlace, GrantSource, ModuleRef, PlanHooks, PlanStep, ProgramGrant, StepGrants, StepTrust,
+    WrittenGrants,
     error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     grants, needs_graph,
@@ -144,6 +145,8 @@ fn program_step(
         span: key.span.clone(),
         dir_spans: BTreeMap::new(),
         with_spans: BTreeMap::from([(String::new(), node.span.clone())]),
+        with_key_spans: BTreeMap::new(),
+        written_grants: WrittenGrants::NoPlace,
     })
 }
 

@@ -44,6 +44,8 @@ mod state_location;
 mod step;
 #[cfg(test)]
 mod tests;
+mod type_hint;
+mod written_grants;
 mod yaml;
 
 pub use document::{HistoryLocation, environments, locate_history};
@@ -53,6 +55,8 @@ pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
+pub use type_hint::flow_scalar;
+pub use written_grants::{WrittenGrantForm, WrittenGrants};
 
 /// The environment and release that a plan is parsed for.
 pub struct PlanRequest<'a> {
@@ -67,7 +71,7 @@ pub struct PlanRequest<'a> {
 /// The search path of granted programs if the plan sets none.
 pub const DEFAULT_PROGRAM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// `deploy.yml`, parsed and validated for one environment and one release.
+/// A plan, parsed and validated for one environment and one release.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The text of the plan, which the spans of steps refer to.
@@ -78,6 +82,8 @@ pub struct Plan {
     pub environment: EnvironmentName,
     /// `after:` of that environment: the environment in which a release must be verified first.
     pub after: Option<EnvironmentName>,
+    /// The location of that environment's journals and lock, if it is known here.
+    pub after_state: Option<StateLocation>,
     /// The web address of the environment, for links.
     pub url: Option<String>,
     /// The location of journals and lock.
@@ -239,6 +245,10 @@ pub struct PlanStep {
     pub dir_spans: BTreeMap<GrantName, Range<usize>>,
     /// The byte ranges of `with` and its values, by JSON pointer (`` for `with` itself), for errors.
     pub with_spans: BTreeMap<String, Range<usize>>,
+    /// The byte ranges of the keys in `with`, by JSON pointer to their values, for errors.
+    pub with_key_spans: BTreeMap<String, Range<usize>>,
+    /// How its `grants:` are written, for hints.
+    pub written_grants: WrittenGrants,
 }
 
 impl Plan {

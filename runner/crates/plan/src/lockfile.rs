@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ModuleRef;
-use contract::Digest;
+use contract::{Digest, text::dotted_pointer};
 
 /// The version of the form.
 ///
@@ -156,11 +156,12 @@ impl PinnedNeed {
         self.identity() == other.identity()
     }
 
-    /// Describes the need in one line: `dirs rw (/into): it holds the releases`.
+    /// Describes the need in one line: `dirs rw (with.into): it holds the releases`.
     #[must_use]
     pub fn describe(&self) -> String {
         let access = self.access.as_ref().map_or_else(String::new, |access| format!(" {access}"));
-        let config = self.config.as_ref().map_or_else(String::new, |config| format!(" ({config})"));
+        let config =
+            self.config.as_ref().map_or_else(String::new, |config| format!(" (with.{})", dotted_pointer(config)));
         format!("{}{access}{config}: {}", self.capability, self.reason)
     }
 }

@@ -82,7 +82,10 @@ pub(super) enum DeclaredSecret {
 pub(super) struct SubstitutedConfig {
     pub(super) value: Value,
     pub(super) pending: BTreeMap<String, PendingValue>,
+    /// The byte ranges of the values, by JSON pointer.
     pub(super) spans: BTreeMap<String, Range<usize>>,
+    /// The byte ranges of the keys, by JSON pointer to their values.
+    pub(super) key_spans: BTreeMap<String, Range<usize>>,
 }
 
 /// A piece of a string after lookup.
@@ -145,7 +148,12 @@ impl LookupScope<'_> {
 
     /// Reads the value of `with`, an object.
     pub(super) fn config(&self, node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<SubstitutedConfig> {
-        let mut config = SubstitutedConfig { value: Value::Null, pending: BTreeMap::new(), spans: BTreeMap::new() };
+        let mut config = SubstitutedConfig {
+            value: Value::Null,
+            pending: BTreeMap::new(),
+            spans: BTreeMap::new(),
+            key_spans: BTreeMap::new(),
+        };
         config.value = self.config_value(node, String::new(), &mut config, problems)?;
         Some(config)
     }
@@ -193,6 +201,7 @@ impl LookupScope<'_> {
                 let mut complete = Some(());
                 for (key, value) in entries {
                     let pointer = format!("{pointer}/{}", pointer_token(&key.text));
+                    into.key_spans.insert(pointer.clone(), key.span.clone());
                     match self.config_value(value, pointer, into, problems) {
                         Some(value) => {
                             object.insert(key.text.clone(), value);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    EffectPlace, ModuleRef, PlanSource, PlanStep, StepTrust,
+    EffectPlace, ModuleRef, PlanSource, PlanStep, StepTrust, WrittenGrants,
     error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     grants::{self, DeclaredGrants, SharedGrants},
@@ -173,6 +173,8 @@ pub(super) fn draft(
             span: key.span.clone(),
             dir_spans,
             with_spans: config.spans,
+            with_key_spans: config.key_spans,
+            written_grants: WrittenGrants::read(fields.written("grants")),
         }),
         _ => None,
     };
@@ -295,7 +297,12 @@ fn config(
 ) -> Option<SubstitutedConfig> {
     let Some(node) = fields.get("with") else {
         let spans = BTreeMap::from([(String::new(), at.clone())]);
-        return Some(SubstitutedConfig { value: Value::Object(Map::new()), pending: BTreeMap::new(), spans });
+        return Some(SubstitutedConfig {
+            value: Value::Object(Map::new()),
+            pending: BTreeMap::new(),
+            spans,
+            key_spans: BTreeMap::new(),
+        });
     };
     fields::mapping(node, &format!("`with` of {what}"), problems)?;
     scope.config(node, problems)

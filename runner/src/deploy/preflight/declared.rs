@@ -10,18 +10,19 @@ mod paths;
 mod programs;
 mod texts;
 
-use std::{collections::BTreeSet, ops::Range};
+use std::collections::BTreeSet;
 
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
+    text::dotted_pointer,
 };
 use plan::{Plan, PlanStep};
 use sandbox::{CapabilityKind, DeclaredValue, ModuleDescription, ValueKind};
 use serde_json::Value;
 
 use super::span_of;
-pub(super) use grant_lines::{GrantLine, grant_line_hint};
+pub(super) use grant_lines::{GrantLine, env_line_hint, grant_line_hint};
 
 /// An error in a declared value.
 pub(super) struct ValueProblem {
@@ -95,13 +96,9 @@ impl<'a> DeclaredStep<'a> {
         self.values.iter().find(|other| other.kind == kind && other.object == value.object)
     }
 
-    fn span(&self, pointer: &str) -> Range<usize> {
-        span_of(self.step, pointer)
-    }
-
     /// A value that can't work whatever is granted.
     fn invalid(&self, value: &DeclaredValue, why: &str, label: &str, hint: impl Into<String>) -> ValueProblem {
-        let at = value.pointer.trim_start_matches('/');
+        let at = dotted_pointer(&value.pointer);
         let message = format!("invalid `with` of step `{}` at `{at}`: {why}", self.step.id);
         let capability = match value.kind {
             ValueKind::HttpUrl | ValueKind::HttpMethod | ValueKind::Source => Some(CapabilityKind::Http),
@@ -138,7 +135,11 @@ impl<'a> DeclaredStep<'a> {
         label: &str,
         hint: String,
     ) -> ValueProblem {
-        let diagnostic = self.plan.error_at(code, self.span(&value.pointer), message, label, Some(hint));
+        // What is wrong with a key is shown at the key.
+        let is_key = matches!(value.kind, ValueKind::JsonPointer | ValueKind::ProgramEnvironment);
+        let key = self.step.with_key_spans.get(&value.pointer).filter(|_| is_key);
+        let span = key.cloned().unwrap_or_else(|| span_of(self.step, &value.pointer));
+        let diagnostic = self.plan.error_at(code, span, message, label, Some(hint));
         ValueProblem { pointer: value.pointer.clone(), capability, diagnostic }
     }
 }

@@ -13,12 +13,12 @@ use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
 };
-use plan::{DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, Plan, PlanStep, normalize};
-use sandbox::{DeclaredValue, ProgramFault, ValueKind, argv_may_match, find_program, resolve_in_plan};
+use plan::{DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, Plan, PlanStep, WrittenGrants, normalize};
+use sandbox::{DeclaredValue, ProgramFault, ValueKind, argv_may_match, find_program, resolve_in_plan, usual_path};
 
 use super::{
     PlannedStep,
-    declared::{DeclaredStep, KnownText},
+    declared::{DeclaredStep, KnownText, env_line_hint},
     span_of,
 };
 
@@ -86,7 +86,14 @@ impl<'a> MachineCheck<'a> {
         let step = &self.planned.step;
         let program = self.declared.argv(value)?.first().copied().flatten()?.to_owned();
         let message = format!("step `{}` can't run `{program}`: {fault}", step.id);
-        let mut hint = fault.hint(&program);
+        let mut hint = match fault {
+            ProgramFault::NotOnPath { .. } => self.path_hint(&program),
+            ProgramFault::Missing
+            | ProgramFault::Directory
+            | ProgramFault::NotExecutable { .. }
+            | ProgramFault::Interpreter { .. }
+            | ProgramFault::CarriageReturn { .. } => fault.hint(&program),
+        };
         if matches!(fault, ProgramFault::NotOnPath { .. } | ProgramFault::Missing) {
             hint += &self.installer_hint(value);
         }
@@ -94,15 +101,40 @@ impl<'a> MachineCheck<'a> {
         Some(self.plan.error_at(ErrorCode::ProgramUnusable, span, message, "can't be run", Some(hint)))
     }
 
+    /// How a program that is not on the `PATH` can be named in this step.
+    fn path_hint(&self, program: &str) -> String {
+        let PlanStep { grants, written_grants, .. } = &self.planned.step;
+        match (usual_path(program), written_grants) {
+            (Some(path), WrittenGrants::Keys(keys)) if keys.contains_key("programs") => {
+                format!("write its full path, `{}`, in `with` and in `programs:`", path.display())
+            }
+            (Some(path), _) => format!("write its full path, `{}`", path.display()),
+            (None, WrittenGrants::NoPlace) => "install it, or write its full path".to_owned(),
+            (None, _) if grants.env.contains_key("PATH") => {
+                "install it, or add its folder to the `PATH` in the step's `env:`".to_owned()
+            }
+            (None, _) => {
+                let line = env_line_hint(&self.planned.step, "PATH: /opt/bin:/usr/bin:/bin");
+                format!("install it, or name its folder: {line}")
+            }
+        }
+    }
+
     /// How to say that the program is installed first.
     fn installer_hint(&self, value: &DeclaredValue) -> String {
+        // The short form of a hook has no place for it.
+        if self.planned.step.written_grants == WrittenGrants::NoPlace {
+            return String::new();
+        }
         if self.plan.setup.iter().any(|step| !step.grants.programs.is_empty()) {
             return "; if the setup steps install it, run `runner setup` first".to_owned();
         }
         let is_possible = self.declared.beside(value, ValueKind::EarlierStep).is_some();
         let installs = |step: &&PlanStep| self.planned.upstream.contains(&step.id) && !step.grants.programs.is_empty();
         match self.plan.steps.iter().rfind(installs).filter(|_| is_possible) {
-            Some(step) => format!("; if an earlier step installs it, name that step: `installed-by: {}`", step.id),
+            Some(step) => {
+                format!("; if an earlier step installs it, name that step in `with`: `installed-by: {}`", step.id)
+            }
             None => String::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
+    text::dotted_pointer,
 };
 use plan::{DirAccess, GrantSource, Plan, PlanStep, closest_match, quoted_list};
 use sandbox::{CapabilityKind, CapabilityNeed, ModuleDescription, SchemaViolation};
@@ -12,6 +13,7 @@ use sandbox::{CapabilityKind, CapabilityNeed, ModuleDescription, SchemaViolation
 use super::{
     declared::{DeclaredStep, GrantLine, ValueProblem, grant_line_hint},
     span_of,
+    type_hint::type_hint,
 };
 
 /// Everything that is wrong with a step's configuration and grants. `upstream` are the steps that it waits for; none if they are
@@ -69,23 +71,25 @@ fn schema_problem(
     violation: SchemaViolation,
 ) -> Diagnostic {
     let SchemaViolation { pointer, message: label, known_settings, missing_setting: _ } = violation;
-    let at = if pointer.is_empty() { String::new() } else { format!(" at `{}`", &pointer[1..]) };
+    let at = if pointer.is_empty() { String::new() } else { format!(" at `{}`", dotted_pointer(&pointer)) };
     let message = format!("invalid `with` of step `{}` for module `{}`{at}", step.id, description.name);
     let written = pointer.rsplit('/').next().unwrap_or_default();
-    let hint = match closest_match(written, known_settings.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => {
-            let keys = description.config["properties"].as_object().into_iter().flat_map(|map| map.keys());
-            let keys: Vec<_> = match known_settings.is_empty() {
-                true => keys.map(String::as_str).collect(),
-                false => known_settings.iter().map(String::as_str).collect(),
-            };
-            let place = if pointer.matches('/').count() > 1 { "here, `with` of" } else { "" };
-            let accepts = format!("{place} `{}` accepts {}; see docs/plan.md", description.name, quoted_list(keys));
-            accepts.trim_start().to_owned()
-        }
-    };
-    plan.error_at(ErrorCode::InvalidConfig, span_of(step, &pointer), message, label, Some(hint))
+    let near = closest_match(written, known_settings.iter().map(String::as_str));
+    let meant = near.map(|near| format!("did you mean `{near}`?"));
+    let hint = meant.or_else(|| type_hint(&description.config, &step.with, &pointer)).unwrap_or_else(|| {
+        let keys = description.config["properties"].as_object().into_iter().flat_map(|map| map.keys());
+        let keys: Vec<_> = match known_settings.is_empty() {
+            true => keys.map(String::as_str).collect(),
+            false => known_settings.iter().map(String::as_str).collect(),
+        };
+        let place = if pointer.matches('/').count() > 1 { "here, `with` of" } else { "" };
+        let accepts = format!("{place} `{}` accepts {}; see docs/plan.md", description.name, quoted_list(keys));
+        accepts.trim_start().to_owned()
+    });
+    // A setting that is unknown is a wrong key.
+    let key = step.with_key_spans.get(&pointer).filter(|_| !known_settings.is_empty());
+    let span = key.cloned().unwrap_or_else(|| span_of(step, &pointer));
+    plan.error_at(ErrorCode::InvalidConfig, span, message, label, Some(hint))
 }
 
 /// A need of the module that the plan does not grant.
@@ -186,5 +190,5 @@ fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
         }
         CapabilityKind::Secrets => GrantLine::Item(name.unwrap_or("NAME").to_owned()),
     };
-    grant_line_hint(grants, need.capability, &line)
+    grant_line_hint(step, need.capability, &line)
 }

@@ -9,6 +9,7 @@ use super::{PlannedStep, span_of};
 use contract::{
     Label, Secret,
     diagnostic::{Diagnostic, ErrorCode, Notice},
+    text::dotted_pointer,
 };
 use journal::{
     Redactor, SecretLocation,
@@ -105,8 +106,8 @@ fn at_value(plan: &Plan, redactor: &Redactor, span: Range<usize>, message: Strin
 }
 
 fn at_pointer(pointer: &str) -> String {
-    match pointer.trim_start_matches('/') {
+    match pointer {
         "" => String::new(),
-        pointer => format!(" at `{pointer}`"),
+        pointer => format!(" at `{}`", dotted_pointer(pointer)),
     }
 }

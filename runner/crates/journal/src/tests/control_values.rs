@@ -46,7 +46,7 @@ fn a_secret_in_an_input_is_not_recorded_and_the_step_cannot_act() {
     let refused = intend(&mut journal, json!({ "config": { "link": "shop-live" } })).unwrap_err();
     let diagnostic = Diagnostic::from(&refused);
     assert_eq!(diagnostic.code, ErrorCode::SecretInInput);
-    expect!["a record would contain the value of secret `NAME` in `config/link`"].assert_eq(&diagnostic.message);
+    expect!["a record would contain the value of secret `NAME` in `config.link`"].assert_eq(&diagnostic.message);
     // Nothing was written, and the journal goes on.
     let _intent = intend(&mut journal, json!({ "config": { "link": "live" } })).unwrap();
     assert!(!fs::read_to_string(path(folder.path(), 1)).unwrap().contains("shop-live"));

@@ -51,7 +51,7 @@ fn wrong_types() {
               |
             4 |   - pull
               |   ^^^^^^ this is a list
-              hint: write a mapping; see docs/plan.md
+              hint: write a mapping: `steps: { verify: { with: { tries: 3 } } }`
         "#]],
     );
     check_step(
@@ -62,28 +62,28 @@ fn wrong_types() {
               |
             6 |     with: text
               |           ^^^^ this is a string
-              hint: write a mapping; see docs/plan.md
+              hint: write a mapping: `with: { NAME: VALUE }`
 
             error[P0105]: `grants` of step `a` must be a mapping, not a list
              --> deploy.yml:7:13
               |
             7 |     grants: [x]
               |             ^^^ this is a list
-              hint: write a mapping; see docs/plan.md
+              hint: write a mapping: `grants: { dirs: { app: ./app } }`
 
             error[P0105]: `needs` must be a step name or a list of them, not a mapping
              --> deploy.yml:8:12
               |
             8 |     needs: { a: b }
               |            ^^^^^^^^ this is a mapping
-              hint: write a step name or a list of them; see docs/plan.md
+              hint: write a step name or a list of them: `needs: [pull]`
 
             error[P0105]: `retry` must be a number, not a string
              --> deploy.yml:9:12
               |
             9 |     retry: three
               |            ^^^^^ this is a string
-              hint: write a number; see docs/plan.md
+              hint: write a number: `retry: 3`
         "#]],
     );
 }
@@ -516,4 +516,36 @@ fn errors_found_later() {
 #[test]
 fn environments_of_a_bad_plan() {
     assert!(environments(&source("x")).is_err());
+}
+
+#[test]
+fn hints_show_the_value_to_write() {
+    let step = |keys: &str| format!("version: 1\napp: shop\ndirs: {{ app: ./app }}\nsteps:\n  run: {{ {keys} }}\n");
+    for (text, hint) in [
+        (step("program: \"./build.sh --all\", trust: host"), "write a list: `program: [./build.sh, \"--all\"]`"),
+        (step("grants: { dirs: app }"), "write a list of names or a mapping: `dirs: [app]`"),
+        (step("grants: { dirs: /srv/shop }"), "write a list of names or a mapping: `dirs: { app: ./app }`"),
+        (step("grants: { http: \"https://example.com\" }"), "write a list: `http: [\"https://example.com\"]`"),
+        (step("grants: { http: { a: b } }"), "write a list: `http: [\"https://api.example.com\"]`"),
+        (step("grants: { programs: systemctl }"), "write a list: `programs: [systemctl]`"),
+        (step("grants: [app]"), "write a mapping: `grants: { dirs: { app: ./app } }`"),
+        (step("with: 5"), "write a mapping: `with: { NAME: VALUE }`"),
+        (step("retry: \"2\""), "write a number: `retry: 2`"),
+        (step("uses: 5"), "write a string: `uses: \"5\"`"),
+        (step("needs: { a: b }"), "write a step name or a list of them: `needs: [pull]`"),
+        (step("always: yes"), "write `true` or `false`\n"),
+        (
+            "version: 1\napp: shop\nsteps: { pull: 5 }\n".to_owned(),
+            "write a mapping: `pull: { with: { NAME: VALUE } }`",
+        ),
+        ("version: 1\napp: shop\nvars: 5\nsteps: { pull: }\n".to_owned(), "write a mapping: `vars: { port: 8001 }`"),
+        (
+            "version: 1\napp: shop\nhooks: { after: ./notify.sh }\nsteps: { pull: }\n".to_owned(),
+            "write a list: `after: [{ program: [./notify.sh] }]`",
+        ),
+    ] {
+        let errors = parse_for(&text, None).unwrap_err();
+        let shown = rendered(&errors);
+        assert!(shown.contains(&format!("hint: {hint}")), "{hint}\n{shown}");
+    }
 }

@@ -56,12 +56,9 @@ impl ProgramFault {
     #[must_use]
     pub fn hint(&self, program: &str) -> String {
         match self {
-            Self::NotOnPath { .. } => match elsewhere(program) {
-                Some(path) => format!("write its full path, `{}`, in `with` and in `programs:`", path.display()),
-                None => {
-                    "install it, or name its folder: add `env: { PATH: /opt/bin:/usr/bin:/bin }` to the step's `grants:`"
-                        .to_owned()
-                }
+            Self::NotOnPath { .. } => match usual_path(program) {
+                Some(path) => format!("write its full path, `{}`, wherever the plan names it", path.display()),
+                None => "install it, or write its full path wherever the plan names it".to_owned(),
             },
             Self::Missing => "install it, or correct the path".to_owned(),
             Self::Directory => "name a program in it".to_owned(),
@@ -175,7 +172,8 @@ impl Shebang {
 }
 
 /// The path of a program that is not on the step's `PATH`, but in a folder where programs usually are.
-fn elsewhere(program: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn usual_path(program: &str) -> Option<PathBuf> {
     USUAL_FOLDERS
         .iter()
         .map(|folder| Path::new(folder).join(program))

@@ -17,6 +17,6 @@ mod terminal;
 
 pub(crate) use capture::CapturedOutput;
 pub use guard::{GUARD_ARGUMENT, run_program_guard};
-pub use lookup::{ProgramFault, find_program};
+pub use lookup::{ProgramFault, find_program, usual_path};
 pub use records::{LeftoverProgram, end_leftover_programs};
 pub(crate) use running::{ProgramExit, ProgramPipes, ProgramStart, RunningProgram, StartError};

@@ -1,6 +1,6 @@
 //! Hints that show the line to add to a step's grants, such that it works when it is pasted.
 
-use plan::{ArgumentPattern, GrantSource, ProgramGrant, StepGrants};
+use plan::{ArgumentPattern, GrantSource, PlanStep, ProgramGrant, StepGrants, WrittenGrantForm, WrittenGrants};
 use sandbox::CapabilityKind;
 use serde_json::json;
 
@@ -13,37 +13,46 @@ pub(in super::super) enum GrantLine {
 }
 
 /// Where to add a line to the grants of a step, which has others already or not.
-pub(in super::super) fn grant_line_hint(grants: &StepGrants, capability: CapabilityKind, line: &GrantLine) -> String {
-    let StepGrants { dirs, http, tcp, databases, programs, sockets, secrets, .. } = grants;
-    let has_others = match capability {
-        CapabilityKind::Dirs => !dirs.is_empty(),
-        CapabilityKind::Http => !http.is_empty(),
-        CapabilityKind::Tcp => !tcp.is_empty(),
-        CapabilityKind::Databases => !databases.is_empty(),
-        CapabilityKind::Programs => !programs.is_empty(),
-        CapabilityKind::Sockets => !sockets.is_empty(),
-        CapabilityKind::Secrets => !secrets.is_empty(),
-    };
-    let key = capability.name();
-    let implied = implied_items(grants, capability);
-    let (text, whole) = match line {
+pub(in super::super) fn grant_line_hint(step: &PlanStep, capability: CapabilityKind, line: &GrantLine) -> String {
+    let grants = &step.grants;
+    let is_list_of_names = capability == CapabilityKind::Dirs
+        && grants.dirs.values().any(|grant| matches!(grant.source, GrantSource::Shared(_)));
+    if let (true, GrantLine::Item(text) | GrantLine::Entry(text)) = (is_list_of_names, line) {
+        let name = text.split(':').next().unwrap_or(text);
+        return format!(
+            "add `{text}` to `dirs:` at the top of the plan, and `{name}` to `dirs:` in the step's `grants:`"
+        );
+    }
+    place_line(step, &capability.name(), line, &implied_items(grants, capability))
+}
+
+/// Where to add a variable to the environment of a step's programs.
+pub(in super::super) fn env_line_hint(step: &PlanStep, entry: &str) -> String {
+    place_line(step, "env", &GrantLine::Entry(entry.to_owned()), &[])
+}
+
+/// The place of a line in the step as it is written. `implied` are the items that a list must have as soon as it is written.
+fn place_line(step: &PlanStep, key: &str, line: &GrantLine, implied: &[String]) -> String {
+    let whole = match line {
         GrantLine::Item(text) => {
             let all: Vec<_> = implied.iter().chain([text]).map(String::as_str).collect();
-            (text, format!("{key}: [{}]", all.join(", ")))
+            format!("{key}: [{}]", all.join(", "))
         }
-        GrantLine::Entry(text) => (text, format!("{key}: {{ {text} }}")),
+        GrantLine::Entry(text) => format!("{key}: {{ {text} }}"),
     };
-    let is_list_of_names =
-        capability == CapabilityKind::Dirs && dirs.values().any(|grant| matches!(grant.source, GrantSource::Shared(_)));
-    if is_list_of_names {
-        let name = text.split(':').next().unwrap_or(text);
-        format!("add `{text}` to `dirs:` at the top of the plan, and `{name}` to `dirs:` in the step's `grants:`")
-    } else if has_others && implied.is_empty() {
-        format!("add `{text}` to `{key}:` in the step's `grants:`")
-    } else if has_no_own_grants(grants) {
-        format!("add to the step: `grants: {{ {whole} }}`")
-    } else {
-        format!("add `{whole}` to the step's `grants:`")
+    match (&step.written_grants, step.written_grants.form(key), line) {
+        (_, Some(WrittenGrantForm::Empty), _) => format!("write `{whole}` in the step's `grants:`"),
+        // `secrets` may be either.
+        (_, Some(WrittenGrantForm::Mapping), GrantLine::Item(text)) => {
+            format!("add `{text}: use` to `{key}:` in the step's `grants:`")
+        }
+        (_, Some(_), GrantLine::Item(text) | GrantLine::Entry(text)) => {
+            format!("add `{text}` to `{key}:` in the step's `grants:`")
+        }
+        (WrittenGrants::Keys(_), None, _) => format!("add `{whole}` to the step's `grants:`"),
+        (WrittenGrants::LeftOut | WrittenGrants::NoPlace, None, _) => {
+            format!("add to the step: `grants: {{ {whole} }}`")
+        }
     }
 }
 
@@ -67,17 +76,4 @@ fn implied_items(grants: &StepGrants, capability: CapabilityKind) -> Vec<String>
         | CapabilityKind::Sockets
         | CapabilityKind::Secrets => Vec::new(),
     }
-}
-
-/// Whether the step has no `grants:` of its own.
-fn has_no_own_grants(grants: &StepGrants) -> bool {
-    let StepGrants { dirs, http, tcp, databases, programs, env, sockets, secrets } = grants;
-    dirs.is_empty()
-        && tcp.is_empty()
-        && databases.is_empty()
-        && env.is_empty()
-        && sockets.is_empty()
-        && secrets.is_empty()
-        && http.iter().all(|grant| grant.source.is_implied())
-        && programs.iter().all(|grant| grant.source.is_implied())
 }

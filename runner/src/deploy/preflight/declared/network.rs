@@ -35,7 +35,7 @@ impl DeclaredStep<'_> {
         let grants = &self.step.grants;
         match check_http_grants(&grants.http, method.unwrap_or("GET"), url) {
             Err(NetError::OriginNotGranted { origin, .. }) => {
-                let hint = grant_line_hint(grants, CapabilityKind::Http, &GrantLine::Item(format!("\"{origin}\"")));
+                let hint = grant_line_hint(self.step, CapabilityKind::Http, &GrantLine::Item(format!("\"{origin}\"")));
                 Some(self.not_granted(value, CapabilityKind::Http, &format!("the HTTP origin {origin}"), hint))
             }
             Err(NetError::MethodNotGranted { method: refused, origin, granted }) if method.is_some() => {
@@ -60,7 +60,7 @@ impl DeclaredStep<'_> {
         let grants = &self.step.grants;
         match check_tcp_grants(&grants.tcp, address) {
             Err(NetError::PeerNotGranted { peer }) => {
-                let hint = grant_line_hint(grants, CapabilityKind::Tcp, &GrantLine::Item(format!("\"{peer}\"")));
+                let hint = grant_line_hint(self.step, CapabilityKind::Tcp, &GrantLine::Item(format!("\"{peer}\"")));
                 Some(self.not_granted(value, CapabilityKind::Tcp, &format!("the TCP address {peer}"), hint))
             }
             Err(NetError::InvalidAddress { .. }) => {
@@ -81,7 +81,7 @@ impl DeclaredStep<'_> {
             Some(near) => format!("did you mean `unix://{near}/`?"),
             None => {
                 let entry = GrantLine::Entry(format!("{name}: \"unix:/run/{name}.sock\""));
-                grant_line_hint(&self.step.grants, CapabilityKind::Sockets, &entry)
+                grant_line_hint(self.step, CapabilityKind::Sockets, &entry)
             }
         };
         Some(self.not_granted(value, CapabilityKind::Sockets, &format!("a socket `{name}`"), hint))
@@ -97,14 +97,11 @@ impl DeclaredStep<'_> {
             Some(near) => format!("did you mean `{near}`?"),
             None if name.parse::<contract::GrantName>().is_err() => {
                 let entry = GrantLine::Entry(format!("main: \"{name}\""));
-                format!(
-                    "{}, and write `main` here",
-                    grant_line_hint(&self.step.grants, CapabilityKind::Databases, &entry)
-                )
+                format!("{}, and write `main` here", grant_line_hint(self.step, CapabilityKind::Databases, &entry))
             }
             None => {
                 let entry = GrantLine::Entry(format!("{name}: \"sqlite:./{name}.db\""));
-                grant_line_hint(&self.step.grants, CapabilityKind::Databases, &entry)
+                grant_line_hint(self.step, CapabilityKind::Databases, &entry)
             }
         };
         Some(self.not_granted(value, CapabilityKind::Databases, &format!("a database `{name}`"), hint))

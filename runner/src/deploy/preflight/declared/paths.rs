@@ -103,7 +103,7 @@ impl DeclaredStep<'_> {
                     .to_owned(),
             },
             None => {
-                grant_line_hint(grants, CapabilityKind::Dirs, &GrantLine::Entry(format!("{name}: \"./{name}:ro\"")))
+                grant_line_hint(self.step, CapabilityKind::Dirs, &GrantLine::Entry(format!("{name}: \"./{name}:ro\"")))
             }
         };
         Some(self.not_granted(value, CapabilityKind::Dirs, &format!("a directory `{name}`"), hint))

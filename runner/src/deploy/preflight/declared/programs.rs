@@ -5,7 +5,7 @@ use plan::EnvGrant;
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind, argv_may_match};
 use serde_json::Value;
 
-use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, grant_line_hint};
+use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, env_line_hint, grant_line_hint};
 
 impl DeclaredStep<'_> {
     /// The argument vector of a program or command; none for an argument that is known later.
@@ -41,7 +41,7 @@ impl DeclaredStep<'_> {
             return Some(self.not_granted(value, CapabilityKind::Programs, &what, hint));
         };
         let line = serde_json::json!(words).to_string().replace("\",\"", "\", \"");
-        let mut hint = grant_line_hint(grants, CapabilityKind::Programs, &GrantLine::Item(line));
+        let mut hint = grant_line_hint(self.step, CapabilityKind::Programs, &GrantLine::Item(line));
         if grants.programs.is_empty() && self.step.trust != plan::StepTrust::Host {
             hint += ", and `trust: host` to the step";
         }
@@ -76,10 +76,7 @@ impl DeclaredStep<'_> {
             None => {
                 let message =
                     format!("step `{}` sets the variable `{name}`, but the plan does not leave it open", self.step.id);
-                let hint = match grants.env.is_empty() {
-                    true => format!("add `env: {{ {name}: }}` to the step's `grants:`"),
-                    false => format!("add `{name}:` to `env:` in the step's `grants:`"),
-                };
+                let hint = env_line_hint(self.step, &format!("{name}:"));
                 Some(self.problem(ErrorCode::MissingGrant, &at, None, message, "not granted", hint))
             }
         }
