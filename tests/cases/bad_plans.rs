@@ -36,13 +36,13 @@ fn wrong_type_is_rejected() {
     check_rejected_plan(
         &format!("{PLAN_HEAD}    with: [files]\n"),
         expect![[r#"
-        error[P0105]: `with` of step `hello` must be a mapping, not a list
-         --> deploy.yml:6:11
-          |
-        6 |     with: [files]
-          |           ^^^^^^^ this is a list
-          hint: write a mapping; see docs/plan.md
-    "#]],
+            error[P0105]: `with` of step `hello` must be a mapping, not a list
+             --> deploy.yml:6:11
+              |
+            6 |     with: [files]
+              |           ^^^^^^^ this is a list
+              hint: write a mapping: `with: { NAME: VALUE }`
+        "#]],
     );
 }
 

@@ -22,10 +22,10 @@ fn misspelled_setting_is_rejected() {
         "form: \"file:dist",
         expect![[r#"
             error[P0121]: invalid `with` of step `pull` for module `pull` at `form`
-             --> deploy.yml:9:19
+             --> deploy.yml:9:13
               |
             9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
-              |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ unknown setting
+              |             ^^^^ unknown setting
               hint: did you mean `from`?
         "#]],
     );
@@ -53,13 +53,13 @@ fn setting_of_the_wrong_type_is_rejected() {
         "tries: 1",
         "tries: often",
         expect![[r#"
-        error[P0121]: invalid `with` of step `verify` for module `verify` at `tries`
-          --> deploy.yml:26:14
-           |
-        26 |       tries: often
-           |              ^^^^^ "often" is not of type "integer"
-          hint: `verify` accepts `consecutive`, `files`, `http`, `interval`, `sql`, `tcp`, `tries`; see docs/plan.md
-    "#]],
+            error[P0121]: invalid `with` of step `verify` for module `verify` at `tries`
+              --> deploy.yml:26:14
+               |
+            26 |       tries: often
+               |              ^^^^^ "often" is not of type "integer"
+              hint: write a number: `tries: 3`
+        "#]],
     );
 }
 

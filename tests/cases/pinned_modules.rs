@@ -168,7 +168,7 @@ fn modules_are_listed_and_accepted() {
     expect![[r#"
         new      ./check.wasm 0.1.0, a file
                  sha256:[HASH]
-                 asks for databases (/sql/0/database): is queried
+                 asks for databases (with.sql.0.database): is queried
                  asks for dirs ro (with.files): contains the files to check
                  asks for http (with.http): is checked over HTTP
                  asks for tcp (with.tcp): is checked over TCP
@@ -181,7 +181,7 @@ fn modules_are_listed_and_accepted() {
     expect![[r#"
         new      verify 0.1.0, built in
                  sha256:[HASH]
-                 asks for databases (/sql/0/database): is queried
+                 asks for databases (with.sql.0.database): is queried
                  asks for dirs ro (with.files): contains the files to check
                  asks for http (with.http): is checked over HTTP
                  asks for tcp (with.tcp): is checked over TCP

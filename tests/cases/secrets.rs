@@ -261,7 +261,7 @@ fn secret_in_a_receipt_makes_the_outcome_unknown() {
     let first = environment.run(&["--local", "--release", "one"]);
     first.assert_exit(1).assert_stderr_contains("error[P0304]: step `switch` failed on attempt 1");
     first.assert_stderr_contains(
-        "it returned the value of secret `NAME` in `notes/from`, so its receipt was not recorded",
+        "it returned the value of secret `NAME` in `notes.from`, so its receipt was not recorded",
     );
     let outcome = events(&environment).into_iter().find(|event| event["type"] == "outcome").unwrap();
     assert_eq!((&outcome["result"], &outcome["receipt"]), (&"unknown".into(), &Value::Null));
@@ -269,7 +269,7 @@ fn secret_in_a_receipt_makes_the_outcome_unknown() {
     // Its probe tells the same.
     let second = environment.run(&["--local", "--release", "one"]);
     second.assert_exit(3).assert_stderr_contains("error[P0403]");
-    second.assert_stderr_contains("it returned the value of secret `NAME` in `notes/from`");
+    second.assert_stderr_contains("it returned the value of secret `NAME` in `notes.from`");
     for (path, bytes) in environment.tree() {
         let is_state = path.starts_with(environment.path(".pawl"));
         assert!(!is_state || !String::from_utf8_lossy(&bytes).contains("hunter2"), "{}", path.display());

@@ -41,7 +41,7 @@ fn long_form_is_a_plan_with_the_same_long_form() {
 #[test]
 fn long_form_finds_the_environment_before() {
     let plan = "version: 1\napp: shop\nstate: \"dir:${{ vars.root }}/state\"\nenvironments:\n  test: { vars: { root: ./test } }\n  \
-                prod: { after: test, vars: { root: ./prod } }\nsteps:\n  verify: { with: { tries: 1 } }\n";
+                prod: { after: test, vars: { root: ./prod } }\nsteps:\n  verify:\n    with: { tries: 1, files: [{ path: deploy.yml }] }\n    grants: { dirs: { here: \".:ro\" } }\n";
     let environment = TestEnvironment::with_plan(plan);
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
     let long =
