@@ -231,24 +231,18 @@ fn the_preview_shows_each_host() {
                    needs a program: it is run
                    may reach directory `app` = [ROOT]/shop/deploy/web-1 (read and write; from `dirs.app` of the plan)
                    may reach program /bin/sh -c test ! -e broken && echo web-1 r1 >> restarts (from `with.program`)
-                   may reach environment `HOME` = the home of the runner's user (the default)
-                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
                    TRUST: HOST — this step can do whatever this machine's user can
           run    restart@web-2     commit   first run
                    run /bin/sh -c 'test ! -e broken && echo web-2 r1 >> restarts'
                    needs a program: it is run
                    may reach directory `app` = [ROOT]/shop/deploy/web-2 (read and write; from `dirs.app` of the plan)
                    may reach program /bin/sh -c test ! -e broken && echo web-2 r1 >> restarts (from `with.program`)
-                   may reach environment `HOME` = the home of the runner's user (the default)
-                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
                    TRUST: HOST — this step can do whatever this machine's user can
           run    restart@worker-1  commit   first run
                    run /bin/sh -c 'test ! -e broken && echo worker-1 r1 >> restarts'
                    needs a program: it is run
                    may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
                    may reach program /bin/sh -c test ! -e broken && echo worker-1 r1 >> restarts (from `with.program`)
-                   may reach environment `HOME` = the home of the runner's user (the default)
-                   may reach environment `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (the default)
                    TRUST: HOST — this step can do whatever this machine's user can
           ?      verify@web-1      check
                    not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
@@ -258,5 +252,6 @@ fn the_preview_shows_each_host() {
                    not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/web-2 (read only; from `dirs.app` of the plan)
+          programs get `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin and `HOME` = the home of the runner's user, unless the step sets them
     "#]].assert_eq(&preview.stdout_snapshot());
 }

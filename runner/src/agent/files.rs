@@ -14,15 +14,17 @@ use plan::PlanStep;
 
 use super::wire::{OfferedFile, ShippedDirs};
 
-/// The most directories of one kind that are kept.
-const MODE: u32 = 0o600;
-const EXECUTABLE_MODE: u32 = 0o700;
+/// The mode of a file that is no program.
+const MODE: u32 = 0o400;
+const EXECUTABLE_MODE: u32 = 0o500;
 
 /// The store of a user.
 pub(super) struct FileStore {
     root: PathBuf,
     /// The file that is being received.
     receiving: Option<Receiving>,
+    /// Why a file that was sent is not here.
+    failed: Option<String>,
 }
 
 struct Receiving {
@@ -35,7 +37,7 @@ struct Receiving {
 impl FileStore {
     /// A store in a folder, which is made when something is put there.
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, receiving: None }
+        Self { root, receiving: None, failed: None }
     }
 
     /// The offered files that are missing. The mode of the others is set.
@@ -51,8 +53,35 @@ impl FileStore {
         Ok(missing)
     }
 
-    /// Begins to receive a file.
-    pub(super) fn begin(&mut self, hash: Blake3Hash, size: u64) -> io::Result<()> {
+    /// The folder that it is in.
+    pub(super) fn folder(&self) -> &Path {
+        &self.root
+    }
+
+    /// Begins to receive a file. Who lays it out hears of an error.
+    pub(super) fn begin(&mut self, hash: Blake3Hash, size: u64) {
+        let begun = self.try_begin(hash, size);
+        self.note_failure(begun);
+    }
+
+    /// Takes bytes of the file that is being received.
+    pub(super) fn receive(&mut self, bytes: &[u8]) {
+        if self.failed.is_none() {
+            let received = self.try_receive(bytes);
+            self.note_failure(received);
+        }
+    }
+
+    fn note_failure(&mut self, result: io::Result<()>) {
+        if let Err(error) = result {
+            if let Some(receiving) = self.receiving.take() {
+                let _ = fs::remove_file(receiving.path);
+            }
+            self.failed.get_or_insert_with(|| error.to_string());
+        }
+    }
+
+    fn try_begin(&mut self, hash: Blake3Hash, size: u64) -> io::Result<()> {
         let folder = self.root.join("files");
         fs::create_dir_all(&folder)?;
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
@@ -61,8 +90,7 @@ impl FileStore {
         self.end_if_complete()
     }
 
-    /// Takes bytes of the file that is being received.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn try_receive(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(receiving) = &mut self.receiving else { return Err(io::Error::other("bytes of no file")) };
         io::Write::write_all(&mut receiving.file, bytes)?;
         receiving.left = receiving
@@ -85,7 +113,10 @@ impl FileStore {
     }
 
     /// Lays out the directories of a step that come from the coordinator, and lets the step's grants lead there.
-    pub(super) fn lay_out(&self, step: &mut PlanStep, shipped: &ShippedDirs) -> io::Result<()> {
+    pub(super) fn lay_out(&mut self, step: &mut PlanStep, shipped: &ShippedDirs) -> io::Result<()> {
+        if let Some(why) = self.failed.take() {
+            return Err(io::Error::other(why));
+        }
         for (name, files) in shipped {
             let Some(grant) = step.grants.dirs.get_mut(name) else { continue };
             let listing: String = files.iter().map(|(path, hash)| format!("{hash:?} {path}\n")).collect();

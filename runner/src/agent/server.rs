@@ -17,6 +17,7 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
     step::{FailureKind, StepFailure, StepOutcome},
 };
+use journal::{RecordStatus, event::Fingerprint, file::StepEffect};
 use plan::PlanStep;
 use sandbox::{
     CallChannel, CallMessage, LoadedModule, ModuleDescription, ModuleRuntime, NoticeHandler, UserPaths,
@@ -32,6 +33,10 @@ use crate::deploy::host_problems;
 
 /// A coordinator that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long the last frames may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the agent says that it is there.
+const PONG_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a call may go on as if nothing were once the connection has ended; then its programs get SIGTERM, and SIGKILL after 4 s.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);
 /// When the agent ends, counted from the end of the connection, whatever the call does.
@@ -72,6 +77,17 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
             }
         }
     });
+    let alive = frames.downgrade();
+    tokio::spawn(async move {
+        // Also while it waits for the lock, or for what a check runs.
+        loop {
+            tokio::time::sleep(PONG_INTERVAL).await;
+            let Some(frames) = alive.upgrade() else { break };
+            if frames.send(wire::message_frame(&ToCoordinator::Pong)).await.is_err() {
+                break;
+            }
+        }
+    });
     let notify: NoticeHandler = Arc::new(|_| {});
     let Ok(runtime) = ModuleRuntime::new(folders.paths.clone(), notify) else { return ExitKind::Bug };
     let files = FileStore::new(folders.cache.join("shipped"));
@@ -86,7 +102,8 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
         session.end().await;
     }
     drop(agent);
-    let _ = writing.await;
+    // What a dead connection does not take is dropped.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, writing).await;
     ExitKind::Success
 }
 
@@ -110,20 +127,18 @@ pub fn build() -> String {
 impl Agent {
     async fn say(&self, message: &ToCoordinator) {
         // When the connection has ended, nobody hears it; the journal has what counts.
-        let _ = self.frames.send(wire::message_frame(message)).await;
+        let _ = self.frames.send_timeout(wire::message_frame(message), SILENCE).await;
     }
 
     async fn handle(&mut self, frame: Frame<ToAgent>) {
         match frame {
             Frame::Bytes(bytes) => {
-                // A damaged file is asked for again by the next offer.
-                let _ = self.files.receive(&bytes);
+                self.files.receive(&bytes);
             }
             Frame::Message(ToAgent::File { hash, size }) => {
-                let _ = self.files.begin(hash, size);
+                self.files.begin(hash, size);
             }
-            Frame::Message(ToAgent::Ping) => self.say(&ToCoordinator::Pong).await,
-            Frame::Message(ToAgent::Stop) => {}
+            Frame::Message(ToAgent::Ping | ToAgent::Stop) => {}
             Frame::Message(ToAgent::Begin(begin)) => {
                 let answer = match Session::begin(&self.folders.state, &begin).await {
                     Ok(session) => {
@@ -138,7 +153,7 @@ impl Agent {
             Frame::Message(ToAgent::Offer { call, files }) => {
                 let answer = match self.files.missing(&files) {
                     Ok(hashes) => AgentAnswer::Wanted { hashes },
-                    Err(error) => AgentAnswer::Refused { problem: store_problem(&error) },
+                    Err(error) => AgentAnswer::Refused { problem: store_problem(&error, &self.files) },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
@@ -149,7 +164,7 @@ impl Agent {
             Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
                 let answer = match self.files.lay_out(&mut step, &shipped) {
                     Ok(()) => self.call(call, &step, export).await,
-                    Err(error) => AgentAnswer::Failed { failure: store_failure(&error) },
+                    Err(error) => AgentAnswer::Failed { failure: store_failure(&error, &self.files) },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
@@ -161,7 +176,7 @@ impl Agent {
         let mut problems: Vec<(StepId, Problem)> = Vec::new();
         for CheckedStep { mut step, upstream, shipped } in steps {
             if let Err(error) = self.files.lay_out(&mut step, &shipped) {
-                problems.push((step.id.clone(), store_problem(&error)));
+                problems.push((step.id.clone(), store_problem(&error, &self.files)));
                 continue;
             }
             match self.load(&step).await {
@@ -207,6 +222,7 @@ impl Agent {
         if let Some(records) = records {
             channel = channel.with_program_records(records.into());
         }
+        let acts = matches!(export, Export::Apply { .. });
         let work = run_export(runtime, (module, description), step, session.as_mut(), export, channel);
         tokio::pin!(work);
         let mut ended_at: Option<tokio::time::Instant> = None;
@@ -216,13 +232,12 @@ impl Agent {
             tokio::select! {
                 biased;
                 answer = &mut work => break answer,
-                Some(message) = messages.recv() => {
-                    let _ = frames.send(wire::message_frame(&call_message(call, message))).await;
+                Some(message) = messages.recv(), if frames.capacity() > 0 => {
+                    let _ = frames.try_send(wire::message_frame(&call_message(call, message)));
                 }
+                // Waits for room, without keeping the other branches waiting.
+                _ = frames.reserve(), if frames.capacity() == 0 => {}
                 request = requests.recv(), if ended_at.is_none() => match request {
-                    Some(Frame::Message(ToAgent::Ping)) => {
-                        let _ = frames.send(wire::message_frame(&ToCoordinator::Pong)).await;
-                    }
                     Some(Frame::Message(ToAgent::Stop)) => {
                         stop.send_replace(Some(tokio::time::Instant::now()));
                     }
@@ -235,12 +250,19 @@ impl Agent {
                 }
                 () = tokio::time::sleep_until(at(ended_at, LAST_MOMENT)), if ended_at.is_some() => {
                     // The intent stays without an outcome: the next attempt asks the step's probe.
-                    break AgentAnswer::Failed { failure: StepFailure::new(FailureKind::TimeOut, "the connection ended") };
+                    let failure = StepFailure::new(FailureKind::TimeOut, "the connection ended");
+                    break match acts {
+                        true => AgentAnswer::Outcome { took_ms: 0, outcome: StepOutcome::Unknown { failure } },
+                        false => AgentAnswer::Failed { failure },
+                    };
                 }
             }
         };
         while let Ok(message) = messages.try_recv() {
-            let _ = frames.send(wire::message_frame(&call_message(call, message))).await;
+            let sent = frames.send_timeout(wire::message_frame(&call_message(call, message)), SILENCE).await;
+            if sent.is_err() {
+                break;
+            }
         }
         answer
     }
@@ -291,6 +313,25 @@ async fn run_export(
             if let Err(problem) = session.check_lock() {
                 return not_begun(&problem.message);
             }
+            match session.journal.state().status(&step_target) {
+                // An answer was lost: it is undone.
+                Some(RecordStatus::Reverted) => return AgentAnswer::Reverted { failure: None },
+                // The effect was made before this host had a record of it.
+                None => {
+                    let (key, effect) = (input["key"].as_str().unwrap_or_default(), StepEffect::Mutating);
+                    let begun = session.journal.record_adoption_intent(
+                        &step_target,
+                        key,
+                        Fingerprint::default(),
+                        input.clone(),
+                        effect,
+                    );
+                    if let Err(error) = begun {
+                        return not_begun(&error.to_string());
+                    }
+                }
+                Some(_) => {}
+            }
             let intent = match session.journal.record_undo_intent(&step_target) {
                 Ok(intent) => intent,
                 Err(error) => return not_begun(&error.to_string()),
@@ -323,11 +364,13 @@ fn call_message(call: CallId, message: CallMessage) -> ToCoordinator {
     }
 }
 
-fn store_problem(error: &io::Error) -> Problem {
+fn store_problem(error: &io::Error, files: &FileStore) -> Problem {
     let message = "can't keep files of the runner's machine on the host";
-    problem(&Diagnostic::new(ErrorCode::ResourceNotReady, message).with_cause(error))
+    let hint = format!("make room in {} there, and let the user write to it", files.folder().display());
+    problem(&Diagnostic::new(ErrorCode::ResourceNotReady, message).with_cause(error).with_hint(hint))
 }
 
-fn store_failure(error: &io::Error) -> StepFailure {
-    StepFailure::new(FailureKind::NotBegun, format!("can't lay out files of the runner's machine: {error}"))
+fn store_failure(error: &io::Error, files: &FileStore) -> StepFailure {
+    let failure = StepFailure::new(FailureKind::NotBegun, format!("can't keep files of the runner's machine: {error}"));
+    failure.with_hint(format!("make room in {} on the host", files.folder().display()))
 }

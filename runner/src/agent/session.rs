@@ -156,7 +156,9 @@ pub(super) fn host_records(state: &JournalState) -> Vec<HostRecord> {
     let record = |(step_target, record): (&journal::StepTarget, &journal::StepRecord)| HostRecord {
         step_target: step_target.clone(),
         key: record.intent.key.clone(),
+        epoch: record.intent.input.get("epoch").and_then(serde_json::Value::as_u64),
         outcome: known(&record.status),
+        undone: matches!(record.status, RecordStatus::Reverted),
     };
     state.records.iter().map(record).collect()
 }

@@ -186,8 +186,12 @@ pub struct HostRecord {
     pub step_target: StepTarget,
     /// The idempotency key of its last intent.
     pub key: String,
+    /// The epoch of the coordinator's attempt that it was for.
+    pub epoch: Option<u64>,
     /// How it ended; none if that is unknown, or if it was undone.
     pub outcome: Option<StepOutcome>,
+    /// Whether it was undone.
+    pub undone: bool,
 }
 
 /// An error of the agent, for a [`Diagnostic`](contract::diagnostic::Diagnostic) of the coordinator.

@@ -133,7 +133,11 @@ fn needs_and_grants_text(ready: &PlannedStep) -> String {
         let _ = writeln!(lines, "           may reach {}", text::escape_line(&grant));
     }
     if ready.step.trust == StepTrust::Host {
-        let _ = writeln!(lines, "           TRUST: HOST — this step can do whatever this machine's user can");
+        let whose = ready
+            .step
+            .remote_host()
+            .map_or("this machine's user".to_owned(), |host| format!("its user on {}", host.name));
+        let _ = writeln!(lines, "           TRUST: HOST — this step can do whatever {whose} can");
     }
     lines
 }

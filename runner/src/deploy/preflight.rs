@@ -5,6 +5,7 @@
 //! and disk space. It creates nothing except granted directories.
 
 mod declared;
+mod hosts;
 mod lookups;
 mod machine;
 mod migrations;
@@ -27,13 +28,16 @@ use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprin
 use contract::{Digest, Label, StepId, TargetName, diagnostic::Diagnostic, hash::Blake3Hash};
 use journal::{
     JournalState, Redactor, StepTarget,
-    event::{JournalHeader, PlanStepRecord, Release},
+    event::{PlanStepRecord, Release},
 };
 use plan::{ModuleRef, Plan, PlanHost, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 use serde_json::Value;
 
-use crate::{agent::wire::BeginSession, remote::RemoteExecutor};
+pub use hosts::host_problems;
+
+use crate::remote::RemoteExecutor;
+use hosts::{CheckedResources, module_of_this_machine};
 use machine::MachineCheck;
 use modules::LoadedModules;
 use planner::{StepPlanner, phase_order_error, upstream_of};
@@ -218,46 +222,6 @@ impl PreparedPlan {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// What the steps of each other host need there and lack. All hosts are asked at once.
-    async fn check_hosts(&self, resources: CheckedResources) -> Vec<Diagnostic> {
-        let checks = self.hosts.iter().map(async |(name, remote)| {
-            let is_there = |planned: &&PlannedStep| planned.step.remote_host().is_some_and(|host| host.name == *name);
-            let steps: Vec<_> = self.all_steps().filter(is_there).collect();
-            match remote.check(&steps, resources == CheckedResources::Created).await {
-                Ok(problems) => problems,
-                Err(unreachable) => vec![unreachable],
-            }
-        });
-        futures_util::future::join_all(checks).await.into_iter().flatten().collect()
-    }
-
-    /// Begins the session of an attempt on each other host. All hosts are asked at once.
-    pub(super) async fn begin_host_sessions(
-        &self,
-        header: &JournalHeader,
-        lineage: &str,
-    ) -> Result<(), Vec<Diagnostic>> {
-        let sessions = self.hosts.iter().map(async |(name, remote)| {
-            let secrets = self.secrets_of_host(name);
-            remote.begin(host_session(header, lineage, name, secrets)).await
-        });
-        let begun = futures_util::future::join_all(sessions).await;
-        let problems: Vec<_> = begun.into_iter().filter_map(Result::err).collect();
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
-    }
-
-    /// The secrets that the steps of a host use, by name.
-    fn secrets_of_host(&self, host: &TargetName) -> BTreeMap<String, String> {
-        let is_there = |planned: &&PlannedStep| planned.step.remote_host().is_some_and(|it| it.name == *host);
-        let texts: Vec<_> =
-            self.all_steps().filter(is_there).flat_map(|planned| planned.step.grants.confidential_texts()).collect();
-        let is_used = |(name, secret): &(&String, &contract::Secret)| {
-            texts.iter().any(|text| text.reveal().contains(secret.reveal())) && !name.is_empty()
-        };
-        let used = self.plan.secrets.iter().filter(is_used);
-        used.map(|(name, secret)| (name.clone(), secret.reveal().to_owned())).collect()
-    }
-
     /// The steps on this machine, followed by those of the hooks.
     fn local_steps(&self) -> impl Iterator<Item = &PlannedStep> {
         self.all_steps().filter(|planned| planned.step.remote_host().is_none())
@@ -421,6 +385,7 @@ impl UnresolvedPlan {
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
+        planner.problems.extend(steps.iter().filter_map(|planned| module_of_this_machine(&plan, planned)));
         problems.extend(planner.problems);
         let redactor = Redactor::of_plan(&plan.secrets);
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
@@ -441,7 +406,8 @@ impl UnresolvedPlan {
         let release = Release { label, digest: None };
         let remote_hosts = steps.iter().filter_map(|planned| planned.step.remote_host());
         let remote = |host: &Arc<PlanHost>| {
-            let executor = RemoteExecutor::new(Arc::clone(host), plan.ssh.clone(), modules.descriptions());
+            let executor =
+                RemoteExecutor::new(Arc::clone(host), plan.ssh.clone(), modules.descriptions(), Arc::clone(&notify));
             (host.name.clone(), executor)
         };
         let hosts = remote_hosts.map(remote).collect();
@@ -501,62 +467,6 @@ pub async fn describe_steps(plan: &Plan, options: PreflightOptions) -> Result<De
 /// Whether a step is one of the setup steps.
 fn is_setup(plan: &Plan, planned: &PlannedStep) -> bool {
     plan.setup.iter().any(|setup| setup.id == planned.step.id)
-}
-
-/// What an agent checks for the steps of its host. Their positions in the plan are not known there.
-pub async fn host_problems(
-    steps: Vec<(PlanStep, Vec<StepId>, ModuleDescription)>,
-    create: bool,
-) -> Vec<(StepId, Diagnostic)> {
-    let planned: Vec<PlannedStep> = steps
-        .into_iter()
-        .map(|(step, upstream, description)| PlannedStep {
-            step_target: StepTarget { step: step.id.clone(), target: step.target.clone() },
-            description,
-            upstream: upstream.into_iter().collect(),
-            module_digest: Digest::from_bytes([0; 32]),
-            step,
-        })
-        .collect();
-    let plan = Plan::of_host(planned.iter().map(|planned| planned.step.clone()).collect());
-    let mut problems = Vec::new();
-    for planned in &planned {
-        let of_step = std::iter::once(planned);
-        let resources = match create {
-            true => resources::check_resources(&plan, of_step).err().unwrap_or_default(),
-            false => resources::unreadable_dirs(&plan, of_step),
-        };
-        let found = resources.into_iter().chain(machine_problems(&plan, std::iter::once(planned)).await);
-        problems.extend(found.map(|problem| (planned.step.id.clone(), problem)));
-    }
-    problems
-}
-
-fn host_session(
-    header: &JournalHeader,
-    lineage: &str,
-    target: &TargetName,
-    secrets: BTreeMap<String, String>,
-) -> BeginSession {
-    BeginSession {
-        app: header.app.clone(),
-        environment: header.environment.clone(),
-        target: target.clone(),
-        run: header.run.clone(),
-        attempt: header.attempt,
-        release: header.release.clone(),
-        epoch: header.epoch,
-        lineage: lineage.to_owned(),
-        by: header.by.clone(),
-        secrets,
-    }
-}
-
-/// Whether a check of resources creates the writable directories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CheckedResources {
-    Existing,
-    Created,
 }
 
 /// What steps need on this machine and lack.

@@ -26,6 +26,8 @@ use crate::agent::wire::{
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// An agent that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long a session may take to begin: a former agent may still hold the lock.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many frames may wait to be written.
 const WAITING_FRAMES: usize = 8;
 
@@ -114,19 +116,21 @@ impl AgentConnection {
         let (sender, answer) = oneshot::channel();
         self.shared.with(|state| state.session = Some(sender))?;
         self.send(wire::message_frame(&ToAgent::Begin(begin))).await?;
-        match answer.await {
-            Ok(begun) => begun.map_err(ConnectionError::Refused),
-            Err(_) => Err(self.shared.lost()),
+        match tokio::time::timeout(BEGIN_TIMEOUT, answer).await {
+            Ok(Ok(begun)) => begun.map_err(ConnectionError::Refused),
+            Ok(Err(_)) => Err(self.shared.lost()),
+            Err(_) => Err(ConnectionError::Lost("the host does not begin".to_owned())),
         }
     }
 
-    /// Makes a call; its messages go to `channel`, and its programs end when that asks for it.
+    /// Makes a call that must be answered within `limit`; its messages go to `channel`, and its programs end when that asks for it.
     ///
     /// # Errors
     /// [`ConnectionError::Lost`]: the call may have happened.
     pub async fn call(
         &self,
         channel: Option<CallChannel>,
+        limit: Duration,
         request: impl FnOnce(CallId) -> ToAgent,
     ) -> Result<AgentAnswer, ConnectionError> {
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
@@ -141,14 +145,22 @@ impl AgentConnection {
             }
         };
         tokio::pin!(answer, stop);
-        let answer = tokio::select! {
-            answer = &mut answer => answer,
-            () = &mut stop => {
-                self.send(wire::message_frame(&ToAgent::Stop)).await?;
-                answer.await
+        let answered = async {
+            tokio::select! {
+                answer = &mut answer => Ok(answer),
+                () = &mut stop => {
+                    self.send(wire::message_frame(&ToAgent::Stop)).await?;
+                    Ok(answer.await)
+                }
             }
         };
-        answer.map_err(|_| self.shared.lost())
+        match tokio::time::timeout(limit, answered).await {
+            Ok(answer) => answer?.map_err(|_| self.shared.lost()),
+            Err(_) => {
+                self.shared.end(format!("the host gave no answer for {} s", limit.as_secs()));
+                Err(self.shared.lost())
+            }
+        }
     }
 
     /// Sends a frame.

@@ -18,13 +18,14 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use contract::{
-    diagnostic::{Diagnostic, ErrorCode},
+    GrantName, StepId,
+    diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
 use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent};
 use plan::{PlanHost, PlanStep, SshOptions};
-use sandbox::{CallChannel, InputError, ModuleDescription, PreviewChange, module_display_name};
+use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, PreviewChange, module_display_name};
 
 use super::{
     AgentConnection, ConnectionError, reach,
@@ -41,12 +42,17 @@ use crate::{
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer may take beyond the time that the call itself may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// The longest receipt that a host may return, in bytes of JSON.
+const MAX_RECEIPT_BYTES: usize = 40 << 10;
 
 /// The executor of the steps of one host.
 pub struct RemoteExecutor {
     host: Arc<PlanHost>,
     options: SshOptions,
     descriptions: BTreeMap<String, ModuleDescription>,
+    notify: NoticeHandler,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
     /// What the host knew of each step before the call that is being made.
@@ -56,6 +62,7 @@ pub struct RemoteExecutor {
 /// What a host knows of a call whose connection was cut.
 enum Recalled {
     Ended(StepOutcome),
+    Undone,
     NeverArrived,
     Unknown(String),
 }
@@ -63,11 +70,17 @@ enum Recalled {
 impl RemoteExecutor {
     /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names.
     #[must_use]
-    pub fn new(host: Arc<PlanHost>, options: SshOptions, descriptions: BTreeMap<String, ModuleDescription>) -> Self {
+    pub fn new(
+        host: Arc<PlanHost>,
+        options: SshOptions,
+        descriptions: BTreeMap<String, ModuleDescription>,
+        notify: NoticeHandler,
+    ) -> Self {
         Self {
             host,
             options,
             descriptions,
+            notify,
             connection: RefCell::default(),
             session: RefCell::default(),
             records: RefCell::default(),
@@ -82,13 +95,14 @@ impl RemoteExecutor {
         if let Some(connection) = self.connection.borrow().as_ref().filter(|connection| !connection.has_ended()) {
             return Ok(Rc::clone(connection));
         }
-        let connection = Rc::new(reach(&self.host, &self.options).await?);
-        *self.connection.borrow_mut() = Some(Rc::clone(&connection));
+        let connection = Rc::new(reach(&self.host, &self.options, &|megabytes| self.tell_upload(megabytes)).await?);
         let session = self.session.borrow().clone();
         if let Some(session) = session {
             let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
             self.learn(records);
         }
+        // Not before its session has begun: without one, it can't tell what an earlier one did.
+        *self.connection.borrow_mut() = Some(Rc::clone(&connection));
         Ok(connection)
     }
 
@@ -106,35 +120,60 @@ impl RemoteExecutor {
 
     /// How an earlier attempt's call ended by the host's own record, if it has one of exactly that call.
     #[must_use]
-    pub fn recall(&self, step_target: &StepTarget, key: &str) -> Option<StepOutcome> {
+    pub fn recall(&self, step_target: &StepTarget, key: &str, epoch: u64) -> Option<StepOutcome> {
         let records = self.records.borrow();
-        records.get(step_target).filter(|record| record.key == key).and_then(|record| record.outcome.clone())
+        let record = records.get(step_target).filter(|record| record.key == key && record.epoch == Some(epoch))?;
+        record.outcome.clone()
     }
 
     /// What steps need on the host and lack.
     ///
     /// # Errors
     /// The host can't be reached.
-    pub async fn check(&self, steps: &[&PlannedStep], create: bool) -> Result<Vec<Diagnostic>, Diagnostic> {
+    pub async fn check(&self, steps: &[&PlannedStep], create: bool) -> Result<Vec<(StepId, Diagnostic)>, Diagnostic> {
+        let unsent = steps.iter().flat_map(|planned| self.unsent_dir_problems(planned));
+        let problems: Vec<_> = unsent.collect();
+        if !problems.is_empty() {
+            return Ok(problems);
+        }
         let connection = self.connect().await?;
         let mut checked = Vec::new();
         for planned in steps {
             let config = &planned.step.with;
-            let shipped = self
-                .ship(&connection, &planned.step, config)
-                .await
-                .map_err(|failure| Diagnostic::new(ErrorCode::InputUnreadable, failure.message))?;
+            let shipped = match self.ship(&connection, &planned.step, config).await {
+                Ok(shipped) => shipped,
+                Err(failure) => {
+                    let hint = failure.hint.unwrap_or_else(|| "create it, or correct the path".to_owned());
+                    let problem = Diagnostic::new(ErrorCode::InputUnreadable, failure.message).with_hint(hint);
+                    return Ok(vec![(planned.step.id.clone(), problem)]);
+                }
+            };
             let upstream = planned.upstream.iter().cloned().collect();
             checked.push(CheckedStep { step: planned.step.clone(), upstream, shipped });
         }
-        let answer = connection.call(None, |call| ToAgent::Check { call, steps: checked, create }).await;
+        let answer =
+            connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
         match answer {
             Ok(AgentAnswer::Checked { problems }) => {
-                Ok(problems.into_iter().map(|(_, problem)| self.diagnostic(&problem)).collect())
+                Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())
             }
             Ok(_) => Err(self.lost("it gave an answer to another question")),
             Err(error) => Err(self.session_error(&error)),
         }
+    }
+
+    /// The directories of this machine that a step would find empty on the host.
+    fn unsent_dir_problems(&self, planned: &PlannedStep) -> Vec<(StepId, Diagnostic)> {
+        let id = &planned.step.id;
+        let problem = |name: &GrantName| {
+            let message = format!(
+                "directory `{name}` of step `{id}` is on this machine, and the step names no file in it to send to `{}`",
+                self.host.name
+            );
+            let hint = "use a directory of the host, by its absolute path; a `run` step can list files under `inputs:`";
+            (id.clone(), Diagnostic::new(ErrorCode::InvalidGrant, message).with_hint(hint))
+        };
+        shipping::unsent_dirs(&planned.step, &planned.description).into_iter().map(problem).collect()
     }
 
     fn learn(&self, records: Vec<HostRecord>) {
@@ -149,10 +188,15 @@ impl RemoteExecutor {
         }
     }
 
+    fn tell_upload(&self, megabytes: usize) {
+        let name = &self.host.name;
+        (self.notify)(Notice::note(format!("{name}: sending the runner ({megabytes} MB, once for each version)")));
+    }
+
     fn lost(&self, why: &str) -> Diagnostic {
         Diagnostic::new(ErrorCode::HostUnreachable, format!("the connection to host `{}` was lost", self.host.name))
             .with_cause(why)
-            .with_hint("check the host, then run the same command again: it goes on where this one ended")
+            .with_hint("check the host, then run the same command again: it continues from there")
     }
 
     fn diagnostic(&self, problem: &Problem) -> Diagnostic {
@@ -184,10 +228,14 @@ impl RemoteExecutor {
             return Ok(dirs);
         }
         let offered: Vec<_> = files.keys().cloned().collect();
-        let answer = connection.call(None, |call| ToAgent::Offer { call, files: offered }).await;
+        let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files: offered }).await;
         let wanted = match answer.map_err(|error| transient(error.to_string()))? {
             AgentAnswer::Wanted { hashes } => hashes,
-            AgentAnswer::Refused { problem } => return Err(StepFailure::new(FailureKind::Permanent, problem.message)),
+            AgentAnswer::Refused { problem } => {
+                let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
+                let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
+                return Err(StepFailure { hint: problem.hint, ..failure });
+            }
             _ => return Err(transient("it gave an answer to another question".to_owned())),
         };
         for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
@@ -210,7 +258,7 @@ impl RemoteExecutor {
             let connection = self.connect().await.map_err(|diagnostic| transient(diagnostic.message))?;
             let shipped = self.ship(&connection, step, config).await?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            match connection.call(Some(channel.clone()), request).await {
+            match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(ConnectionError::Lost(_)) if tries == 0 => tries += 1,
                 Err(error) => return Err(transient(error.to_string())),
@@ -224,11 +272,12 @@ impl RemoteExecutor {
         step: &PlanStep,
         step_target: &StepTarget,
         key: Option<&str>,
-        config: &Value,
+        input: &Value,
         channel: &CallChannel,
         export: impl Fn() -> Export,
     ) -> Result<AgentAnswer, StepFailure> {
-        loop {
+        let (config, epoch) = (&input["config"], input["epoch"].as_u64());
+        for _ in 0..MAX_DIALS {
             let before = self.records.borrow().get(step_target).cloned();
             let connection = match self.connect().await {
                 Ok(connection) => connection,
@@ -236,15 +285,17 @@ impl RemoteExecutor {
             };
             let shipped = self.ship(&connection, step, config).await?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            let error = match connection.call(Some(channel.clone()), request).await {
+            let error = match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => {
                     if let (AgentAnswer::Outcome { outcome, .. }, Some(key)) = (&answer, key) {
                         let outcome = match outcome {
                             StepOutcome::Unknown { .. } => None,
                             StepOutcome::Succeeded { .. } | StepOutcome::Failed { .. } => Some(outcome.clone()),
                         };
-                        let record = HostRecord { step_target: step_target.clone(), key: key.to_owned(), outcome };
-                        self.records.borrow_mut().insert(step_target.clone(), record);
+                        let (step_target, key) = (step_target.clone(), key.to_owned());
+                        let record =
+                            HostRecord { step_target: step_target.clone(), key, epoch, outcome, undone: false };
+                        self.records.borrow_mut().insert(step_target, record);
                     }
                     return Ok(answer);
                 }
@@ -252,6 +303,7 @@ impl RemoteExecutor {
             };
             match self.recall_after_loss(step_target, key, before.as_ref(), &error.to_string()).await {
                 Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { took_ms: 0, outcome }),
+                Recalled::Undone => return Ok(AgentAnswer::Reverted { failure: None }),
                 Recalled::NeverArrived => {}
                 Recalled::Unknown(why) => {
                     let failure = transient(format!("the connection to {} was lost: {why}", self.host.name));
@@ -259,6 +311,8 @@ impl RemoteExecutor {
                 }
             }
         }
+        let failure = transient(format!("the connection to {} was lost at each try", self.host.name));
+        Ok(AgentAnswer::Outcome { took_ms: 0, outcome: StepOutcome::Unknown { failure } })
     }
 
     /// Dials a lost host again, and reads what it recorded. Its former agent ends the call first.
@@ -276,6 +330,7 @@ impl RemoteExecutor {
                 Ok(_) => {
                     let records = self.records.borrow();
                     return match (records.get(step_target), key) {
+                        (Some(HostRecord { undone: true, .. }), None) => Recalled::Undone,
                         (now, _) if now == before && now.is_none_or(|record| record.outcome.is_some()) => {
                             Recalled::NeverArrived
                         }
@@ -313,6 +368,10 @@ async fn send_file(
             length => connection.send(wire::bytes_frame(&piece[..length])).await.map_err(ended)?,
         }
     }
+}
+
+fn is_too_long(receipt: &Receipt) -> bool {
+    serde_json::to_string(receipt).is_ok_and(|json| json.len() > MAX_RECEIPT_BYTES)
 }
 
 fn other_answer() -> StepFailure {
@@ -372,8 +431,12 @@ impl Executor for RemoteExecutor {
             input: input.clone(),
             effect: intent.effect(),
         };
-        let answer = self.act(step, &step_target, Some(&key), &input["config"], &channel, export).await;
+        let answer = self.act(step, &step_target, Some(&key), &input, &channel, export).await;
         let outcome = match answer {
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt }, .. }) if is_too_long(&receipt) => {
+                let failure = StepFailure::new(FailureKind::Limit, "the host returned a receipt that is too long");
+                StepOutcome::Unknown { failure }
+            }
             Ok(AgentAnswer::Outcome { outcome, .. }) => outcome,
             Ok(AgentAnswer::Failed { failure }) | Err(failure) => StepOutcome::Failed { failure },
             Ok(_) => StepOutcome::Unknown { failure: other_answer() },
@@ -392,7 +455,7 @@ impl Executor for RemoteExecutor {
         let step_target = intent.step_target().clone();
         let export =
             || Export::Revert { step_target: step_target.clone(), input: input.clone(), receipt: receipt.clone() };
-        let answer = self.act(step, &step_target, None, &input["config"], &channel, export).await;
+        let answer = self.act(step, &step_target, None, input, &channel, export).await;
         let failure = match answer {
             Ok(AgentAnswer::Reverted { failure }) => failure,
             Ok(AgentAnswer::Failed { failure }) | Err(failure) => Some(failure),

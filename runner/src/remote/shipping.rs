@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use contract::hash::Blake3Hash;
+use contract::{GrantName, hash::Blake3Hash};
 use plan::{PlanStep, split_dir_path};
 use sandbox::{InputKind, ModuleDescription};
 
@@ -37,8 +37,10 @@ pub(super) fn collect(
     config: &Value,
 ) -> Result<Shipment, (PathBuf, io::Error)> {
     let mut shipment = Shipment { dirs: ShippedDirs::new(), files: BTreeMap::new() };
-    let relative = step.grants.dirs.iter().filter(|(_, grant)| grant.is_relative);
-    shipment.dirs.extend(relative.map(|(name, _)| (name.clone(), BTreeMap::new())));
+    for (name, grant) in step.grants.dirs.iter().filter(|(_, grant)| grant.is_relative) {
+        fs::read_dir(&grant.path).map_err(|error| (grant.path.clone(), error))?;
+        shipment.dirs.insert(name.clone(), BTreeMap::new());
+    }
     if shipment.dirs.is_empty() {
         return Ok(shipment);
     }
@@ -58,6 +60,30 @@ pub(super) fn collect(
     Ok(shipment)
 }
 
+/// The relative directories of a step that would be empty on the host, or incomplete: its configuration names no file there as an input,
+/// or it works in there and does not name the whole.
+pub(super) fn unsent_dirs<'s>(step: &'s PlanStep, description: &ModuleDescription) -> Vec<&'s GrantName> {
+    let inputs = description.inputs(&step.with);
+    let is_named = |name: &&GrantName| {
+        inputs.iter().any(|(kind, text)| {
+            let path = match kind {
+                InputKind::Source => text.strip_prefix("file:").unwrap_or_default(),
+                InputKind::Dir | InputKind::Path | InputKind::FileOrDir => text,
+                InputKind::Program | InputKind::Argument | InputKind::WorkingDir => "",
+            };
+            split_dir_path(path).0 == name.as_str()
+        })
+    };
+    // A program may read anything in its working directory.
+    let is_named_whole = |dir: &str| inputs.iter().any(|(kind, text)| *kind == InputKind::FileOrDir && text == dir);
+    let works_in = |name: &GrantName| {
+        inputs.iter().find(|(kind, text)| *kind == InputKind::WorkingDir && split_dir_path(text).0 == name.as_str())
+    };
+    let is_complete = |name: &&GrantName| works_in(name).map_or(is_named(name), |(_, dir)| is_named_whole(dir));
+    let relative = step.grants.dirs.iter().filter(|(_, grant)| grant.is_relative).map(|(name, _)| name);
+    relative.filter(|name| !is_complete(name)).collect()
+}
+
 /// The paths below the granted directory that an input means.
 fn named_files(step: &PlanStep, kind: InputKind, text: &str) -> Result<BTreeSet<PathBuf>, (PathBuf, io::Error)> {
     let Some((grant, path)) = step.grants.dir_of(text).filter(|(grant, _)| grant.is_relative) else {
@@ -69,6 +95,8 @@ fn named_files(step: &PlanStep, kind: InputKind, text: &str) -> Result<BTreeSet<
         walk(&whole, Path::new(path), &mut found)?;
     } else if whole.is_file() {
         found.insert(PathBuf::from(path));
+    } else if !path.contains("${{") {
+        return Err((whole, io::ErrorKind::NotFound.into()));
     }
     if kind == InputKind::Source {
         let beside = Path::new(path).with_file_name("SHA256SUMS");
@@ -88,6 +116,9 @@ fn walk(folder: &Path, inside: &Path, found: &mut BTreeSet<PathBuf>) -> Result<(
             walk(&entry.path(), &inside, found)?;
         } else if kind.is_file() {
             found.insert(inside);
+        } else {
+            let what = "only files and directories are sent to a host, no links";
+            return Err((entry.path(), io::Error::other(what)));
         }
         if found.len() > MAX_FILES {
             return Err(at(io::Error::other(format!("it has more than {MAX_FILES} files"))));

@@ -4,7 +4,12 @@
 //! from sharing anything. The remote command is one line without `'` and `!`, so that every login shell passes it on unchanged. The binary
 //! is kept under its digest, so it is sent once, and both ends are always the same build.
 
-use std::{io, process::Stdio, sync::OnceLock, time::Duration};
+use std::{
+    io,
+    process::Stdio,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
 
 use contract::{
     diagnostic::{Diagnostic, ErrorCode},
@@ -26,8 +31,9 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a login shell may print before the agent begins, in bytes.
 const MAX_NOISE_BYTES: usize = 64 << 10;
 /// What of ssh's errors is shown, in bytes.
-const MAX_STDERR_BYTES: u64 = 8 << 10;
+const MAX_STDERR_BYTES: usize = 8 << 10;
 
+const HERE_MARK: &str = "PAWL-HERE";
 const NEED_MARK: &str = "PAWL-NEED";
 const FAIL_MARK: &str = "PAWL-FAIL";
 
@@ -47,7 +53,7 @@ const OPTIONS: [&str; 9] = [
 /// What runs on the host: finds a folder where programs can run, and becomes the agent there. `$1` is the binary's digest. If it is
 /// missing, a line with the size comes first, then the binary.
 const SCRIPT: &str = concat!(
-    "umask 077; a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
@@ -57,8 +63,8 @@ const SCRIPT: &str = concat!(
     "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",
     "m=cat; if command -v gzip >/dev/null 2>&1; then m=\"gzip -dc\"; fi; ",
     "printf \"\\nPAWL-NEED %s %s\\n\" \"$(uname -m)\" \"${m%% *}\"; read -r n; ",
-    "t=\"$a.tmp-$$\"; head -c \"$n\" | $m >\"$t\" && chmod 700 \"$t\" && mv \"$t\" \"$a\" && exec \"$a\" agent; ",
-    "rm -f \"$t\"; printf \"\\nPAWL-FAIL upload\\n\"; exit 1"
+    "t=\"$a.tmp-$$\"; head -c \"$n\" | $m >\"$t\" && if [ \"$m\" = cat ]; then [ \"$(wc -c <\"$t\")\" -eq \"$n\" ]; fi && chmod 700 \"$t\" && mv \"$t\" \"$a\" && exec \"$a\" agent; ",
+    "rm -f \"$t\"; printf \"\\nPAWL-FAIL upload %s\\n\" \"$p\"; exit 1"
 );
 
 /// The runner's binary, as hosts get it.
@@ -96,7 +102,11 @@ impl AgentBinary {
 ///
 /// # Errors
 /// The host can't be reached, or can't run the agent: what happened, and what helps.
-pub async fn reach(host: &PlanHost, options: &SshOptions) -> Result<AgentConnection, Diagnostic> {
+pub async fn reach(
+    host: &PlanHost,
+    options: &SshOptions,
+    tell_upload: &dyn Fn(usize),
+) -> Result<AgentConnection, Diagnostic> {
     let HostAddress::Ssh { user, host: name, port } = &host.address else {
         return Err(Diagnostic::new(ErrorCode::RunnerFault, "a host of this machine is not reached by ssh"));
     };
@@ -132,18 +142,29 @@ pub async fn reach(host: &PlanHost, options: &SshOptions) -> Result<AgentConnect
     })?;
     let streams = child.stdin.take().zip(child.stdout.take()).zip(child.stderr.take());
     let ((stdin, stdout), stderr) = streams.expect("the three streams are pipes");
-    match start(host, binary, stdin, stdout, child).await {
+    let stderr = SshErrors::read(stderr);
+    match start(host, binary, stdin, stdout, child, tell_upload).await {
         Ok(connection) => Ok(connection),
         Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
-        Err(AgentStartError::Ended { noise }) => Err(explain(host, &noise, &read_errors(stderr).await)),
+        Err(AgentStartError::Unusable { what, folder }) => Err(unusable(host, &what, &folder, &stderr.said().await)),
+        Err(AgentStartError::Ended { noise, has_begun: true }) => Err(no_agent(host, &noise, &stderr.said().await)),
+        Err(AgentStartError::Ended { noise, has_begun: false }) => {
+            Err(explain((host, options), &noise, &stderr.said().await))
+        }
     }
 }
 
 enum AgentStartError {
     Diagnosed(Box<Diagnostic>),
-    /// The connection ended before the agent began.
+    /// The script says that the host can't run the agent.
+    Unusable {
+        what: String,
+        folder: String,
+    },
+    /// The connection ended before the agent began; `has_begun`: the script had.
     Ended {
         noise: String,
+        has_begun: bool,
     },
 }
 
@@ -153,19 +174,23 @@ async fn start(
     mut stdin: ChildStdin,
     stdout: ChildStdout,
     child: Child,
+    tell_upload: &dyn Fn(usize),
 ) -> Result<AgentConnection, AgentStartError> {
     let mut stdout = BufReader::new(stdout);
-    let mut noise = String::new();
-    let mut timeout = HELLO_TIMEOUT;
+    let (mut noise, mut has_begun) = (String::new(), false);
+    let mut deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
+    let mut is_sent = false;
     loop {
-        let line = match tokio::time::timeout(timeout, next_line(&mut stdout)).await {
+        let line = match tokio::time::timeout_at(deadline, next_line(&mut stdout)).await {
             Ok(Ok(Some(line))) => line,
-            Ok(Ok(None) | Err(_)) | Err(_) => return Err(AgentStartError::Ended { noise }),
+            Ok(Ok(None) | Err(_)) | Err(_) => return Err(AgentStartError::Ended { noise, has_begun }),
         };
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             [AGENT_MARK] => break,
-            [NEED_MARK, arch, method] => {
+            [HERE_MARK] => has_begun = true,
+            [NEED_MARK, arch, method] if !is_sent => {
+                is_sent = true;
                 let ours = rustix::system::uname().machine().to_string_lossy().into_owned();
                 if *arch != ours {
                     return Err(diagnosed(other_architecture(host, arch, &ours)));
@@ -173,25 +198,28 @@ async fn start(
                 let bytes = if *method == "gzip" { binary.compressed() } else { Ok(binary.plain.as_slice()) };
                 let sent = async {
                     let bytes = bytes?;
+                    tell_upload(bytes.len() / 1_000_000);
                     stdin.write_all(format!("{}\n", bytes.len()).as_bytes()).await?;
                     stdin.write_all(bytes).await?;
                     stdin.flush().await
                 };
-                timeout = UPLOAD_TIMEOUT;
+                deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
                 // If it fails, the host says why.
                 let _ = tokio::time::timeout(UPLOAD_TIMEOUT, sent).await;
             }
-            [FAIL_MARK, what] => return Err(diagnosed(unusable(host, what))),
+            [FAIL_MARK, what, folder @ ..] => {
+                return Err(AgentStartError::Unusable { what: (*what).to_owned(), folder: folder.join(" ") });
+            }
             _ => {
                 noise.push_str(&line);
                 if noise.len() > MAX_NOISE_BYTES {
-                    return Err(AgentStartError::Ended { noise });
+                    return Err(AgentStartError::Ended { noise, has_begun });
                 }
             }
         }
     }
     let connection = AgentConnection::open(stdout, stdin, child).await.map_err(|error| match error {
-        ConnectionError::Lost(_) | ConnectionError::Refused(_) => AgentStartError::Ended { noise },
+        ConnectionError::Lost(_) | ConnectionError::Refused(_) => AgentStartError::Ended { noise, has_begun },
     })?;
     if connection.hello.build != agent::build() {
         let message = format!("host `{}` has another build of the runner than this one", host.name);
@@ -212,54 +240,105 @@ async fn next_line(from: &mut BufReader<ChildStdout>) -> io::Result<Option<Strin
     Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
 }
 
-async fn read_errors(stderr: ChildStderr) -> String {
-    let mut text = Vec::new();
-    // A connection that is held open by something else does not keep the error back.
-    let _ = tokio::time::timeout(Duration::from_secs(2), stderr.take(MAX_STDERR_BYTES).read_to_end(&mut text)).await;
-    String::from_utf8_lossy(&text).trim().to_owned()
+/// What ssh says on standard error. It is read as long as the connection lives, so that nothing waits for that.
+struct SshErrors {
+    text: Arc<Mutex<Vec<u8>>>,
+    reading: tokio::task::JoinHandle<()>,
 }
 
-/// The error of a connection that ended before the agent began, by what ssh said.
-fn explain(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
+impl SshErrors {
+    fn read(mut stderr: ChildStderr) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&text);
+        let reading = tokio::spawn(async move {
+            let mut piece = [0; 1024];
+            while let Ok(length @ 1..) = stderr.read(&mut piece).await {
+                let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if kept.len() < MAX_STDERR_BYTES {
+                    kept.extend_from_slice(&piece[..length]);
+                }
+            }
+        });
+        Self { text, reading }
+    }
+
+    /// All that it said, once it has ended. A connection that something else holds open does not keep that back.
+    async fn said(self) -> String {
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.reading).await;
+        let text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        String::from_utf8_lossy(&text).trim().to_owned()
+    }
+}
+
+/// The error of a connection that ended before anything ran on the host, by what ssh said.
+fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
     let PlanHost { name, address, .. } = host;
     let said = |text: &str| stderr.contains(text);
+    let shown =
+        if name.as_str() == address.to_string() { format!("`{name}`") } else { format!("`{name}` ({address})") };
+    let log_in = format!("`{}` must log in without asking anything", ssh_command(address, options));
     let diagnostic = if said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed") {
-        let message = format!("the key of host `{name}` ({address}) is not the known one");
-        let hint = format!(
-            "compare its key with the host's, then add it: `ssh-keyscan {} >> ~/.ssh/known_hosts`",
-            address.host()
-        );
-        Diagnostic::new(ErrorCode::HostKeyUnknown, message).with_hint(hint)
-    } else if said("Permission denied") {
-        let message = format!("host `{name}` ({address}) does not let this user in");
-        let hint = format!("check the user and the key: `ssh {}` must work without a question", ssh_arguments(address));
-        Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(hint)
+        let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
+        let hint = format!("compare its key with the host's own, then add it: `{}`", keyscan_command(address, options));
+        Diagnostic::new(ErrorCode::HostKeyUnknown, format!("the key of host {shown} {how}")).with_hint(hint)
+    } else if said("Permission denied (") {
+        let message = format!("host {shown} does not let this user in");
+        Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(format!("check the user and the key: {log_in}"))
     } else if stderr.is_empty() && !noise.trim().is_empty() {
-        let message = format!("host `{name}` ({address}) ran something else than the agent");
+        let message = format!("host {shown} did not start the agent: it ran another program");
         let hint = "a `ForceCommand` or `command=` of the key must let `/bin/sh` run".to_owned();
-        Diagnostic::new(ErrorCode::HostUnusable, message)
-            .with_cause(format!("it said: {}", first_line(noise)))
-            .with_hint(hint)
+        let cause = format!("it said: {}", first_line(noise));
+        Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
     } else {
-        let message = format!("host `{name}` ({address}) can't be reached");
-        let hint = format!("check that it is up: `ssh {}` must work without a question", ssh_arguments(address));
-        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
+        let hint = format!("check that it is up: {log_in}");
+        Diagnostic::new(ErrorCode::HostUnreachable, format!("host {shown} can't be reached")).with_hint(hint)
     };
-    match stderr.lines().map(str::trim).rfind(|line| !line.is_empty()) {
-        Some(last) => diagnostic.with_cause(format!("ssh: {}", last.trim_start_matches("ssh: "))),
+    match telling_line(stderr) {
+        Some(line) => diagnostic.with_cause(format!("ssh: {}", line.trim_start_matches("ssh: "))),
         None => diagnostic,
     }
 }
 
-fn ssh_arguments(address: &HostAddress) -> String {
-    match address {
-        HostAddress::Local => "localhost".to_owned(),
-        HostAddress::Ssh { user, host, port } => {
-            let port = port.map_or_else(String::new, |port| format!("-p {port} "));
-            let user = user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
-            format!("{port}{user}{host}")
-        }
+/// The line of ssh's errors that says most: a key that can't be loaded or is not known, else the last one.
+fn telling_line(stderr: &str) -> Option<&str> {
+    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
+    let says_more =
+        |line: &&str| ["bad permissions", "host key is known", "Load key"].iter().any(|text| line.contains(text));
+    lines().find(says_more).or_else(|| lines().next_back())
+}
+
+/// The error of a host on which the script ran, and no agent began.
+fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
+    let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
+    let said = telling_line(stderr).or_else(|| noise.lines().map(str::trim).rfind(|line| !line.is_empty()));
+    let diagnostic = said.into_iter().fold(diagnostic, Diagnostic::with_cause);
+    diagnostic.with_hint(match stderr.contains("GLIBC_") {
+        true => "its C library is older than this machine's: deploy from a machine with a C library that is not newer",
+        false => "remove `agent-…` from the folder `pawl` in the cache of its user, then run the command again",
+    })
+}
+
+/// The command that logs in as the runner does.
+fn ssh_command(address: &HostAddress, options: &SshOptions) -> String {
+    let mut words = vec!["ssh".to_owned()];
+    words.extend(options.config.as_ref().map(|file| format!("-F {}", file.display())));
+    words.extend(options.known_hosts.as_ref().map(|file| format!("-o UserKnownHostsFile={}", file.display())));
+    if let HostAddress::Ssh { user, port, .. } = address {
+        words.extend(port.map(|port| format!("-p {port}")));
+        words.extend(user.as_ref().map(|user| format!("-l {user}")));
     }
+    words.push(address.host().to_owned());
+    words.join(" ")
+}
+
+/// The command that adds the key of a host to the file of known keys.
+fn keyscan_command(address: &HostAddress, options: &SshOptions) -> String {
+    let port = match address {
+        HostAddress::Ssh { port: Some(port), .. } => format!("-p {port} "),
+        HostAddress::Ssh { port: None, .. } | HostAddress::Local => String::new(),
+    };
+    let file = options.known_hosts.as_ref().map_or("~/.ssh/known_hosts".to_owned(), |file| file.display().to_string());
+    format!("ssh-keyscan {port}{} >> {file}", address.host())
 }
 
 fn first_line(text: &str) -> &str {
@@ -272,15 +351,16 @@ fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
     Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)
 }
 
-fn unusable(host: &PlanHost, what: &str) -> Diagnostic {
+fn unusable(host: &PlanHost, what: &str, folder: &str, stderr: &str) -> Diagnostic {
     let (cause, hint) = match what {
         "folder" => (
             "no folder of the user can be written to and run programs",
-            "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`",
+            "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
+                .to_owned(),
         ),
-        _ => ("the runner's binary could not be stored there", "make room in the folder `~/.cache/pawl` of the host"),
+        _ => ("the runner's binary could not be stored there", format!("make room in {folder} of the host: 80 MB and more")),
     };
-    Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name))
-        .with_cause(cause)
-        .with_hint(hint)
+    let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
+    let diagnostic = diagnostic.with_cause(cause).with_hint(hint);
+    telling_line(stderr).into_iter().fold(diagnostic, Diagnostic::with_cause)
 }

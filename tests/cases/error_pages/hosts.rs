@@ -22,7 +22,7 @@ fn environment(host: &SshHost) -> TestEnvironment {
 
 /// The page shows the port that ssh has by default.
 #[track_caller]
-fn check(code: &str, host: &SshHost, environment: &TestEnvironment) {
+fn check_page_of(code: &str, host: &SshHost, environment: &TestEnvironment) {
     let output = environment.run(DEPLOY);
     output.assert_exit(exit_code(code));
     let port = host.address().rsplit_once(':').unwrap().1.to_owned();
@@ -51,19 +51,19 @@ fn p0261_host_with_another_key() {
     let known = environment.read("known_hosts");
     let key = |text: &str| text.split_whitespace().nth(2).unwrap().to_owned();
     environment.write("known_hosts", known.replace(&key(&known), &key(&other.known_key())));
-    check("P0261", &host, &environment);
+    check_page_of("P0261", &host, &environment);
 }
 
 #[test]
 fn p0262_host_that_lets_nobody_in() {
     let host = SshHost::with_options("DenyUsers *");
     let environment = environment(&host);
-    check("P0262", &host, &environment);
+    check_page_of("P0262", &host, &environment);
 }
 
 #[test]
 fn p0263_host_that_runs_another_program() {
     let host = SshHost::with_options("ForceCommand echo only backups are allowed");
     let environment = environment(&host);
-    check("P0263", &host, &environment);
+    check_page_of("P0263", &host, &environment);
 }

@@ -382,7 +382,7 @@ impl GrantReader<'_> {
             return self.bad_grant(
                 &node.span,
                 message,
-                "not there",
+                &format!("not on `{}`", host.name),
                 "write an absolute path: `sqlite:/srv/shop/shop.db`",
             );
         }

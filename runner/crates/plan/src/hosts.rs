@@ -21,7 +21,7 @@ use super::{
 };
 use contract::{GrantName, HostGroup, StepId, TargetName, error_code::ErrorCode};
 
-const HOST_KEYS: &[&str] = &["at", "name", "vars", "labels"];
+const HOST_KEYS: &[&str] = &["at", "name", "vars"];
 const PLACE_KEYS: &[&str] = &["hosts", "once"];
 const SSH_KEYS: &[&str] = &["config", "known-hosts"];
 /// The machine of the runner, as a group and as a host.
@@ -35,8 +35,6 @@ pub struct PlanHost {
     pub name: TargetName,
     /// How it is reached.
     pub address: HostAddress,
-    /// What the operator calls it, besides its name.
-    pub labels: Vec<HostGroup>,
     /// `host.vars`; `None` for one whose error was reported.
     pub(super) variables: BTreeMap<String, Option<PlanVariable>>,
 }
@@ -95,6 +93,9 @@ impl HostAddress {
             return Some(Self::Local);
         }
         let rest = text.strip_prefix("ssh://").unwrap_or(text);
+        if rest == LOCAL {
+            return None;
+        }
         let (user, rest) = match rest.rsplit_once('@') {
             Some((user, rest)) => (Some(user), rest),
             None => (None, rest),
@@ -159,10 +160,11 @@ pub(super) fn relative_grant_problems(
     for (name, _) in writable {
         let message =
             format!("directory `{name}` of step `{id}` is relative to the plan, and the step runs on `{}`", host.name);
-        let error = PlanError::new(ErrorCode::InvalidGrant, message).at(dir_spans.get(name).unwrap_or(at), "not there");
+        let error = PlanError::new(ErrorCode::InvalidGrant, message)
+            .at(dir_spans.get(name).unwrap_or(at), format!("not on `{}`", host.name));
         problems
             .push(error.hint(
-                "write an absolute path, such as `/srv/shop`; or add `:ro`: then its files are sent to the host",
+                "write an absolute path, such as `/srv/shop`; of a directory that is only read (`:ro`), the files that the step names are sent",
             ));
     }
     let is_relative = |grant: &&ProgramGrant| match grant.arguments.first() {
@@ -171,7 +173,7 @@ pub(super) fn relative_grant_problems(
     };
     if grants.programs.iter().any(|grant| is_relative(&grant)) {
         let message = format!("step `{id}` runs a program of the plan's folder, and the step runs on `{}`", host.name);
-        let error = PlanError::new(ErrorCode::InvalidValue, message).at(at, "not there");
+        let error = PlanError::new(ErrorCode::InvalidValue, message).at(at, format!("not on `{}`", host.name));
         problems.push(error.hint("name a program of the host: `/usr/bin/make`, or one on its `PATH`"));
     }
 }
@@ -370,7 +372,7 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
     let YamlValue::Map(_) = &node.kind else {
         let address = address(node, problems)?;
         let name = name_of(&address, node, problems)?;
-        return Some(PlanHost { name, address, labels: Vec::new(), variables: BTreeMap::new() });
+        return Some(PlanHost { name, address, variables: BTreeMap::new() });
     };
     let fields = MappingFields::read(node, "a host", &node.span, HOST_KEYS, problems)?;
     let at = fields.require("at", "deploy@10.0.0.7", problems)?;
@@ -385,10 +387,13 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
         .iter()
         .map(|(key, node)| (key.text.clone(), scope.variable(node, &format!("variable `{}`", key.text), problems)))
         .collect();
-    let items = fields.get("labels").and_then(|node| fields::list(node, "`labels` of a host", problems));
-    let labels: Vec<HostGroup> =
-        items.unwrap_or_default().iter().filter_map(|node| fields::name(node, "a label of a host", problems)).collect();
-    Some(PlanHost { name: name?, address: address?, labels, variables })
+    let (name, address) = (name?, address?);
+    if name.as_str() == LOCAL && address != HostAddress::Local {
+        let error = PlanError::new(ErrorCode::InvalidName, "`local` can't be the name of another host");
+        problems.push(error.at(&node.span, "the runner's machine").hint("choose another name, such as `web-1`"));
+        return None;
+    }
+    Some(PlanHost { name, address, variables })
 }
 
 /// A host without a name is called as it is reached, so that its records say where it was.

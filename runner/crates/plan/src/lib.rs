@@ -270,7 +270,6 @@ pub struct PlanStep {
     #[serde(skip)]
     pub with_key_spans: BTreeMap<String, Range<usize>>,
     /// How its `grants:` are written, for hints.
-    #[serde(skip)]
     pub written_grants: WrittenGrants,
 }
 

@@ -126,7 +126,7 @@ fn environments() -> Value {
                 "ssh": {
                     "type": ["object", "null"],
                     "additionalProperties": false,
-                    "description": "How ssh is called, beside its own configuration.",
+                    "description": "How ssh is called, in addition to its own configuration.",
                     "properties": {
                         "config": { "type": ["string", "null"], "description": "The configuration file of ssh, instead of the user's." },
                         "known-hosts": { "type": ["string", "null"], "description": "The file with the keys of the hosts, instead of the user's." }
@@ -156,8 +156,7 @@ fn hosts() -> Value {
                         "properties": {
                             "at": { "type": "string", "description": "`local`, `USER@HOST` or `ssh://USER@HOST:PORT`.", "examples": ["ssh://deploy@10.0.0.8:2222"] },
                             "name": { "type": ["string", "number", "null"], "description": "The name in journal and output. If left out: the address." },
-                            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "What differs on this host: `${{ host.vars.NAME }}`." },
-                            "labels": { "type": ["array", "null"], "items": { "$ref": "#/definitions/name" }, "description": "Words that select this host, besides its name." }
+                            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "What differs on this host: `${{ host.vars.NAME }}`." }
                         }
                     }
                 ]
@@ -330,7 +329,7 @@ fn step(modules: &[ModuleSchema]) -> Value {
             },
             "with": {
                 "type": ["object", "null"],
-                "description": "The module's configuration. May look up `release`, `vars`, `env`, `run`, `plan.dir`, `release.path` and the outputs of earlier steps: `${{ steps.pull.path }}`."
+                "description": "The module's configuration. May look up `release`, `vars`, `env`, `run`, `host`, `plan.dir`, `release.path` and the outputs of earlier steps: `${{ steps.pull.path }}`."
             },
             "grants": { "allOf": [{ "$ref": "#/definitions/grants" }], "description": "The resources that the step may use. Everything else is denied." },
             "needs": {

@@ -364,7 +364,7 @@ impl LookupScope<'_> {
                 let names = || host.variables.keys().map(String::as_str);
                 let hint = match closest_match(name, names()) {
                     Some(near) => format!("did you mean `host.vars.{near}`?"),
-                    None => format!("add it to the host: `{{ at: {}, vars: {{ {name}: … }} }}`", host.address),
+                    None => format!("add `vars: {{ {name}: … }}` to host `{}`", host.name),
                 };
                 let message = format!("host `{}` has no variable `{name}`", host.name);
                 problems.push(PlanError::new(ErrorCode::UndefinedLookup, message).at(span, "undefined").hint(hint));

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::yaml::{YamlNode, YamlValue};
 
 /// How the `grants:` of a step are written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WrittenGrants {
     /// The step is a hook's `program: […]`, which has no other keys.
     NoPlace,
@@ -17,7 +19,7 @@ pub enum WrittenGrants {
 }
 
 /// How the value of a key in `grants:` is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WrittenGrantForm {
     /// It has no value, or an empty list or mapping.
     Empty,

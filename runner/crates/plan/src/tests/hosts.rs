@@ -14,7 +14,7 @@ environments:
     hosts:
       web:
         - { at: local, name: web-1, vars: { root: ./one } }
-        - { at: local, name: web-2, vars: { root: ./two }, labels: [canary] }
+        - { at: local, name: web-2, vars: { root: ./two } }
       worker: [local]
 "#;
 
