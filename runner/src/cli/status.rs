@@ -336,7 +336,7 @@ mod tests {
             r#"{"resource":"shop/test","epoch":2,"holder":"ann@host, process 7","since":"2025-11-23T03:20:00Z"}"#;
         fs::write(environments[0].1.folder().join("lock"), record).unwrap();
         let mut out = Vec::new();
-        let plan = PlanSourceArgs { plan: root.path().join("no-plan.yml"), environment: None };
+        let plan = PlanSourceArgs { plan: Some(root.path().join("no-plan.yml")), environment: None };
         assert_eq!(run(args, &plan, &environments, form, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
         assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
