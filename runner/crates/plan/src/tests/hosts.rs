@@ -272,21 +272,21 @@ fn what_is_relative_to_the_plan_is_not_on_another_host() {
              --> deploy.yml:5:3
               |
             5 |   a: { on: web, uses: run, trust: host, with: { program: make }, grants: { dirs: {…
-              |   ^ not there
+              |   ^ not on `deploy@10.0.0.7`
               hint: name a program of the host: `/usr/bin/make`, or one on its `PATH`
 
             error[P0115]: directory `app` of step `a` is relative to the plan, and the step runs on `deploy@10.0.0.7`
              --> deploy.yml:5:89
               |
             5 | …rust: host, with: { program: make }, grants: { dirs: { app: ./app }, databases: { main: "sqlite:shop.db" }, programs: [[./build.sh]] } }
-              |                                                              ^^^^^ not there
-              hint: write an absolute path, such as `/srv/shop`; or add `:ro`: then its files are sent to the host
+              |                                                              ^^^^^ not on `deploy@10.0.0.7`
+              hint: write an absolute path, such as `/srv/shop`; of a directory that is only read (`:ro`), the files that the step names are sent
 
             error[P0115]: database `main` is relative to the plan, and the step runs on `deploy@10.0.0.7`
              --> deploy.yml:5:117
               |
             5 | … make }, grants: { dirs: { app: ./app }, databases: { main: "sqlite:shop.db" }, programs: [[./build.sh]] } }
-              |                                                              ^^^^^^^^^^^^^^^^ not there
+              |                                                              ^^^^^^^^^^^^^^^^ not on `deploy@10.0.0.7`
               hint: write an absolute path: `sqlite:/srv/shop/shop.db`
         "#]],
     );
