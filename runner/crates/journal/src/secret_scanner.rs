@@ -269,7 +269,7 @@ mod tests {
         let StepOutcome::Unknown { failure } = outcome else { panic!("{outcome:?}") };
         assert_eq!(
             failure.message,
-            "it returned the value of secret `TOKEN` in `outputs/path`, so its receipt was not recorded"
+            "it returned the value of secret `TOKEN` in `outputs.path`, so its receipt was not recorded"
         );
         assert_eq!(failure.stated_code(), Some(ErrorCode::SecretInReceipt));
         assert!(matches!(scanner.admit_finding(ProbeFinding::Held { receipt: bad }), ProbeFinding::Failed { .. }));
