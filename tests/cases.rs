@@ -7,6 +7,7 @@
 mod support;
 
 mod cases {
+    mod agent;
     mod archives;
     mod authors;
     mod bad_plans;
