@@ -34,6 +34,8 @@ impl FollowedRecipe {
     /// Follows a page. `prepare` does what the page expects to be there, `files` are those of the application that are not on it.
     fn new(page: RecipePage, prepare: impl FnOnce(&TestMachine), variables: &str, files: &[(&str, &[u8])]) -> Self {
         let machine = TestMachine::boot();
+        // The page makes this user; this machine, which is below, may have one of the same name.
+        machine.run(MachineUser::Root, "if id deploy >/dev/null 2>&1; then userdel deploy; fi");
         prepare(&machine);
         let mut recipe = Self { page, machine, exports: variables.to_owned() };
         for action in recipe.page.actions() {
