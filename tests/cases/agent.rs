@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 
 use crate::support::wait_until;
 
-struct Agent {
+struct AgentProcess {
     child: Child,
 }
 
-impl Agent {
+impl AgentProcess {
     /// Starts an agent that keeps everything in a folder, and reads up to its hello.
     fn start(folder: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
@@ -88,7 +88,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for AgentProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -125,7 +125,7 @@ fn an_undo_that_is_done_is_done_again_without_harm() {
     let root = folder.path().join("app");
     std::fs::create_dir_all(root.join("releases/a")).unwrap();
     let step = switch_step(&root);
-    let mut agent = Agent::start(folder.path());
+    let mut agent = AgentProcess::start(folder.path());
     agent.begin(1, "a").unwrap();
     let (key, fingerprint, effect) = ("00c0ffee00c0ffee".to_owned(), Fingerprint::default(), StepEffect::Exposing);
     let apply = Export::Apply { step_target: step_target(), key, fingerprint, input: input(1), effect };
@@ -140,7 +140,7 @@ fn an_undo_that_is_done_is_done_again_without_harm() {
     assert!(!root.join("current").is_symlink());
     assert!(matches!(agent.call(&step, revert(&receipt)), AgentAnswer::Reverted { failure: None }));
     agent.leave();
-    let mut agent = Agent::start(folder.path());
+    let mut agent = AgentProcess::start(folder.path());
     agent.begin(2, "a").unwrap();
     assert!(matches!(agent.call(&step, revert(&receipt)), AgentAnswer::Reverted { failure: None }));
 }
@@ -153,7 +153,7 @@ fn a_host_without_records_can_undo() {
     std::fs::create_dir_all(root.join("releases/a")).unwrap();
     std::os::unix::fs::symlink("releases/a", root.join("current")).unwrap();
     let step = switch_step(&root);
-    let mut agent = Agent::start(folder.path());
+    let mut agent = AgentProcess::start(folder.path());
     agent.begin(1, "a").unwrap();
     let revert = Export::Revert { step_target: step_target(), input: input(1), receipt: Receipt::default() };
     assert!(matches!(agent.call(&step, revert), AgentAnswer::Reverted { .. }));
@@ -164,7 +164,7 @@ fn nothing_is_changed_before_a_session_has_begun() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("app");
     std::fs::create_dir_all(root.join("releases/a")).unwrap();
-    let mut agent = Agent::start(folder.path());
+    let mut agent = AgentProcess::start(folder.path());
     let (key, fingerprint, effect) = (String::new(), Fingerprint::default(), StepEffect::Exposing);
     let apply = Export::Apply { step_target: step_target(), key, fingerprint, input: input(1), effect };
     assert!(matches!(agent.call(&switch_step(&root), apply), AgentAnswer::Failed { .. }));
@@ -176,7 +176,7 @@ fn nothing_is_changed_before_a_session_has_begun() {
 fn an_older_coordinator_of_the_same_lineage_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let begin = |epoch, lineage: &str| {
-        let mut agent = Agent::start(folder.path());
+        let mut agent = AgentProcess::start(folder.path());
         let begun = agent.begin(epoch, lineage).map_err(|problem| problem.code);
         agent.leave();
         begun
@@ -192,7 +192,7 @@ fn what_is_no_message_ends_the_agent() {
     let too_long = (MAX_FRAME_BYTES + 1).to_be_bytes();
     for bytes in [&b"\0\0\0\x02\0{}"[..], b"\0\0\0\x01\x07x", &too_long, b"GET / HTTP/1.1\r\n"] {
         let folder = tempfile::tempdir().unwrap();
-        let mut agent = Agent::start(folder.path());
+        let mut agent = AgentProcess::start(folder.path());
         agent.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
         agent.leave();
         assert!(!folder.path().join(".local/state/pawl/hosts").exists(), "{bytes:?}");
