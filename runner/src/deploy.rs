@@ -49,6 +49,7 @@ pub use prune::{
     DEFAULT_KEPT_RELEASES, PruneError, ReleaseFate, ReleaseFolder, SiblingEnvironment, examine_releases, prune,
     release_dirs,
 };
+pub(crate) use request::program_records_path;
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
 pub use resolution::{ResolutionRequest, StatedOutcome, StepResolution, resolve_step};
 pub use resolve::lineage;

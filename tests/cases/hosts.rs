@@ -59,16 +59,6 @@ fn shown(environment: &TestEnvironment) -> [String; 3] {
     })
 }
 
-/// Each decision as `step target action`.
-fn decisions(output: &crate::support::RunnerOutput) -> Vec<String> {
-    let decided = |line: &serde_json::Value| {
-        let event = line.get("event").filter(|event| event["type"] == "decision")?.clone();
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
-        Some([&event["step"], &event["target"], &event["decision"]["action"]].map(text).join(" "))
-    };
-    output.json_lines().iter().filter_map(decided).collect()
-}
-
 #[test]
 fn each_step_runs_on_each_host_of_its_groups_and_once_for_a_group() {
     let environment = fleet();
@@ -76,7 +66,7 @@ fn each_step_runs_on_each_host_of_its_groups_and_once_for_a_group() {
     deployed.assert_exit(0);
     assert_eq!(shown(&environment), ["r1", "r1", "r1"]);
     assert_eq!(
-        decisions(&deployed),
+        deployed.decisions_on_targets(),
         [
             "pull web-1 run",
             "pull web-2 run",
@@ -94,9 +84,9 @@ fn each_step_runs_on_each_host_of_its_groups_and_once_for_a_group() {
     );
     let again = environment.deploy("r1", &[]);
     again.assert_exit(0);
-    let changing = decisions(&again);
+    let changing = again.decisions_on_targets();
     let mut changing = changing.iter().filter(|it| !it.starts_with("restart") && !it.starts_with("verify"));
-    assert!(changing.all(|it| it.ends_with("skip")), "{:?}", decisions(&again));
+    assert!(changing.all(|it| it.ends_with("skip")), "{:?}", again.decisions_on_targets());
     let status = environment.run(&["status", "--json"]).json();
     assert_eq!(status[0]["live"]["verified"], true);
     assert_eq!(status[0]["hosts"].as_array().unwrap().len(), 3);
@@ -114,7 +104,7 @@ fn what_failed_on_one_host_is_resumed_there_alone() {
     std::fs::remove_file(environment.path("deploy/web-2/broken")).unwrap();
     let resumed = environment.deploy("r1", &[]);
     resumed.assert_exit(0);
-    let ran = decisions(&resumed);
+    let ran = resumed.decisions_on_targets();
     let ran: Vec<&str> = ran.iter().map(String::as_str).filter(|decision| decision.ends_with("run")).collect();
     assert_eq!(ran, ["restart web-2 run", "restart worker-1 run", "verify web-1 run", "verify web-2 run"]);
     assert_eq!(environment.read("deploy/web-1/restarts"), "web-1 r1\n", "what was done is not repeated");
@@ -177,8 +167,8 @@ fn a_removed_host_no_longer_counts_and_a_new_one_gets_the_release() {
     );
     let deployed = environment.deploy("r1", &[]);
     deployed.assert_exit(0);
-    assert!(decisions(&deployed).contains(&"switch web-3 run".to_owned()));
-    assert!(decisions(&deployed).contains(&"migrate web skip".to_owned()), "the group has it already");
+    assert!(deployed.decisions_on_targets().contains(&"switch web-3 run".to_owned()));
+    assert!(deployed.decisions_on_targets().contains(&"migrate web skip".to_owned()), "the group has it already");
     let status = environment.run(&["status", "--json"]).json();
     let names: Vec<_> = status[0]["hosts"].as_array().unwrap().iter().map(|host| host["name"].clone()).collect();
     assert_eq!(names, ["web-1", "web-3", "worker-1"]);

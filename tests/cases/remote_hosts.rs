@@ -64,12 +64,7 @@ fn fleet(hosts: &[&SshHost]) -> TestEnvironment {
 
 /// The decisions that do not skip, as `step target action`.
 fn not_skipped(output: &RunnerOutput) -> Vec<String> {
-    let decided = |line: &serde_json::Value| {
-        let event = line.get("event").filter(|event| event["type"] == "decision")?.clone();
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
-        Some([&event["step"], &event["target"], &event["decision"]["action"]].map(text).join(" "))
-    };
-    output.json_lines().iter().filter_map(decided).filter(|decision| !decision.ends_with("skip")).collect()
+    output.decisions_on_targets().into_iter().filter(|decision| !decision.ends_with("skip")).collect()
 }
 
 #[test]

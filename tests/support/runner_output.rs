@@ -52,11 +52,19 @@ impl RunnerOutput {
 
     /// The decisions of a run with `--json`, in order.
     pub fn decisions(&self) -> Vec<String> {
-        let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+        self.decisions_as(&["/step", "/decision/action", "/decision/reason/because"])
+    }
+
+    /// The decisions of a run with `--json`, in order, each as `switch web-1 run`.
+    pub fn decisions_on_targets(&self) -> Vec<String> {
+        self.decisions_as(&["/step", "/target", "/decision/action"])
+    }
+
+    fn decisions_as(&self, pointers: &[&str]) -> Vec<String> {
         let decided = |line: &Value| {
             let event = line.get("event").filter(|event| event["type"] == "decision")?;
-            let decision = &event["decision"];
-            Some([&event["step"], &decision["action"], &decision["reason"]["because"]].map(text).join(" "))
+            let text = |pointer: &&str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
+            Some(pointers.iter().map(text).collect::<Vec<_>>().join(" "))
         };
         self.json_lines().iter().filter_map(decided).collect()
     }

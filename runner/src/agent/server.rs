@@ -1,12 +1,6 @@
 //! The agent's loop: one call at a time, with its messages, until the connection ends.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -15,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    hash::Blake3Hash,
     step::{FailureKind, StepFailure, StepOutcome},
 };
 use journal::{RecordStatus, event::Fingerprint, file::StepEffect};
@@ -77,24 +72,15 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
             }
         }
     });
-    let alive = frames.downgrade();
-    tokio::spawn(async move {
-        // Also while it waits for the lock, or for what a check runs.
-        loop {
-            tokio::time::sleep(PONG_INTERVAL).await;
-            let Some(frames) = alive.upgrade() else { break };
-            if frames.send(wire::message_frame(&ToCoordinator::Pong)).await.is_err() {
-                break;
-            }
-        }
-    });
+    // Also while it waits for the lock, or for what a check runs.
+    tokio::spawn(wire::keep_saying(frames.downgrade(), PONG_INTERVAL, ToCoordinator::Pong));
     let notify: NoticeHandler = Arc::new(|_| {});
     let Ok(runtime) = ModuleRuntime::new(folders.paths.clone(), notify) else { return ExitKind::Bug };
     let files = FileStore::new(folders.cache.join("shipped"));
     let (modules, session) = (BTreeMap::new(), None);
     let mut agent = Agent { runtime, modules, files, folders, session, frames, requests };
     let _ = agent.frames.send(format!("\n{}\n", wire::AGENT_MARK).into_bytes()).await;
-    agent.say(&ToCoordinator::Hello(hello())).await;
+    agent.say(&ToCoordinator::Hello(Hello { build: own_build() })).await;
     while let Some(frame) = agent.requests.recv().await {
         agent.handle(frame).await;
     }
@@ -107,21 +93,16 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
     ExitKind::Success
 }
 
-/// What an agent says first.
-fn hello() -> Hello {
-    Hello {
-        build: build(),
-        arch: rustix::system::uname().machine().to_string_lossy().into_owned(),
-        uid: rustix::process::getuid().as_raw(),
-        clock: journal::clock::now(),
-    }
+/// The build of this process.
+fn own_build() -> String {
+    let digest = std::fs::File::open("/proc/self/exe").and_then(Blake3Hash::of_reader);
+    digest.map_or_else(|_| "?".to_owned(), |digest| build(&digest))
 }
 
-/// Which build of the runner this is: its version, and the digest of its binary.
+/// Which build of the runner a binary with this digest is.
 #[must_use]
-pub fn build() -> String {
-    let digest = std::fs::File::open("/proc/self/exe").and_then(contract::hash::Blake3Hash::of_reader);
-    format!("{} {}", env!("CARGO_PKG_VERSION"), digest.map_or_else(|_| "?".to_owned(), |digest| digest.to_string()))
+pub fn build(digest: &Blake3Hash) -> String {
+    format!("{} {digest}", env!("CARGO_PKG_VERSION"))
 }
 
 impl Agent {
@@ -252,7 +233,7 @@ impl Agent {
                     // The intent stays without an outcome: the next attempt asks the step's probe.
                     let failure = StepFailure::new(FailureKind::TimeOut, "the connection ended");
                     break match acts {
-                        true => AgentAnswer::Outcome { took_ms: 0, outcome: StepOutcome::Unknown { failure } },
+                        true => AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } },
                         false => AgentAnswer::Failed { failure },
                     };
                 }
@@ -297,14 +278,12 @@ async fn run_export(
                 Ok(intent) => intent,
                 Err(error) => return not_begun(&error.to_string()),
             };
-            let began = Instant::now();
             let completion = runtime.apply(module, step, intent, channel).await;
-            let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             match session.journal.record_outcome(completion) {
-                Ok(outcome) => AgentAnswer::Outcome { took_ms, outcome },
+                Ok(outcome) => AgentAnswer::Outcome { outcome },
                 Err(error) => {
                     let failure = StepFailure::new(FailureKind::Permanent, error.to_string());
-                    AgentAnswer::Outcome { took_ms, outcome: StepOutcome::Unknown { failure } }
+                    AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } }
                 }
             }
         }

@@ -26,13 +26,12 @@ use plan::StateLocation;
 use state::{DeploymentLock, LockRequest, LockWait, StateStore};
 
 use super::wire::{BeginSession, HostRecord, Problem};
+use crate::deploy::program_records_path;
 
 /// How long an agent waits for an earlier one, whose connection ended and whose programs are ending.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
 /// The longest time to release the lock.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The programs that run.
-const PROGRAMS_FILE: &str = "programs";
 /// Who began the last session.
 const COORDINATOR_FILE: &str = "coordinator.json";
 
@@ -58,7 +57,7 @@ impl Session {
         let request = LockRequest { wait: LockWait::For(LOCK_WAIT), ..LockRequest::new(&begin.by) };
         let mut lock = store.acquire_lock(request).await.map_err(|error| problem(&(&error).into()))?;
         check_coordinator(store.folder(), begin)?;
-        end_leftover_programs(&store.folder().join(PROGRAMS_FILE)).await?;
+        end_leftover_programs(&program_records_path(&store.journal_path(0))).await?;
         let loaded = store.load(|_| {}).map_err(|error| problem(&(&error).into()))?;
         let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| problem(&(&error).into()))?;
         store.record_loaded(&loaded, lock.staging()).map_err(|error| problem(&(&error).into()))?;
@@ -87,7 +86,7 @@ impl Session {
 
     /// The file that says which programs run.
     pub(super) fn program_records(&self) -> PathBuf {
-        self.store.folder().join(PROGRAMS_FILE)
+        program_records_path(self.journal.path())
     }
 
     /// Whether this agent still holds the lock.

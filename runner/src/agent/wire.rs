@@ -4,12 +4,15 @@
 //! file that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
 //! steps are in here, so no message is logged.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::mpsc::WeakSender,
+};
 
 use contract::{
     AppName, AttemptNumber, EnvironmentName, GrantName, RunId, StepId, TargetName,
@@ -82,12 +85,6 @@ pub enum ToCoordinator {
 pub struct Hello {
     /// The digest of its binary and its version: another build is not talked to.
     pub build: String,
-    /// The machine, as in `uname -m`.
-    pub arch: String,
-    /// The user that it runs as.
-    pub uid: u32,
-    /// The time there.
-    pub clock: Timestamp,
 }
 
 /// The attempt that an agent works for.
@@ -138,7 +135,6 @@ pub enum AgentAnswer {
         finding: ProbeFinding,
     },
     Outcome {
-        took_ms: u64,
         outcome: StepOutcome,
     },
     Reverted {
@@ -268,6 +264,18 @@ pub async fn write_frames(
         }
     }
     to.shutdown().await
+}
+
+/// Says the same again and again, until the connection has ended.
+pub async fn keep_saying(frames: WeakSender<Vec<u8>>, interval: Duration, message: impl Serialize) {
+    let frame = message_frame(&message);
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(frames) = frames.upgrade() else { break };
+        if frames.send(frame.clone()).await.is_err() {
+            break;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -45,9 +45,7 @@ pub(super) fn check_assumed_steps(
         if recorded_receipt(state, assumed, &prepared.release).is_some() {
             continue;
         }
-        let needs = |later: &PlannedStep| {
-            needs_outputs(later, assumed) && prepared.upstream_targets(later).any(|it| *it == assumed.step_target)
-        };
+        let needs = |later: &PlannedStep| needs_outputs(later, assumed) && prepared.depends_on(later, assumed);
         let dependent = steps().find(|(index, later)| is_evaluated(*index) && needs(later));
         if let Some((_, dependent)) = dependent {
             let (id, label) = (&assumed.step.id, &prepared.release.label);

@@ -37,11 +37,16 @@ impl StepOutputs {
         self.steps.get(&step_target.step).is_some_and(|of_step| of_step.on.contains_key(&step_target.target))
     }
 
-    /// What a step on `target` sees: of each step its outputs on that target; of one that ran elsewhere only, what is the same on
+    /// What a step on `target` sees of these steps: of each its outputs on that target; of one that ran elsewhere only, what is the same on
     /// all its targets.
-    pub(super) fn seen_from(&self, target: &TargetName) -> BTreeMap<StepId, Map<String, Value>> {
+    pub(super) fn seen_from(
+        &self,
+        target: &TargetName,
+        is_seen: impl Fn(&StepId) -> bool,
+    ) -> BTreeMap<StepId, Map<String, Value>> {
         let seen = |of_step: &OutputsOfStep| of_step.on.get(target).unwrap_or(&of_step.agreed).clone();
-        self.steps.iter().map(|(step, of_step)| (step.clone(), seen(of_step))).collect()
+        let steps = self.steps.iter().filter(|(step, _)| is_seen(step));
+        steps.map(|(step, of_step)| (step.clone(), seen(of_step))).collect()
     }
 }
 
@@ -57,7 +62,7 @@ mod tests {
         let map = |value: Value| value.as_object().unwrap().clone();
         outputs.insert(&on("pull", "web-1"), map(json!({ "path": "releases/r1", "slot": "a" })));
         outputs.insert(&on("pull", "web-2"), map(json!({ "path": "releases/r1", "slot": "b" })));
-        let seen = |target: &str| json!(outputs.seen_from(&target.parse().unwrap()));
+        let seen = |target: &str| json!(outputs.seen_from(&target.parse().unwrap(), |_| true));
         assert_eq!(seen("web-2"), json!({ "pull": { "path": "releases/r1", "slot": "b" } }));
         assert_eq!(seen("local"), json!({ "pull": { "path": "releases/r1" } }));
         assert!(outputs.contains(&on("pull", "web-1")) && !outputs.contains(&on("pull", "local")));

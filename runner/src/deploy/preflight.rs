@@ -87,6 +87,8 @@ pub struct PreparedPlan {
     pub pins: ModulePins,
     /// The redactor of the plan's secrets.
     pub redactor: Redactor,
+    /// Where each step runs.
+    targets: BTreeMap<StepId, BTreeSet<TargetName>>,
     executor: StepExecutor,
     hosts: BTreeMap<TargetName, RemoteExecutor>,
     notify: NoticeHandler,
@@ -177,6 +179,7 @@ impl PreparedPlan {
             hooks: PlannedHooks::default(),
             pins: ModulePins::read(&plan, PinPolicy::Disabled, |_| None).expect("without a policy, no file is read"),
             redactor: Redactor::of_plan(&plan.secrets),
+            targets: targets_of(&plan),
             executor: StepExecutor::Doubles(doubles),
             hosts: BTreeMap::new(),
             notify: std::sync::Arc::new(|_| {}),
@@ -220,6 +223,11 @@ impl PreparedPlan {
         resources::check_resources(&self.plan, self.local_steps())?;
         let problems = self.check_hosts(CheckedResources::Created).await;
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// The steps on another host.
+    fn steps_on<'s>(&'s self, name: &'s TargetName) -> impl Iterator<Item = &'s PlannedStep> {
+        self.all_steps().filter(move |planned| planned.step.remote_host().is_some_and(|host| host.name == *name))
     }
 
     /// The steps on this machine, followed by those of the hooks.
@@ -312,17 +320,19 @@ impl PreparedPlan {
         })
     }
 
-    /// What a step depends on: each step before it on the same target; of one that does not run there, each of its targets.
+    /// What a step depends on.
     pub fn upstream_targets<'s>(&'s self, planned: &'s PlannedStep) -> impl Iterator<Item = &'s StepTarget> {
-        let target = &planned.step_target.target;
-        let upstream = || self.steps.iter().filter(|earlier| planned.upstream.contains(&earlier.step.id));
-        let same: BTreeSet<&StepId> = upstream()
-            .filter(|earlier| earlier.step_target.target == *target)
-            .map(|earlier| &earlier.step.id)
-            .collect();
-        let is_meant =
-            move |earlier: &&PlannedStep| earlier.step_target.target == *target || !same.contains(&earlier.step.id);
-        upstream().filter(is_meant).map(|earlier| &earlier.step_target)
+        self.steps.iter().filter(|earlier| self.depends_on(planned, earlier)).map(|earlier| &earlier.step_target)
+    }
+
+    /// Whether a step depends on an earlier one: on each before it on the same target; of one that does not run there, on each of its
+    /// targets.
+    #[must_use]
+    pub fn depends_on(&self, later: &PlannedStep, earlier: &PlannedStep) -> bool {
+        let StepTarget { step, target } = &earlier.step_target;
+        let here = &later.step_target.target;
+        let runs_here = || self.targets.get(step).is_some_and(|targets| targets.contains(here));
+        later.upstream.contains(step) && (target == here || !runs_here())
     }
 
     /// Whether a step is the first one that exposes the release, or comes after it; none in a plan that exposes nothing.
@@ -412,7 +422,8 @@ impl UnresolvedPlan {
         };
         let hosts = remote_hosts.map(remote).collect();
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));
-        let prepared = PreparedPlan { plan, release, steps, hooks, pins, redactor, executor, hosts, notify };
+        let targets = targets_of(&plan);
+        let prepared = PreparedPlan { plan, release, steps, hooks, pins, redactor, targets, executor, hosts, notify };
         Ok(Self { prepared, problems })
     }
 
@@ -467,6 +478,15 @@ pub async fn describe_steps(plan: &Plan, options: PreflightOptions) -> Result<De
 /// Whether a step is one of the setup steps.
 fn is_setup(plan: &Plan, planned: &PlannedStep) -> bool {
     plan.setup.iter().any(|setup| setup.id == planned.step.id)
+}
+
+/// Where each step of a plan runs.
+fn targets_of(plan: &Plan) -> BTreeMap<StepId, BTreeSet<TargetName>> {
+    let mut targets: BTreeMap<StepId, BTreeSet<TargetName>> = BTreeMap::new();
+    for step in &plan.steps {
+        targets.entry(step.id.clone()).or_default().insert(step.target.clone());
+    }
+    targets
 }
 
 /// What steps need on this machine and lack.

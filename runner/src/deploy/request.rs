@@ -29,7 +29,7 @@ use state::{DeploymentLock, LockRecord, LockRequest, LockWait, LockWaitObserver,
 const PROGRAMS_FILE: &str = "programs";
 
 /// The path of that file.
-pub(super) fn program_records_path(journal: &Path) -> PathBuf {
+pub(crate) fn program_records_path(journal: &Path) -> PathBuf {
     journal.with_file_name(PROGRAMS_FILE)
 }
 

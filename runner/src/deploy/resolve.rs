@@ -79,8 +79,7 @@ impl<'a> AttemptView<'a> {
     ) -> Result<ResolvedStep<'r>, AttemptError> {
         let step = &planned.step;
         let config = self.resolve_config(planned)?;
-        let mut upstream = self.outputs.seen_from(&planned.step_target.target);
-        upstream.retain(|id, _| planned.upstream.contains(id));
+        let upstream = self.outputs.seen_from(&planned.step_target.target, |id| planned.upstream.contains(id));
         let plan = &self.prepared.plan;
         let inputs = self.prepared.executor(planned).input_hashes(step, &planned.description, &config).await;
         let inputs = inputs.map_err(|error| {
@@ -156,12 +155,12 @@ impl<'a> AttemptView<'a> {
     /// Substitutes the deferred lookups in the configuration, and then validates it against the schema.
     pub(super) fn resolve_config(&self, planned: &PlannedStep) -> Result<Value, AttemptError> {
         let (plan, step) = (&self.prepared.plan, &planned.step);
-        let outputs = self.outputs.seen_from(&planned.step_target.target);
+        if step.pending.is_empty() {
+            return Ok(step.with.clone());
+        }
+        let outputs = self.outputs.seen_from(&planned.step_target.target, |_| true);
         let config = step.config(&outputs, &self.header.run, self.header.attempt);
         let config = config.map_err(|error| AttemptError::Plan(error.diagnostic(&plan.source)))?;
-        if step.pending.is_empty() {
-            return Ok(config);
-        }
         match planned.description.schema_violations(&config, |_| false).into_iter().next() {
             None => Ok(config),
             Some(mismatch) => {
@@ -232,8 +231,7 @@ impl<'a> AttemptView<'a> {
             return None;
         }
         let is_check_of = |later: &&PlannedStep| {
-            later.description.phase == StepPhase::Check
-                && self.prepared.upstream_targets(later).any(|upstream| *upstream == planned.step_target)
+            later.description.phase == StepPhase::Check && self.prepared.depends_on(later, planned)
         };
         let checks = self.prepared.steps.iter().filter(is_check_of).map(|check| &check.step_target);
         decision::unpassed_check_since(self.state, &planned.step_target, rerun_safety, checks)

@@ -89,16 +89,7 @@ impl AgentConnection {
         let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
         let shared = Arc::new(Shared::default());
         tokio::spawn(wire::write_frames(waiting, to));
-        let pings = frames.clone().downgrade();
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(PING_INTERVAL).await;
-                let Some(pings) = pings.upgrade() else { break };
-                if pings.send(wire::message_frame(&ToAgent::Ping)).await.is_err() {
-                    break;
-                }
-            }
-        });
+        tokio::spawn(wire::keep_saying(frames.downgrade(), PING_INTERVAL, ToAgent::Ping));
         let reading = Arc::clone(&shared);
         tokio::spawn(async move {
             let why = reading.read_all(&mut from).await;

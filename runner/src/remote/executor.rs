@@ -287,7 +287,7 @@ impl RemoteExecutor {
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
             let error = match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => {
-                    if let (AgentAnswer::Outcome { outcome, .. }, Some(key)) = (&answer, key) {
+                    if let (AgentAnswer::Outcome { outcome }, Some(key)) = (&answer, key) {
                         let outcome = match outcome {
                             StepOutcome::Unknown { .. } => None,
                             StepOutcome::Succeeded { .. } | StepOutcome::Failed { .. } => Some(outcome.clone()),
@@ -302,17 +302,17 @@ impl RemoteExecutor {
                 Err(error) => error,
             };
             match self.recall_after_loss(step_target, key, before.as_ref(), &error.to_string()).await {
-                Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { took_ms: 0, outcome }),
+                Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { outcome }),
                 Recalled::Undone => return Ok(AgentAnswer::Reverted { failure: None }),
                 Recalled::NeverArrived => {}
                 Recalled::Unknown(why) => {
                     let failure = transient(format!("the connection to {} was lost: {why}", self.host.name));
-                    return Ok(AgentAnswer::Outcome { took_ms: 0, outcome: StepOutcome::Unknown { failure } });
+                    return Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } });
                 }
             }
         }
         let failure = transient(format!("the connection to {} was lost at each try", self.host.name));
-        Ok(AgentAnswer::Outcome { took_ms: 0, outcome: StepOutcome::Unknown { failure } })
+        Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } })
     }
 
     /// Dials a lost host again, and reads what it recorded. Its former agent ends the call first.
@@ -433,11 +433,11 @@ impl Executor for RemoteExecutor {
         };
         let answer = self.act(step, &step_target, Some(&key), &input, &channel, export).await;
         let outcome = match answer {
-            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt }, .. }) if is_too_long(&receipt) => {
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt } }) if is_too_long(&receipt) => {
                 let failure = StepFailure::new(FailureKind::Limit, "the host returned a receipt that is too long");
                 StepOutcome::Unknown { failure }
             }
-            Ok(AgentAnswer::Outcome { outcome, .. }) => outcome,
+            Ok(AgentAnswer::Outcome { outcome }) => outcome,
             Ok(AgentAnswer::Failed { failure }) | Err(failure) => StepOutcome::Failed { failure },
             Ok(_) => StepOutcome::Unknown { failure: other_answer() },
         };
@@ -459,7 +459,7 @@ impl Executor for RemoteExecutor {
         let failure = match answer {
             Ok(AgentAnswer::Reverted { failure }) => failure,
             Ok(AgentAnswer::Failed { failure }) | Err(failure) => Some(failure),
-            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure }, .. }) => Some(failure),
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } }) => Some(failure),
             Ok(_) => Some(other_answer()),
         };
         intent.complete(failure)

@@ -69,7 +69,7 @@ const SCRIPT: &str = concat!(
 
 /// The runner's binary, as hosts get it.
 struct AgentBinary {
-    digest: String,
+    digest: Blake3Hash,
     plain: Vec<u8>,
 }
 
@@ -81,7 +81,7 @@ impl AgentBinary {
             return Ok(binary);
         }
         let plain = std::fs::read("/proc/self/exe")?;
-        let digest = Blake3Hash::of(&plain).hex_prefix(32);
+        let digest = Blake3Hash::of(&plain);
         Ok(BINARY.get_or_init(|| Self { digest, plain }))
     }
 
@@ -131,7 +131,7 @@ pub async fn reach(
         command.args(["-p", &port.to_string()]);
     }
     command.args(["--", name]);
-    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {}", binary.digest));
+    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {}", binary.digest.hex_prefix(32)));
     // In a process group of its own: Ctrl-C is the coordinator's to handle.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| {
@@ -221,7 +221,7 @@ async fn start(
     let connection = AgentConnection::open(stdout, stdin, child).await.map_err(|error| match error {
         ConnectionError::Lost(_) | ConnectionError::Refused(_) => AgentStartError::Ended { noise, has_begun },
     })?;
-    if connection.hello.build != agent::build() {
+    if connection.hello.build != agent::build(&binary.digest) {
         let message = format!("host `{}` has another build of the runner than this one", host.name);
         let hint = "remove `agent-…` from the folder `pawl` in its cache, then run the command again";
         return Err(diagnosed(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)));

@@ -20,12 +20,15 @@ fn environment(host: &SshHost) -> TestEnvironment {
     environment
 }
 
+fn port(host: &SshHost) -> String {
+    host.address().rsplit_once(':').unwrap().1.to_owned()
+}
+
 /// The page shows the port that ssh has by default.
 #[track_caller]
-fn check_page_of(code: &str, host: &SshHost, environment: &TestEnvironment) {
+fn check_page_of(code: &str, port: &str, environment: &TestEnvironment) {
     let output = environment.run(DEPLOY);
     output.assert_exit(exit_code(code));
-    let port = host.address().rsplit_once(':').unwrap().1.to_owned();
     let text = output.stderr.replace(&format!("127.0.0.1:{port}"), "10.0.0.7").replace(&format!("-p {port} "), "");
     let text = text.replace(&format!("port {port}"), "port 22").replace("127.0.0.1", "10.0.0.7");
     check_error_page(code, Some(&command_line(DEPLOY)), &text, &environment.shown_paths());
@@ -34,14 +37,9 @@ fn check_page_of(code: &str, host: &SshHost, environment: &TestEnvironment) {
 #[test]
 fn p0260_host_that_is_down() {
     let host = SshHost::new();
-    let environment = environment(&host);
-    let port = host.address().rsplit_once(':').unwrap().1.to_owned();
+    let (environment, port) = (environment(&host), port(&host));
     drop(host);
-    let output = environment.run(DEPLOY);
-    output.assert_exit(exit_code("P0260"));
-    let text = output.stderr.replace(&format!("127.0.0.1:{port}"), "10.0.0.7").replace(&format!("-p {port} "), "");
-    let text = text.replace(&format!("port {port}"), "port 22").replace("127.0.0.1", "10.0.0.7");
-    check_error_page("P0260", Some(&command_line(DEPLOY)), &text, &environment.shown_paths());
+    check_page_of("P0260", &port, &environment);
 }
 
 #[test]
@@ -51,19 +49,19 @@ fn p0261_host_with_another_key() {
     let known = environment.read("known_hosts");
     let key = |text: &str| text.split_whitespace().nth(2).unwrap().to_owned();
     environment.write("known_hosts", known.replace(&key(&known), &key(&other.known_key())));
-    check_page_of("P0261", &host, &environment);
+    check_page_of("P0261", &port(&host), &environment);
 }
 
 #[test]
 fn p0262_host_that_lets_nobody_in() {
     let host = SshHost::with_options("DenyUsers *");
     let environment = environment(&host);
-    check_page_of("P0262", &host, &environment);
+    check_page_of("P0262", &port(&host), &environment);
 }
 
 #[test]
 fn p0263_host_that_runs_another_program() {
     let host = SshHost::with_options("ForceCommand echo only backups are allowed");
     let environment = environment(&host);
-    check_page_of("P0263", &host, &environment);
+    check_page_of("P0263", &port(&host), &environment);
 }

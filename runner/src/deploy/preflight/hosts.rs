@@ -17,8 +17,7 @@ impl PreparedPlan {
     /// What the steps of each other host need there and lack. All hosts are asked at once.
     pub(super) async fn check_hosts(&self, resources: CheckedResources) -> Vec<Diagnostic> {
         let checks = self.hosts.iter().map(async |(name, remote)| {
-            let is_there = |planned: &&PlannedStep| planned.step.remote_host().is_some_and(|host| host.name == *name);
-            let steps: Vec<_> = self.all_steps().filter(is_there).collect();
+            let steps: Vec<_> = self.steps_on(name).collect();
             match remote.check(&steps, resources == CheckedResources::Created).await {
                 Ok(problems) => {
                     problems.into_iter().map(|(step, problem)| self.at_step(&step, name, problem)).collect()
@@ -54,11 +53,9 @@ impl PreparedPlan {
 
     /// The secrets that the steps of a host use, by name.
     fn secrets_of_host(&self, host: &TargetName) -> BTreeMap<String, String> {
-        let is_there = |planned: &&PlannedStep| planned.step.remote_host().is_some_and(|it| it.name == *host);
-        let texts: Vec<_> =
-            self.all_steps().filter(is_there).flat_map(|planned| planned.step.grants.confidential_texts()).collect();
-        let is_used = |(name, secret): &(&String, &contract::Secret)| {
-            texts.iter().any(|text| text.reveal().contains(secret.reveal())) && !name.is_empty()
+        let texts: Vec<_> = self.steps_on(host).flat_map(|planned| planned.step.grants.confidential_texts()).collect();
+        let is_used = |(_, secret): &(&String, &contract::Secret)| {
+            texts.iter().any(|text| text.reveal().contains(secret.reveal()))
         };
         let used = self.plan.secrets.iter().filter(is_used);
         used.map(|(name, secret)| (name.clone(), secret.reveal().to_owned())).collect()
