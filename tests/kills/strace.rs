@@ -6,19 +6,24 @@
 //! its n-th call, before anything else it would do. Behind each call is also before the next one: nothing is left out.
 
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, ErrorKind},
+    fs,
+    io::{self, BufRead, BufReader, ErrorKind, Read as _, Write as _},
+    os::unix::process::CommandExt as _,
     process::{Command, ExitStatus, Stdio},
+    thread,
 };
 
-use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::example_shop::ExampleShop;
 
 /// Calls that change something outside of the process.
 const TRACED_CALLS: &str = "write,pwrite64,writev,pwritev,fsync,fdatasync,syncfs,ftruncate,rename,renameat,renameat2,symlink,\
                      symlinkat,mkdir,mkdirat,unlink,unlinkat,rmdir,connect";
+
+/// How often a run is begun before strace's own failures are the test's.
+const MAX_TRACES: usize = 3;
 
 /// One call, as strace shows it.
 #[derive(Clone, Debug)]
@@ -47,19 +52,44 @@ pub(crate) struct TracedRun {
 }
 
 /// Runs the runner until `is_last` says of a call that it is killed behind it, or to its end.
+///
+/// About once in some thousand runs, strace itself fails at a stopped thread (`ptrace(PTRACE_LISTEN…): Input/output error`),
+/// and the runner would stand still for ever. The shop is then put back as it was, and the run begins again.
 pub(crate) fn run_traced(
     shop: &ExampleShop,
     words: &[&str],
     is_last: impl Fn(&TracedCall) -> bool,
 ) -> Result<TracedRun> {
+    let folder = tempfile::tempdir()?;
+    let before = shop.copy_to(&folder.path().join("shop"))?;
+    for _ in 0..MAX_TRACES {
+        let (run, strace_error) = trace_once(shop, words, &is_last)?;
+        if strace_error.is_empty() {
+            return run;
+        }
+        writeln!(io::stderr().lock(), "strace failed, the run begins again: {}", strace_error.trim_end())?;
+        fs::remove_dir_all(shop.folder())?;
+        before.copy_to(shop.folder())?;
+    }
+    bail!("strace failed {MAX_TRACES} times; the lines above say how")
+}
+
+/// One run, and what strace says of its own failure. The first line of that ends both processes.
+fn trace_once(
+    shop: &ExampleShop,
+    words: &[&str],
+    is_last: impl Fn(&TracedCall) -> bool,
+) -> Result<(Result<TracedRun>, String)> {
     let (trace, its_end) = io::pipe()?;
     let inject = format!("inject={TRACED_CALLS}:signal=SIGSTOP");
     let mut command = Command::new("strace");
     shop.make_hermetic(&mut command);
     command.args(["-f", "-qq", "-y", "-s", "96", "-o", "/proc/self/fd/0"]);
-    command.args(["-e", &format!("trace={TRACED_CALLS}"), "-e", &inject, env!("CARGO_BIN_EXE_runner")]).args(words);
+    command.args(["-e", &format!("trace={TRACED_CALLS}"), "-e", &inject]);
+    // The runner's own output goes to a file, so that the pipe has what strace says.
+    command.args(["/bin/sh", "-c", "exec \"$0\" \"$@\" 2> said.txt", env!("CARGO_BIN_EXE_runner")]).args(words);
     // The trace leaves by what would be the standard input, so that the runner keeps its output for itself.
-    command.stdin(its_end).stdout(Stdio::null()).stderr(File::create(shop.folder().join("said.txt"))?);
+    command.stdin(its_end).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let child = command.spawn().map_err(|error| {
         if error.kind() == ErrorKind::NotFound {
             anyhow::anyhow!("strace is not installed: run `cargo xtask setup`")
@@ -70,6 +100,29 @@ pub(crate) fn run_traced(
     // It holds the other end of the pipe: without this, the trace would never end.
     drop(command);
     let mut child = child?;
+    let group = Pid::from_child(&child);
+    let stderr = child.stderr.take().context("strace's stderr")?;
+    let watch = thread::spawn(move || -> io::Result<String> {
+        let (mut lines, mut said) = (BufReader::new(stderr), String::new());
+        if lines.read_line(&mut said)? > 0 {
+            // It may have ended by itself.
+            drop(kill_process_group(group, Signal::KILL));
+        }
+        lines.read_to_string(&mut said)?;
+        Ok(said)
+    });
+    let run = follow(trace, is_last).and_then(|tracer| tracer.finish(child.wait()?));
+    if run.is_err() {
+        // Nothing is left running, whatever could not be read.
+        drop(kill_process_group(group, Signal::KILL));
+        drop(child.wait());
+    }
+    let said = watch.join().map_err(|_| anyhow::anyhow!("the reader of strace's stderr panicked"))??;
+    Ok((run, said))
+}
+
+/// Reads the trace to its end.
+fn follow(trace: io::PipeReader, is_last: impl Fn(&TracedCall) -> bool) -> Result<StraceParser> {
     let mut tracer = StraceParser { calls: Vec::new(), killed_after: None, is_kill_sent: false, process: None };
     let mut lines = BufReader::new(trace);
     let mut line = Vec::new();
@@ -77,13 +130,7 @@ pub(crate) fn run_traced(
         tracer.parse_line(&String::from_utf8_lossy(&line), &is_last)?;
         line.clear();
     }
-    let status = child.wait()?;
-    let StraceParser { calls, killed_after: killed, is_kill_sent, .. } = tracer;
-    ensure!(!calls.is_empty(), "strace showed no call; it may not be allowed to trace ({status})");
-    // The pipe has ended, so the runner, which held it too, is gone. strace's own status says less: it is not always
-    // the signal.
-    ensure!(killed.is_none() || is_kill_sent, "the runner was not stopped behind {killed:?}, and ended with {status}");
-    Ok(TracedRun { calls, killed_after: killed, status })
+    Ok(tracer)
 }
 
 struct StraceParser {
@@ -94,6 +141,18 @@ struct StraceParser {
 }
 
 impl StraceParser {
+    fn finish(self, status: ExitStatus) -> Result<TracedRun> {
+        let Self { calls, killed_after, is_kill_sent, .. } = self;
+        ensure!(!calls.is_empty(), "strace showed no call; it may not be allowed to trace ({status})");
+        // The pipe has ended, so the runner, which held it too, is gone. strace's own status says less: it is not always
+        // the signal.
+        ensure!(
+            killed_after.is_none() || is_kill_sent,
+            "the runner was not stopped behind {killed_after:?}, and ended with {status}"
+        );
+        Ok(TracedRun { calls, killed_after, status })
+    }
+
     /// Takes a line: `<thread> <name>(…`, `<thread> <... name resumed>…`, or `<thread> --- <signal> …`.
     fn parse_line(&mut self, line: &str, is_last: impl Fn(&TracedCall) -> bool) -> Result<()> {
         let (thread, what) = line.trim_end().split_once(' ').context("a line of strace's without a thread")?;
