@@ -106,7 +106,7 @@ fn trace_once(
         let (mut lines, mut said) = (BufReader::new(stderr), String::new());
         if lines.read_line(&mut said)? > 0 {
             // It may have ended by itself.
-            drop(kill_process_group(group, Signal::KILL));
+            let _ = kill_process_group(group, Signal::KILL);
         }
         lines.read_to_string(&mut said)?;
         Ok(said)
@@ -114,7 +114,7 @@ fn trace_once(
     let run = follow(trace, is_last).and_then(|tracer| tracer.finish(child.wait()?));
     if run.is_err() {
         // Nothing is left running, whatever could not be read.
-        drop(kill_process_group(group, Signal::KILL));
+        let _ = kill_process_group(group, Signal::KILL);
         drop(child.wait());
     }
     let said = watch.join().map_err(|_| anyhow::anyhow!("the reader of strace's stderr panicked"))??;
