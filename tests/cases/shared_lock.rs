@@ -117,7 +117,7 @@ fn check_race(backend: &TestStateBackend) {
         machines.iter().for_each(|machine| reset_files(machine));
         let release = format!("r{round}");
         let arguments = ["--local", "--release", &release, "--lock-wait", "0"];
-        let mut racers: Vec<Child> = machines.iter().map(|machine| machine.start(&arguments)).collect();
+        let mut racers: Vec<Child> = machines.iter().map(|machine| machine.start_with_stderr(&arguments)).collect();
         let mut ended = vec![None; RACERS];
         wait_until("all but one have ended", || {
             for (racer, ended) in racers.iter_mut().zip(&mut ended) {
@@ -127,10 +127,11 @@ fn check_race(backend: &TestStateBackend) {
         });
         let winner = ended.iter().position(Option::is_none).expect("one holds the lock until it may go on");
         for (racer, code) in ended.iter().enumerate().filter(|(racer, _)| *racer != winner) {
+            let stderr = std::io::read_to_string(racers[racer].stderr.take().unwrap()).unwrap();
             assert_eq!(
                 *code,
                 Some(Some(5)),
-                "racer {racer} of round {round} was to be told that another holds the lock"
+                "racer {racer} of round {round} was to be told that another holds the lock:\n{stderr}"
             );
         }
         wait_until("the winner began", || machines[winner].exists("began"));

@@ -19,10 +19,10 @@ impl MotoServer {
     pub fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
-        let mut command = Command::new(target.join("tools/moto/bin/moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let mut command = Command::new(target.join("tools/moto/bin/python"));
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/support/moto_server.py")).arg(port.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("moto_server can't be started; `cargo xtask setup` installs it");
+        let process = command.spawn().expect("moto can't be started; `cargo xtask setup` installs it");
         let moto = Self { port, process };
         wait_until("moto answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         moto.send_put("/acme-state", &[]);
