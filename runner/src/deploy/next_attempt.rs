@@ -20,7 +20,7 @@ use journal::{
 /// Of the steps that this attempt has passed, those that the next one will not run again, if this one ends with `exit`.
 pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) -> Vec<String> {
     let prepared = attempt.prepared();
-    let mut state = attempt.journal.state().clone();
+    let mut state = attempt.state().clone();
     if let Some(last) = state.attempts.last_mut() {
         last.exit = Some(exit);
     }

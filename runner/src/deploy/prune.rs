@@ -187,15 +187,15 @@ pub fn prune(
 
 /// Removes old releases after a verified deployment, if the plan sets `keep` and the lock is still held. A failure does
 /// not change how the attempt ends.
-pub(super) async fn prune_after(attempt: &mut RunningAttempt<'_>) -> Option<Notice> {
+pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> {
     let prepared = attempt.prepared();
     let keep = prepared.plan.keep?;
     let failed = match attempt.confirm_lock().await {
         Ok(()) => {
             let dirs = release_dirs(prepared.steps.iter().map(|planned| (&planned.step, &planned.description)));
-            prune(&dirs, attempt.journal.state(), &attempt.request.siblings, keep).err()?.to_string()
+            prune(&dirs, &attempt.state(), &attempt.request.siblings, keep).err()?.to_string()
         }
-        Err(error) => format!("can't remove old releases: {}", error.short_text(attempt.journal.redactor())),
+        Err(error) => format!("can't remove old releases: {}", error.short_text(attempt.journal.borrow().redactor())),
     };
     Some(Notice::warning(format!("{failed}; the deployment itself succeeded")))
 }
