@@ -3,10 +3,11 @@
 //! Deliberately absent: probes. What this attempt has passed held a moment ago, so a probe counts as having found it.
 
 use super::{
-    DeployOverrides, PreparedPlan,
+    DeployOverrides, PlannedStep, PreparedPlan,
     attempt::{RunningAttempt, next_header},
     resolve::{AttemptView, ResolvedStep},
 };
+use crate::remote::RemoteExecutor;
 use contract::{
     diagnostic::ExitKind,
     step::{ProbeFinding, Receipt},
@@ -32,7 +33,12 @@ pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) 
     let (outputs, overrides) = (&attempt.outputs, &overrides);
     let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs, is_local_state };
     let mut skipped: Vec<&StepTarget> = Vec::new();
-    for planned in prepared.steps.iter().filter(|planned| outputs.contains(&planned.step_target)) {
+    // A host that is gone is not dialed for a hint.
+    let is_known = |planned: &&PlannedStep| {
+        outputs.contains(&planned.step_target)
+            && prepared.remote_executor(planned).is_none_or(RemoteExecutor::is_connected)
+    };
+    for planned in prepared.steps.iter().filter(is_known) {
         if let Ok(resolved) = view.evaluate_input(planned, false).await
             && is_skipped(&view, &resolved)
         {

@@ -21,6 +21,7 @@ mod versions;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -30,13 +31,13 @@ use journal::{
     JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
 };
-use plan::{ModuleRef, Plan, PlanHost, PlanStep};
+use plan::{ModuleRef, Plan, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 use serde_json::Value;
 
 pub use hosts::host_problems;
 
-use crate::remote::RemoteExecutor;
+use crate::remote::{Dialer, RemoteExecutor};
 use hosts::{CheckedResources, module_of_this_machine};
 use machine::MachineCheck;
 use modules::LoadedModules;
@@ -414,13 +415,13 @@ impl UnresolvedPlan {
             notify(notice);
         }
         let release = Release { label, digest: None };
-        let remote_hosts = steps.iter().filter_map(|planned| planned.step.remote_host());
-        let remote = |host: &Arc<PlanHost>| {
-            let executor =
-                RemoteExecutor::new(Arc::clone(host), plan.ssh.clone(), modules.descriptions(), Arc::clone(&notify));
-            (host.name.clone(), executor)
-        };
-        let hosts = remote_hosts.map(remote).collect();
+        let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
+        let mut hosts = BTreeMap::new();
+        for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
+            hosts.entry(host.name.clone()).or_insert_with(|| {
+                RemoteExecutor::new(Arc::clone(host), Rc::clone(&descriptions), Arc::clone(&notify), Rc::clone(&dialer))
+            });
+        }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));
         let targets = targets_of(&plan);
         let prepared = PreparedPlan { plan, release, steps, hooks, pins, redactor, targets, executor, hosts, notify };
