@@ -26,7 +26,11 @@ use std::{
 };
 
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
-use contract::{Digest, Label, StepId, TargetName, diagnostic::Diagnostic, hash::Blake3Hash};
+use contract::{
+    Digest, Label, StepId, TargetName,
+    diagnostic::{Diagnostic, Notice},
+    hash::Blake3Hash,
+};
 use journal::{
     JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
@@ -308,6 +312,11 @@ impl PreparedPlan {
     #[must_use]
     pub fn index(&self, step: &StepId) -> Option<usize> {
         self.steps.iter().position(|planned| planned.step.id == *step)
+    }
+
+    /// Shows a notice to the user.
+    pub(super) fn show(&self, notice: Notice) {
+        (self.notify)(notice);
     }
 
     /// The steps on their targets, each with [the position of its step](Self::index): the same on all targets.

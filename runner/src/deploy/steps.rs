@@ -1,7 +1,8 @@
 //! Runs the steps of an attempt in the plan's order, each on all its targets: on other hosts at the same time, on this machine one after
 //! the other.
 //!
-//! Invariant: a step begins when the one before has ended on all targets, and nothing begins after a failure on any of them.
+//! Invariant: a step begins when the one before has ended on all targets, and nothing begins after a failure on any of them. With a
+//! rollout, the steps that users see, on hosts of its group, do so batch by batch.
 
 use std::collections::BTreeSet;
 
@@ -13,39 +14,102 @@ use super::{
     attempt::RunningAttempt,
     step::{StepRunner, check_recorded_receipt},
 };
-use contract::step::StepPhase;
+use contract::{TargetName, diagnostic::Notice, step::StepPhase, text::format_duration};
 use journal::{
     StepTarget,
     decision::StepDisposition,
     event::{Decision, DecisionReason, ROLLBACK},
 };
+use plan::Rollout;
 
 /// Runs all selected steps.
 pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
-    let (prepared, selection) = (attempt.prepared(), &attempt.overrides().selection);
-    let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
-    let is_rollback = attempt.overrides().command == Some(ROLLBACK);
-    let (mut checked, mut index) = (BTreeSet::new(), 0);
-    for of_step in prepared.steps.chunk_by(|one, other| one.step.id == other.step.id) {
-        if prepared.first_step_after_setup() == Some(index) {
-            prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
-        }
-        if of_step.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
-            check_late_migrations(attempt, &mut checked).await?;
-        }
-        let disposition = selection.disposition_of(index, named_index);
-        let shared = &*attempt;
-        let (ended, error) =
-            on_each_target(of_step, async |planned| run_on_target(shared, planned, disposition).await).await;
-        for (planned, outputs) in ended {
-            if let Some(outputs) = outputs {
-                attempt.outputs.insert(&planned.step_target, outputs);
+    let prepared = attempt.prepared();
+    // Back to a release that was live, or to nothing new, it goes at once.
+    let is_forward = attempt.overrides().command != Some(ROLLBACK) && !attempt.overrides().is_import();
+    let rollout = prepared.plan.rollout.as_ref().filter(|_| is_forward);
+    let mut steps = prepared.steps.chunk_by(|one, other| one.step.id == other.step.id).peekable();
+    let mut checked = BTreeSet::new();
+    while let Some(of_step) = steps.next() {
+        match rollout.filter(|rollout| is_rolled_out(rollout, of_step)) {
+            None => run_step(attempt, of_step, &mut checked, |_| true).await?,
+            Some(rollout) => {
+                let mut in_batches = vec![of_step];
+                while let Some(next) = steps.next_if(|next| is_rolled_out(rollout, next)) {
+                    in_batches.push(next);
+                }
+                roll_out(attempt, rollout, &in_batches, &mut checked).await?;
             }
         }
-        error.map_or(Ok(()), Err)?;
-        index += of_step.len();
     }
     Ok(())
+}
+
+/// Whether a step reaches its hosts in batches.
+fn is_rolled_out(rollout: &Rollout, of_step: &[PlannedStep]) -> bool {
+    of_step.iter().any(|planned| {
+        planned.description.phase != StepPhase::Prepare && rollout.hosts.contains(&planned.step_target.target)
+    })
+}
+
+/// Runs steps that follow each other on the hosts of one batch after the other. Targets outside of the group follow with the last one.
+async fn roll_out(
+    attempt: &mut RunningAttempt<'_>,
+    rollout: &Rollout,
+    steps: &[&[PlannedStep]],
+    checked: &mut BTreeSet<StepTarget>,
+) -> Result<(), AttemptError> {
+    let count = rollout.batches.len();
+    for (number, (added, until)) in (1..).zip(rollout.added().zip(&rollout.batches)) {
+        let is_last = number == count;
+        let is_in_batch = |target: &TargetName| added.contains(target) || is_last && !rollout.hosts.contains(target);
+        for of_step in steps {
+            run_step(attempt, of_step, checked, is_in_batch).await?;
+        }
+        let epoch = attempt.header.epoch;
+        let has_run = attempt
+            .state()
+            .records
+            .iter()
+            .any(|(step_target, record)| record.intent.epoch == epoch && added.contains(&step_target.target));
+        if !is_last && has_run && !rollout.pause.is_zero() {
+            let pause = format_duration(u64::try_from(rollout.pause.as_millis()).unwrap_or(u64::MAX));
+            let done = format!("batch {number} of {count} is done ({until} of {} hosts)", rollout.hosts.len());
+            attempt.prepared().show(Notice::note(format!("{done}; the next one begins in {pause}")));
+            attempt.interrupt.pause(rollout.pause).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a step on those of its targets that `is_included`.
+async fn run_step(
+    attempt: &mut RunningAttempt<'_>,
+    of_step: &[PlannedStep],
+    checked: &mut BTreeSet<StepTarget>,
+    is_included: impl Fn(&TargetName) -> bool,
+) -> Result<(), AttemptError> {
+    let (prepared, selection) = (attempt.prepared(), &attempt.overrides().selection);
+    let index = prepared.index(&of_step[0].step.id).expect("it is a step of the plan");
+    if prepared.first_step_after_setup() == Some(index) {
+        prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
+    }
+    let is_rollback = attempt.overrides().command == Some(ROLLBACK);
+    if of_step.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
+        check_late_migrations(attempt, checked).await?;
+    }
+    let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
+    let disposition = selection.disposition_of(index, named_index);
+    let shared = &*attempt;
+    let included = of_step.iter().filter(|planned| is_included(&planned.step_target.target));
+    let run = async |planned| run_on_target(shared, planned, disposition).await;
+    let (ended, error) = on_each_target(included, run).await;
+    for (planned, outputs) in ended {
+        if let Some(outputs) = outputs {
+            attempt.outputs.insert(&planned.step_target, outputs);
+        }
+    }
+    error.map_or(Ok(()), Err)
 }
 
 /// Runs something for a step on each of its targets, as far as nothing fails on this machine. Returns what it gave where it succeeded,
