@@ -111,7 +111,7 @@ fn a_step_runs_on_all_hosts_at_the_same_time() {
     // For one reason, the start is said once; the end of each host has its line.
     let lines = |start: &str| deployed.stderr.lines().filter(|line| line.trim_start().starts_with(start)).count();
     assert_eq!((lines("start  restart "), lines("ran    restart@web-")), (1, 8), "{}", deployed.stderr);
-    assert_eq!(not_skipped(&environment.deploy("r1", &["--until", "restart"])), Vec::<String>::new());
+    assert_eq!(not_skipped(&environment.deploy("r1", &["--until", "switch"])), Vec::<String>::new());
 }
 
 /// One host fails: the others finish what they are at, and the next run goes on with it alone.
@@ -124,9 +124,9 @@ fn only_the_failed_host_runs_again() {
     failed.assert_exit(1);
     expect![[r#"
         error[P0301]: step `restart` on web-2 failed on attempt 1
-          caused by: `/bin/sh` ended with exit code 1
+          caused by: `/bin/sh -c 'touch begun; until test -e go; do sleep 0.02; done; echo r1 $TOKEN | wc -w >> restarts; test ! -e broken'` exited with status 1: it wrote nothing
           caused by: the same on web-3
-          hint: see its output above; then run `runner --local --release r1 --env test` again (skips: pull, migrate, switch, restart on web-1)
+          hint: read the full output with `runner logs`, and fix the cause; then run `runner --local --release r1` again (skips: pull, migrate, switch, restart on web-1)
     "#]]
     .assert_eq(&failed.stderr[failed.stderr.find("error[").unwrap()..]);
     fs::remove_file(hosts[1].path("srv/broken")).unwrap();

@@ -57,29 +57,25 @@ pub(super) fn check(node: &YamlNode, problems: &mut PlanErrorCollector) {
 fn batches(node: &YamlNode, hosts: usize, problems: &mut PlanErrorCollector) -> Option<Vec<usize>> {
     let items = fields::list(node, "`batches`", problems)?;
     let mut until: Vec<usize> = Vec::new();
-    let mut before = 0.0;
     for item in items {
         let text = match &item.kind {
             YamlValue::Number { written, .. } | YamlValue::Text(written) => written.as_str(),
             YamlValue::Null | YamlValue::Bool(_) | YamlValue::List(_) | YamlValue::Map(_) => "",
         };
-        let Some(share) = share(text, hosts) else {
+        let Some(count) = count(text, hosts) else {
             let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not the size of a batch"));
-            problems.push(error.at(&item.span, "no size").hint(BATCHES_HINT));
+            problems.push(error.at(&item.span, "not a size").hint(BATCHES_HINT));
             return None;
         };
-        if share < before {
-            let error = PlanError::new(
-                ErrorCode::InvalidValue,
-                "`batches` must grow: each one says how many hosts have the release after it",
-            );
-            problems.push(error.at(&item.span, "less than before").hint(BATCHES_HINT));
-            return None;
-        }
-        before = share;
-        let count = (share.ceil() as usize).min(hosts);
-        if until.last().is_none_or(|last| *last < count) {
-            until.push(count);
+        match until.last() {
+            Some(before) if count < *before => {
+                let message = "`batches` must grow: each one says how many hosts have the release after it";
+                let error = PlanError::new(ErrorCode::InvalidValue, message);
+                problems.push(error.at(&item.span, "less than before").hint(BATCHES_HINT));
+                return None;
+            }
+            Some(before) if count == *before => {}
+            Some(_) | None => until.push(count),
         }
     }
     if until.last() != Some(&hosts) {
@@ -89,12 +85,12 @@ fn batches(node: &YamlNode, hosts: usize, problems: &mut PlanErrorCollector) -> 
 }
 
 /// A number of hosts, from `3` or `25%`.
-fn share(text: &str, hosts: usize) -> Option<f64> {
-    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+fn count(text: &str, hosts: usize) -> Option<usize> {
     let (digits, is_percent) = text.strip_suffix('%').map_or((text, false), |digits| (digits, true));
-    let number: u32 = digits.parse().ok().filter(|number| is_number(digits) && *number > 0)?;
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number: usize = digits.parse().ok().filter(|number| is_number && *number > 0)?;
     match is_percent {
-        true => (number <= 100).then(|| hosts as f64 * f64::from(number) / 100.0),
-        false => Some(f64::from(number)),
+        true => (number <= 100).then(|| (hosts * number).div_ceil(100)),
+        false => Some(number.min(hosts)),
     }
 }
