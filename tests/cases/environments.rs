@@ -1,7 +1,5 @@
 //! Several environments: what was verified in one goes to the next, the same content and in order; and the way back.
 
-use std::fs;
-
 use crate::support::{TestEnvironment, release_folder, wait_until};
 
 /// Three environments, each with a folder and a database of its own, and three releases.
@@ -332,8 +330,8 @@ fn prune_and_rollback_find_releases_under_names_of_an_older_runner() {
     }
     for index in [0, 2] {
         let old = releases.join(&digests[index]);
-        fs::rename(releases.join(release_folder(&format!("r{}", index + 1), &digests[index])), &old).unwrap();
-        fs::remove_file(old.join(".pawl-digest")).unwrap();
+        std::fs::rename(releases.join(release_folder(&format!("r{}", index + 1), &digests[index])), &old).unwrap();
+        std::fs::remove_file(old.join(".pawl-digest")).unwrap();
     }
     // What says of no release, or of another one, is nobody's.
     let by_hand = ["by-hand".to_owned(), release_folder("copy", &digests[0]), release_folder("copy", &digests[1])];
@@ -344,7 +342,7 @@ fn prune_and_rollback_find_releases_under_names_of_an_older_runner() {
     let mut left = [by_hand.as_slice(), &[digests[2].clone(), release_folder("r4", &digests[3])]].concat();
     left.sort();
     assert_eq!(release_folders(&environment), left);
-    fs::remove_dir_all(environment.path("dist")).unwrap();
+    std::fs::remove_dir_all(environment.path("dist")).unwrap();
     environment.run(&["rollback", "--local"]).assert_exit(0);
     assert_eq!(environment.live_target(), format!("releases/{}", digests[2]));
     assert_eq!(live_version(&environment, "test"), "r3");
