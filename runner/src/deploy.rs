@@ -28,6 +28,7 @@ pub mod pins;
 mod preflight;
 mod preview;
 mod prune;
+mod release_folders;
 mod request;
 mod resolution;
 mod resolve;
