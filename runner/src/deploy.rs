@@ -1,6 +1,6 @@
 //! Runs one attempt of a deployment, from acquiring the lock to releasing it.
 //!
-//! [`run`] is the procedure. Each stage has its own type: [`RunningAttempt`], its [`StepRunner`] and [`HookRunner`],
+//! [`run`] is the procedure. Each stage has its own type: [`RunningAttempt`], its [steps](steps) and [`HookRunner`],
 //! the [`Executor`] that calls modules, the rollback, and [`AttemptConclusion`]. The types of [`journal`](journal)
 //! enforce the order intent, effect, outcome. A failure before the point of no return leaves everything as it is. A
 //! failure after it undoes everything back to that point, if the plan says `on-failure: rollback` and the previous
@@ -28,11 +28,13 @@ pub mod pins;
 mod preflight;
 mod preview;
 mod prune;
+mod release_folders;
 mod request;
 mod resolution;
 mod resolve;
 mod rollback;
 mod step;
+mod steps;
 mod undo;
 mod unrecorded_release;
 
@@ -55,7 +57,7 @@ pub use resolution::{ResolutionRequest, StatedOutcome, StepResolution, resolve_s
 pub use resolve::lineage;
 pub use unrecorded_release::UnrecordedRelease;
 
-use self::{attempt::RunningAttempt, conclusion::AttemptConclusion, hooks::HookRunner, step::StepRunner};
+use self::{attempt::RunningAttempt, conclusion::AttemptConclusion, hooks::HookRunner};
 use contract::diagnostic::{Diagnostic, ExitKind, Notice};
 use journal::{
     JournalState,
@@ -140,20 +142,22 @@ async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), Att
     if !attempt.overrides().is_import() {
         HookRunner { attempt: &mut *attempt }.run_before().await?;
     }
-    StepRunner { attempt }.run_all().await
+    steps::run_all_steps(attempt).await
 }
 
 /// Writes the last entry of the journal, and removes old releases after a verified deployment. Does nothing if the lock is lost:
 /// closing it then says so.
 async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusion) {
-    if attempt.journal.is_fenced() || attempt.confirm_lock_locally().is_err() {
+    if attempt.journal.borrow().is_fenced() || attempt.confirm_lock_locally().is_err() {
         return;
     }
     let is_verified = attempt.is_verified(conclusion.exit);
-    if let Err(error) = attempt.journal.record_end(conclusion.exit, is_verified) {
+    let recorded = attempt.journal.borrow_mut().record_end(conclusion.exit, is_verified);
+    if let Err(error) = recorded {
         return conclusion.end_not_recorded(&error);
     }
-    if let Err(error) = attempt.request.store.record_ended(attempt.journal.state(), attempt.staging()) {
+    let recorded = attempt.request.store.record_ended(&attempt.state(), attempt.staging());
+    if let Err(error) = recorded {
         conclusion.warnings.push(Notice::warning(format!("{error}; the journals have everything")));
     }
     if is_verified && !attempt.overrides().is_import() {

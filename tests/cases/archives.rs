@@ -2,7 +2,9 @@
 
 use expect_test::expect;
 
-use crate::support::{HttpReply, HttpTestServer, RunnerOutput, TestArchiveFormat, TestEnvironment, sha256};
+use crate::support::{
+    HttpReply, HttpTestServer, RunnerOutput, TestArchiveFormat, TestEnvironment, release_folder, sha256,
+};
 
 /// A plan that pulls `<origin>/<file>`, with more settings.
 fn plan(server: &HttpTestServer, file: &str, more: &str) -> String {
@@ -47,9 +49,10 @@ fn digest_is_read_from_a_file_next_to_the_archive() {
         let digest_file = (format!("{name}.sha256"), format!("{digest}  {name}\n").into_bytes());
         let (environment, answer) = pull_from_server(vec![(name.to_owned(), bytes), digest_file], name, "");
         answer.assert_exit(0);
-        assert_eq!(environment.list("deploy/releases"), [digest.as_str()], "{name}");
-        assert_eq!(environment.read(&format!("deploy/releases/{digest}/VERSION")).trim(), "r1");
-        assert!(environment.exists(&format!("deploy/releases/{digest}/assets/style.css")));
+        let folder = release_folder("r1", &digest);
+        assert_eq!(environment.list("deploy/releases"), [folder.as_str()], "{name}");
+        assert_eq!(environment.read(&format!("deploy/releases/{folder}/VERSION")).trim(), "r1");
+        assert!(environment.exists(&format!("deploy/releases/{folder}/assets/style.css")));
     }
 }
 
@@ -60,13 +63,13 @@ fn digest_is_read_from_the_plan_or_a_checksum_manifest() {
     let file = || ("r1.tar.gz".to_owned(), bytes.clone());
     let (environment, answer) = pull_from_server(vec![file()], "r1.tar.gz", &format!(", digest: \"sha256:{digest}\""));
     answer.assert_exit(0);
-    assert_eq!(environment.list("deploy/releases"), [digest.as_str()]);
+    assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
 
     let manifest = format!("{}  other.tar.gz\n{digest}  r1.tar.gz\n", "0".repeat(64));
     let (environment, answer) =
         pull_from_server(vec![file(), ("SHA256SUMS".to_owned(), manifest.into_bytes())], "r1.tar.gz", "");
     answer.assert_exit(0);
-    assert_eq!(environment.list("deploy/releases"), [digest]);
+    assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
 }
 
 #[test]
@@ -143,7 +146,7 @@ fn busy_server_is_retried() {
         server.requested_paths()
     );
     assert_eq!(server.requested_paths(), ["/r1.tar.zst"; 3]);
-    assert_eq!(environment.list("deploy/releases"), [digest]);
+    assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::support::{FaultyProxy, NginxServer, ProxyFault, TestArchiveFormat, TestEnvironment, sha256, wait_until};
+use crate::support::{
+    FaultyProxy, NginxServer, ProxyFault, TestArchiveFormat, TestEnvironment, release_folder, sha256, wait_until,
+};
 
 /// A release that does not pack well, so that its way takes some time.
 fn incompressible_release() -> (Vec<u8>, String) {
@@ -47,7 +49,7 @@ fn interrupted_download_resumes_where_it_stopped() {
     let answer = environment.deploy("r1", &[]);
     answer.assert_exit(0);
     assert_eq!(answer.event_types().iter().filter(|kind| *kind == "intent").count(), 1, "no retry of the step");
-    assert_eq!(environment.list("deploy/releases"), [digest]);
+    assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
     assert!(answer.stdout.contains("was interrupted and resumes"), "{}", answer.stdout);
 
     let connections = proxy.connections();
@@ -81,11 +83,14 @@ fn next_pull_removes_leftovers_of_a_killed_pull() {
     wait_until("it unpacks", || environment.list("deploy/releases").iter().any(|name| name.starts_with(".tmp-")));
     killed.kill().unwrap();
     killed.wait().unwrap();
-    assert!(!environment.exists(&format!("deploy/releases/{digest}")), "half a release has no name of its own");
+    assert!(
+        !environment.exists(&format!("deploy/releases/{}", release_folder("r1", &digest))),
+        "half a release has no name of its own"
+    );
 
     environment.write("deploy.yml", plan(&format!("http://{}", nginx.address()), &digest, "1m"));
     environment.run(&["--local", "--release", "r1"]).assert_exit(0);
-    assert_eq!(environment.list("deploy/releases"), [digest]);
+    assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
 }
 
 #[test]

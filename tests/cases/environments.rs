@@ -1,6 +1,6 @@
 //! Several environments: what was verified in one goes to the next, the same content and in order; and the way back.
 
-use crate::support::{TestEnvironment, wait_until};
+use crate::support::{TestEnvironment, release_folder, wait_until};
 
 /// Three environments, each with a folder and a database of its own, and three releases.
 pub fn three_environments() -> TestEnvironment {
@@ -279,8 +279,9 @@ fn release_folders(environment: &TestEnvironment) -> Vec<String> {
 #[test]
 fn prune_removes_old_releases_but_keeps_needed_ones() {
     let environment = TestEnvironment::new();
-    let digests: Vec<_> = ["r1", "r2", "r3", "r4"].iter().map(|label| environment.pack(label)).collect();
-    for label in ["r1", "r2", "r3", "r4"] {
+    let labels = ["r1", "r2", "r3", "r4"];
+    let folders = labels.map(|label| release_folder(label, &environment.pack(label)));
+    for label in labels {
         environment.deploy(label, &[]).assert_exit(0);
     }
     environment.run(&["rollback", "--local", "--to", "r2"]).assert_exit(0);
@@ -291,7 +292,7 @@ fn prune_removes_old_releases_but_keeps_needed_ones() {
     let told = environment.run(&["prune", "--dry-run", "--keep", "1"]);
     told.assert_exit(0);
     let line = |verb: &str, index: usize, why: &str| {
-        let path = environment.path(format!("deploy/test/releases/{}", digests[index]));
+        let path = environment.path(format!("deploy/test/releases/{}", folders[index]));
         format!("{verb:<6}  {}: {why}", path.display())
     };
     let expected = [
@@ -311,12 +312,39 @@ fn prune_removes_old_releases_but_keeps_needed_ones() {
     removed.assert_exit(0);
     assert_eq!(removed.json()["removed"].as_array().unwrap().len(), 1, "{}", removed.stdout);
     // r2 is live and the last that nobody went back from; a rollback would lead to r1, and undoing r2's switch to r4.
-    let mut left = vec![digests[0].clone(), digests[1].clone(), digests[3].clone()];
-    left.sort();
-    assert_eq!(release_folders(&environment), left);
+    assert_eq!(release_folders(&environment), [&*folders[0], &*folders[1], &*folders[3]]);
     assert_eq!(live_version(&environment, "test"), "r2");
     // What is gone is pulled again.
     environment.run(&["rollback", "--local", "--to", "r3"]).assert_exit(0);
+    assert_eq!(live_version(&environment, "test"), "r3");
+}
+
+#[test]
+fn prune_and_rollback_find_releases_under_names_of_an_older_runner() {
+    let environment = TestEnvironment::new();
+    let releases = environment.path("deploy/test/releases");
+    let mut digests = Vec::new();
+    for label in ["r1", "r2", "r3", "r4"] {
+        digests.push(environment.pack(label));
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    for index in [0, 2] {
+        let old = releases.join(&digests[index]);
+        std::fs::rename(releases.join(release_folder(&format!("r{}", index + 1), &digests[index])), &old).unwrap();
+        std::fs::remove_file(old.join(".pawl-digest")).unwrap();
+    }
+    // What says of no release, or of another one, is nobody's.
+    let by_hand = ["by-hand".to_owned(), release_folder("copy", &digests[0]), release_folder("copy", &digests[1])];
+    for name in &by_hand {
+        environment.write(&format!("deploy/test/releases/{name}/.pawl-digest"), format!("sha256:{}\n", digests[2]));
+    }
+    environment.run(&["prune", "--local", "--keep", "1"]).assert_exit(0);
+    let mut left = [by_hand.as_slice(), &[digests[2].clone(), release_folder("r4", &digests[3])]].concat();
+    left.sort();
+    assert_eq!(release_folders(&environment), left);
+    std::fs::remove_dir_all(environment.path("dist")).unwrap();
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(environment.live_target(), format!("releases/{}", digests[2]));
     assert_eq!(live_version(&environment, "test"), "r3");
 }
 
@@ -336,14 +364,14 @@ fn deployment_prunes_to_keep_and_only_warns_on_failure() {
     // Something lies where what is to be removed is renamed to.
     let environment = TestEnvironment::new();
     environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 1\n");
-    let digest = environment.pack("r1");
+    let oldest = release_folder("r1", &environment.pack("r1"));
     for label in ["r2", "r3"] {
         environment.pack(label);
     }
     for label in ["r1", "r2"] {
         environment.deploy(label, &[]).assert_exit(0);
     }
-    let blocked = format!("deploy/test/releases/.tmp-pruned-{digest}/full");
+    let blocked = format!("deploy/test/releases/.tmp-pruned-{oldest}/full");
     let argv = format!("[/bin/mkdir, -p, {blocked}]");
     environment.edit(
         "deploy.yml",

@@ -245,3 +245,86 @@ fn the_preview_shows_each_host() {
           programs get `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin and `HOME` = the home of the runner's user, unless the step sets them
     "#]].assert_eq(&preview.stdout_snapshot());
 }
+
+/// Four hosts get a release in batches of one, one and two.
+fn rollout(more: &str) -> TestEnvironment {
+    let hosts = |number: usize| {
+        format!("        - {{ at: local, name: web-{number}, vars: {{ root: ./deploy/web-{number} }} }}\n")
+    };
+    let plan = FLEET.replace(&[hosts(1), hosts(2)].concat(), &(1..=4).map(hosts).collect::<String>());
+    let rollout = format!("    rollout: {{ on: web, batches: [1, 50%, 100%]{more} }}\n    hosts:\n");
+    let plan = plan.replace("    hosts:\n", &rollout);
+    let environment = TestEnvironment::with_plan(&plan);
+    environment.pack("r1");
+    environment.pack("r2");
+    environment
+}
+
+/// What is prepared is prepared everywhere; from the first commit step on, a batch is verified before the next one is touched.
+#[test]
+fn a_rollout_goes_on_when_a_batch_is_verified() {
+    let environment = rollout("");
+    let deployed = environment.deploy("r1", &[]);
+    deployed.assert_exit(0);
+    let on_web: Vec<String> =
+        deployed.decisions_on_targets().into_iter().filter(|decision| !decision.contains("worker")).collect();
+    assert_eq!(
+        on_web.iter().map(|decision| decision.trim_end_matches(" run")).collect::<Vec<_>>(),
+        [
+            "pull web-1",
+            "pull web-2",
+            "pull web-3",
+            "pull web-4",
+            "migrate web",
+            "switch web-1",
+            "restart web-1",
+            "verify web-1",
+            "switch web-2",
+            "restart web-2",
+            "verify web-2",
+            "switch web-3",
+            "switch web-4",
+            "restart web-3",
+            "restart web-4",
+            "verify web-3",
+            "verify web-4",
+        ]
+    );
+}
+
+/// A release that is no good on the first host is undone there, and is seen nowhere else.
+#[test]
+fn a_bad_release_stays_on_the_canary() {
+    let environment = rollout("");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.write("deploy/web-1/broken", "");
+    let failed = environment.deploy("r2", &[]);
+    failed.assert_exit(4);
+    for host in ["web-1", "web-2", "web-3", "web-4", "worker-1"] {
+        assert_eq!(environment.read(&format!("deploy/{host}/current/VERSION")).trim(), "r1", "{host}");
+    }
+    let switched: Vec<String> =
+        failed.decisions_on_targets().into_iter().filter(|decision| decision.starts_with("switch")).collect();
+    assert_eq!(switched, ["switch web-1 run"]);
+    // The next run goes on where it was.
+    std::fs::remove_file(environment.path("deploy/web-1/broken")).unwrap();
+    environment.deploy("r2", &[]).assert_exit(0);
+    assert_eq!(environment.read("deploy/web-4/current/VERSION").trim(), "r2");
+}
+
+/// It waits after a batch, and not after one that was done before; back it goes at once.
+#[test]
+fn a_rollout_pauses_between_batches() {
+    let environment = rollout(", pause: 50ms");
+    let deployed = environment.run(&["--local", "--release", "r1"]);
+    deployed.assert_exit(0);
+    deployed.assert_stderr_contains("batch 1 of 3 is done (1 of 4 hosts); the next one begins in ");
+    deployed.assert_stderr_contains("batch 2 of 3 is done (2 of 4 hosts)");
+    let again = environment.run(&["--local", "--release", "r1", "--until", "switch"]);
+    again.assert_exit(0);
+    assert!(!again.stderr.contains("batch"), "{}", again.stderr);
+    environment.deploy("r2", &[]).assert_exit(0);
+    let back = environment.run(&["rollback", "--local"]);
+    back.assert_exit(0);
+    assert!(!back.stderr.contains("batch"), "{}", back.stderr);
+}

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use crate::support::TestEnvironment;
+use crate::support::{TestEnvironment, release_folder};
 
 #[test]
 fn preview_of_the_first_deployment_writes_nothing() {
@@ -81,7 +81,7 @@ fn preview_shows_the_new_link_target_once_the_release_is_pulled() {
     let preview = environment.run(&["plan", "--release", "r2", "--json"]).json();
     let changes = preview["steps"][2]["changes"].as_array().unwrap();
     assert_eq!((changes.len(), &preview["steps"][2]["decision"]), (1, &"run".into()), "{preview}");
-    assert!(changes[0].to_string().contains(&format!("releases/{digest}")), "{}", changes[0]);
+    assert!(changes[0].to_string().contains(&format!("releases/{}", release_folder("r2", &digest))), "{}", changes[0]);
 }
 
 #[test]

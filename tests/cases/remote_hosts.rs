@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use expect_test::expect;
+
 use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until, write_ssh_config};
 
 /// A plan for these hosts. `restart` writes `begun`, waits until the host has a file `go`, and adds a line to `restarts`.
@@ -36,7 +38,7 @@ environments:
   switch: {{ on: web, with: {{ link: current }}, grants: {{ dirs: [app] }} }}
   restart:
     on: web
-    program: [/bin/sh, -c, "touch begun; until test -e go; do sleep 0.02; done; echo ${{{{ release }}}} $TOKEN | wc -w >> restarts; echo restarted"]
+    program: [/bin/sh, -c, "touch begun; until test -e go; do sleep 0.02; done; echo ${{{{ release }}}} $TOKEN | wc -w >> restarts; test ! -e broken"]
     trust: host
     with: {{ dir: app }}
     grants: {{ dirs: [app], env: {{ TOKEN: "${{{{ secrets.TOKEN }}}}" }} }}
@@ -92,6 +94,53 @@ fn a_release_is_deployed_to_hosts_that_have_sshd_only() {
         }
         wait_until("the agents have ended", || host.agents().is_empty());
     }
+}
+
+/// What the step waits for comes only when it runs on all hosts.
+#[test]
+fn a_step_runs_on_all_hosts_at_the_same_time() {
+    let hosts: Vec<SshHost> = (0..8).map(|_| SshHost::new()).collect();
+    let hosts: Vec<&SshHost> = hosts.iter().collect();
+    let environment = fleet(&hosts);
+    hosts.iter().for_each(|host| fs::remove_file(host.path("srv/go")).unwrap());
+    let run = environment.start_with_stderr(&["--local", "--release", "r1"]);
+    wait_until("the step runs on each host", || hosts.iter().all(|host| host.path("srv/begun").exists()));
+    hosts.iter().for_each(|host| fs::write(host.path("srv/go"), "").unwrap());
+    let deployed = environment.output_of(run);
+    deployed.assert_exit(0);
+    // For one reason, the start is said once; the end of each host has its line.
+    let lines = |start: &str| deployed.stderr.lines().filter(|line| line.trim_start().starts_with(start)).count();
+    assert_eq!((lines("start  restart "), lines("ran    restart@web-")), (1, 8), "{}", deployed.stderr);
+    assert_eq!(not_skipped(&environment.deploy("r1", &["--until", "switch"])), Vec::<String>::new());
+}
+
+/// One host fails: the others finish what they are at, and the next run goes on with it alone.
+#[test]
+fn only_the_failed_host_runs_again() {
+    let hosts = [SshHost::new(), SshHost::new(), SshHost::new()];
+    let environment = fleet(&hosts.iter().collect::<Vec<_>>());
+    hosts[1..].iter().for_each(|host| fs::write(host.path("srv/broken"), "").unwrap());
+    let failed = environment.deploy("r1", &[]);
+    failed.assert_exit(1);
+    expect![[r#"
+        error[P0301]: step `restart` on web-2 failed on attempt 1
+          caused by: `/bin/sh -c 'touch begun; until test -e go; do sleep 0.02; done; echo r1 $TOKEN | wc -w >> restarts; test ! -e broken'` exited with status 1: it wrote nothing
+          caused by: the same on web-3
+          hint: read the full output with `runner logs`, and fix the cause; then run `runner --local --release r1` again (skips: pull, migrate, switch, restart on web-1)
+    "#]]
+    .assert_eq(&failed.stderr[failed.stderr.find("error[").unwrap()..]);
+    fs::remove_file(hosts[1].path("srv/broken")).unwrap();
+    let failed = environment.deploy("r1", &[]);
+    failed.assert_exit(1);
+    assert_eq!(not_skipped(&failed), ["restart web-2 run", "restart web-3 run"]);
+    fs::remove_file(hosts[2].path("srv/broken")).unwrap();
+    let repaired = environment.deploy("r1", &[]);
+    repaired.assert_exit(0);
+    assert_eq!(
+        not_skipped(&repaired),
+        ["restart web-3 run", "verify web-1 run", "verify web-2 run", "verify web-3 run"]
+    );
+    assert_eq!(hosts[0].read("srv/restarts"), "2\n", "it ran once");
 }
 
 /// The connection is cut while a step runs that must not run twice: the host finishes it, and nothing is lost.

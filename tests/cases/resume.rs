@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::TestEnvironment;
+use crate::support::{TestEnvironment, release_folder};
 
 const FIRST_DECISIONS: [&str; 4] =
     ["pull run never-ran", "migrate run never-ran", "switch run never-ran", "verify run never-ran"];
@@ -13,7 +13,7 @@ fn first_deployment_makes_the_release_live() {
     let environment = TestEnvironment::new();
     let digest = environment.pack("r1");
     environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&FIRST_DECISIONS);
-    assert_eq!(environment.live_target(), format!("releases/{digest}"));
+    assert_eq!(environment.live_target(), format!("releases/{}", release_folder("r1", &digest)));
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
     assert_eq!(environment.sql("SELECT count(*) FROM product"), "2");
 }

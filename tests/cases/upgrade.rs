@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::{MotoServer, TestEnvironment, aws_variables};
+use crate::support::{MotoServer, TestEnvironment, aws_variables, release_folder};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/upgrade");
 
@@ -73,6 +73,18 @@ fn ended_run_is_followed_by_the_next_release() {
     environment.deploy("r2", &[]).assert_exit(0);
     check_deployed(&environment, 3);
     check_folder_is_refused(&environment);
+    let [old, new] = ["r1", "r2"].map(|label| published_digest(&environment, label));
+    let mut folders = [old.clone(), release_folder("r2", &new)];
+    folders.sort();
+    assert_eq!(environment.list("deploy/test/releases"), folders, "the older runner's folder keeps its name");
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(environment.live_target(), format!("releases/{old}"));
+    assert_eq!(environment.read("deploy/test/current/VERSION"), "r1");
+}
+
+fn published_digest(environment: &TestEnvironment, label: &str) -> String {
+    let line = environment.read(&format!("dist/shop-{label}.tar.zst.sha256"));
+    line.split(' ').next().unwrap().to_owned()
 }
 
 #[test]
@@ -102,11 +114,10 @@ fn unfinished_undo_is_finished() {
     for name in ["undo-intent", "undo-effect"] {
         let environment = recorded(name);
         accept_modules(&environment);
-        let live = environment.read("dist/shop-r1.tar.zst.sha256");
-        let digest = live.split(' ').next().unwrap();
+        let digest = published_digest(&environment, "r1");
         let refused = environment.deploy("r3", &[]);
         refused.assert_exit(4);
-        assert!(environment.live_target().ends_with(digest), "{name}: r1 is not live again");
+        assert!(environment.live_target().ends_with(&digest), "{name}: r1 is not live again");
         assert_eq!(environment.list("made"), ["ran-r1", "ran-r3"]);
         assert!(refused.event_types().contains(&"undo-outcome".to_owned()), "{name}");
         let status = environment.run(&["status", "--json"]).json();

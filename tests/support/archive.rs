@@ -17,6 +17,11 @@ pub enum TestArchiveFormat {
     Zip,
 }
 
+/// The name of the folder that a release is pulled into; `digest` in hex.
+pub fn release_folder(label: &str, digest: &str) -> String {
+    format!("{label}-{}", &digest[..8])
+}
+
 /// In hex.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()

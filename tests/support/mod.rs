@@ -30,7 +30,7 @@ use std::{
 use tempfile::TempDir;
 
 pub use self::{
-    archive::{TestArchiveFormat, sha256},
+    archive::{TestArchiveFormat, release_folder, sha256},
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
     moto::{MotoServer, aws_variables},

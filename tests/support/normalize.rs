@@ -6,7 +6,7 @@ use std::path::Path;
 const MIN_HASH_DIGITS: usize = 8;
 
 pub(super) fn normalize(text: &str, root: &Path) -> String {
-    let text = mask_checksums(text.replace(&root.display().to_string(), "[ROOT]"));
+    let text = mask_release_folders(mask_checksums(text.replace(&root.display().to_string(), "[ROOT]")));
     text.split_inclusive('\n').map(|line| mask_times(&mask_process_ids(&mask_words(line)))).collect()
 }
 
@@ -18,6 +18,20 @@ fn mask_checksums(mut text: String) -> String {
         for start in places.into_iter().rev() {
             let digits = text[start..].bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).count();
             text.replace_range(start..start + digits, "[HASH]");
+        }
+    }
+    text
+}
+
+/// Replaces the digits in `releases/r1-33bcc941`.
+fn mask_release_folders(mut text: String) -> String {
+    let places: Vec<_> = text.match_indices("releases/").map(|(at, before)| at + before.len()).collect();
+    for start in places.into_iter().rev() {
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
+        let end = text[start..].find(|c| !is_of_name(c)).map_or(text.len(), |length| start + length);
+        let Some(at) = text[start..end].rfind('-').map(|dash| start + dash + 1) else { continue };
+        if end - at >= MIN_HASH_DIGITS && text[at..end].bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            text.replace_range(at..end, "[HASH]");
         }
     }
     text

@@ -75,11 +75,6 @@ impl SshHost {
         format!("[127.0.0.1]:{} {}\n", self.port, key.join(" "))
     }
 
-    /// The key of its user.
-    pub fn user_key(&self) -> PathBuf {
-        self.path("user-key")
-    }
-
     /// Ends each connection, as if the network were gone.
     pub fn cut_connections(&self) -> usize {
         let sessions = children_of(self.child.id());
@@ -112,9 +107,14 @@ impl Drop for SshHost {
 pub fn write_ssh_config(folder: &Path, hosts: &[&SshHost]) {
     let known: String = hosts.iter().map(|host| host.known_key()).collect();
     fs::write(folder.join("known_hosts"), known).unwrap();
-    let keys: String = hosts.iter().map(|host| format!("IdentityFile {}\n", host.user_key().display())).collect();
-    let text = format!("IdentitiesOnly yes\nUserKnownHostsFile {}/known_hosts\n{keys}", folder.display());
-    fs::write(folder.join("ssh_config"), text).unwrap();
+    let folder = folder.display();
+    for host in hosts {
+        fs::copy(host.path("user-key"), format!("{folder}/user-key-{}", host.port)).unwrap();
+    }
+    // A server refuses who offers it many keys.
+    let text =
+        format!("IdentitiesOnly yes\nUserKnownHostsFile {folder}/known_hosts\nIdentityFile {folder}/user-key-%p\n");
+    fs::write(format!("{folder}/ssh_config"), text).unwrap();
 }
 
 fn make_key(path: &Path) {

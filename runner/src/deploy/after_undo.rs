@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, step::StepRunner};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, step::StepRunner, steps};
 use contract::step::{FailureKind, StepPhase};
 use journal::{RecordStatus, Redactor, StepRecord, StepTarget, event::Release, state::IntentRecord};
 
@@ -59,8 +59,10 @@ pub(super) async fn switch_back(
     attempt: &mut RunningAttempt<'_>,
     undone: &[StepTarget],
 ) -> Result<SwitchBack, AttemptError> {
-    let head = &attempt.journal.state().head;
-    let (release, is_mixed) = (head.live.clone(), head.is_mixed());
+    let (release, is_mixed) = {
+        let state = attempt.state();
+        (state.head.live.clone(), state.head.is_mixed())
+    };
     let mut switch_back = SwitchBack { release, omissions: Vec::new(), remaining: Vec::new() };
     if let (Some(exposing), true) = (undone.last(), is_mixed) {
         let why = "leads to different releases on the hosts, and nothing was repeated for them";
@@ -71,30 +73,41 @@ pub(super) async fn switch_back(
     attempt.step_environment.set("PAWL_RELEASE", release.label.to_string());
     // By the order in which steps run: a step may depend on what is live without naming the switch.
     let exposing_at = prepared.index(&exposing.step);
-    for (at, planned) in prepared.steps.iter().enumerate() {
+    let mut at = 0;
+    for of_step in prepared.steps.chunk_by(|one, other| one.step.id == other.step.id) {
         let is_after = exposing_at.is_some_and(|exposing_at| at > exposing_at);
-        match planned.description.phase {
-            StepPhase::Commit if is_after && has_begun(attempt, &planned.step_target) => match repetition(planned) {
-                Repetition::Repeated => repeat(attempt, planned, &release, &mut switch_back).await?,
-                Repetition::NotNeeded => switch_back.remaining.extend(remaining(attempt, planned)),
-                Repetition::Omitted(why) => {
-                    switch_back.omissions.push((planned.step_target.clone(), why.to_owned()));
+        at += of_step.len();
+        let mut repeated = Vec::new();
+        for planned in of_step {
+            match planned.description.phase {
+                StepPhase::Commit if is_after && has_begun(attempt, &planned.step_target) => {
+                    match repetition(planned) {
+                        Repetition::Repeated => repeated.push(planned),
+                        Repetition::NotNeeded => switch_back.remaining.extend(remaining(attempt, planned)),
+                        Repetition::Omitted(why) => {
+                            switch_back.omissions.push((planned.step_target.clone(), why.to_owned()));
+                            switch_back.remaining.extend(remaining(attempt, planned));
+                        }
+                    }
+                }
+                // A check of what is not complete tells nothing.
+                StepPhase::Check if is_after && switch_back.omissions.is_empty() => repeated.push(planned),
+                StepPhase::Commit if has_begun(attempt, &planned.step_target) => {
                     switch_back.remaining.extend(remaining(attempt, planned));
                 }
-            },
-            // A check of what is not complete tells nothing.
-            StepPhase::Check if is_after && switch_back.omissions.is_empty() => {
-                repeat(attempt, planned, &release, &mut switch_back).await?;
+                StepPhase::Prepare | StepPhase::Commit | StepPhase::Check => {}
             }
-            StepPhase::Commit if has_begun(attempt, &planned.step_target) => {
-                switch_back.remaining.extend(remaining(attempt, planned));
-            }
-            StepPhase::Prepare | StepPhase::Commit | StepPhase::Check => {}
         }
+        let shared = &*attempt;
+        let repeat = async |planned| repeat(shared, planned, &release).await;
+        let (ended, error) = steps::on_each_target(repeated, repeat).await;
+        error.map_or(Ok(()), Err)?;
+        let omitted = ended.into_iter().filter_map(|(planned, why)| Some((planned.step_target.clone(), why?)));
+        switch_back.omissions.extend(omitted);
     }
     let failed = attempt.header.release.label.to_string();
     attempt.step_environment.set("PAWL_RELEASE", failed);
-    attempt.journal.record_switched_back(release, switch_back.doubt())?;
+    attempt.journal.borrow_mut().record_switched_back(release, switch_back.doubt())?;
     Ok(switch_back)
 }
 
@@ -105,8 +118,11 @@ fn has_begun(attempt: &RunningAttempt<'_>, step_target: &StepTarget) -> bool {
         RecordStatus::Reverted => false,
         RecordStatus::Intended | RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) => true,
     };
-    let record = attempt.journal.state().records.get(step_target);
-    record.is_some_and(|record| record.intent.run == attempt.header.run && has_effect(record))
+    attempt
+        .state()
+        .records
+        .get(step_target)
+        .is_some_and(|record| record.intent.run == attempt.header.run && has_effect(record))
 }
 
 fn repetition(planned: &PlannedStep) -> Repetition {
@@ -121,23 +137,18 @@ fn repetition(planned: &PlannedStep) -> Repetition {
     }
 }
 
-/// Runs a step once more for the release that is live again, with the input of its verified run.
+/// Runs a step once more for the release that is live again, with the input of its verified run. Returns why it was not, or how it failed.
 async fn repeat(
-    attempt: &mut RunningAttempt<'_>,
+    attempt: &RunningAttempt<'_>,
     planned: &PlannedStep,
     release: &Release,
-    switch_back: &mut SwitchBack,
-) -> Result<(), AttemptError> {
-    let step_target = &planned.step_target;
+) -> Result<Option<String>, AttemptError> {
     if attempt.interrupt.is_requested() {
-        switch_back.omissions.push((step_target.clone(), "was interrupted".to_owned()));
-        return Ok(());
+        return Ok(Some("was interrupted".to_owned()));
     }
-    let recorded = attempt.journal.state().verified_intents.get(step_target);
-    let Some(recorded) = recorded.filter(|recorded| recorded.release.is_same(release)).cloned() else {
-        let why = format!("was not repeated, since nothing is recorded of it for {}", release.label);
-        switch_back.omissions.push((step_target.clone(), why));
-        return Ok(());
+    let recorded = attempt.state().verified_intents.get(&planned.step_target).cloned();
+    let Some(recorded) = recorded.filter(|recorded| recorded.release.is_same(release)) else {
+        return Ok(Some(format!("was not repeated, since nothing is recorded of it for {}", release.label)));
     };
     let IntentRecord { key, fingerprint, mut input, .. } = recorded;
     // The recorded epoch would make a fence reject this call as one of an older attempt.
@@ -146,15 +157,9 @@ async fn repeat(
     let (selected_by_name, host_outcome) = (false, None);
     let resolved = ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release, host_outcome };
     match (StepRunner { attempt }.apply_with_retries(&resolved).await) {
-        Ok(_) => Ok(()),
-        Err(AttemptError::Failed { failure, .. }) => {
-            switch_back.omissions.push((step_target.clone(), format!("failed: {}", failure.message)));
-            Ok(())
-        }
-        Err(AttemptError::Interrupted) => {
-            switch_back.omissions.push((step_target.clone(), "was interrupted".to_owned()));
-            Ok(())
-        }
+        Ok(_) => Ok(None),
+        Err(AttemptError::Failed { failure, .. }) => Ok(Some(format!("failed: {}", failure.message))),
+        Err(AttemptError::Interrupted) => Ok(Some("was interrupted".to_owned())),
         Err(error) => Err(error),
     }
 }
@@ -162,7 +167,7 @@ async fn repeat(
 /// What a step of this run did that stays, in words: the migrations that it applied, or the step itself.
 fn remaining(attempt: &RunningAttempt<'_>, planned: &PlannedStep) -> Option<String> {
     let id = &planned.step.id;
-    let Some(RecordStatus::Succeeded(receipt)) = attempt.journal.state().status(&planned.step_target) else {
+    let Some(RecordStatus::Succeeded(receipt)) = attempt.state().status(&planned.step_target).cloned() else {
         return Some(format!("{id}, as far as it got"));
     };
     let migrations = receipt.notes.get("applied_now").and_then(Value::as_array);

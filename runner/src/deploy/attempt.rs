@@ -1,6 +1,10 @@
 //! The running attempt: its journal, and what its steps have returned so far.
 
-use std::{path::Path, time::Duration};
+use std::{
+    cell::{Ref, RefCell},
+    path::Path,
+    time::Duration,
+};
 
 use super::{
     AttemptError, DeployOverrides, DeploymentRequest, Interrupt, PlannedStep, PreparedPlan, UnrecordedRelease,
@@ -8,7 +12,7 @@ use super::{
     environment::StepEnvironment,
     outputs::StepOutputs,
     request::EarlierJournals,
-    resolve::{AttemptView, lineage},
+    resolve::{AttemptView, ResolvedStep, input_hashes, lineage},
 };
 use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
@@ -29,7 +33,8 @@ pub(super) struct RunningAttempt<'a> {
     pub(super) request: &'a DeploymentRequest<'a>,
     pub(super) interrupt: Interrupt,
     pub(super) header: JournalHeader,
-    pub(super) journal: Journal,
+    /// Steps run on several targets at once, and each writes to it. No borrow of it lasts across an await.
+    pub(super) journal: RefCell<Journal>,
     /// The outputs of the steps so far.
     pub(super) outputs: StepOutputs,
     /// The environment variables for programs that steps start.
@@ -72,7 +77,7 @@ impl<'a> RunningAttempt<'a> {
         journal.record_lost(&lost)?;
         request.store.forget_lost_records().map_err(HistoryError::from)?;
         let step_environment = StepEnvironment::new(request.store, &lock.token(), &header, &request.parent_deployments);
-        let (outputs, unrecorded) = (StepOutputs::default(), None);
+        let (journal, outputs, unrecorded) = (RefCell::new(journal), StepOutputs::default(), None);
         Ok(Self { request, interrupt, header, journal, outputs, step_environment, unrecorded, lock })
     }
 
@@ -84,39 +89,58 @@ impl<'a> RunningAttempt<'a> {
         &self.request.overrides
     }
 
-    /// The data of this attempt that a step depends on.
-    pub(super) fn view(&self) -> AttemptView<'_> {
-        AttemptView {
+    /// What the journals say up to now.
+    pub(super) fn state(&self) -> Ref<'_, JournalState> {
+        Ref::map(self.journal.borrow(), Journal::state)
+    }
+
+    /// Reads the data of this attempt that a step depends on.
+    pub(super) fn with_view<T>(&self, read: impl FnOnce(&AttemptView<'_>) -> T) -> T {
+        read(&AttemptView {
             prepared: self.prepared(),
             overrides: self.overrides(),
             header: &self.header,
-            state: self.journal.state(),
+            state: &self.state(),
             outputs: &self.outputs,
             is_local_state: self.request.is_local_state(),
-        }
+        })
+    }
+
+    /// Resolves a step.
+    ///
+    /// # Errors
+    /// Its configuration or an input can't be read.
+    pub(super) async fn evaluate_input<'r>(
+        &self,
+        planned: &'r PlannedStep,
+        selected_by_name: bool,
+    ) -> Result<ResolvedStep<'r>, AttemptError> {
+        let config = self.with_view(|view| view.resolve_config(planned))?;
+        let inputs = input_hashes(self.prepared(), planned, &config).await?;
+        self.with_view(|view| view.resolve(planned, config, inputs, selected_by_name))
     }
 
     /// Prepares a call of a step's module.
-    pub(super) fn call<'c>(&'c mut self, planned: &'c PlannedStep) -> JournaledCall<'c> {
+    pub(super) fn call<'c>(&'c self, planned: &'c PlannedStep) -> JournaledCall<'c> {
         let executor = self.request.prepared.executor(planned);
-        JournaledCall { journal: &mut self.journal, interrupt: &self.interrupt, executor, planned }
+        JournaledCall { journal: &self.journal, interrupt: &self.interrupt, executor, planned }
     }
 
     /// Uploads the journal, so that other machines know of this attempt. If this machine were lost before that, another
     /// machine would continue from an older journal, and the history would fork.
-    pub(super) async fn publish_journal(&mut self) -> Result<(), AttemptError> {
-        let journal: &Path = self.journal.path();
+    pub(super) async fn publish_journal(&self) -> Result<(), AttemptError> {
+        let journal = self.journal.borrow().path().to_owned();
         let published = tokio::select! {
             biased;
-            published = self.lock.sync_journal(journal) => published,
+            published = self.lock.sync_journal(&journal) => published,
             () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
         };
         self.fence_if_lost(published)
     }
 
     /// Begins a session of this attempt on each other host that steps run on.
-    pub(super) async fn begin_host_sessions(&mut self) -> Result<(), AttemptError> {
-        let lineage = lineage(&self.header.app, &self.header.environment, self.journal.state());
+    pub(super) async fn begin_host_sessions(&self) -> Result<(), AttemptError> {
+        let lineage = lineage(&self.header.app, &self.header.environment, &self.state());
         let begun = tokio::select! {
             biased;
             begun = self.prepared().begin_host_sessions(&self.header, &lineage) => begun,
@@ -130,7 +154,7 @@ impl<'a> RunningAttempt<'a> {
     }
 
     /// Confirms that this attempt holds the lock; gives up when the grace period after a signal is over.
-    pub(super) async fn confirm_lock(&mut self) -> Result<(), AttemptError> {
+    pub(super) async fn confirm_lock(&self) -> Result<(), AttemptError> {
         let confirmed = tokio::select! {
             biased;
             confirmed = self.lock.ensure_held() => confirmed,
@@ -140,7 +164,7 @@ impl<'a> RunningAttempt<'a> {
     }
 
     /// Confirms it without asking a remote: for effects that no user sees.
-    pub(super) fn confirm_lock_locally(&mut self) -> Result<(), AttemptError> {
+    pub(super) fn confirm_lock_locally(&self) -> Result<(), AttemptError> {
         self.fence_if_lost(self.lock.check_locally())
     }
 
@@ -150,9 +174,9 @@ impl<'a> RunningAttempt<'a> {
     }
 
     /// Ends the journal if the lock is lost: the next holder may have read it already.
-    fn fence_if_lost(&mut self, answer: Result<(), LockError>) -> Result<(), AttemptError> {
+    fn fence_if_lost(&self, answer: Result<(), LockError>) -> Result<(), AttemptError> {
         if let Err(LockError::Lost { .. }) = &answer {
-            self.journal.fence();
+            self.journal.borrow_mut().fence();
         }
         Ok(answer?)
     }

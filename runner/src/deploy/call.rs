@@ -1,6 +1,7 @@
 //! Calls a step's module during an attempt, and writes its messages to the journal while the call runs.
 
 use std::{
+    cell::RefCell,
     future::Future,
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ const MESSAGE_BATCH_SIZE: usize = 64;
 
 /// A call of a step's module whose messages and result are recorded in the journal.
 pub(super) struct JournaledCall<'a> {
-    pub(super) journal: &'a mut Journal,
+    pub(super) journal: &'a RefCell<Journal>,
     pub(super) interrupt: &'a Interrupt,
     pub(super) executor: &'a dyn Executor,
     pub(super) planned: &'a PlannedStep,
@@ -39,7 +40,7 @@ impl JournaledCall<'_> {
         let probe = executor.probe(&planned.step, input, channel);
         let step_target = planned.step_target.clone();
         let finding = run_with_messages(journal, &step_target, received, probe, interrupt.grace_period_over()).await?;
-        Ok(journal.record_probe(&step_target, probed_input, began.elapsed(), finding)?)
+        Ok(journal.borrow_mut().record_probe(&step_target, probed_input, began.elapsed(), finding)?)
     }
 
     /// Calls `apply`, and records its outcome. `step` is the planned step with the environment of its programs added.
@@ -53,11 +54,11 @@ impl JournaledCall<'_> {
             // It was cut off by the signal: the next attempt probes before it acts.
             StepOutcome::Unknown { .. } if interrupt.is_requested() => Err(AttemptError::Interrupted),
             StepOutcome::Failed { .. } if interrupt.is_requested() => {
-                journal.record_outcome(completion)?;
+                journal.borrow_mut().record_outcome(completion)?;
                 Err(AttemptError::Interrupted)
             }
             StepOutcome::Succeeded { .. } | StepOutcome::Failed { .. } | StepOutcome::Unknown { .. } => {
-                Ok(journal.record_outcome(completion)?)
+                Ok(journal.borrow_mut().record_outcome(completion)?)
             }
         }
     }
@@ -75,22 +76,22 @@ impl JournaledCall<'_> {
         let completion =
             run_with_messages(journal, &planned.step_target, received, revert, interrupt.grace_period_over()).await?;
         let failure = completion.failure().cloned();
-        journal.record_undo_outcome(completion)?;
+        journal.borrow_mut().record_undo_outcome(completion)?;
         Ok(failure)
     }
 }
 
 /// The call's end of the connection with this attempt, and ours.
-fn channel(journal: &Journal, interrupt: &Interrupt) -> (CallChannel, UnboundedReceiver<CallMessage>) {
+fn channel(journal: &RefCell<Journal>, interrupt: &Interrupt) -> (CallChannel, UnboundedReceiver<CallMessage>) {
     let (channel, received) = CallChannel::new();
-    let records = program_records_path(journal.path());
+    let records = program_records_path(journal.borrow().path());
     (channel.with_stop(interrupt.request_time()).with_program_records(records.into()), received)
 }
 
 /// Runs a call until it ends or `abort` resolves, and writes its messages and the output of its programs meanwhile. An aborted call
 /// leaves its intent without an outcome, so the next attempt probes before it acts.
 async fn run_with_messages<T>(
-    journal: &mut Journal,
+    journal: &RefCell<Journal>,
     step_target: &StepTarget,
     mut messages: UnboundedReceiver<CallMessage>,
     call: impl Future<Output = T>,
@@ -120,7 +121,7 @@ async fn run_with_messages<T>(
 
 /// Writes what a call says.
 struct CallRecorder<'a> {
-    journal: &'a mut Journal,
+    journal: &'a RefCell<Journal>,
     step_target: &'a StepTarget,
     messages: MessageRedactor,
     /// The output of the call's programs, if it runs any.
@@ -130,8 +131,8 @@ struct CallRecorder<'a> {
 }
 
 impl<'a> CallRecorder<'a> {
-    fn new(journal: &'a mut Journal, step_target: &'a StepTarget) -> Self {
-        let messages = MessageRedactor::new(journal.redactor());
+    fn new(journal: &'a RefCell<Journal>, step_target: &'a StepTarget) -> Self {
+        let messages = MessageRedactor::new(journal.borrow().redactor());
         Self { journal, step_target, messages, output: None, pending_since: Instant::now() }
     }
 
@@ -143,8 +144,8 @@ impl<'a> CallRecorder<'a> {
                 self.note(released)?;
             }
             CallMessage::Output(output) => {
-                let recorder = self.output.get_or_insert_with(|| OutputRecorder::new(self.journal.redactor()));
-                recorder.push(output.into_chunk(), self.journal, self.step_target)?;
+                let recorder = self.output.get_or_insert_with(|| OutputRecorder::new(self.journal.borrow().redactor()));
+                recorder.push(output.into_chunk(), &mut self.journal.borrow_mut(), self.step_target)?;
             }
         }
         if !had_pending {
@@ -165,7 +166,7 @@ impl<'a> CallRecorder<'a> {
         let released = self.messages.flush();
         self.note(released)?;
         match &mut self.output {
-            Some(output) => Ok(output.flush(self.journal, self.step_target)?),
+            Some(output) => Ok(output.flush(&mut self.journal.borrow_mut(), self.step_target)?),
             None => Ok(()),
         }
     }
@@ -173,7 +174,7 @@ impl<'a> CallRecorder<'a> {
     fn finish(mut self) -> Result<(), AttemptError> {
         self.flush()?;
         match self.output {
-            Some(output) => Ok(output.finish(self.journal, self.step_target)?),
+            Some(output) => Ok(output.finish(&mut self.journal.borrow_mut(), self.step_target)?),
             None => Ok(()),
         }
     }
@@ -181,7 +182,7 @@ impl<'a> CallRecorder<'a> {
     fn note(&mut self, messages: Vec<StepProgress>) -> Result<(), AttemptError> {
         messages.into_iter().try_for_each(|progress| {
             let step_target = self.step_target.clone();
-            Ok(self.journal.record_note(JournalNote::Progress { step_target, progress })?)
+            Ok(self.journal.borrow_mut().record_note(JournalNote::Progress { step_target, progress })?)
         })
     }
 }

@@ -46,7 +46,7 @@ impl AttemptConclusion {
             RollbackResult::Done(switch_back) => {
                 diagnostic.exit = exit;
                 let hint = diagnostic.hint.unwrap_or_default();
-                diagnostic.hint = Some(format!("{}; {hint}", switch_back.summary(attempt.journal.redactor())));
+                diagnostic.hint = Some(format!("{}; {hint}", switch_back.summary(attempt.journal.borrow().redactor())));
                 let stays = |what: &String| Notice::note(format!("not undone: {what}"));
                 warnings.extend(switch_back.remaining.iter().map(stays));
             }
@@ -86,7 +86,7 @@ impl AttemptConclusion {
 
 /// The diagnostic of an error: with the operator's next command, and without secrets.
 fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError, skipped_steps: &[String]) -> Diagnostic {
-    let (prepared, state) = (attempt.prepared(), attempt.journal.state());
+    let (prepared, state) = (attempt.prepared(), attempt.state());
     let resume_hint = ResumeHint {
         resume_command: &attempt.request.resume_command,
         resolve_command: attempt.request.resolve_command.as_deref(),
@@ -108,17 +108,18 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError, skipped_steps:
     if diagnostic.code == ErrorCode::RecordUnconfirmed && record.is_some_and(StepRecord::is_masked) {
         diagnostic = diagnostic.with_cause("an older runner wrote this record, with `***` in place of a secret");
     }
-    if let AttemptError::Failed { step_target, failure, .. } | AttemptError::UndoFailed { step_target, failure } = error
+    if let AttemptError::Failed { step_target, failure, .. } | AttemptError::UndoFailed { step_target, failure } =
+        error.gravest()
     {
         let step = prepared.plan.all_steps().find(|step| step.id == step_target.step);
         diagnostic.location = step.and_then(|step| error::failure_location(failure, step)).map(Box::new);
     }
-    redacted(diagnostic, attempt.journal.redactor())
+    redacted(diagnostic, attempt.journal.borrow().redactor())
 }
 
 /// The step that was begun and has no outcome, if it may not run again and its probe can't tell how it ended.
 fn step_left_in_doubt(attempt: &RunningAttempt<'_>) -> Option<StepTarget> {
-    let state = attempt.journal.state();
+    let state = attempt.state();
     let is_in_doubt = |planned: &&PlannedStep| {
         let (description, config) = (&planned.description, &planned.step.with);
         matches!(state.status(&planned.step_target), Some(RecordStatus::Intended))

@@ -39,6 +39,8 @@ pub enum AttemptError {
     Lock(LockError),
     /// The process got SIGINT or SIGTERM.
     Interrupted,
+    /// A step ended so on more than one target.
+    OnSeveralTargets { gravest: Box<AttemptError>, others: Vec<AttemptError> },
 }
 
 /// The facts for the hint that tells the operator how to resume.
@@ -76,9 +78,42 @@ impl From<LockError> for AttemptError {
 }
 
 impl AttemptError {
+    /// The errors of a step on its targets as one; none if there is none.
+    pub(super) fn of_several(mut errors: Vec<Self>) -> Option<Self> {
+        let (gravest, _) = errors.iter().enumerate().min_by_key(|(_, error)| error.rank())?;
+        let gravest = errors.remove(gravest);
+        Some(match errors.is_empty() {
+            true => gravest,
+            false => Self::OnSeveralTargets { gravest: Box::new(gravest), others: errors },
+        })
+    }
+
+    /// Which of several errors decides how the attempt ends: the lowest.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Journal(_) | Self::Lock(_) => 0,
+            Self::Interrupted => 1,
+            Self::InDoubt { .. } | Self::SecretInReceipt { .. } | Self::UndoFailed { .. } => 2,
+            Self::Irreversible { .. } | Self::NotImported { .. } => 3,
+            Self::Failed { outcome_known: false, .. } => 4,
+            Self::Failed { outcome_known: true, .. } => 5,
+            Self::Plan(_) | Self::Host(_) => 6,
+            Self::OnSeveralTargets { gravest, .. } => gravest.rank(),
+        }
+    }
+
+    /// The error that decides how the attempt ends.
+    pub(super) fn gravest(&self) -> &Self {
+        match self {
+            Self::OnSeveralTargets { gravest, .. } => gravest,
+            error => error,
+        }
+    }
+
     /// The step that the error is about, if any.
     pub(super) fn step_target(&self) -> Option<&StepTarget> {
         match self {
+            Self::OnSeveralTargets { gravest, .. } => gravest.step_target(),
             Self::Failed { step_target, .. }
             | Self::InDoubt { step_target, .. }
             | Self::NotImported { step_target, .. }
@@ -93,6 +128,7 @@ impl AttemptError {
     pub(super) fn short_text(&self, redactor: &Redactor) -> String {
         match self {
             Self::Failed { failure, .. } => redactor.redact(&failure.message),
+            Self::OnSeveralTargets { gravest, .. } => gravest.short_text(redactor),
             Self::Interrupted => "interrupted before it ran".to_owned(),
             Self::Plan(diagnostic) | Self::Host(diagnostic) => redactor.redact(&diagnostic.message),
             Self::Lock(error) => error.to_string(),
@@ -149,6 +185,10 @@ impl AttemptError {
                     .with_exit(ExitKind::InDoubt)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
+            Self::OnSeveralTargets { gravest, others } => {
+                let diagnostic = gravest.diagnostic(attempt, resume_hint);
+                on_other_targets(gravest, others).into_iter().fold(diagnostic, Diagnostic::with_cause)
+            }
             Self::Host(diagnostic) => diagnostic.clone().with_exit(ExitKind::Failed),
             Self::UndoFailed { step_target, failure } => {
                 Diagnostic::new(ErrorCode::UndoFailed, format!("the rollback of step {step_target} failed"))
@@ -171,6 +211,46 @@ impl AttemptError {
             Self::Interrupted => Diagnostic::new(ErrorCode::Interrupted, "interrupted; the state is saved".to_owned())
                 .with_hint(format!("run `{again}` again to continue{skipped}")),
         }
+    }
+}
+
+/// What happened on the other targets, in a line for each kind.
+fn on_other_targets(gravest: &AttemptError, others: &[AttemptError]) -> Vec<String> {
+    let words = |error: &AttemptError| match error.gravest() {
+        AttemptError::Failed { failure, .. } | AttemptError::UndoFailed { failure, .. } => failure_summary(failure),
+        AttemptError::Plan(diagnostic) | AttemptError::Host(diagnostic) => diagnostic.message.clone(),
+        AttemptError::InDoubt { .. } => "the step is in doubt and was not run".to_owned(),
+        AttemptError::Interrupted => "interrupted".to_owned(),
+        AttemptError::NotImported { why, .. } => why.clone(),
+        AttemptError::SecretInReceipt { .. } | AttemptError::Irreversible { .. } => {
+            "the step did not finish".to_owned()
+        }
+        AttemptError::Journal(error) => error.to_string(),
+        AttemptError::Lock(error) => error.to_string(),
+        AttemptError::OnSeveralTargets { .. } => "the step failed".to_owned(),
+    };
+    let mut kinds: Vec<(String, Vec<String>)> = Vec::new();
+    for other in others {
+        let (words, target) = (words(other), other.step_target().map(|of| of.target.to_string()));
+        match kinds.iter_mut().find(|(known, _)| *known == words) {
+            Some((_, targets)) => targets.extend(target),
+            None => kinds.push((words, target.into_iter().collect())),
+        }
+    }
+    let first = words(gravest);
+    let line = |(words, targets): (String, Vec<String>)| {
+        let on = if targets.is_empty() { String::new() } else { format!(" on {}", listed(&targets)) };
+        if words == first { format!("the same{on}") } else { format!("also{on}: {words}") }
+    };
+    kinds.into_iter().map(line).collect()
+}
+
+/// The names of targets, of many only the first.
+fn listed(targets: &[String]) -> String {
+    const SHOWN: usize = 8;
+    match targets.len().checked_sub(SHOWN) {
+        None | Some(0) => targets.join(", "),
+        Some(more) => format!("{} and {more} more", targets[..SHOWN].join(", ")),
     }
 }
 

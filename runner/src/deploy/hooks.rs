@@ -41,7 +41,7 @@ impl HookRunner<'_, '_> {
             }
         };
         self.attempt.step_environment.set("PAWL_RESULT", result.to_owned());
-        let failed_step = self.attempt.journal.state().attempts.last().and_then(|attempt| attempt.failed_step.as_ref());
+        let failed_step = self.attempt.state().attempts.last().and_then(|attempt| attempt.failed_step.clone());
         if let Some(step_target) = failed_step.filter(|_| exit != ExitKind::Success) {
             let step = step_target.step.to_string();
             self.attempt.step_environment.set("PAWL_FAILED_STEP", step);
@@ -49,10 +49,10 @@ impl HookRunner<'_, '_> {
         let mut warnings = Vec::new();
         for hook in hooks {
             if let Err(error) = self.run(hook).await {
-                let why = error.short_text(self.attempt.journal.redactor());
+                let why = error.short_text(self.attempt.journal.borrow().redactor());
                 warnings.push(Notice::warning(format!("hook {}: {why}", hook.step_target)));
             }
-            if self.attempt.journal.is_fenced() {
+            if self.attempt.journal.borrow().is_fenced() {
                 break;
             }
         }
@@ -61,7 +61,7 @@ impl HookRunner<'_, '_> {
 
     async fn run(&mut self, hook: &PlannedStep) -> Result<(), AttemptError> {
         self.attempt.interrupt.check()?;
-        let resolved = self.attempt.view().evaluate_input(hook, true).await?;
-        StepRunner { attempt: &mut *self.attempt }.apply_with_retries(&resolved).await.map(drop)
+        let resolved = self.attempt.evaluate_input(hook, true).await?;
+        StepRunner { attempt: self.attempt }.apply_with_retries(&resolved).await.map(drop)
     }
 }

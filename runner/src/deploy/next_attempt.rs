@@ -3,10 +3,11 @@
 //! Deliberately absent: probes. What this attempt has passed held a moment ago, so a probe counts as having found it.
 
 use super::{
-    DeployOverrides, PreparedPlan,
+    DeployOverrides, PlannedStep, PreparedPlan,
     attempt::{RunningAttempt, next_header},
     resolve::{AttemptView, ResolvedStep},
 };
+use crate::remote::RemoteExecutor;
 use contract::{
     diagnostic::ExitKind,
     step::{ProbeFinding, Receipt},
@@ -20,7 +21,7 @@ use journal::{
 /// Of the steps that this attempt has passed, those that the next one will not run again, if this one ends with `exit`.
 pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) -> Vec<String> {
     let prepared = attempt.prepared();
-    let mut state = attempt.journal.state().clone();
+    let mut state = attempt.state().clone();
     if let Some(last) = state.attempts.last_mut() {
         last.exit = Some(exit);
     }
@@ -32,7 +33,12 @@ pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) 
     let (outputs, overrides) = (&attempt.outputs, &overrides);
     let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs, is_local_state };
     let mut skipped: Vec<&StepTarget> = Vec::new();
-    for planned in prepared.steps.iter().filter(|planned| outputs.contains(&planned.step_target)) {
+    // A host that is gone is not dialed for a hint.
+    let is_known = |planned: &&PlannedStep| {
+        outputs.contains(&planned.step_target)
+            && prepared.remote_executor(planned).is_none_or(RemoteExecutor::is_connected)
+    };
+    for planned in prepared.steps.iter().filter(is_known) {
         if let Ok(resolved) = view.evaluate_input(planned, false).await
             && is_skipped(&view, &resolved)
         {

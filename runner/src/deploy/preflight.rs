@@ -21,22 +21,27 @@ mod versions;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    rc::Rc,
     sync::Arc,
 };
 
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
-use contract::{Digest, Label, StepId, TargetName, diagnostic::Diagnostic, hash::Blake3Hash};
+use contract::{
+    Digest, Label, StepId, TargetName,
+    diagnostic::{Diagnostic, Notice},
+    hash::Blake3Hash,
+};
 use journal::{
     JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
 };
-use plan::{ModuleRef, Plan, PlanHost, PlanStep};
+use plan::{ModuleRef, Plan, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 use serde_json::Value;
 
 pub use hosts::host_problems;
 
-use crate::remote::RemoteExecutor;
+use crate::remote::{Dialer, RemoteExecutor};
 use hosts::{CheckedResources, module_of_this_machine};
 use machine::MachineCheck;
 use modules::LoadedModules;
@@ -309,6 +314,11 @@ impl PreparedPlan {
         self.steps.iter().position(|planned| planned.step.id == *step)
     }
 
+    /// Shows a notice to the user.
+    pub(super) fn show(&self, notice: Notice) {
+        (self.notify)(notice);
+    }
+
     /// The steps on their targets, each with [the position of its step](Self::index): the same on all targets.
     pub fn indexed_steps(&self) -> impl Iterator<Item = (usize, &PlannedStep)> {
         let mut first: (usize, Option<&StepId>) = (0, None);
@@ -414,13 +424,13 @@ impl UnresolvedPlan {
             notify(notice);
         }
         let release = Release { label, digest: None };
-        let remote_hosts = steps.iter().filter_map(|planned| planned.step.remote_host());
-        let remote = |host: &Arc<PlanHost>| {
-            let executor =
-                RemoteExecutor::new(Arc::clone(host), plan.ssh.clone(), modules.descriptions(), Arc::clone(&notify));
-            (host.name.clone(), executor)
-        };
-        let hosts = remote_hosts.map(remote).collect();
+        let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
+        let mut hosts = BTreeMap::new();
+        for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
+            hosts.entry(host.name.clone()).or_insert_with(|| {
+                RemoteExecutor::new(Arc::clone(host), Rc::clone(&descriptions), Arc::clone(&notify), Rc::clone(&dialer))
+            });
+        }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));
         let targets = targets_of(&plan);
         let prepared = PreparedPlan { plan, release, steps, hooks, pins, redactor, targets, executor, hosts, notify };

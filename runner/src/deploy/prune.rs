@@ -1,8 +1,8 @@
 //! Removes old release folders, except those of the live, the recent verified and the last deployed release.
 //!
-//! Invariants: it removes only folders `releases/<digest>`, only in directories that a step with `installs-releases`
-//! may write to, and never the target of a link next to `releases`. It first renames a folder to `.tmp-…`, the name of
-//! an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break the hash chain; and
+//! Invariants: it removes only folders of known content ([`release_folders`]), only in directories that a step with
+//! `installs-releases` may write to, and never the target of a link next to `releases`. It first renames a folder to
+//! `.tmp-…`, the name of an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break the hash chain; and
 //! a record of what was removed, since a deployment pulls a missing release again.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::attempt::RunningAttempt;
+use super::{attempt::RunningAttempt, release_folders};
 use contract::{EnvironmentName, Label, diagnostic::Notice};
 use journal::{JournalState, event::Release};
 use plan::{DirAccess, PlanStep};
@@ -124,7 +124,7 @@ pub fn examine_releases(
     let mut kept = BTreeMap::new();
     let mut add = |release: &Release, why: String| {
         if let Some(digest) = &release.digest {
-            kept.entry(digest.hex()).or_insert(why);
+            kept.entry(digest.clone()).or_insert(why);
         }
     };
     retained_releases(state, keep).into_iter().for_each(|(release, why)| add(release, why));
@@ -139,8 +139,10 @@ pub fn examine_releases(
     let mut folders = Vec::new();
     for dir in release_dirs {
         let error = |source| PruneError::Io { path: (*dir).to_owned(), source };
-        for (path, digest, is_linked) in release_folders(dir).map_err(error)? {
-            let of_digest = |release: &&Release| release.digest.as_ref().is_some_and(|of| of.hex() == digest);
+        let linked = link_targets(dir).map_err(error)?;
+        for (path, digest) in release_folders::list(dir).map_err(error)? {
+            let is_linked = linked.contains(&path.canonicalize().map_err(error)?);
+            let of_digest = |release: &&Release| release.digest.as_ref() == Some(&digest);
             let attempted = state.attempts.iter().rev().map(|attempt| &attempt.header.release).find(of_digest);
             let verified = state.head.verified.iter().rev().find(of_digest);
             let fate = match (kept.get(&digest), is_linked, verified, attempted) {
@@ -175,7 +177,7 @@ pub fn prune(
         match fate {
             ReleaseFate::Kept(_) => {}
             ReleaseFate::Removed(_) => {
-                // `<directory>/releases/<digest>`
+                // `<directory>/releases/<name>`
                 let dir = || path.ancestors().nth(2).unwrap_or(&path).to_owned();
                 remove_release(&path).map_err(|source| PruneError::Io { path: dir(), source })?;
                 removed.push(path);
@@ -187,39 +189,17 @@ pub fn prune(
 
 /// Removes old releases after a verified deployment, if the plan sets `keep` and the lock is still held. A failure does
 /// not change how the attempt ends.
-pub(super) async fn prune_after(attempt: &mut RunningAttempt<'_>) -> Option<Notice> {
+pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> {
     let prepared = attempt.prepared();
     let keep = prepared.plan.keep?;
     let failed = match attempt.confirm_lock().await {
         Ok(()) => {
             let dirs = release_dirs(prepared.steps.iter().map(|planned| (&planned.step, &planned.description)));
-            prune(&dirs, attempt.journal.state(), &attempt.request.siblings, keep).err()?.to_string()
+            prune(&dirs, &attempt.state(), &attempt.request.siblings, keep).err()?.to_string()
         }
-        Err(error) => format!("can't remove old releases: {}", error.short_text(attempt.journal.redactor())),
+        Err(error) => format!("can't remove old releases: {}", error.short_text(attempt.journal.borrow().redactor())),
     };
     Some(Notice::warning(format!("{failed}; the deployment itself succeeded")))
-}
-
-/// The folders of releases below a directory, sorted, with their digests in hex and whether a link next to `releases` leads there.
-fn release_folders(folder: &Path) -> io::Result<Vec<(PathBuf, String, bool)>> {
-    let entries = match fs::read_dir(folder.join("releases")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let linked = link_targets(folder)?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name().into_string().unwrap_or_default();
-        let is_release = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_release && entry.file_type()?.is_dir() {
-            let is_linked = linked.contains(&entry.path().canonicalize()?);
-            found.push((entry.path(), name, is_linked));
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// Renames a folder to the name of an unfinished pull, and removes it.
@@ -230,10 +210,15 @@ fn remove_release(folder: &Path) -> io::Result<()> {
     fs::remove_dir_all(&renamed)
 }
 
-/// The targets of the links next to `releases`.
-fn link_targets(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+/// The targets of the links in a directory, next to `releases`.
+fn link_targets(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut targets = BTreeSet::new();
-    for entry in fs::read_dir(folder)? {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(targets),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_symlink()
             && let Ok(target) = entry.path().canonicalize()

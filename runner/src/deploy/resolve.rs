@@ -34,6 +34,22 @@ pub fn lineage(app: &AppName, environment: &EnvironmentName, state: &JournalStat
     Blake3Hash::of(format!("{app}/{environment} {first:?}").as_bytes()).hex_prefix(8)
 }
 
+/// The hashes of the files that a step depends on.
+pub(super) async fn input_hashes(
+    prepared: &PreparedPlan,
+    planned: &PlannedStep,
+    config: &Value,
+) -> Result<BTreeMap<String, Blake3Hash>, AttemptError> {
+    let step = &planned.step;
+    let inputs = prepared.executor(planned).input_hashes(step, &planned.description, config).await;
+    inputs.map_err(|error| {
+        let message = format!("can't read an input of step `{}`", step.id);
+        let (label, hint) = ("this step depends on it", Some(error.hint()));
+        let diagnostic = prepared.plan.error_at(ErrorCode::InputUnreadable, step.span.clone(), message, label, hint);
+        AttemptError::Plan(diagnostic.with_cause(error))
+    })
+}
+
 /// The data of an attempt that a step depends on.
 #[derive(Clone, Copy)]
 pub(super) struct AttemptView<'a> {
@@ -77,19 +93,22 @@ impl<'a> AttemptView<'a> {
         planned: &'r PlannedStep,
         selected_by_name: bool,
     ) -> Result<ResolvedStep<'r>, AttemptError> {
-        let step = &planned.step;
         let config = self.resolve_config(planned)?;
+        let inputs = input_hashes(self.prepared, planned, &config).await?;
+        self.resolve(planned, config, inputs, selected_by_name)
+    }
+
+    /// Resolves a step whose configuration and inputs are known.
+    pub(super) fn resolve<'r>(
+        &self,
+        planned: &'r PlannedStep,
+        config: Value,
+        inputs: BTreeMap<String, Blake3Hash>,
+        selected_by_name: bool,
+    ) -> Result<ResolvedStep<'r>, AttemptError> {
+        let step = &planned.step;
         let upstream = self.outputs.seen_from(&planned.step_target.target, |id| planned.upstream.contains(id));
         let plan = &self.prepared.plan;
-        let inputs = self.prepared.executor(planned).input_hashes(step, &planned.description, &config).await;
-        let inputs = inputs.map_err(|error| {
-            let message = format!("can't read an input of step `{}`", step.id);
-            let hint = Some(error.hint());
-            let label = "this step depends on it";
-            AttemptError::Plan(
-                plan.error_at(ErrorCode::InputUnreadable, step.span.clone(), message, label, hint).with_cause(error),
-            )
-        })?;
         let header = self.header;
         let fingerprint = compute_fingerprint(FingerprintParts {
             module: &planned.module_digest,

@@ -7,7 +7,7 @@ use super::{
     AttemptError,
     after_undo::{self, SwitchBack},
     attempt::RunningAttempt,
-    undo,
+    steps, undo,
 };
 use contract::{TargetName, step::StepPhase};
 use journal::{
@@ -37,10 +37,14 @@ pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &A
         Err(why) => return why,
     };
     let prepared = attempt.prepared();
-    for step_target in &steps {
+    let planned = |step_target: &StepTarget| {
         let planned = prepared.steps.iter().find(|planned| planned.step_target == *step_target);
-        let planned = planned.expect("a rollback names steps of the plan");
-        if let Err(error) = undo::undo_step(attempt, planned).await {
+        planned.expect("a rollback names steps of the plan")
+    };
+    for of_step in steps.chunk_by(|one, other| one.step == other.step) {
+        let shared = &*attempt;
+        let undo = async |planned| undo::undo_step(shared, planned).await;
+        if let (_, Some(error)) = steps::on_each_target(of_step.iter().map(planned), undo).await {
             return RollbackResult::Failed(error);
         }
     }
@@ -54,6 +58,7 @@ pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &A
 fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
     match error {
         AttemptError::Failed { step_target, .. } => attempt.prepared().index(&step_target.step).is_some(),
+        AttemptError::OnSeveralTargets { gravest, .. } => is_of_step(attempt, gravest),
         AttemptError::Plan(_) => true,
         AttemptError::InDoubt { .. }
         | AttemptError::NotImported { .. }
@@ -78,8 +83,8 @@ fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, Rollba
         let possible = planned.description.phase == StepPhase::Commit && planned.description.reverts;
         (&planned.step_target, if possible { UndoSupport::Possible } else { UndoSupport::Impossible })
     });
-    let state = attempt.journal.state();
-    let steps = decision::steps_to_undo(state, &attempt.header.run, order);
+    let state = attempt.state();
+    let steps = decision::steps_to_undo(&state, &attempt.header.run, order);
     let Some(exposing) = steps.last() else { return not_due(masked_exposing_step(attempt).as_deref()) };
     if state.records.get(exposing).is_some_and(|record| !record.intent.exposes) {
         return not_due(Some("the step that exposed the release can't be undone"));
@@ -108,7 +113,7 @@ fn why_not_before(attempt: &RunningAttempt<'_>, record: &StepRecord) -> Option<S
         Some(release) if release.is_same(&attempt.header.release) => {
             Some("this release was already live before this run".to_owned())
         }
-        Some(release) if !attempt.journal.state().head.is_verified(release) => {
+        Some(release) if !attempt.state().head.is_verified(release) => {
             Some(format!("the previous release, {}, was never verified", release.label))
         }
         Some(_) => None,
@@ -117,7 +122,8 @@ fn why_not_before(attempt: &RunningAttempt<'_>, record: &StepRecord) -> Option<S
 
 /// The reason why a step that exposed the release is not undone, if its record holds `***`.
 fn masked_exposing_step(attempt: &RunningAttempt<'_>) -> Option<String> {
-    let records = &attempt.journal.state().records;
+    let state = attempt.state();
+    let records = &state.records;
     let is_masked = |record: &StepRecord| {
         let is_done = match record.status {
             RecordStatus::Failed(_) | RecordStatus::Reverted => false,
@@ -133,7 +139,7 @@ fn masked_exposing_step(attempt: &RunningAttempt<'_>) -> Option<String> {
 /// The first irreversible step, from the exposing one on, that may have had its effect in this run.
 fn irreversible_step(attempt: &RunningAttempt<'_>, exposing: &StepTarget) -> Option<StepTarget> {
     let has_run = |step_target: &StepTarget| {
-        attempt.journal.state().records.get(step_target).is_some_and(|record| {
+        attempt.state().records.get(step_target).is_some_and(|record| {
             record.intent.run == attempt.header.run
                 && !matches!(record.status, RecordStatus::Failed(_) | RecordStatus::Reverted)
         })

@@ -1,21 +1,13 @@
-//! Runs the steps of an attempt in the plan's order: decides about each one, probes it if needed, and carries it out.
+//! Runs one step on one target: decides about it, probes it if needed, and carries it out.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use serde_json::{Map, Value};
-
-use super::{
-    AttemptError, PlannedStep,
-    assumed_steps::{assumed_receipt, receipt_in_rollback},
-    attempt::RunningAttempt,
-    resolve::ResolvedStep,
-    undo,
-};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, undo};
 use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
 use journal::{
-    Journal, StepIntent, StepTarget,
-    decision::{self, NextAction, StepDisposition},
-    event::{Decision, DecisionReason, ProbeInput, ROLLBACK},
+    Journal, StepIntent,
+    decision::{self, NextAction},
+    event::{Decision, DecisionReason, ProbeInput},
 };
 use state::{LockError, StateError};
 
@@ -28,87 +20,25 @@ const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause before a retry.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
-/// Runs the steps of an attempt.
+/// Runs a step of an attempt. Several may run at once, each on its target.
+#[derive(Clone, Copy)]
 pub(super) struct StepRunner<'r, 'a> {
-    pub(super) attempt: &'r mut RunningAttempt<'a>,
+    pub(super) attempt: &'r RunningAttempt<'a>,
 }
 
 impl StepRunner<'_, '_> {
-    /// Runs all selected steps in order.
-    pub(super) async fn run_all(&mut self) -> Result<(), AttemptError> {
-        let (prepared, selection) = (self.attempt.prepared(), &self.attempt.overrides().selection);
-        let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
-        let is_rollback = self.attempt.overrides().command == Some(ROLLBACK);
-        let mut checked = BTreeSet::new();
-        for (at, (index, planned)) in prepared.indexed_steps().enumerate() {
-            if prepared.first_step_after_setup() == Some(at) {
-                prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
-            }
-            if planned.description.phase != StepPhase::Prepare && !is_rollback {
-                self.check_late_migrations(&mut checked).await?;
-            }
-            let outputs = match selection.disposition_of(index, named_index) {
-                StepDisposition::Exclude => continue,
-                StepDisposition::AssumeDone => self.assume_done(planned, DecisionReason::RequestedByOperator)?,
-                // The release was verified here with this database or an older one, and its files may be gone.
-                StepDisposition::Evaluate { .. } if self.attempt.overrides().leaves_out_of_rollback(planned) => {
-                    self.assume_done(planned, DecisionReason::NotInRollback)?
-                }
-                StepDisposition::Evaluate { selected_by_name } => self.run(planned, selected_by_name).await?.outputs,
-            };
-            self.attempt.outputs.insert(&planned.step_target, outputs);
-        }
-        Ok(())
-    }
-
-    /// Checks the migrations whose directory is known since the last step, before a step commits anything.
-    async fn check_late_migrations(&mut self, checked: &mut BTreeSet<StepTarget>) -> Result<(), AttemptError> {
-        let attempt = &*self.attempt;
-        for planned in &attempt.prepared().steps {
-            let is_late = planned.description.behaviors.migrates.is_some() && !planned.step.pending.is_empty();
-            if !is_late || checked.contains(&planned.step_target) {
-                continue;
-            }
-            // Until all its lookups are known, there is nothing to check.
-            let Ok(config) = attempt.view().resolve_config(planned) else { continue };
-            checked.insert(planned.step_target.clone());
-            let found = attempt.prepared().check_migrations_of(planned, config, attempt.journal.state()).await;
-            if let Some(first) = found.err().and_then(|problems| problems.into_iter().next()) {
-                return Err(AttemptError::Plan(first));
-            }
-        }
-        Ok(())
-    }
-
-    /// Assumes that a step is done: it comes before the named one, or is not part of a rollback. Returns its recorded outputs.
-    fn assume_done(
-        &mut self,
-        planned: &PlannedStep,
-        reason: DecisionReason,
-    ) -> Result<Map<String, Value>, AttemptError> {
-        let journal = &mut self.attempt.journal;
-        let receipt = if reason == DecisionReason::NotInRollback {
-            receipt_in_rollback(journal.state(), planned)
-        } else {
-            assumed_receipt(journal.state(), planned, &self.attempt.header.release)
-        };
-        check_recorded_receipt(planned, journal, &receipt)?;
-        let outputs = receipt.outputs.clone();
-        let decision = Decision::Skip { reason, receipt };
-        journal.record_decision(&planned.step_target, decision)?;
-        Ok(outputs)
-    }
-
     /// Decides about one step, and carries out the decision.
-    async fn run(&mut self, planned: &PlannedStep, selected_by_name: bool) -> Result<Receipt, AttemptError> {
-        let resolved = match self.attempt.view().evaluate_input(planned, selected_by_name).await {
+    pub(super) async fn run(self, planned: &PlannedStep, selected_by_name: bool) -> Result<Receipt, AttemptError> {
+        let resolved = match self.attempt.evaluate_input(planned, selected_by_name).await {
             Ok(resolved) => resolved,
             Err(error) => return Err(self.record_invalid_input(planned, error)?),
         };
         let mut finding = None;
         loop {
             self.attempt.interrupt.check()?;
-            let decision = match decision::decide(&self.attempt.view().decision_input(&resolved, finding.as_ref())) {
+            let next =
+                self.attempt.with_view(|view| decision::decide(&view.decision_input(&resolved, finding.as_ref())));
+            let decision = match next {
                 NextAction::Probe(probe_input) => {
                     finding = Some(self.probe_with_retries(&resolved, probe_input).await?);
                     continue;
@@ -139,24 +69,20 @@ impl StepRunner<'_, '_> {
     }
 
     /// Records that the step can't run because its input can't be computed, so that the journal says where the attempt ended.
-    fn record_invalid_input(
-        &mut self,
-        planned: &PlannedStep,
-        error: AttemptError,
-    ) -> Result<AttemptError, AttemptError> {
+    fn record_invalid_input(self, planned: &PlannedStep, error: AttemptError) -> Result<AttemptError, AttemptError> {
         if let AttemptError::Plan(diagnostic) = &error {
             let reason = DecisionReason::InvalidInput { message: diagnostic.message.clone() };
-            self.attempt.journal.record_decision(&planned.step_target, Decision::Stop { reason })?;
+            self.attempt.journal.borrow_mut().record_decision(&planned.step_target, Decision::Stop { reason })?;
         }
         Ok(error)
     }
 
     /// Records a decision. An adoption without an authenticated record gets its intent first.
-    fn record_decision(&mut self, resolved: &ResolvedStep<'_>, decision: Decision) -> Result<(), AttemptError> {
+    fn record_decision(self, resolved: &ResolvedStep<'_>, decision: Decision) -> Result<(), AttemptError> {
         let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
-        let (journal, step_target) = (&mut self.attempt.journal, &planned.step_target);
+        let (mut journal, step_target) = (self.attempt.journal.borrow_mut(), &planned.step_target);
         if let Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. } = &decision {
-            check_recorded_receipt(planned, journal, receipt)?;
+            check_recorded_receipt(planned, &journal, receipt)?;
         }
         if let Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. } = &decision {
             let effect = planned.description.effect();
@@ -167,12 +93,12 @@ impl StepRunner<'_, '_> {
 
     /// Probes whether an effect holds. A failed probe is called once more.
     async fn probe_with_retries(
-        &mut self,
+        self,
         resolved: &ResolvedStep<'_>,
         probe_input: ProbeInput,
     ) -> Result<ProbeFinding, AttemptError> {
         let planned = resolved.planned;
-        let input = resolved.probed_input(probe_input, self.attempt.journal.state()).clone();
+        let input = resolved.probed_input(probe_input, &self.attempt.state()).clone();
         let mut calls = 1;
         loop {
             let finding = self.attempt.call(planned).probe(&input, probe_input).await?;
@@ -191,7 +117,7 @@ impl StepRunner<'_, '_> {
     }
 
     /// Applies the step, and retries a retryable failure as often as the plan allows.
-    pub(super) async fn apply_with_retries(&mut self, resolved: &ResolvedStep<'_>) -> Result<Receipt, AttemptError> {
+    pub(super) async fn apply_with_retries(self, resolved: &ResolvedStep<'_>) -> Result<Receipt, AttemptError> {
         let planned = resolved.planned;
         let (mut retries_left, mut pause) = (planned.step.retry, FIRST_RETRY_PAUSE);
         loop {
@@ -213,14 +139,16 @@ impl StepRunner<'_, '_> {
     }
 
     /// Applies the step once, with an intent before and an outcome after.
-    async fn apply(&mut self, resolved: &ResolvedStep<'_>) -> Result<StepOutcome, AttemptError> {
+    async fn apply(self, resolved: &ResolvedStep<'_>) -> Result<StepOutcome, AttemptError> {
         let ResolvedStep { planned, input, key, fingerprint, for_release, .. } = resolved;
         let effect = planned.description.effect();
-        let journal = &mut self.attempt.journal;
         let (step_target, fingerprint, input) = (&planned.step_target, fingerprint.clone(), input.clone());
-        let intent = match for_release.clone() {
-            None => journal.record_intent(step_target, key, fingerprint, input, effect)?,
-            Some(release) => journal.record_repeat_intent(step_target, key, fingerprint, input, effect, release)?,
+        let intent = {
+            let mut journal = self.attempt.journal.borrow_mut();
+            match for_release.clone() {
+                None => journal.record_intent(step_target, key, fingerprint, input, effect)?,
+                Some(release) => journal.record_repeat_intent(step_target, key, fingerprint, input, effect, release)?,
+            }
         };
         let intent = self.ensure_lock(planned, intent).await?;
         let step = self.attempt.step_environment.apply_to(&planned.step);
@@ -229,13 +157,14 @@ impl StepRunner<'_, '_> {
 
     /// Confirms the lock between the intent of a step and its effect; for a commit step with a remote state, also that the
     /// intent is uploaded. If this fails, it records that the step was not started, unless the lock is lost.
-    async fn ensure_lock(&mut self, planned: &PlannedStep, intent: StepIntent) -> Result<StepIntent, AttemptError> {
+    async fn ensure_lock(self, planned: &PlannedStep, intent: StepIntent) -> Result<StepIntent, AttemptError> {
         let confirmed = match planned.description.phase {
             StepPhase::Commit => self.attempt.confirm_lock().await,
             StepPhase::Check | StepPhase::Prepare => self.attempt.confirm_lock_locally(),
         };
         let Err(error) = confirmed else { return Ok(intent) };
-        if !self.attempt.journal.is_fenced() {
+        let mut journal = self.attempt.journal.borrow_mut();
+        if !journal.is_fenced() {
             let is_upload = matches!(
                 &error,
                 AttemptError::Lock(LockError::State(StateError::NotUploaded { .. } | StateError::Artifact(_)))
@@ -246,7 +175,7 @@ impl StepRunner<'_, '_> {
                 "not started: the runner could not confirm the lock"
             };
             let failure = StepFailure::new(FailureKind::NotBegun, why);
-            self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
+            journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         }
         Err(error)
     }
@@ -278,7 +207,11 @@ fn import_decision(
 }
 
 /// Refuses a receipt on record with a value that has become a secret since it was recorded.
-fn check_recorded_receipt(planned: &PlannedStep, journal: &Journal, receipt: &Receipt) -> Result<(), AttemptError> {
+pub(super) fn check_recorded_receipt(
+    planned: &PlannedStep,
+    journal: &Journal,
+    receipt: &Receipt,
+) -> Result<(), AttemptError> {
     match journal.redactor().scanner().find_in_receipt(receipt) {
         Some(found) => Err(AttemptError::SecretInReceipt { step_target: planned.step_target.clone(), found }),
         None => Ok(()),

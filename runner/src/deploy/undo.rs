@@ -9,13 +9,13 @@ use journal::{
 use sandbox::ProbeStrength;
 
 /// Undoes one step by its record.
-pub(super) async fn undo_step(attempt: &mut RunningAttempt<'_>, planned: &PlannedStep) -> Result<(), AttemptError> {
-    if let Some(RecordStatus::Intended) = attempt.journal.state().status(&planned.step_target)
-        && !adopt_before_undo(attempt, planned).await?
-    {
+pub(super) async fn undo_step(attempt: &RunningAttempt<'_>, planned: &PlannedStep) -> Result<(), AttemptError> {
+    let is_intended = matches!(attempt.state().status(&planned.step_target), Some(RecordStatus::Intended));
+    if is_intended && !adopt_before_undo(attempt, planned).await? {
         return Ok(());
     }
-    let Some(record) = attempt.journal.state().records.get(&planned.step_target).cloned() else { return Ok(()) };
+    let record = attempt.state().records.get(&planned.step_target).cloned();
+    let Some(record) = record else { return Ok(()) };
     let receipt = match record.status {
         RecordStatus::Succeeded(receipt) | RecordStatus::Undoing(Some(receipt)) => receipt,
         RecordStatus::Undoing(None) | RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => {
@@ -25,7 +25,7 @@ pub(super) async fn undo_step(attempt: &mut RunningAttempt<'_>, planned: &Planne
     // The recorded epoch would make the fence reject this call as one of an older attempt.
     let mut input = record.intent.input;
     input["epoch"] = attempt.header.epoch.into();
-    let intent = attempt.journal.record_undo_intent(&planned.step_target)?;
+    let intent = attempt.journal.borrow_mut().record_undo_intent(&planned.step_target)?;
     // An undo is a commit-phase effect, so it needs the lock. If that fails, the next attempt finishes the undo.
     attempt.confirm_lock().await?;
     match attempt.call(planned).revert(intent, &input, &receipt).await? {
@@ -36,10 +36,10 @@ pub(super) async fn undo_step(attempt: &mut RunningAttempt<'_>, planned: &Planne
 
 /// Probes a step whose outcome is unknown, and adopts its effect, because `revert` needs the receipt. Returns whether
 /// there is an effect to undo.
-async fn adopt_before_undo(attempt: &mut RunningAttempt<'_>, planned: &PlannedStep) -> Result<bool, AttemptError> {
+async fn adopt_before_undo(attempt: &RunningAttempt<'_>, planned: &PlannedStep) -> Result<bool, AttemptError> {
     let step_target = &planned.step_target;
-    let Some(record) = attempt.journal.state().records.get(step_target) else { return Ok(false) };
-    let input = record.intent.input.clone();
+    let input = attempt.state().records.get(step_target).map(|record| record.intent.input.clone());
+    let Some(input) = input else { return Ok(false) };
     let finding = if planned.description.probe_strength(&input["config"]) == ProbeStrength::Full {
         attempt.call(planned).probe(&input, ProbeInput::Recorded).await?
     } else {
@@ -48,13 +48,13 @@ async fn adopt_before_undo(attempt: &mut RunningAttempt<'_>, planned: &PlannedSt
     let failure = match finding {
         ProbeFinding::Held { receipt } => {
             let reason = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };
-            attempt.journal.record_decision(step_target, Decision::Adopt { reason, receipt })?;
+            attempt.journal.borrow_mut().record_decision(step_target, Decision::Adopt { reason, receipt })?;
             return Ok(true);
         }
         ProbeFinding::Absent => {
             // There is nothing to undo, and the record says so.
-            let intent = attempt.journal.record_undo_intent(step_target)?;
-            attempt.journal.record_undo_outcome(intent.complete(None))?;
+            let intent = attempt.journal.borrow_mut().record_undo_intent(step_target)?;
+            attempt.journal.borrow_mut().record_undo_outcome(intent.complete(None))?;
             return Ok(false);
         }
         ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why } => {

@@ -1,13 +1,14 @@
 //! A link that leads to a release of which the history knows nothing: the state was deleted, or this is a fresh workspace.
 //!
-//! It is found by what every such folder looks like: a link beside `releases` that leads to `releases/<digest>`. Deliberately absent:
-//! adopting it, which is a deployment that only adopts (`runner import`).
+//! It is found by what every such folder looks like: a link beside `releases` that leads to a release in it. Deliberately absent: adopting
+//! it, which is a deployment that only adopts (`runner import`).
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use super::release_folders;
 use contract::{Digest, text::truncate};
 use journal::JournalState;
 use plan::Plan;
@@ -20,7 +21,7 @@ const SHOWN_DIGITS: usize = 8;
 pub struct UnrecordedRelease {
     /// The link.
     pub link: PathBuf,
-    /// The digest that its target is named by.
+    /// The digest of what it leads to.
     pub digest: Digest,
 }
 
@@ -49,13 +50,12 @@ impl UnrecordedRelease {
 }
 
 fn find_in(folder: &Path) -> Option<UnrecordedRelease> {
-    let releases = folder.join("releases").canonicalize().ok()?;
+    let releases = folder.join(release_folders::RELEASES).canonicalize().ok()?;
     let links = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_symlink());
     let mut found: Vec<_> = links
         .filter_map(|link| {
             let target = link.canonicalize().ok().filter(|target| target.parent() == Some(&releases))?;
-            let digest = format!("sha256:{}", target.file_name()?.to_str()?).parse().ok()?;
-            Some(UnrecordedRelease { link, digest })
+            Some(UnrecordedRelease { link, digest: release_folders::digest_of(&target)? })
         })
         .collect();
     found.sort_by(|one, other| one.link.cmp(&other.link));

@@ -24,11 +24,11 @@ use contract::{
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
 use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent};
-use plan::{PlanHost, PlanStep, SshOptions};
+use plan::{PlanHost, PlanStep};
 use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, PreviewChange, module_display_name};
 
 use super::{
-    AgentConnection, ConnectionError, reach,
+    AgentConnection, ConnectionError, Dialer,
     shipping::{self, Shipment},
 };
 use crate::{
@@ -50,9 +50,9 @@ const MAX_RECEIPT_BYTES: usize = 40 << 10;
 /// The executor of the steps of one host.
 pub struct RemoteExecutor {
     host: Arc<PlanHost>,
-    options: SshOptions,
-    descriptions: BTreeMap<String, ModuleDescription>,
+    descriptions: Rc<BTreeMap<String, ModuleDescription>>,
     notify: NoticeHandler,
+    dialer: Rc<Dialer>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
     /// What the host knew of each step before the call that is being made.
@@ -68,19 +68,20 @@ enum Recalled {
 }
 
 impl RemoteExecutor {
-    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names.
+    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names; `dialer` is
+    /// that of all hosts.
     #[must_use]
     pub fn new(
         host: Arc<PlanHost>,
-        options: SshOptions,
-        descriptions: BTreeMap<String, ModuleDescription>,
+        descriptions: Rc<BTreeMap<String, ModuleDescription>>,
         notify: NoticeHandler,
+        dialer: Rc<Dialer>,
     ) -> Self {
         Self {
             host,
-            options,
             descriptions,
             notify,
+            dialer,
             connection: RefCell::default(),
             session: RefCell::default(),
             records: RefCell::default(),
@@ -92,10 +93,11 @@ impl RemoteExecutor {
     /// # Errors
     /// The host can't be reached, or can't run the agent.
     pub async fn connect(&self) -> Result<Rc<AgentConnection>, Diagnostic> {
-        if let Some(connection) = self.connection.borrow().as_ref().filter(|connection| !connection.has_ended()) {
-            return Ok(Rc::clone(connection));
+        let connected = self.connection.borrow().clone().filter(|connection| !connection.has_ended());
+        if let Some(connection) = connected {
+            return Ok(connection);
         }
-        let connection = Rc::new(reach(&self.host, &self.options, &|megabytes| self.tell_upload(megabytes)).await?);
+        let connection = Rc::new(self.dialer.dial(&self.host, &|megabytes| self.tell_upload(megabytes)).await?);
         let session = self.session.borrow().clone();
         if let Some(session) = session {
             let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
@@ -104,6 +106,12 @@ impl RemoteExecutor {
         // Not before its session has begun: without one, it can't tell what an earlier one did.
         *self.connection.borrow_mut() = Some(Rc::clone(&connection));
         Ok(connection)
+    }
+
+    /// Whether it is connected now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connection.borrow().as_ref().is_some_and(|connection| !connection.has_ended())
     }
 
     /// Begins the session of an attempt.

@@ -32,12 +32,12 @@ pub(super) enum DisplayItem {
     Line(DisplayLine),
     /// A line with a message of the step itself; foreign.
     StepMessage(DisplayLine),
-    /// A step starts to run, or its undo starts.
-    StepStarted { keyword: &'static str, label: String, reason: String },
+    /// A step starts to run, or its undo starts. `step`: its name without the target, if it runs on several.
+    StepStarted { keyword: &'static str, label: String, step: Option<String>, reason: String },
     /// The progress of the running step.
     Meter { label: String, task: String, done: u64, total: Option<u64>, unit: String },
-    /// The running step ended; its line follows.
-    StepEnded,
+    /// A running step ended; its line follows.
+    StepEnded { label: String },
 }
 
 /// One line about one step.
@@ -175,11 +175,14 @@ impl EventFormatter {
                 )]
             }
             JournalEvent::UndoIntent { step_target } => {
-                let label = step_label(step_target);
-                vec![DisplayItem::StepStarted { keyword: "undo", label, reason: String::new() }]
+                let (label, step) = (step_label(step_target), self.shared_name(step_target));
+                vec![DisplayItem::StepStarted { keyword: "undo", label, step, reason: String::new() }]
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
-                vec![DisplayItem::StepEnded, undo_item(step_target, failure.as_ref())]
+                vec![
+                    DisplayItem::StepEnded { label: step_label(step_target) },
+                    undo_item(step_target, failure.as_ref()),
+                ]
             }
             JournalEvent::SwitchedBack { release, doubt } => {
                 self.switched_back = Some(doubt.is_none());
@@ -208,7 +211,15 @@ impl EventFormatter {
             return vec![intent];
         }
         let reason = self.reasons.get(step_target).cloned().unwrap_or_default();
-        vec![intent, DisplayItem::StepStarted { keyword: "start", label, reason }]
+        let step = self.shared_name(step_target);
+        vec![intent, DisplayItem::StepStarted { keyword: "start", label, step, reason }]
+    }
+
+    /// The name of a step that runs on several targets.
+    fn shared_name(&self, step_target: &StepTarget) -> Option<String> {
+        let step = &step_target.step;
+        let targets = self.planned_steps.iter().filter(|planned| planned.step == *step);
+        (targets.take(2).count() > 1).then(|| step.to_string())
     }
 
     fn decision_items(&mut self, step_target: &StepTarget, decision: &Decision) -> Vec<DisplayItem> {
@@ -256,7 +267,7 @@ impl EventFormatter {
 
     fn outcome_items(&mut self, step_target: &StepTarget, took_ms: u64, result: &StepOutcome) -> Vec<DisplayItem> {
         let label = self.label(step_target);
-        let took_ms = Some(took_ms);
+        let (ended, took_ms) = (DisplayItem::StepEnded { label: label.clone() }, Some(took_ms));
         let item = match result {
             StepOutcome::Succeeded { receipt } if !receipt.acted() => {
                 let text = messages::nothing_to_do(&receipt.notes);
@@ -279,7 +290,7 @@ impl EventFormatter {
                 line_item(Verbosity::Quiet, LineStyle::Attention, "LOST", label, text, took_ms)
             }
         };
-        vec![DisplayItem::StepEnded, item]
+        vec![ended, item]
     }
 
     /// Whether the intent is that of a step whose effect will be adopted.

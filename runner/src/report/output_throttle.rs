@@ -2,8 +2,10 @@
 //!
 //! Deliberately absent: the log of the attempt, which has more lines, and the journal, which has the first and last ones.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
-use journal::event::OutputLine;
+use journal::{StepTarget, event::OutputLine};
 
 /// How many lines are shown of a program that has been quiet.
 const BURST_LINES: u64 = 2_000;
@@ -14,9 +16,25 @@ const LINES_PER_SECOND: u64 = 50;
 /// How many of the last lines are shown at the end, if lines were left out.
 const LAST_LINES: usize = 20;
 
-/// The state of one report.
+/// The state of one report: steps run on several targets at once.
+#[derive(Debug, Default)]
+pub(super) struct OutputThrottles(BTreeMap<StepTarget, OutputThrottle>);
+
+impl OutputThrottles {
+    /// The lines of these that are shown.
+    pub(super) fn admit(&mut self, step_target: &StepTarget, lines: &[OutputLine]) -> ThrottledLines {
+        self.0.entry(step_target.clone()).or_default().admit(lines)
+    }
+
+    /// The last lines of a step, if they were left out.
+    pub(super) fn finish(&mut self, step_target: &StepTarget) -> ThrottledLines {
+        self.0.remove(step_target).map(OutputThrottle::finish).unwrap_or_default()
+    }
+}
+
+/// The output of one step on one target.
 #[derive(Debug)]
-pub(super) struct OutputThrottle {
+struct OutputThrottle {
     /// The lines that may be shown now, in thousandths.
     allowance: u64,
     at: Timestamp,
@@ -47,7 +65,7 @@ impl Default for OutputThrottle {
 
 impl OutputThrottle {
     /// The lines of these that are shown.
-    pub(super) fn admit(&mut self, lines: &[OutputLine]) -> ThrottledLines {
+    fn admit(&mut self, lines: &[OutputLine]) -> ThrottledLines {
         let Some(newest) = lines.last() else { return ThrottledLines::default() };
         let elapsed = newest.at.as_millisecond().saturating_sub(self.at.as_millisecond());
         let earned = u64::try_from(elapsed).unwrap_or(0).saturating_mul(LINES_PER_SECOND);
@@ -65,12 +83,10 @@ impl OutputThrottle {
     }
 
     /// The last lines, if they were left out.
-    pub(super) fn finish(&mut self) -> ThrottledLines {
+    fn finish(mut self) -> ThrottledLines {
         let last = std::mem::take(&mut self.last);
         self.left_out -= last.len() as u64;
-        let finished = self.take_gap(last);
-        *self = Self::default();
-        finished
+        self.take_gap(last)
     }
 
     fn take_gap(&mut self, lines: Vec<OutputLine>) -> ThrottledLines {

@@ -19,8 +19,8 @@ use indicatif::ProgressDrawTarget;
 use super::{
     CommandConclusion, DeploymentReporter,
     formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
-    output_throttle::{OutputThrottle, ThrottledLines},
-    progress_line::ProgressLine,
+    output_throttle::{OutputThrottles, ThrottledLines},
+    progress_line::ProgressLines,
 };
 use contract::render::ColorMode;
 use contract::text::{self, WIDTH, column_count};
@@ -90,8 +90,10 @@ pub struct TerminalReporter {
     summary: Box<dyn Write>,
     options: ReportOptions,
     formatter: EventFormatter,
-    progress_line: Option<ProgressLine>,
-    throttle: OutputThrottle,
+    progress_lines: Option<ProgressLines>,
+    throttles: OutputThrottles,
+    /// The last line that said that a step starts on several targets: keyword, step and reason.
+    last_start: Option<(&'static str, String, String)>,
 }
 
 impl TerminalReporter {
@@ -107,19 +109,20 @@ impl TerminalReporter {
         progress: Box<dyn Write>,
         summary: Box<dyn Write>,
         options: ReportOptions,
-        target: impl Fn() -> ProgressDrawTarget + 'static,
+        target: impl FnOnce() -> ProgressDrawTarget,
     ) -> Self {
         let live = match (options.interactive, options.verbosity) {
             (InteractiveMode::No, _) | (_, Verbosity::Quiet) => None,
-            (InteractiveMode::Yes, Verbosity::Normal | Verbosity::Verbose) => Some(ProgressLine::new(Box::new(target))),
+            (InteractiveMode::Yes, Verbosity::Normal | Verbosity::Verbose) => Some(ProgressLines::new(target())),
         };
         Self {
             progress,
             summary,
             options,
             formatter: EventFormatter::default(),
-            progress_line: live,
-            throttle: OutputThrottle::default(),
+            progress_lines: live,
+            throttles: OutputThrottles::default(),
+            last_start: None,
         }
     }
 
@@ -132,20 +135,12 @@ impl TerminalReporter {
                 }
             }
             DisplayItem::Line(line) | DisplayItem::StepMessage(line) => self.write_line(&line),
-            DisplayItem::StepStarted { keyword, label, reason } => match &mut self.progress_line {
+            DisplayItem::StepStarted { keyword, label, step, reason } => match &mut self.progress_lines {
                 Some(live) => live.begin(&label),
-                None => self.write_line(&DisplayLine {
-                    min_verbosity: Verbosity::Normal,
-                    style: LineStyle::Plain,
-                    keyword,
-                    label,
-                    reason: None,
-                    text: reason,
-                    took_ms: None,
-                }),
+                None => self.write_start(keyword, label, step, reason),
             },
-            DisplayItem::Meter { label, task, done, total, unit } => match &mut self.progress_line {
-                Some(live) => live.set_progress(&task, done, total, &unit),
+            DisplayItem::Meter { label, task, done, total, unit } => match &self.progress_lines {
+                Some(live) => live.set_progress(&label, &task, done, total, &unit),
                 None => self.write_line(&DisplayLine {
                     min_verbosity: Verbosity::Verbose,
                     style: LineStyle::Muted,
@@ -156,12 +151,30 @@ impl TerminalReporter {
                     took_ms: None,
                 }),
             },
-            DisplayItem::StepEnded => {
-                if let Some(live) = &mut self.progress_line {
-                    live.end();
+            DisplayItem::StepEnded { label } => {
+                if let Some(live) = &mut self.progress_lines {
+                    live.end(&label);
                 }
             }
         }
+    }
+
+    /// Writes that a step starts; for the same reason on several targets, once.
+    fn write_start(&mut self, keyword: &'static str, label: String, step: Option<String>, reason: String) {
+        let start = step.as_ref().map(|step| (keyword, step.clone(), reason.clone()));
+        if start.is_some() && start == self.last_start {
+            return;
+        }
+        self.last_start = start;
+        self.write_line(&DisplayLine {
+            min_verbosity: Verbosity::Normal,
+            style: LineStyle::Plain,
+            keyword,
+            label: step.unwrap_or(label),
+            reason: None,
+            text: reason,
+            took_ms: None,
+        });
     }
 
     /// Writes lines of a program.
@@ -179,7 +192,7 @@ impl TerminalReporter {
     fn write_line(&mut self, line: &DisplayLine) {
         if line.min_verbosity <= self.options.verbosity {
             // Without a progress line, the line of the start has shown the reason.
-            let text = if self.progress_line.is_some() { line.text_with_reason() } else { line.text.clone() };
+            let text = if self.progress_lines.is_some() { line.text_with_reason() } else { line.text.clone() };
             let room = self.options.interactive.line_width();
             self.write(&format_line(line, &text, self.formatter.label_width(), room, self.options.color));
         }
@@ -189,7 +202,7 @@ impl TerminalReporter {
         let progress = &mut self.progress;
         // A closed terminal must not end the deployment: the journal has every entry.
         let mut write = || drop(progress.write_all(lines.as_bytes()).and_then(|()| progress.flush()));
-        match &self.progress_line {
+        match &self.progress_lines {
             Some(live) => live.suspend(write),
             None => write(),
         }
@@ -199,7 +212,7 @@ impl TerminalReporter {
 impl DeploymentReporter for TerminalReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
         if let Some(step_target) = journal_entry_ending_call(entry) {
-            let last = self.throttle.finish();
+            let last = self.throttles.finish(step_target);
             self.write_output(&self.formatter.label(step_target), &last);
         }
         for item in self.formatter.format_entry(entry, self.options.continues_after.as_deref()) {
@@ -209,24 +222,26 @@ impl DeploymentReporter for TerminalReporter {
 
     fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
         let label = self.formatter.label(step_target);
-        match (self.options.verbosity, &mut self.progress_line) {
+        match (self.options.verbosity, &mut self.progress_lines) {
             (Verbosity::Quiet, _) => {}
             (Verbosity::Verbose, _) => {
                 self.write_output(&label, &ThrottledLines { left_out: 0, lines: lines.to_vec() });
             }
             (Verbosity::Normal, Some(live)) => {
                 let last = lines.iter().rev().find(|line| !line.text.trim().is_empty());
-                last.into_iter().for_each(|line| live.show_output(&line.text));
+                last.into_iter().for_each(|line| live.show_output(&label, &line.text));
             }
             (Verbosity::Normal, None) => {
-                let shown = self.throttle.admit(lines);
+                let shown = self.throttles.admit(step_target, lines);
                 self.write_output(&label, &shown);
             }
         }
     }
 
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
-        self.show_item(DisplayItem::StepEnded);
+        if let Some(live) = &mut self.progress_lines {
+            live.end_all();
+        }
         if let Some(summary) = self.formatter.summary_line(conclusion.exit) {
             drop(writeln!(self.summary, "{}", text::escape_line(&summary)).and_then(|()| self.summary.flush()));
         }

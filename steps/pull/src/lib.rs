@@ -1,7 +1,8 @@
-//! Pulls a release: an archive becomes the folder `releases/<digest>`, whole or not at all.
+//! Pulls a release: an archive becomes the folder `releases/<label>-<first digits of its digest>`, whole or not at all.
 //!
-//! Invariant: `releases/<digest>` appears by one rename, complete, verified, and with its shared paths linked. A repair brings back
-//! the release's own files and keeps what else is in the folder.
+//! Invariant: the folder appears by one rename, complete, verified, with its digest in it and its shared paths linked. A repair brings
+//! back the release's own files and keeps what else is in the folder. A content has one folder: if there is one, under another label or
+//! called by the digest alone as older runners did, it stays ([`pawl_step::releases`]).
 //! Unfinished folders are called `releases/.tmp-…`, and the next pull removes them.
 //!
 //! Deliberately absent: unpacking and hashing, which the host does natively, and the clean-up of old releases.
@@ -12,7 +13,7 @@ mod shared_paths;
 use pawl_step::blobs::{self, UnpackLimits};
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, Digest, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
-    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
+    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, releases, time,
 };
 use serde::Deserialize;
 
@@ -94,8 +95,9 @@ impl Step for PullStep {
 
     fn apply(input: &Input<PullConfig>) -> Result<Receipt, Failure> {
         let started = time::monotonic();
+        PullTarget::from_input(input)?.folder.remove_leftovers()?;
+        // A repair that was finished may have brought the folder back.
         let release = PullTarget::from_input(input)?;
-        release.folder.remove_leftovers()?;
         match release.folder.inspect(&release.shared)? {
             ReleaseFolderState::Intact => {
                 log::info(format!("{} already exists and is intact", release.folder));
@@ -111,7 +113,7 @@ impl Step for PullStep {
                 log::warn(format!("the state of {} is unknown, and it will be unpacked again: {why}", release.folder))
             }
         }
-        release.shared.preserve_content(release.folder.dir(), release.folder.path())?;
+        release.shared.preserve_content(release.folder.dir(), &release.folder.path())?;
         let new = release.folder.new_path();
         let unpacked = release.unpack_and_link(input, &new).inspect_err(|_| {
             if let Err(failure) = blobs::remove(release.folder.dir(), &new) {
@@ -146,7 +148,7 @@ impl Step for PullStep {
 
     fn revert(input: &Input<PullConfig>, _receipt: &Receipt) -> Result<(), Failure> {
         let release = PullTarget::from_input(input)?;
-        if input.live().is_some_and(|live| live.digest.as_ref() == Some(&release.digest)) {
+        if input.live().is_some_and(|live| live.digest.as_ref() == Some(release.folder.digest())) {
             log::info(format!("{} is the live release and is kept", release.folder));
             return Ok(());
         }
@@ -154,9 +156,8 @@ impl Step for PullStep {
     }
 }
 
-/// The release to pull, and its destination.
+/// The release to pull, in its folder.
 struct PullTarget {
-    digest: Digest,
     folder: ReleaseFolder,
     shared: SharedPaths,
 }
@@ -170,14 +171,16 @@ impl PullTarget {
         let source = source_dir(&input.config.from);
         let dir = input.dir("into", input.config.into.as_deref(), source.as_slice())?;
         let shared = SharedPaths::parse(&input.config.shared)?;
-        Ok(Self { folder: ReleaseFolder::new(dir, &digest), digest, shared })
+        Ok(Self { folder: ReleaseFolder::locate(dir, &input.release.label, digest)?, shared })
     }
 
     /// Unpacks, checks and links the release in the temporary folder `new`: everything before the last rename.
     fn unpack_and_link(&self, input: &Input<PullConfig>, new: &str) -> Result<blobs::UnpackStats, Failure> {
         let dir = self.folder.dir();
-        let unpacked = blobs::fetch(&input.config.from, &self.digest)?.unpack(dir, new, &input.config.limits)?;
+        let unpacked =
+            blobs::fetch(&input.config.from, self.folder.digest())?.unpack(dir, new, &input.config.limits)?;
         check_version(input, &format!("{dir}/{new}"))?;
+        releases::write_digest(&format!("{dir}/{new}"), self.folder.digest())?;
         self.shared.link(dir, new)?;
         Ok(unpacked)
     }
@@ -198,7 +201,7 @@ impl PullTarget {
         Receipt::new()
             .output("path", self.folder.path())
             .output("dir", self.folder.dir())
-            .output("digest", self.digest.as_str())
+            .output("digest", self.folder.digest().as_str())
             .output("label", input.release.label.as_str())
     }
 }

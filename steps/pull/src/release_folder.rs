@@ -3,10 +3,12 @@
 use core::fmt;
 
 use pawl_step::fs::{self, FileType};
-use pawl_step::{Digest, Failure, blobs, log};
+use pawl_step::{Digest, Failure, blobs, log, releases};
 
 use crate::shared_paths::SharedPaths;
 
+/// The folder of all releases, in a granted directory.
+const RELEASES: &str = "releases";
 /// The name prefix of unfinished folders.
 const TEMPORARY_PREFIX: &str = ".tmp-";
 /// The purpose of a folder that is complete, and will replace a damaged one.
@@ -14,11 +16,12 @@ const READY: &str = "ready";
 /// The purpose of a damaged folder that was replaced.
 const OLD: &str = "old";
 
-/// The folder of one release: `releases/<64 hex digits>` in a granted directory.
+/// The folder of one release, in `releases` of a granted directory: the one that has its content under whatever label, or a new one.
 #[derive(Debug)]
 pub(crate) struct ReleaseFolder {
     dir: String,
-    path: String,
+    name: String,
+    digest: Digest,
 }
 
 /// The state of a release folder.
@@ -33,17 +36,28 @@ pub(crate) enum ReleaseFolderState {
 }
 
 impl ReleaseFolder {
-    pub(crate) fn new(dir: String, digest: &Digest) -> Self {
-        Self { dir, path: format!("releases/{}", digest.hex()) }
+    /// # Errors
+    /// When `releases` cannot be inspected.
+    pub(crate) fn locate(dir: String, label: &str, digest: Digest) -> Result<Self, Failure> {
+        let releases = format!("{dir}/{RELEASES}");
+        let name = match releases::find(&releases, &digest)? {
+            Some(name) => name,
+            None => releases::new_name(&releases, label, &digest)?,
+        };
+        Ok(Self { dir, name, digest })
     }
 
     pub(crate) fn dir(&self) -> &str {
         &self.dir
     }
 
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
     /// Returns the path relative to the directory.
-    pub(crate) fn path(&self) -> &str {
-        &self.path
+    pub(crate) fn path(&self) -> String {
+        format!("{RELEASES}/{}", self.name)
     }
 
     /// Returns the path of the folder to unpack into.
@@ -51,10 +65,9 @@ impl ReleaseFolder {
         self.temporary_path("new")
     }
 
-    /// Returns the path of a temporary folder of this release. It is the same in each attempt, so that the next one finds what a
-    /// killed one left.
+    /// Returns the path of a temporary folder of this release. The next attempt finds what a killed one left by its prefix.
     fn temporary_path(&self, purpose: &str) -> String {
-        format!("releases/{TEMPORARY_PREFIX}{purpose}-{}", self.path.trim_start_matches("releases/"))
+        format!("{RELEASES}/{TEMPORARY_PREFIX}{purpose}-{}", self.name)
     }
 
     fn temporary_location(&self, purpose: &str) -> String {
@@ -69,7 +82,7 @@ impl ReleaseFolder {
                 return Ok(ReleaseFolderState::Damaged(vec!["it is not a folder".to_owned()]));
             }
         }
-        let differences = blobs::compare(&self.dir, &self.path)?;
+        let differences = blobs::compare(&self.dir, &self.path())?;
         let (total, mut lines) = (differences.len(), shared.differences_outside_shared(differences));
         if let [line] = lines.as_slice()
             && line.starts_with("and ")
@@ -79,28 +92,29 @@ impl ReleaseFolder {
                 "{self} has more differences than the host lists, and all listed ones are shared paths"
             )));
         }
-        lines.extend(shared.unlinked_paths(&self.dir, &self.path)?);
+        lines.extend(shared.unlinked_paths(&self.dir, &self.path())?);
         Ok(if lines.is_empty() { ReleaseFolderState::Intact } else { ReleaseFolderState::Damaged(lines) })
     }
 
-    /// Removes the temporary folders of killed pulls, after it has finished the repairs that were killed.
+    /// Removes the temporary folders of killed pulls, after it has finished the repairs that were killed. That of this release must
+    /// succeed.
     pub(crate) fn remove_leftovers(&self) -> Result<(), Failure> {
-        let releases = format!("{}/releases", self.dir);
+        let releases = format!("{}/{RELEASES}", self.dir);
         fs::create_dir_all(&releases)?;
         for entry in fs::list(&releases)? {
             let Some(rest) = entry.name.strip_prefix(TEMPORARY_PREFIX) else { continue };
             let repaired = [READY, OLD].iter().find_map(|purpose| rest.strip_prefix(purpose)?.strip_prefix('-'));
-            if let Some(hex) = repaired {
-                let other = Self { dir: self.dir.clone(), path: format!("releases/{hex}") };
-                match other.finish_repair() {
-                    Err(failure) if other.path != self.path => {
-                        log::warn(format!("cannot finish the repair of {other}: {}", failure.message));
+            if let Some(name) = repaired {
+                let repaired = Self { dir: self.dir.clone(), name: name.to_owned(), digest: self.digest.clone() };
+                match repaired.finish_repair() {
+                    Err(failure) if !releases::is_name_for(name, &self.digest) => {
+                        log::warn(format!("cannot finish the repair of {repaired}: {}", failure.message));
                         continue;
                     }
                     done => done?,
                 }
             }
-            blobs::remove(&self.dir, &format!("releases/{}", entry.name))?;
+            blobs::remove(&self.dir, &format!("{RELEASES}/{}", entry.name))?;
         }
         Ok(())
     }
@@ -181,6 +195,6 @@ fn move_additions(from: &str, to: &str, moved: &mut Vec<String>) -> Result<(), F
 
 impl fmt::Display for ReleaseFolder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.dir, self.path)
+        write!(formatter, "{}/{}", self.dir, self.path())
     }
 }

@@ -12,6 +12,11 @@ fn hex(name: char) -> String {
     name.to_string().repeat(64)
 }
 
+/// The folder of a release that nothing else was called like.
+fn folder_name(name: char) -> String {
+    format!("v{name}-{}", name.to_string().repeat(8))
+}
+
 fn release(name: char) -> Release {
     Release { label: format!("v{name}"), digest: Some(Digest::try_from(format!("sha256:{}", hex(name))).unwrap()) }
 }
@@ -75,17 +80,17 @@ fn pull_unpacks_the_release_and_then_holds() {
         changes,
         [Change::new(
             ChangeAction::Create,
-            format!("app/releases/{}", hex('a')),
+            format!("app/releases/{}", folder_name('a')),
             "release va from file:dist/shop-a.tar.zst"
         )]
     );
     let receipt = PullStep::apply(&input).unwrap();
-    let outputs = json!({ "path": format!("releases/{}", hex('a')), "dir": "app", "digest": format!("sha256:{}", hex('a')), "label": "va" });
+    let outputs = json!({ "path": format!("releases/{}", folder_name('a')), "dir": "app", "digest": format!("sha256:{}", hex('a')), "label": "va" });
     assert_eq!(Value::Object(receipt.outputs), outputs);
     assert_eq!(receipt.notes["files"], 3);
     assert!(is_held(&input));
     assert_eq!(PullStep::preview(&input).unwrap(), []);
-    assert_eq!(file_names(&app.join("releases")), [hex('a')]);
+    assert_eq!(file_names(&app.join("releases")), [folder_name('a')]);
 }
 
 #[test]
@@ -101,12 +106,12 @@ fn pull_recovers_from_a_kill_after_any_write() {
                 assert!(writes > 10);
                 break;
             }
-            assert!(app.join("releases").join(hex('a')).exists() == is_held(&input), "killed after {writes}");
+            assert!(app.join("releases").join(folder_name('a')).exists() == is_held(&input), "killed after {writes}");
             PullStep::apply(&input).unwrap();
             assert!(is_held(&input), "killed after {writes}");
-            assert_eq!(file_names(&app.join("releases")), [hex('a')], "killed after {writes}");
+            assert_eq!(file_names(&app.join("releases")), [folder_name('a')], "killed after {writes}");
             assert_eq!(
-                std::fs::read_to_string(app.join("releases").join(hex('a')).join("storage/seed")).unwrap(),
+                std::fs::read_to_string(app.join("releases").join(folder_name('a')).join("storage/seed")).unwrap(),
                 "seed a"
             );
         }
@@ -119,9 +124,9 @@ fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
     for writes in 0.. {
         let (sandbox, app) = sandbox();
         PullStep::apply(&input).unwrap();
-        let file = app.join("releases").join(hex('a')).join("bin/shop");
+        let file = app.join("releases").join(folder_name('a')).join("bin/shop");
         std::fs::write(&file, "worm").unwrap();
-        let added = [file.with_file_name("cache"), app.join("releases").join(hex('a')).join("venv/lib")];
+        let added = [file.with_file_name("cache"), app.join("releases").join(folder_name('a')).join("venv/lib")];
         for path in &added {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "made by a later step").unwrap();
@@ -129,7 +134,10 @@ fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
         match PullStep::probe(&input).unwrap() {
             Finding::Drifted(why) => assert_eq!(
                 why,
-                format!("app/releases/{} differs from its archive: changed: bin/shop (modified since)", hex('a'))
+                format!(
+                    "app/releases/{} differs from its archive: changed: bin/shop (modified since)",
+                    folder_name('a')
+                )
             ),
             other @ (Finding::Held(_) | Finding::Absent | Finding::Unknown(_)) => panic!("{other:?}"),
         }
@@ -139,7 +147,7 @@ fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
         PullStep::apply(&input).unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "binary a", "killed after {writes}");
         assert!(added.iter().all(|path| path.is_file()), "killed after {writes}");
-        assert_eq!(file_names(&app.join("releases")), [hex('a')], "killed after {writes}");
+        assert_eq!(file_names(&app.join("releases")), [folder_name('a')], "killed after {writes}");
         if outcome.is_ok() {
             break;
         }
@@ -210,7 +218,7 @@ fn shared_paths_outlive_releases_and_are_not_damage() {
     assert!(is_held(&first));
     PullStep::apply(&second).unwrap();
     assert!(is_held(&second) && is_held(&first));
-    let release = app.join("releases").join(hex('b'));
+    let release = app.join("releases").join(folder_name('b'));
     assert_eq!(std::fs::read_to_string(release.join("storage/upload")).unwrap(), "by a user");
     assert_eq!(
         std::fs::read_to_string(release.join("storage/seed")).unwrap(),
@@ -270,7 +278,7 @@ fn pull_of_another_release_finishes_a_killed_repair() {
     for writes in 0.. {
         let (sandbox, app) = sandbox();
         PullStep::apply(&first).unwrap();
-        let folder = app.join("releases").join(hex('a'));
+        let folder = app.join("releases").join(folder_name('a'));
         std::fs::write(folder.join("bin/shop"), "worm").unwrap();
         std::fs::create_dir(folder.join("venv")).unwrap();
         std::fs::write(folder.join("venv/lib"), "made by a later step").unwrap();
@@ -279,7 +287,7 @@ fn pull_of_another_release_finishes_a_killed_repair() {
         sandbox.revive();
         PullStep::apply(&second).unwrap();
         assert!(folder.join("venv/lib").is_file(), "killed after {writes}");
-        assert_eq!(file_names(&app.join("releases")), [hex('a'), hex('b')], "killed after {writes}");
+        assert_eq!(file_names(&app.join("releases")), [folder_name('a'), folder_name('b')], "killed after {writes}");
         if outcome.is_ok() {
             break;
         }
@@ -290,7 +298,7 @@ fn pull_of_another_release_finishes_a_killed_repair() {
 fn repair_never_loses_what_belongs_in_shared() {
     let (_sandbox, app) = sandbox();
     PullStep::apply(&input('a', &json!({}))).unwrap();
-    let uploads = app.join("releases").join(hex('a')).join("uploads");
+    let uploads = app.join("releases").join(folder_name('a')).join("uploads");
     std::fs::create_dir(&uploads).unwrap();
     std::fs::write(uploads.join("photo"), "of a user").unwrap();
     let later = input('a', &json!({ "shared": ["uploads/"] }));
@@ -307,4 +315,90 @@ fn repair_never_loses_what_belongs_in_shared() {
         failure.message
     );
     assert_eq!(std::fs::read_to_string(uploads.join("photo")).unwrap(), "a later one");
+}
+
+/// Makes the folder of release `a` one of another name: an older runner's, or one of an earlier label.
+fn pulled_as(app: &Path, name: &str) -> PathBuf {
+    PullStep::apply(&input('a', &json!({}))).unwrap();
+    let folder = app.join("releases").join(name);
+    std::fs::rename(app.join("releases").join(folder_name('a')), &folder).unwrap();
+    folder
+}
+
+#[test]
+fn content_is_found_under_an_older_name_and_under_another_label() {
+    let input = input('a', &json!({}));
+    for name in [hex('a'), "v1-aaaaaaaa".to_owned(), "v1-aaaaaaaaaaaa".to_owned(), format!("v1-{}", hex('a'))] {
+        let (_sandbox, app) = sandbox();
+        let folder = pulled_as(&app, &name);
+        if name.ends_with(&hex('a')) {
+            std::fs::remove_file(folder.join(releases::DIGEST_FILE)).unwrap();
+        }
+        assert!(is_held(&input), "{name}");
+        assert_eq!(PullStep::preview(&input).unwrap(), [], "{name}");
+        let receipt = PullStep::apply(&input).unwrap();
+        assert_eq!(
+            (&receipt.outputs["path"], &receipt.outputs["label"]),
+            (&json!(format!("releases/{name}")), &json!("va"))
+        );
+        // Its repair keeps the name too.
+        std::fs::write(folder.join("bin/shop"), "worm").unwrap();
+        PullStep::apply(&input).unwrap();
+        assert!(is_held(&input), "{name}");
+        assert_eq!(file_names(&app.join("releases")), [name.as_str()]);
+        PullStep::revert(&input, &receipt).unwrap();
+        assert_eq!(file_names(&app.join("releases")), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn name_that_another_content_has_is_lengthened() {
+    let (sandbox, app) = sandbox();
+    let near = format!("{}{}", "a".repeat(10), "b".repeat(54));
+    sandbox.archive("file:dist/shop-near.tar.zst", &format!("sha256:{near}"), &[("VERSION", "va")]);
+    let mut other = input('a', &json!({ "from": "file:dist/shop-near.tar.zst" }));
+    other.release.digest = Some(Digest::try_from(format!("sha256:{near}")).unwrap());
+    let first = input('a', &json!({}));
+    for input in [&first, &other] {
+        PullStep::apply(input).unwrap();
+    }
+    assert!(is_held(&first) && is_held(&other));
+    assert_eq!(file_names(&app.join("releases")), ["va-aaaaaaaa", "va-aaaaaaaaaabb"]);
+    // What says of no release is nobody's, and stays.
+    let mut third = input('b', &json!({}));
+    third.release.label = "r".to_owned();
+    std::fs::write(app.join("releases/r-bbbbbbbb"), "by hand").unwrap();
+    std::fs::create_dir(app.join("releases/r-bbbbbbbbbbbb")).unwrap();
+    assert_eq!(PullStep::apply(&third).unwrap().outputs["path"], format!("releases/r-{}", "b".repeat(16)));
+    assert_eq!(std::fs::read_to_string(app.join("releases/r-bbbbbbbb")).unwrap(), "by hand");
+}
+
+#[test]
+fn long_label_is_cut() {
+    let (_sandbox, _app) = sandbox();
+    let mut input = input('a', &json!({}));
+    input.release.label = "1.0+build.".repeat(12);
+    let path = PullStep::apply(&input).unwrap().outputs["path"].as_str().unwrap().to_owned();
+    assert_eq!(path, format!("releases/{}-aaaaaaaa", "1.0+build.".repeat(7)));
+    assert!(is_held(&input));
+}
+
+#[test]
+fn temporary_folders_of_an_older_runner_are_finished_or_removed() {
+    let input = input('a', &json!({}));
+    for (left, is_brought_back) in
+        [("ready", true), ("old", true), ("new", false), ("removed", false), ("pruned", false)]
+    {
+        for name in [hex('a'), "v1-aaaaaaaa".to_owned()] {
+            let (_sandbox, app) = sandbox();
+            let folder = pulled_as(&app, &name);
+            std::fs::write(folder.join("cache"), "made by a later step").unwrap();
+            std::fs::rename(&folder, app.join(format!("releases/.tmp-{left}-{name}"))).unwrap();
+            assert_eq!(PullStep::probe(&input).unwrap(), Finding::Absent);
+            PullStep::apply(&input).unwrap();
+            let expected = if is_brought_back { name.clone() } else { folder_name('a') };
+            assert_eq!(file_names(&app.join("releases")), [expected], "{left} {name}");
+            assert_eq!(folder.join("cache").exists(), is_brought_back, "{left} {name}");
+        }
+    }
 }

@@ -47,7 +47,8 @@ pub enum ModuleBehavior {
         /// The directory of the files.
         dir: &'static str,
     },
-    /// The step keeps content in `releases/<digest>` of a directory: the runner removes releases that nobody needs any more.
+    /// The step keeps each release in a folder in `releases` of a directory, under a name as in [`releases`](crate::releases): the runner
+    /// removes releases that nobody needs any more.
     InstallsReleases {
         /// A JSON pointer to the value that names the directory; where the configuration has no such value, it is the only
         /// directory that the step may write to.

@@ -41,6 +41,7 @@ pub mod log;
 pub mod migrations;
 mod outcome;
 pub mod process;
+pub mod releases;
 pub mod secrets;
 mod step;
 pub mod tcp;

@@ -9,7 +9,7 @@ mod managed_link;
 
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs,
+    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, releases,
 };
 use serde::Deserialize;
 
@@ -167,10 +167,14 @@ fn verified_release_path(
 ) -> Result<Option<String>, Failure> {
     let digests = (input.release.digest.as_ref(), input.live().and_then(|live| live.digest.as_ref()));
     let (Some(this), Some(live)) = digests else { return Ok(None) };
-    if this == live || !to.contains(this.hex()) {
+    if this == live {
         return Ok(None);
     }
-    let path = to.replace(this.hex(), live.hex());
+    let names: Vec<&str> = to.split('/').collect();
+    let of_this = names.iter().position(|name| releases::is_name_for(name, this));
+    let Some((above, [_, below @ ..])) = of_this.map(|at| names.split_at(at)) else { return Ok(None) };
+    let Some(of_live) = managed_link.find_release(&above.join("/"), live)? else { return Ok(None) };
+    let path = [above, &[of_live.as_str()], below].concat().join("/");
     Ok(managed_link.has_folder(&path)?.then_some(path))
 }
 

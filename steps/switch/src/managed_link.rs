@@ -16,7 +16,7 @@
 //! and the rename, a window of some microseconds remains, which no file system closes.
 
 use pawl_step::fs::{self, FileType};
-use pawl_step::{Failure, FailureKind, blobs, json, log};
+use pawl_step::{Digest, Failure, FailureKind, blobs, json, log, releases};
 use serde_json::{Value, json};
 
 /// The managed link, and the attempt that moves it.
@@ -128,6 +128,11 @@ impl ManagedLink {
 
     pub(crate) fn has_folder(&self, path: &str) -> Result<bool, Failure> {
         Ok(fs::metadata(&format!("{}/{path}", self.dir))?.is_some_and(|found| found.file_type == FileType::Directory))
+    }
+
+    /// Returns the name of the release with this digest, in a folder of the directory.
+    pub(crate) fn find_release(&self, folder: &str, digest: &Digest) -> Result<Option<String>, Failure> {
+        releases::find(&format!("{}/{folder}", self.dir), digest)
     }
 
     pub(crate) fn ensure_target_exists(&self, to: &str) -> Result<(), Failure> {

@@ -265,6 +265,31 @@ fn revert_returns_to_the_verified_release() {
 }
 
 #[test]
+fn revert_finds_the_verified_release_under_any_name() {
+    let by_label = |name: char| format!("v{name}-{}", name.to_string().repeat(8));
+    for (verified, now, below) in
+        [(hex('a'), by_label('c'), ""), (by_label('a'), hex('c'), ""), (by_label('a'), by_label('c'), "/public")]
+    {
+        let (_sandbox, app) = sandbox();
+        std::fs::remove_dir_all(app.join("releases")).unwrap();
+        for (name, folder) in [('a', &verified), ('b', &hex('b')), ('c', &now)] {
+            std::fs::create_dir_all(app.join("releases").join(folder).join("public")).unwrap();
+            releases::write_digest(&format!("app/releases/{folder}"), &release(name).digest.unwrap()).unwrap();
+        }
+        let to = |folder: &str| format!("releases/{folder}{below}");
+        let mut before = input('b', "1");
+        before.config.to = Some(to(&hex('b')));
+        SwitchStep::apply(&before).unwrap();
+        let mut next = input('c', "2");
+        next.config.to = Some(to(&now));
+        next.head = Some(EnvironmentHead { live: Some(release('a')) });
+        let receipt = SwitchStep::apply(&next).unwrap();
+        SwitchStep::revert(&next, &receipt).unwrap();
+        assert_eq!(link_text(&app), Some(to(&verified)), "`b` was live, but never verified");
+    }
+}
+
+#[test]
 fn reverting_the_live_release_changes_nothing() {
     let (_sandbox, app) = sandbox();
     SwitchStep::apply(&input('a', "1")).unwrap();

@@ -8,7 +8,7 @@ use super::check_page;
 use crate::support::{
     TestEnvironment,
     doc_blocks::{check_error_page, command_line, exit_code},
-    wait_until,
+    release_folder, wait_until,
 };
 
 const DEPLOY: &[&str] = &["--local", "--release", "r1"];
@@ -213,7 +213,7 @@ fn p0250_file_that_differs_from_the_verified_one() {
 #[test]
 fn p0223_old_release_that_cannot_be_removed() {
     let environment = TestEnvironment::new();
-    let oldest = environment.pack("r1");
+    let oldest = release_folder("r1", &environment.pack("r1"));
     environment.deploy("r1", &[]).assert_exit(0);
     for label in ["r2", "r3"] {
         environment.pack(label);

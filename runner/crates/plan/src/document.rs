@@ -18,7 +18,7 @@ use super::{
     grants::SharedGrants,
     hooks,
     hosts::{self, HostGroups},
-    needs_graph, release_path,
+    needs_graph, release_path, rollout,
     scope::{DeclaredSecret, LookupScope},
     secrets, state_location,
     step::{self, HostContext, StepContext},
@@ -141,10 +141,15 @@ fn read(
     let groups = chosen.hosts.map_or_else(HostGroups::default, |node| HostGroups::read(node, &scope, problems));
     for other in environments.iter().filter(|other| other.name != chosen.name) {
         other.hosts.iter().for_each(|node| hosts::check(node, problems));
+        other.rollout.iter().for_each(|node| rollout::check(node, problems));
     }
     let ssh = chosen
         .ssh
         .map_or(Some(SshOptions::default()), |node| hosts::ssh_options(node, &scope, &source.folder, problems));
+    let rollout = match chosen.rollout {
+        Some(node) => Some(rollout::read(node, &groups, problems)?),
+        None => None,
+    };
     let context = step_context(&fields, scope, groups, source, problems);
     let mut drafts = fields
         .require("steps", "{ … }", problems)
@@ -187,6 +192,7 @@ fn read(
         after_state,
         url,
         ssh: ssh?,
+        rollout,
         state: state?,
         allow: chosen.allow.clone(),
         setup,

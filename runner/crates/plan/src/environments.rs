@@ -11,7 +11,7 @@ use super::{
 };
 use contract::{EnvironmentName, error_code::ErrorCode};
 
-const ENVIRONMENT_KEYS: &[&str] = &["vars", "secrets", "after", "allow", "url", "hosts", "ssh"];
+const ENVIRONMENT_KEYS: &[&str] = &["vars", "secrets", "after", "allow", "url", "hosts", "ssh", "rollout"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// An environment as written.
@@ -24,6 +24,7 @@ pub(super) struct DeclaredEnvironment<'n> {
     pub(super) url: Option<&'n YamlNode>,
     pub(super) hosts: Option<&'n YamlNode>,
     pub(super) ssh: Option<&'n YamlNode>,
+    pub(super) rollout: Option<&'n YamlNode>,
 }
 
 pub(super) fn declared_environments<'n>(
@@ -39,6 +40,7 @@ pub(super) fn declared_environments<'n>(
         url: None,
         hosts: None,
         ssh: None,
+        rollout: None,
     };
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
@@ -70,6 +72,7 @@ pub(super) fn declared_environments<'n>(
                 environment.url = fields.get("url");
                 environment.hosts = fields.get("hosts");
                 environment.ssh = fields.get("ssh");
+                environment.rollout = fields.get("rollout");
             }
         }
         environments.push(environment);

@@ -333,7 +333,12 @@ impl HostGroups {
     }
 
     /// The hosts of a group.
-    fn group(&self, name: &str, node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<&[Arc<PlanHost>]> {
+    pub(super) fn group(
+        &self,
+        name: &str,
+        node: &YamlNode,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<&[Arc<PlanHost>]> {
         let found = self.groups.iter().find(|(group, _)| group.as_str() == name);
         if let Some((_, hosts)) = found {
             if hosts.is_empty() {

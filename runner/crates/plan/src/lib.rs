@@ -38,6 +38,7 @@ mod needs_graph;
 mod paths;
 mod registry;
 mod release_path;
+mod rollout;
 mod scalar;
 mod schema;
 mod scope;
@@ -62,6 +63,7 @@ pub use granted::{
 pub use hosts::{HostAddress, PlanHost, SshOptions};
 pub use paths::normalize;
 pub use registry::RegistryRef;
+pub use rollout::Rollout;
 pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
 pub use type_hint::flow_scalar;
@@ -97,6 +99,8 @@ pub struct Plan {
     pub url: Option<String>,
     /// How ssh is called for the environment's hosts.
     pub ssh: SshOptions,
+    /// In which portions a group of hosts gets a release; none: all at the same time.
+    pub rollout: Option<Rollout>,
     /// The location of journals and lock.
     pub state: StateLocation,
     /// The users who may change that environment; empty for everybody.
@@ -297,6 +301,7 @@ impl Plan {
             after_state: None,
             url: None,
             ssh: SshOptions::default(),
+            rollout: None,
             state: StateLocation::Dir(PathBuf::from("/")),
             allow: Vec::new(),
             setup: Vec::new(),

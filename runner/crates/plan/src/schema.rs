@@ -132,6 +132,7 @@ fn environments() -> Value {
                         "known-hosts": { "type": ["string", "null"], "description": "The file with the keys of the hosts, instead of the user's." }
                     }
                 },
+                "rollout": rollout(),
                 "after": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The environment in which a release must be verified first." }
             }
         }
@@ -161,6 +162,26 @@ fn hosts() -> Value {
                     }
                 ]
             }
+        }
+    })
+}
+
+fn rollout() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "required": ["on", "batches"],
+        "additionalProperties": false,
+        "description": "In which portions a group of hosts gets a release. If left out: all at the same time.",
+        "properties": {
+            "on": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The group." },
+            "batches": {
+                "type": "array",
+                "minItems": 1,
+                "items": { "type": ["integer", "string"], "minimum": 1, "pattern": "^[1-9][0-9]*%?$" },
+                "description": "How many of the hosts have the release after each batch: numbers or percentages that grow. The rest follows after the last.",
+                "examples": [[1, "25%", "100%"]]
+            },
+            "pause": { "type": ["string", "null"], "pattern": "^[0-9]+(ms|s|m|h)$", "description": "How long to wait after each batch.", "examples": ["2m"] }
         }
     })
 }

@@ -356,15 +356,20 @@ fn config(
 }
 
 fn timeout(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<Duration> {
+    duration(node, "`timeout`", problems)
+}
+
+/// A duration above 0; `what` is the key in messages.
+pub(super) fn duration(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Option<Duration> {
     let text = match &node.kind {
         YamlValue::Number { written, .. } => written,
         YamlValue::Null | YamlValue::Bool(_) | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => {
-            fields::literal(node, "`timeout`", problems)?
+            fields::literal(node, what, problems)?
         }
     };
     match parse_duration(text) {
         Ok(Duration::ZERO) => {
-            let error = PlanError::new(ErrorCode::InvalidValue, "`timeout` cannot be 0");
+            let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} cannot be 0"));
             problems.push(error.at(&node.span, "no time at all").hint("write a duration above 0, such as `30s`"));
             None
         }

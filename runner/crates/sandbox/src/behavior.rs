@@ -2,8 +2,8 @@
 //!
 //! Invariant: a declaration gives a module no access beyond its grants. It names values of the step's configuration,
 //! which are resolved to the step's own grants: the lint reads a directory and a database that the probe may read, an
-//! operator runs `runner migrate` on the step's own directory and database, and pruning removes only folders
-//! `releases/<digest>` in a directory that the step may write to. Deliberately absent: behaviors that affect other
+//! operator runs `runner migrate` on the step's own directory and database, and pruning removes only folders of releases
+//! in a directory that the step may write to. Deliberately absent: behaviors that affect other
 //! steps.
 
 use serde::Deserialize;
@@ -16,7 +16,7 @@ pub struct ModuleBehaviors {
     /// It migrates a database with the host's `migrations`, so the preflight lints the files, and `runner migrate`
     /// supports it.
     pub migrates: Option<MigratesBehavior>,
-    /// It installs releases into `releases/<digest>` of a directory, so the runner prunes old ones.
+    /// It installs releases into folders in `releases` of a directory, so the runner prunes old ones.
     pub installs_releases: Option<InstallsReleasesBehavior>,
     /// What it does is for the release that is live, so after an undo of the exposing step it runs again for the release before, if it
     /// is repeatable.

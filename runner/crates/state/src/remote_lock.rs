@@ -327,14 +327,15 @@ impl LockWorker {
     fn run(&mut self, commands: &Receiver<LockCommand>) {
         // Now, while the deployment prepares its first step: when the lock is released, the process may end at once.
         self.remote.clean_local_cache();
+        let mut next = None;
         loop {
             let pause = self.next_wakeup().saturating_sub(self.now());
-            match commands.recv_timeout(pause) {
+            match next.take().map_or_else(|| commands.recv_timeout(pause), Ok) {
                 Ok(LockCommand::SyncJournal(path, answer)) => {
                     self.journals.add(path);
                     answer(Ok(()));
                 }
-                Ok(LockCommand::EnsureHeld(answer)) => answer(self.write(LockWriteKind::Renew)),
+                Ok(LockCommand::EnsureHeld(answer)) => next = self.ensure_held(answer, commands),
                 Ok(LockCommand::RaiseEpoch(newest, answer)) => answer(self.write(LockWriteKind::RaiseEpoch(newest))),
                 Ok(LockCommand::Close(answer)) => {
                     answer(self.release());
@@ -355,6 +356,29 @@ impl LockWorker {
                 }
             }
         }
+    }
+
+    /// Confirms the lock for all who wait for that now, with one write: a step begins on many hosts at once. Returns the command after
+    /// them.
+    fn ensure_held(&mut self, answer: LockReply, commands: &Receiver<LockCommand>) -> Option<LockCommand> {
+        let (mut answers, mut next) = (vec![answer], None);
+        while let Ok(command) = commands.try_recv() {
+            match command {
+                LockCommand::EnsureHeld(answer) => answers.push(answer),
+                LockCommand::SyncJournal(..) | LockCommand::RaiseEpoch(..) | LockCommand::Close(_) => {
+                    next = Some(command);
+                    break;
+                }
+            }
+        }
+        let mut is_held = false;
+        for answer in answers {
+            // After a failure, each is told so by a try of its own.
+            let result = if is_held { Ok(()) } else { self.write(LockWriteKind::Renew) };
+            is_held = result.is_ok();
+            answer(result);
+        }
+        next
     }
 
     /// When to wake up without a command: also between renewals, because the journal may have grown.

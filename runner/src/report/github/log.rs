@@ -1,4 +1,5 @@
-//! The log of a deployment: a folded group with the messages of a step, and below it a line with the result.
+//! The log of a deployment: a folded group with the messages of a step, and below it a line with the result; of a step that runs on
+//! several targets at once, a line for each.
 //!
 //! ```text
 //!   shop r2 to test (run 2-bbbbbb, attempt 2)
@@ -16,12 +17,14 @@ use super::{
     super::{
         CommandConclusion, DeploymentReporter,
         formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
-        output_throttle::{OutputThrottle, ThrottledLines},
+        output_throttle::{OutputThrottles, ThrottledLines},
         terminal::{self, InteractiveMode, ReportOptions, Verbosity},
     },
     WorkflowOutput,
 };
-use contract::{step::StepOutcome, text};
+use std::collections::BTreeSet;
+
+use contract::{StepId, step::StepOutcome, text};
 use journal::event::{Decision, JournalEntry, JournalEvent, OutputLine, StepTarget};
 
 /// The longest title of a group, in columns.
@@ -33,10 +36,20 @@ pub struct GroupedLogReporter {
     options: ReportOptions,
     formatter: EventFormatter,
     /// The step whose group is open.
-    open_group: Option<StepTarget>,
-    throttle: OutputThrottle,
+    open_group: Option<StepId>,
+    /// Where it runs now. The group stays open as long as it runs anywhere.
+    running: BTreeSet<StepTarget>,
+    /// The lines that follow the open group.
+    after_group: Vec<LogLine>,
+    throttles: OutputThrottles,
     /// The line is that of a failure, or of a decision to stop, whose reason the error at the end has.
     is_last_failure: bool,
+}
+
+/// Lines of the log; `is_foreign`: a step wrote a part of them.
+struct LogLine {
+    text: String,
+    is_foreign: bool,
 }
 
 /// The position of an entry's lines.
@@ -59,14 +72,16 @@ impl GroupedLogReporter {
             options,
             formatter: EventFormatter::default(),
             open_group: None,
-            throttle: OutputThrottle::default(),
+            running: BTreeSet::new(),
+            after_group: Vec::new(),
+            throttles: OutputThrottles::default(),
             is_last_failure: false,
         }
     }
 
     fn open_group_for(&mut self, step_target: &StepTarget, title: &str) {
         if self.open_group.is_none() && self.options.verbosity > Verbosity::Quiet {
-            self.open_group = Some(step_target.clone());
+            self.open_group = Some(step_target.step.clone());
             self.workflow.with_stream(|stream| stream.group(&text::truncate(title, MAX_TITLE_COLUMNS)));
         }
     }
@@ -75,6 +90,13 @@ impl GroupedLogReporter {
         if self.open_group.take().is_some() {
             self.workflow.with_stream(super::stream::CommandStream::end_group);
         }
+        self.running.clear();
+        std::mem::take(&mut self.after_group).into_iter().for_each(|line| self.write(&line));
+    }
+
+    fn write(&self, LogLine { text, is_foreign }: &LogLine) {
+        self.workflow
+            .with_stream(|stream| if *is_foreign { stream.write_foreign(text) } else { stream.write_own(text) });
     }
 
     fn show_item(&mut self, position: LogPosition<'_>, item: DisplayItem) {
@@ -109,7 +131,7 @@ impl GroupedLogReporter {
                     self.write_line(position, &line, &line.text, true);
                 }
             }
-            DisplayItem::StepEnded => {}
+            DisplayItem::StepEnded { .. } => {}
         }
     }
 
@@ -119,7 +141,7 @@ impl GroupedLogReporter {
             return;
         }
         let label = self.formatter.label(step_target);
-        if self.open_group.as_ref() != Some(step_target) {
+        if self.open_group.as_ref() != Some(&step_target.step) {
             self.close_group();
         }
         self.open_group_for(step_target, &label);
@@ -151,15 +173,18 @@ impl GroupedLogReporter {
             InteractiveMode::No.line_width(),
             self.options.color,
         );
-        self.workflow
-            .with_stream(|stream| if is_foreign { stream.write_foreign(&lines) } else { stream.write_own(&lines) });
+        let line = LogLine { text: lines, is_foreign };
+        match position {
+            LogPosition::AfterGroup if self.open_group.is_some() => self.after_group.push(line),
+            LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => self.write(&line),
+        }
     }
 }
 
 impl DeploymentReporter for GroupedLogReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
         if let Some(step_target) = terminal::journal_entry_ending_call(entry) {
-            let last = self.throttle.finish();
+            let last = self.throttles.finish(step_target);
             self.write_output(step_target, &last);
         }
         let items = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
@@ -171,22 +196,33 @@ impl DeploymentReporter for GroupedLogReporter {
             JournalEvent::Outcome { outcome: StepOutcome::Failed { failure }, .. } if !failure.retryable
         );
         self.is_last_failure = is_stop || is_last_try;
+        if let JournalEvent::Outcome { step_target, .. } | JournalEvent::UndoOutcome { step_target, .. } = &entry.event
+        {
+            self.running.remove(step_target);
+        }
         match position {
-            LogPosition::InGroup(step_target) if self.open_group.as_ref() == Some(step_target) => {}
+            LogPosition::InGroup(step_target) if self.open_group.as_ref() == Some(&step_target.step) => {}
+            LogPosition::AfterGroup if !self.running.is_empty() => {}
             LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => self.close_group(),
         }
         let title = items.iter().find_map(|item| match item {
-            DisplayItem::StepStarted { keyword: "start", label, reason } if reason.is_empty() => Some(label.clone()),
-            DisplayItem::StepStarted { keyword: "start", label, reason } => Some(format!("{label}: {reason}")),
-            DisplayItem::StepStarted { keyword, label, .. } => Some(format!("{label}: {keyword}")),
+            DisplayItem::StepStarted { keyword, label, step, reason } => {
+                let name = step.as_ref().unwrap_or(label);
+                Some(match (*keyword, reason.as_str()) {
+                    ("start", "") => name.clone(),
+                    ("start", reason) => format!("{name}: {reason}"),
+                    (keyword, _) => format!("{name}: {keyword}"),
+                })
+            }
             DisplayItem::Heading(_)
             | DisplayItem::Line(_)
             | DisplayItem::StepMessage(_)
             | DisplayItem::Meter { .. }
-            | DisplayItem::StepEnded => None,
+            | DisplayItem::StepEnded { .. } => None,
         });
         if let (LogPosition::InGroup(step_target), Some(title)) = (position, title) {
             self.open_group_for(step_target, &title);
+            self.running.insert(step_target.clone());
         }
         for item in items {
             self.show_item(position, item);
@@ -196,7 +232,7 @@ impl DeploymentReporter for GroupedLogReporter {
     fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
         let shown = match self.options.verbosity {
             Verbosity::Quiet => return,
-            Verbosity::Normal => self.throttle.admit(lines),
+            Verbosity::Normal => self.throttles.admit(step_target, lines),
             Verbosity::Verbose => ThrottledLines { left_out: 0, lines: lines.to_vec() },
         };
         self.write_output(step_target, &shown);

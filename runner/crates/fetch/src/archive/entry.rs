@@ -15,6 +15,10 @@ const MAX_DEPTH: usize = 128;
 /// The longest component of a path in bytes, as Unix file systems allow.
 const MAX_NAME_BYTES: usize = 255;
 
+/// The names in the unpacked folder that are not the archive's: the list of files, and the file that says of which release the folder is
+/// (docs/steps.md).
+const RESERVED_NAMES: [&str; 2] = [file_list::FILE_LIST_NAME, ".pawl-digest"];
+
 /// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ArchiveEntryKind {
@@ -53,7 +57,8 @@ impl EntryPath {
             path.push_str(component);
         }
         // In any case, and with anything below it, because the folder may move to a file system that ignores case.
-        if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(file_list::FILE_LIST_NAME)) {
+        let first = path.split('/').next().unwrap_or_default();
+        if RESERVED_NAMES.iter().any(|reserved| first.eq_ignore_ascii_case(reserved)) {
             return refused(EntryRefusal::Reserved);
         }
         Ok(Self(path))

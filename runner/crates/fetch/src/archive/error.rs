@@ -138,8 +138,8 @@ pub enum EntryRefusal {
     /// A component of the path is `..`.
     #[error("its path contains `..`")]
     ParentComponent,
-    /// It would replace the folder's list of files.
-    #[error("the name is reserved for the list of files")]
+    /// It would replace a file that is not the archive's.
+    #[error("the name is reserved for the runner's own files")]
     Reserved,
     /// Another entry has the same name.
     #[error("another entry has the same name")]

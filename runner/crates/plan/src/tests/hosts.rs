@@ -3,7 +3,7 @@
 use expect_test::expect;
 use serde_json::json;
 
-use super::{check, good, parse_for};
+use super::{check, good, parse, parse_for, rendered};
 use crate::{EffectPlace, HostAddress, Plan};
 
 const FLEET: &str = r#"version: 1
@@ -318,4 +318,48 @@ fn ssh_has_its_files_beside_the_plan() {
               hint: use one of `config`, `known-hosts`
         "#]],
     );
+}
+
+/// A plan with a group of so many hosts, and a rollout.
+fn with_rollout(hosts: usize, rollout: &str) -> String {
+    let hosts: Vec<_> = (1..=hosts).map(|number| format!("{{ at: local, name: web-{number} }}")).collect();
+    format!(
+        "version: 1\napp: shop\nenvironments:\n  prod:\n    hosts: {{ web: [{}] }}\n    rollout: {rollout}\nsteps: {{ switch: {{ on: web }} }}\n",
+        hosts.join(", ")
+    )
+}
+
+#[test]
+fn a_rollout_has_the_hosts_of_each_batch() {
+    for (hosts, batches, expected) in [
+        (8, "[1, 25%, 100%]", vec![1, 2, 8]),
+        // Rounded up; the rest follows.
+        (7, "[10%, 50%]", vec![1, 4, 7]),
+        // A batch that adds nothing is none.
+        (3, "[1, 25%, 3, 100%]", vec![1, 3]),
+        (2, "[5]", vec![2]),
+    ] {
+        let text = with_rollout(hosts, &format!("{{ on: web, batches: {batches}, pause: 2m }}"));
+        let rollout = good(&text).rollout.unwrap();
+        assert_eq!(rollout.batches, expected, "{batches} of {hosts}");
+        assert_eq!(rollout.pause.as_secs(), 120);
+        let added: Vec<_> = rollout.added().flatten().collect();
+        assert_eq!(added, rollout.hosts.iter().collect::<Vec<_>>(), "each host once, in order");
+    }
+}
+
+#[test]
+fn a_rollout_that_can_not_be_is_refused() {
+    for (rollout, expected) in [
+        ("{ on: db, batches: [1] }", "no host group `db`"),
+        ("{ on: web, batches: [1, 0] }", "`0` is not the size of a batch"),
+        ("{ on: web, batches: [120%] }", "`120%` is not the size of a batch"),
+        ("{ on: web, batches: [some] }", "`some` is not the size of a batch"),
+        ("{ on: web, batches: [100%, 1] }", "`batches` must grow"),
+        ("{ on: web, batches: [1], pause: 0s }", "`pause` cannot be 0"),
+        ("{ on: web }", "`batches`"),
+    ] {
+        let problems = rendered(&parse(&with_rollout(4, rollout)).expect_err("it is refused"));
+        assert!(problems.contains(expected), "{rollout}: {problems}");
+    }
 }

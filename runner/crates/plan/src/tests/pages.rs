@@ -30,10 +30,11 @@ fn each_error_of_a_plan_has_a_true_page() {
 #[test]
 fn the_plans_in_the_reference_parse() {
     let plans = plans(include_str!("../../../../../docs/plan.md"));
-    assert_eq!(plans.len(), 4);
+    assert_eq!(plans.len(), 5);
     parse_for(plans[0], Some("prod")).unwrap();
     super::good(plans[1]);
     parse_for(plans[2], Some("test")).unwrap();
     super::good(plans[3]);
+    super::good(plans[4]);
     super::good(self::plans(include_str!("../../../../../docs/hosts.md"))[0]);
 }

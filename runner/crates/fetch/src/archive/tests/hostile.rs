@@ -31,6 +31,7 @@ fn paths_outside_are_refused() {
         (".pawl-files", EntryRefusal::Reserved),
         ("./.PAWL-files", EntryRefusal::Reserved),
         (".pawl-files/x", EntryRefusal::Reserved),
+        (".pawl-digest", EntryRefusal::Reserved),
     ] {
         tar_refused(TestTarBuilder::new().file("ok", "1").file(name, "2"), name, refusal.clone());
         tar_refused(TestTarBuilder::new().dir(name), name, refusal.clone());

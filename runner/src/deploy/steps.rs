@@ -1,0 +1,205 @@
+//! Runs the steps of an attempt in the plan's order, each on all its targets: on other hosts at the same time, on this machine one after
+//! the other.
+//!
+//! Invariant: a step begins when the one before has ended on all targets, and nothing begins after a failure on any of them. With a
+//! rollout, the steps that users see, on hosts of its group, do so batch by batch.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::{
+    AttemptError, PlannedStep,
+    assumed_steps::{assumed_receipt, receipt_in_rollback},
+    attempt::RunningAttempt,
+    step::{StepRunner, check_recorded_receipt},
+};
+use contract::{TargetName, diagnostic::Notice, step::StepPhase, text::format_duration};
+use journal::{
+    StepTarget,
+    decision::StepDisposition,
+    event::{Decision, DecisionReason, ROLLBACK},
+};
+use plan::Rollout;
+
+/// Runs all selected steps.
+pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
+    let prepared = attempt.prepared();
+    // Back to a release that was live, or to nothing new, it goes at once.
+    let is_forward = attempt.overrides().command != Some(ROLLBACK) && !attempt.overrides().is_import();
+    let rollout = prepared.plan.rollout.as_ref().filter(|_| is_forward);
+    let mut steps = prepared.steps.chunk_by(|one, other| one.step.id == other.step.id).peekable();
+    let mut checked = BTreeSet::new();
+    while let Some(of_step) = steps.next() {
+        match rollout.filter(|rollout| is_rolled_out(rollout, of_step)) {
+            None => run_step(attempt, of_step, &mut checked, |_| true).await?,
+            Some(rollout) => {
+                let mut in_batches = vec![of_step];
+                while let Some(next) = steps.next_if(|next| is_rolled_out(rollout, next)) {
+                    in_batches.push(next);
+                }
+                roll_out(attempt, rollout, &in_batches, &mut checked).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a step reaches its hosts in batches.
+fn is_rolled_out(rollout: &Rollout, of_step: &[PlannedStep]) -> bool {
+    of_step.iter().any(|planned| {
+        planned.description.phase != StepPhase::Prepare && rollout.hosts.contains(&planned.step_target.target)
+    })
+}
+
+/// Runs steps that follow each other on the hosts of one batch after the other. Targets outside of the group follow with the last one.
+async fn roll_out(
+    attempt: &mut RunningAttempt<'_>,
+    rollout: &Rollout,
+    steps: &[&[PlannedStep]],
+    checked: &mut BTreeSet<StepTarget>,
+) -> Result<(), AttemptError> {
+    let count = rollout.batches.len();
+    for (number, (added, until)) in (1..).zip(rollout.added().zip(&rollout.batches)) {
+        let is_last = number == count;
+        let is_in_batch = |target: &TargetName| added.contains(target) || is_last && !rollout.hosts.contains(target);
+        for of_step in steps {
+            run_step(attempt, of_step, checked, is_in_batch).await?;
+        }
+        let epoch = attempt.header.epoch;
+        let has_run = attempt
+            .state()
+            .records
+            .iter()
+            .any(|(step_target, record)| record.intent.epoch == epoch && added.contains(&step_target.target));
+        if !is_last && has_run && !rollout.pause.is_zero() {
+            let pause = format_duration(u64::try_from(rollout.pause.as_millis()).unwrap_or(u64::MAX));
+            let done = format!("batch {number} of {count} is done ({until} of {} hosts)", rollout.hosts.len());
+            attempt.prepared().show(Notice::note(format!("{done}; the next one begins in {pause}")));
+            attempt.interrupt.pause(rollout.pause).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a step on those of its targets that `is_included`.
+async fn run_step(
+    attempt: &mut RunningAttempt<'_>,
+    of_step: &[PlannedStep],
+    checked: &mut BTreeSet<StepTarget>,
+    is_included: impl Fn(&TargetName) -> bool,
+) -> Result<(), AttemptError> {
+    let (prepared, selection) = (attempt.prepared(), &attempt.overrides().selection);
+    let index = prepared.index(&of_step[0].step.id).expect("it is a step of the plan");
+    if prepared.first_step_after_setup() == Some(index) {
+        prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
+    }
+    let is_rollback = attempt.overrides().command == Some(ROLLBACK);
+    if of_step.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
+        check_late_migrations(attempt, checked).await?;
+    }
+    let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
+    let disposition = selection.disposition_of(index, named_index);
+    let shared = &*attempt;
+    let included = of_step.iter().filter(|planned| is_included(&planned.step_target.target));
+    let run = async |planned| run_on_target(shared, planned, disposition).await;
+    let (ended, error) = on_each_target(included, run).await;
+    for (planned, outputs) in ended {
+        if let Some(outputs) = outputs {
+            attempt.outputs.insert(&planned.step_target, outputs);
+        }
+    }
+    error.map_or(Ok(()), Err)
+}
+
+/// Runs something for a step on each of its targets, as far as nothing fails on this machine. Returns what it gave where it succeeded,
+/// and the error.
+pub(super) async fn on_each_target<'p, T>(
+    of_step: impl IntoIterator<Item = &'p PlannedStep>,
+    run: impl AsyncFn(&'p PlannedStep) -> Result<T, AttemptError>,
+) -> (Vec<(&'p PlannedStep, T)>, Option<AttemptError>) {
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        of_step.into_iter().partition(|planned| planned.step.remote_host().is_none());
+    let run = &run;
+    let here = async {
+        let mut ended = Vec::new();
+        for planned in here {
+            let result = run(planned).await;
+            let has_failed = result.is_err();
+            ended.push((planned, result));
+            if has_failed {
+                break;
+            }
+        }
+        ended
+    };
+    let elsewhere = elsewhere.into_iter().map(async |planned| (planned, run(planned).await));
+    let (here, elsewhere) = futures_util::future::join(here, futures_util::future::join_all(elsewhere)).await;
+    let (mut succeeded, mut errors) = (Vec::new(), Vec::new());
+    for (planned, result) in here.into_iter().chain(elsewhere) {
+        match result {
+            Ok(value) => succeeded.push((planned, value)),
+            Err(error) => errors.push(error),
+        }
+    }
+    (succeeded, AttemptError::of_several(errors))
+}
+
+/// Runs a step on a target, if it is selected, and returns its outputs.
+async fn run_on_target(
+    attempt: &RunningAttempt<'_>,
+    planned: &PlannedStep,
+    disposition: StepDisposition,
+) -> Result<Option<Map<String, Value>>, AttemptError> {
+    Ok(Some(match disposition {
+        StepDisposition::Exclude => return Ok(None),
+        StepDisposition::AssumeDone => assume_done(attempt, planned, DecisionReason::RequestedByOperator)?,
+        // The release was verified here with this database or an older one, and its files may be gone.
+        StepDisposition::Evaluate { .. } if attempt.overrides().leaves_out_of_rollback(planned) => {
+            assume_done(attempt, planned, DecisionReason::NotInRollback)?
+        }
+        StepDisposition::Evaluate { selected_by_name } => {
+            StepRunner { attempt }.run(planned, selected_by_name).await?.outputs
+        }
+    }))
+}
+
+/// Checks the migrations whose directory is known since the last step, before a step commits anything.
+async fn check_late_migrations(
+    attempt: &mut RunningAttempt<'_>,
+    checked: &mut BTreeSet<StepTarget>,
+) -> Result<(), AttemptError> {
+    let prepared = attempt.prepared();
+    for planned in &prepared.steps {
+        let is_late = planned.description.behaviors.migrates.is_some() && !planned.step.pending.is_empty();
+        if !is_late || checked.contains(&planned.step_target) {
+            continue;
+        }
+        // Until all its lookups are known, there is nothing to check.
+        let Ok(config) = attempt.with_view(|view| view.resolve_config(planned)) else { continue };
+        checked.insert(planned.step_target.clone());
+        let found = prepared.check_migrations_of(planned, config, attempt.journal.get_mut().state()).await;
+        if let Some(first) = found.err().and_then(|problems| problems.into_iter().next()) {
+            return Err(AttemptError::Plan(first));
+        }
+    }
+    Ok(())
+}
+
+/// Assumes that a step is done: it comes before the named one, or is not part of a rollback. Returns its recorded outputs.
+fn assume_done(
+    attempt: &RunningAttempt<'_>,
+    planned: &PlannedStep,
+    reason: DecisionReason,
+) -> Result<Map<String, Value>, AttemptError> {
+    let mut journal = attempt.journal.borrow_mut();
+    let receipt = if reason == DecisionReason::NotInRollback {
+        receipt_in_rollback(journal.state(), planned)
+    } else {
+        assumed_receipt(journal.state(), planned, &attempt.header.release)
+    };
+    check_recorded_receipt(planned, &journal, &receipt)?;
+    let outputs = receipt.outputs.clone();
+    journal.record_decision(&planned.step_target, Decision::Skip { reason, receipt })?;
+    Ok(outputs)
+}

@@ -1,0 +1,67 @@
+//! Dials hosts: only some at once, and again a moment later where a server takes no more connections now.
+
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use super::{AgentConnection, reach};
+use contract::diagnostic::Diagnostic;
+use plan::{PlanHost, SshOptions};
+
+/// How many hosts are dialed at once. sshd refuses some of more than 10 by default (`MaxStartups`), and all hosts may be behind one.
+const MAX_AT_ONCE: usize = 8;
+/// How often a host is dialed whose server hangs up at once.
+const MAX_TRIES: u32 = 5;
+/// How long to wait then; each further wait is twice as long, and a random part longer.
+const FIRST_PAUSE: Duration = Duration::from_millis(300);
+
+/// Dials the hosts of a deployment.
+pub struct Dialer {
+    options: SshOptions,
+    permits: Semaphore,
+}
+
+impl Dialer {
+    /// A dialer that calls ssh with these options.
+    #[must_use]
+    pub fn new(options: SshOptions) -> Self {
+        Self { options, permits: Semaphore::new(MAX_AT_ONCE) }
+    }
+
+    /// Connects to a host, and starts its agent.
+    ///
+    /// # Errors
+    /// The host can't be reached, or can't run the agent.
+    pub async fn dial(&self, host: &PlanHost, tell_upload: &dyn Fn(usize)) -> Result<AgentConnection, Diagnostic> {
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 1;
+        loop {
+            let permit = self.permits.acquire().await;
+            let dialed = reach(host, &self.options, tell_upload).await;
+            drop(permit);
+            match dialed {
+                Err(diagnostic) if is_hung_up(&diagnostic) && tries < MAX_TRIES => {
+                    tokio::time::sleep(pause + pause.mul_f64(random_fraction())).await;
+                    pause *= 2;
+                    tries += 1;
+                }
+                dialed => return dialed,
+            }
+        }
+    }
+}
+
+/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`.
+fn is_hung_up(diagnostic: &Diagnostic) -> bool {
+    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
+    diagnostic.causes.iter().any(|cause| words.iter().any(|word| cause.contains(word)))
+}
+
+/// From 0 to 1.
+fn random_fraction() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
