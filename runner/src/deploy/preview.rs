@@ -59,32 +59,49 @@ pub async fn preview_deployment(
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
     let mut outputs = StepOutputs::default();
     let mut previews = Vec::new();
-    for (index, planned) in prepared.indexed_steps() {
+    let mut index = 0;
+    for of_step in prepared.steps.chunk_by(|one, other| one.step.id == other.step.id) {
+        let disposition = overrides.selection.disposition_of(index, named_index);
+        index += of_step.len();
         let view =
             AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs, is_local_state };
-        let mut preview = StepPreview {
-            step_target: planned.step_target.clone(),
-            phase: planned.description.phase,
-            decision: None,
-            changes: Vec::new(),
-            unknown_reason: None,
-        };
-        match overrides.selection.disposition_of(index, named_index) {
-            StepDisposition::Exclude => preview.unknown_reason = Some("not selected".to_owned()),
-            StepDisposition::AssumeDone => {
-                preview.decision =
-                    Some(Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Default::default() });
+        // All hosts are asked at once.
+        let of_targets = of_step.iter().map(async |planned| preview_target(&view, planned, disposition).await);
+        let of_targets = futures_util::future::join_all(of_targets).await;
+        for (planned, preview) in of_step.iter().zip(of_targets) {
+            let preview = preview?;
+            if let Some(known) = outputs_if_skipped(&state, &header.release, planned, preview.decision.as_ref()) {
+                outputs.insert(&planned.step_target, known);
             }
-            StepDisposition::Evaluate { selected_by_name } => {
-                preview_step(&view, planned, selected_by_name, &mut preview).await?;
-            }
+            previews.push(preview);
         }
-        if let Some(known) = outputs_if_skipped(&state, &header.release, planned, preview.decision.as_ref()) {
-            outputs.insert(&planned.step_target, known);
-        }
-        previews.push(preview);
     }
     Ok((header, previews))
+}
+
+async fn preview_target(
+    view: &AttemptView<'_>,
+    planned: &PlannedStep,
+    disposition: StepDisposition,
+) -> Result<StepPreview, Vec<Diagnostic>> {
+    let mut preview = StepPreview {
+        step_target: planned.step_target.clone(),
+        phase: planned.description.phase,
+        decision: None,
+        changes: Vec::new(),
+        unknown_reason: None,
+    };
+    match disposition {
+        StepDisposition::Exclude => preview.unknown_reason = Some("not selected".to_owned()),
+        StepDisposition::AssumeDone => {
+            preview.decision =
+                Some(Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Default::default() });
+        }
+        StepDisposition::Evaluate { selected_by_name } => {
+            preview_step(view, planned, selected_by_name, &mut preview).await?;
+        }
+    }
+    Ok(preview)
 }
 
 async fn preview_step(
