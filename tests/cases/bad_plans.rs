@@ -62,7 +62,7 @@ fn missing_grant_is_rejected() {
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }
               |                                               ^^^ not granted
-              hint: add `app: "./app"` to `dirs:` in the step's `grants:`; the module's reason: it stores releases/ and shared/
+              hint: add `app: "./app"` to `dirs:` in the step's `grants:`; the module needs it because it stores releases/ and shared/
         "#]],
     );
 }

@@ -169,7 +169,7 @@ fn on_place(
     if let (Some(strong), Some(StepTrust::Sandbox)) = (host_capability, trust) {
         let error = PlanError::new(
             ErrorCode::NeedsTrust,
-            format!("{what} is granted {strong}, which can do whatever the host can"),
+            format!("{what} is granted {strong}, which can do whatever the runner's user can"),
         );
         let hint = format!("add `trust: host`, or use a module that needs no {strong}");
         problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
@@ -268,7 +268,7 @@ fn check_program(config: &SubstitutedConfig, problems: &mut PlanErrorCollector) 
         return;
     }
     let error =
-        PlanError::new(ErrorCode::InvalidValue, format!("`{program}` is no path and no bare name of a program"));
+        PlanError::new(ErrorCode::InvalidValue, format!("`{program}` is neither a bare name nor a path that begins with `/`, `./` or `../`"));
     let hint = match program.contains('/') && !program.starts_with('~') && !program.ends_with('/') {
         true => format!("did you mean `./{program}`? It is in the plan's folder"),
         false => "write `/usr/sbin/nginx`, `nginx` or `./build.sh`".to_owned(),

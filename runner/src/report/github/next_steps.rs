@@ -155,7 +155,7 @@ fn module_hint(failure: &StepFailure) -> Option<String> {
 fn after_lost_step(failure: &StepFailure, job: &FailedJob<'_>) -> Vec<String> {
     let step = job.step.as_ref().map_or_else(|| "the step".to_owned(), |step| format!("`{step}`"));
     let mut steps: Vec<_> = module_hint(failure).into_iter().collect();
-    steps.push(format!("check what {step} did: nobody knows how it ended"));
+    steps.push(format!("check what {step} did: its outcome is unknown"));
     steps.push(format!("{}: it probes {step} before it runs it, and stops there if no probe can tell", rerun(job)));
     steps
 }

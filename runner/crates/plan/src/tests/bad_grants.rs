@@ -238,7 +238,7 @@ fn programs() {
     check_step(
         "    grants: { programs: [ls] }",
         expect![[r#"
-            error[P0124]: step `a` is granted programs, which can do whatever the host can
+            error[P0124]: step `a` is granted programs, which can do whatever the runner's user can
              --> deploy.yml:4:3
               |
             4 |   a:
@@ -317,7 +317,7 @@ fn sockets_and_secrets() {
     check(
         "version: 1\napp: shop\nsecrets: { TOKEN: env:TOKEN }\nsteps:\n  a:\n    uses: x\n    grants:\n      sockets: { engine: unix:/run/engine.sock, b: /run/b.sock, c: \"unix:\" }\n      secrets: [TOKEN, TOKNE, OTHER]\n",
         expect![[r#"
-            error[P0124]: step `a` is granted sockets, which can do whatever the host can
+            error[P0124]: step `a` is granted sockets, which can do whatever the runner's user can
              --> deploy.yml:5:3
               |
             5 |   a:
