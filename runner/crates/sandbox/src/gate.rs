@@ -197,7 +197,9 @@ impl CapabilityGate {
         match self.dirs.get(name) {
             Some((_, DirAccess::ReadWrite)) => Ok(dir),
             _ if self.purpose != CallPurpose::Mutate => Err(self.read_only_failure("write to a directory")),
-            _ => Err(self.denied_failure("write access to directory", name, &format!("dirs: {{ {name}: \"<path>\" }}"))),
+            _ => {
+                Err(self.denied_failure("write access to directory", name, &format!("dirs: {{ {name}: \"<path>\" }}")))
+            }
         }
     }
 
@@ -215,8 +217,11 @@ impl CapabilityGate {
         }
         match Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(ContentSource::Url(url)),
-            Ok(_) | Err(_) => Err(failure(FailureKind::InvalidConfig, format!("{text:?} is not a source"))
-                .with_hint("write `file:<granted directory>/<path>` or an http(s) URL")),
+            Ok(_) | Err(_) => Err(failure(
+                FailureKind::InvalidConfig,
+                format!("`{}` is not a source", contract::text::escape_line(text)),
+            )
+            .with_hint("write `file:<granted directory>/<path>` or an http(s) URL")),
         }
     }
 

@@ -38,7 +38,9 @@ pub enum ProgramFault {
 impl fmt::Display for ProgramFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotOnPath { search_path } if search_path.is_empty() => f.write_str("it is not in any folder on the step's PATH"),
+            Self::NotOnPath { search_path } if search_path.is_empty() => {
+                f.write_str("it is not in any folder on the step's PATH")
+            }
             Self::NotOnPath { search_path } => write!(f, "it is not in any folder on the step's PATH, {search_path}"),
             Self::Missing => f.write_str("there is no such file"),
             Self::Directory => f.write_str("it is a directory"),
