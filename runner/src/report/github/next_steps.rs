@@ -360,6 +360,13 @@ mod tests {
                  `message: …`; if it did not finish, run a workflow with `accept-drift: index`",
             ),
             (
+                "if it finished, run `runner resolve --env prod index --as done --message \"checked by hand\"`, then run \
+                 `runner --env prod` again; if it did not finish, run `runner --env prod --accept-drift index`",
+                "if it finished, run a workflow with `command: resolve` and `resolve: index=done` and `message: …`, then press \
+                 \"Re-run failed jobs\" (`gh run rerun 4711 --failed`); if it did not finish, run a workflow with \
+                 `accept-drift: index`",
+            ),
+            (
                 "run `runner --env prod --rerun index`, or `runner --env prod`",
                 "run a workflow with `rerun: index`, or press \"Re-run failed jobs\" (`gh run rerun 4711 --failed`)",
             ),

@@ -577,7 +577,10 @@ impl MigrationRun<'_> {
                 let mut failure = StepFailure::from(fault);
                 failure.hint = hint.or(failure.hint);
                 if lost {
-                    failure.hint = Some("check that the database server answers: the next attempt resumes where this one ended".to_owned());
+                    failure.hint = Some(
+                        "check that the database server answers: the next attempt resumes where this one ended"
+                            .to_owned(),
+                    );
                 }
                 failure
             }
