@@ -237,8 +237,7 @@ fn secrets_must_match_the_grant() {
         fixture.run()
     };
     reveal(json!({})).assert_denied("secret `TOKEN`", "secrets: [TOKEN]");
-    reveal(json!({ "secrets": ["TOKEN"] }))
-        .assert_denied("to see the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
+    reveal(json!({ "secrets": ["TOKEN"] })).assert_denied("the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
     assert_eq!(reveal(json!({ "secrets": { "TOKEN": "reveal" } })).outputs["length"], 21);
 }
 

@@ -91,7 +91,9 @@ impl FileStore {
     }
 
     fn try_receive(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(receiving) = &mut self.receiving else { return Err(io::Error::other("content arrived without a file")) };
+        let Some(receiving) = &mut self.receiving else {
+            return Err(io::Error::other("content arrived without a file"));
+        };
         io::Write::write_all(&mut receiving.file, bytes)?;
         receiving.left = receiving
             .left

@@ -350,6 +350,7 @@ fn store_problem(error: &io::Error, files: &FileStore) -> Problem {
 }
 
 fn store_failure(error: &io::Error, files: &FileStore) -> StepFailure {
-    let failure = StepFailure::new(FailureKind::NotBegun, format!("can't store files from the runner's machine: {error}"));
+    let failure =
+        StepFailure::new(FailureKind::NotBegun, format!("can't store files from the runner's machine: {error}"));
     failure.with_hint(format!("free space in {} on the host", files.folder().display()))
 }

@@ -252,7 +252,11 @@ fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         let code = contract::error_code::ErrorCode::RunnerFault;
-        vec![Diagnostic::new(code, "can't set up the runtime").with_cause(error).with_hint("if a limit is the cause (`ulimit -n`, `ulimit -u`), raise it; otherwise report this")]
+        vec![
+            Diagnostic::new(code, "can't set up the runtime")
+                .with_cause(error)
+                .with_hint("if a limit is the cause (`ulimit -n`, `ulimit -u`), raise it; otherwise report this"),
+        ]
     })?;
     let result = runtime.block_on(async {
         let result = work.await;

@@ -74,7 +74,7 @@ impl AgentConnection {
     /// connection.
     ///
     /// # Errors
-    /// The agent does not say hello.
+    /// The agent's first message is not a greeting.
     pub async fn open<G: Send + 'static>(
         mut from: impl AsyncRead + Unpin + Send + 'static,
         to: impl AsyncWrite + Unpin + Send + 'static,

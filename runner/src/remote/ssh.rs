@@ -279,7 +279,10 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
     let log_in = format!("`{}` must log in without a prompt", ssh_command(address, options));
     let diagnostic = if said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed") {
         let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
-        let hint = format!("compare the key that the host sends with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host; if they match, add it: `{}`", keyscan_command(address, options));
+        let hint = format!(
+            "compare the key that the host sends with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host; if they match, add it: `{}`",
+            keyscan_command(address, options)
+        );
         Diagnostic::new(ErrorCode::HostKeyUnknown, format!("the key of host {shown} {how}")).with_hint(hint)
     } else if said("Permission denied (") {
         let message = format!("host {shown} refused the login");

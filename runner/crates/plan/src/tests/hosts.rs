@@ -303,7 +303,7 @@ fn ssh_has_its_files_beside_the_plan() {
     check(
         "version: 1\napp: shop\nenvironments: { prod: { ssh: { config: \"\", key: x } } }\nsteps: { pull: {} }\n",
         expect![[r#"
-            error[P0118]: `config` of `ssh` is no path: it is empty
+            error[P0118]: `config` of `ssh` is not a path: it is empty
              --> deploy.yml:3:40
               |
             3 | environments: { prod: { ssh: { config: "", key: x } } }
