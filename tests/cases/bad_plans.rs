@@ -62,7 +62,7 @@ fn missing_grant_is_rejected() {
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }
               |                                               ^^^ not granted
-              hint: add `app: "./app"` to `dirs:` in the step's `grants:`; the module's reason: it stores releases/ and shared/
+              hint: add `app: "./app"` to `dirs:` in the step's `grants:`; the module needs it because it stores releases/ and shared/
         "#]],
     );
 }
@@ -215,7 +215,7 @@ fn label_with_a_path_is_rejected() {
     let refused = environment.run(&["--local", "--release", "../x"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0206]: "../x" is not a valid release label: a letter or digit, then up to 127 letters, digits or `._+-`
+        error[P0206]: `../x` is not a valid release label: it must be a letter or digit, then up to 127 letters, digits or `._+-`
           hint: use a label such as `--release v1.4.2`; it becomes part of paths and URLs
     "#]]
     .assert_eq(&refused.stderr_snapshot());

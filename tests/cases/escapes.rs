@@ -98,7 +98,7 @@ fn read_only_grant_cannot_be_changed() {
     }
     let digest = format!("sha256:{}", "0".repeat(64));
     let with = json!({ "do": "unpack", "url": "file:data/own.txt", "text": digest, "path": "data", "to": "new" });
-    run_contained(with).assert_denied("writing to directory `data`", "dirs: { data: \"<path>\" }");
+    run_contained(with).assert_denied("write access to directory `data`", "dirs: { data: \"<path>\" }");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn link_in_a_writable_grant_does_not_lead_the_runner_outside() {
     }
     let trial = fixture(json!({ "dirs": { "app": "./app", "sub": "./app/sub" } }));
     let refused = trial.environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_stderr_contains("a link in a writable directory leads out of it");
+    refused.assert_exit(2).assert_stderr_contains("a link in a writable directory points outside it");
     untouched(&trial);
 }
 
@@ -237,8 +237,7 @@ fn secrets_must_match_the_grant() {
         fixture.run()
     };
     reveal(json!({})).assert_denied("secret `TOKEN`", "secrets: [TOKEN]");
-    reveal(json!({ "secrets": ["TOKEN"] }))
-        .assert_denied("to see the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
+    reveal(json!({ "secrets": ["TOKEN"] })).assert_denied("the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
     assert_eq!(reveal(json!({ "secrets": { "TOKEN": "reveal" } })).outputs["length"], 21);
 }
 

@@ -119,7 +119,7 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
           info   migrate  applied 0002_first_products.sql in [TIME]
         ::endgroup::
           FAIL   migrate [TIME]
-        FAILED r1 to test at `migrate` after [TIME] (1 ran, 1 failed)
+        FAILED: r1 to test at `migrate`, after [TIME] (1 ran, 1 failed)
         ::error file=migrations/0003_orders.sql,line=3,col=1,title=Pawl P0301::step `migrate` failed on attempt 1%0Amigrations/0003_orders.sql:3: no such table: ordr%0Ahint: correct the file: its statements were rolled back, and the files before it will not run again; push the fix: "Re-run failed jobs" uses this same commit, and would fail here again; the push starts a new workflow run, which does not find this journal: all steps run or are probed again; applied migrations are not repeated. With `state: git:origin` it would go on at `migrate` (docs/github.md)
     "#]].assert_eq(&failed.stdout_snapshot());
     assert_eq!(failed.stdout.matches("no such table").count(), 1, "{}", failed.stdout);

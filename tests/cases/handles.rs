@@ -33,7 +33,7 @@ fn server_receives_the_secret_and_the_step_does_not() {
     assert_eq!(with.outputs["status"], 204, "{with:#?}");
     let seen =
         guest_with_secret(json!({ "do": "reveal", "name": "TOKEN" }), grants.clone(), json!({ "TOKEN": "use" })).run();
-    seen.assert_denied("see the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
+    seen.assert_denied("the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
     let revealed =
         guest_with_secret(json!({ "do": "reveal", "name": "TOKEN" }), grants, json!({ "TOKEN": "reveal" })).run();
     assert_eq!(revealed.outputs["length"], NGINX_TOKEN.len(), "{revealed:#?}");

@@ -1,4 +1,4 @@
-//! A live release without a history: it is said, and can be taken into the history.
+//! A live release without a history: it is said, and can be added to the history.
 
 use std::fs;
 

@@ -60,7 +60,7 @@ fn source_text_is_rejected() {
         "export const step = {};\n",
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
-        caused by: it is not WebAssembly: it begins with "export const ste"
+        caused by: it is not WebAssembly: it begins with `export const ste`
         hint: point `uses` at the .wasm that the build wrote, not at its source; see docs/steps.md
     "#]],
     );

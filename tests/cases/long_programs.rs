@@ -273,7 +273,7 @@ fn program_that_ends_itself_when_interrupted_has_failed_cleanly() {
 fn program_that_is_ended_by_an_interrupt_is_in_doubt_and_its_output_is_kept() {
     let environment = environment("", "echo said before\nwhile :; do sleep 0.02; done\n");
     let seen = interrupt(&environment);
-    assert!(seen.contains("step `build` was cut off, and nothing can tell what it did"), "{seen}");
+    assert!(seen.contains("step `build` was cut off, and has no probe that can tell what it did"), "{seen}");
     assert!(seen.contains("runner resolve --local build --as done"), "{seen}");
     let recorded = events(&environment, JOURNAL);
     assert!(recorded.iter().all(|event| event["type"] != "outcome"), "nobody knows what it did");

@@ -41,7 +41,7 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "traversal",
             tar(&[file("ok", b"1"), file("../outside", b"owned")]),
-            refused_entry("\"../outside\": its path contains `..`"),
+            refused_entry("`../outside`: its path contains `..`"),
         ),
         ("traversal in the middle", tar(&[file("a/../../outside", b"owned")]), refused_entry("its path contains `..`")),
         (
@@ -57,12 +57,12 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "absolute",
             tar(&[file("/tmp/pawl-owned", b"owned")]),
-            refused_entry("\"/tmp/pawl-owned\": its path is absolute"),
+            refused_entry("`/tmp/pawl-owned`: its path is absolute"),
         ),
         (
             "link, then through it",
             tar(&[symlink("way", ".."), file("way/outside", b"owned")]),
-            refused_entry("its path goes through the link \"way\""),
+            refused_entry("its path goes through the link `way`"),
         ),
         (
             "link, then over it",
@@ -72,12 +72,12 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "link out",
             tar(&[symlink("way", "../../../outside")]),
-            refused_entry("it links to \"../../../outside\", outside the folder"),
+            refused_entry("it links to `../../../outside`, outside the folder"),
         ),
         (
             "link to an absolute path",
             tar(&[symlink("way", "/etc")]),
-            refused_entry("it links to the absolute path \"/etc\""),
+            refused_entry("it links to the absolute path `/etc`"),
         ),
         (
             "link out by another",
@@ -87,12 +87,12 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "hard link out",
             tar(&[hard_link("way", "../outside")]),
-            refused_entry("it links to \"../outside\", outside the folder"),
+            refused_entry("it links to `../outside`, outside the folder"),
         ),
         (
             "hard link to an absolute path",
             tar(&[hard_link("way", "/etc/passwd")]),
-            refused_entry("it links to the absolute path \"/etc/passwd\""),
+            refused_entry("it links to the absolute path `/etc/passwd`"),
         ),
         (
             "hard link to a link",
@@ -102,7 +102,7 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "device",
             tar(&[entry_of_kind(b'3')]),
-            refused_entry("\"odd\": it is a character device, not a file, directory or link"),
+            refused_entry("`odd`: it is a character device, not a file, directory or link"),
         ),
         ("block device", tar(&[entry_of_kind(b'4')]), refused_entry("it is a block device, not a file")),
         ("pipe", tar(&[entry_of_kind(b'6')]), refused_entry("it is a pipe, not a file")),
@@ -123,7 +123,7 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "case",
             tar(&[file("Readme", b"1"), file("README", b"2")]),
-            refused_entry("its name differs from \"Readme\" only in case"),
+            refused_entry("its name differs from `Readme` only in case"),
         ),
         (
             "normal form",
@@ -133,7 +133,7 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         ("duplicate", tar(&[file("a", b"1"), file("./a", b"2")]), refused_entry("another entry has the same name")),
         ("folder over file", tar(&[file("a", b"1"), folder("a")]), refused_entry("another entry has the same name")),
         ("file over folder", tar(&[folder("a"), file("a", b"1")]), refused_entry("another entry has the same name")),
-        ("below a file", tar(&[file("a", b"1"), file("a/b", b"1")]), refused_entry("its parent \"a\" is a file")),
+        ("below a file", tar(&[file("a", b"1"), file("a/b", b"1")]), refused_entry("its parent `a` is a file")),
         ("no name", tar(&[file(".", b"1")]), refused_entry("it has no name")),
         ("our own list", tar(&[file(".pawl-files", b"1")]), refused_entry("the name is reserved")),
         (
@@ -144,7 +144,7 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "bomb by count",
             tar(&many),
-            ("limit", "more than 2000 entries, at \"f2000\"", "raise `max-files` if the archive is right"),
+            ("limit", "more than 2000 entries, at `f2000`", "raise `max-files` if the archive is right"),
         ),
         (
             "bomb by size",
@@ -154,7 +154,7 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "a size that lies",
             tar(&[CraftedTarEntry { size: Some(1 << 32), ..file("a", b"1") }]),
-            ("limit", "more than 2000000 bytes, at \"a\"", "raise `max-bytes` if the archive is right"),
+            ("limit", "more than 2000000 bytes, at `a`", "raise `max-bytes` if the archive is right"),
         ),
         (
             "a size beyond the end",
@@ -200,7 +200,7 @@ fn malicious_zips() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
     let bomb = bomb.finish().unwrap().into_inner();
     let long = "d/".repeat(2500);
     vec![
-        ("traversal", entry(b"../outside"), refused_entry("\"../outside\": its path contains `..`")),
+        ("traversal", entry(b"../outside"), refused_entry("`../outside`: its path contains `..`")),
         ("absolute", entry(b"/tmp/pawl-owned"), refused_entry("its path is absolute")),
         ("backslash", entry(b"..\\outside"), refused_entry("its name contains a backslash")),
         ("drive", entry(b"C:\\outside"), refused_entry("its name contains a backslash")),
@@ -208,10 +208,10 @@ fn malicious_zips() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "link, then through it",
             zip(&[link(b".."), CraftedZipEntry(b"way/outside", REGULAR, b"owned")]),
-            refused_entry("through the link \"way\""),
+            refused_entry("through the link `way`"),
         ),
         ("link out", zip(&[link(b"../outside")]), refused_entry("outside the folder")),
-        ("link to an absolute path", zip(&[link(b"/etc")]), refused_entry("the absolute path \"/etc\"")),
+        ("link to an absolute path", zip(&[link(b"/etc")]), refused_entry("the absolute path `/etc`")),
         ("device", of_mode(0o020_644), refused_entry("a character device")),
         ("pipe", of_mode(0o010_644), refused_entry("a pipe")),
         ("socket", of_mode(0o140_644), refused_entry("a socket")),
@@ -222,7 +222,7 @@ fn malicious_zips() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
             two("caf\u{e9}".as_bytes(), "cafe\u{301}".as_bytes()),
             refused_entry("how its characters are encoded"),
         ),
-        ("duplicate", two(b"a", b"a"), refused_entry("\"a\": another entry has the same name")),
+        ("duplicate", two(b"a", b"a"), refused_entry("`a`: another entry has the same name")),
         (
             "5,000 characters",
             entry(long.as_bytes()),
@@ -237,7 +237,7 @@ fn malicious_zips() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "another name at its place",
             changed(30, b'x'),
-            ("bad-content", "the header of \"aa\" differs from the central directory", REPACK_HINT),
+            ("bad-content", "the header of `aa` differs from the central directory", REPACK_HINT),
         ),
         ("entries that overlap", changed(central + 48 + 42, 0), ("bad-content", "damaged", REPACK_HINT)),
         ("fewer entries than there are", changed(good.len() - 12, 1), ("bad-content", "damaged", REPACK_HINT)),

@@ -74,7 +74,7 @@ fn read_only_grant_is_rejected_where_a_writable_one_is_needed() {
                |
             19 |   switch:
                |   ^^^^^^ not granted
-              hint: remove `:ro` from the directory `app` in the step's `grants:`; the module's reason: it holds the link and the releases
+              hint: remove `:ro` from the directory `app` in the step's `grants:`; the module needs it because it holds the link and the releases
         "#]],
     );
 }
@@ -85,7 +85,7 @@ fn program_grant_without_trust_is_rejected() {
         "  verify:\n    uses: verify\n",
         "  reload:\n    uses: run\n    with: { program: /bin/true }\n    grants: { programs: [/bin/true] }\n  verify:\n    uses: verify\n",
         expect![[r#"
-            error[P0124]: step `reload` is granted programs, which can do whatever the host can
+            error[P0124]: step `reload` is granted programs, which can do whatever the runner's user can
               --> deploy.yml:23:3
                |
             23 |   reload:

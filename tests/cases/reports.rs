@@ -27,14 +27,14 @@ fn last_line_names_the_step_that_failed_and_counts_hooks_apart() {
     );
     let failed = environment.run(&["--local", "--release", "r1"]);
     failed.assert_exit(2).assert_stderr_contains("error[P0121]").assert_stderr_contains("FAIL   switch");
-    assert!(failed.stdout.contains("REFUSED r1 to test at `switch` after"), "{}", failed.stdout);
+    assert!(failed.stdout.contains("REFUSED: r1 to test at `switch`, after"), "{}", failed.stdout);
     assert!(failed.stdout.contains("(2 ran, 1 failed; hooks: 1 ran)"), "{}", failed.stdout);
 
     let environment = with_hooks(&hooks);
     environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: missing }\n");
     let failed = environment.run(&["--local", "--release", "r1"]);
     failed.assert_exit(1);
-    assert!(failed.stdout.contains("FAILED r1 to test at `verify` after"), "{}", failed.stdout);
+    assert!(failed.stdout.contains("FAILED: r1 to test at `verify`, after"), "{}", failed.stdout);
     assert!(failed.stdout.contains("(3 ran, 1 failed; hooks: 1 ran, 1 failed)"), "{}", failed.stdout);
 }
 
@@ -43,7 +43,7 @@ fn failed_hook_before_the_steps_is_called_a_hook() {
     let environment = with_hooks(&json!({ "before": [shell_hook("exit 3")] }));
     let failed = environment.run(&["--local", "--release", "r1"]);
     failed.assert_exit(1);
-    assert!(failed.stdout.contains("FAILED r1 to test at hook `before-1` after"), "{}", failed.stdout);
+    assert!(failed.stdout.contains("FAILED: r1 to test at hook `before-1`, after"), "{}", failed.stdout);
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn pasted_hint_settles_a_step_that_finished() {
     assert_eq!(history[1]["resolved"], json!({ "step": "index", "target": "local" }));
     let logs = environment.run(&["logs", "--attempt", "3"]);
     logs.assert_exit(0);
-    assert!(logs.stdout.contains("done, said ") && logs.stdout.contains(": checked by hand"), "{}", logs.stdout);
+    assert!(logs.stdout.contains("done by ") && logs.stdout.contains(": checked by hand"), "{}", logs.stdout);
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn only_fails_without_the_outputs_of_earlier_steps() {
         note: wrote deploy.lock, which pins the modules; commit it
         error[P0224]: step `switch` needs the outputs of `pull`, and none are recorded for r1
           caused by: it never ran here
-          hint: `pull` must run for r1 first: deploy without `--only`, or first with `--until pull` instead
+          hint: `pull` must run for r1 first: deploy without `--only`, or deploy with `--until pull` first
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     assert!(!environment.exists("deploy/test"), "nothing was made");

@@ -91,12 +91,14 @@ impl FileStore {
     }
 
     fn try_receive(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(receiving) = &mut self.receiving else { return Err(io::Error::other("bytes of no file")) };
+        let Some(receiving) = &mut self.receiving else {
+            return Err(io::Error::other("content arrived without a file"));
+        };
         io::Write::write_all(&mut receiving.file, bytes)?;
         receiving.left = receiving
             .left
             .checked_sub(bytes.len() as u64)
-            .ok_or_else(|| io::Error::other("a file is longer than it was said to be"))?;
+            .ok_or_else(|| io::Error::other("a file is longer than announced"))?;
         self.end_if_complete()
     }
 
@@ -106,7 +108,7 @@ impl FileStore {
         };
         if Blake3Hash::of_reader(fs::File::open(&path)?)? != hash {
             fs::remove_file(&path)?;
-            return Err(io::Error::other("a file was damaged on its way"));
+            return Err(io::Error::other("a file was damaged in transfer"));
         }
         fs::set_permissions(&path, permissions(false))?;
         fs::rename(&path, self.path(&hash))

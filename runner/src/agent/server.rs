@@ -344,12 +344,13 @@ fn call_message(call: CallId, message: CallMessage) -> ToCoordinator {
 }
 
 fn store_problem(error: &io::Error, files: &FileStore) -> Problem {
-    let message = "can't keep files of the runner's machine on the host";
-    let hint = format!("make room in {} there, and let the user write to it", files.folder().display());
+    let message = "can't store files from the runner's machine on the host";
+    let hint = format!("free space in {} on the host, and give the user write access to it", files.folder().display());
     problem(&Diagnostic::new(ErrorCode::ResourceNotReady, message).with_cause(error).with_hint(hint))
 }
 
 fn store_failure(error: &io::Error, files: &FileStore) -> StepFailure {
-    let failure = StepFailure::new(FailureKind::NotBegun, format!("can't keep files of the runner's machine: {error}"));
-    failure.with_hint(format!("make room in {} on the host", files.folder().display()))
+    let failure =
+        StepFailure::new(FailureKind::NotBegun, format!("can't store files from the runner's machine: {error}"));
+    failure.with_hint(format!("free space in {} on the host", files.folder().display()))
 }

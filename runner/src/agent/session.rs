@@ -135,10 +135,10 @@ fn check_coordinator(folder: &Path, begin: &BeginSession) -> Result<(), Problem>
     let ours = Coordinator { lineage: begin.lineage.clone(), epoch: begin.epoch };
     if let Some(last) = last.filter(|last| last.lineage == ours.lineage && last.epoch > ours.epoch) {
         let message = format!(
-            "a newer attempt (epoch {}) has worked on this host; this one has epoch {}",
+            "a newer attempt (epoch {}) has already deployed to this host; this one has epoch {}",
             last.epoch, ours.epoch
         );
-        let hint = "check `runner history`; the deployment that lost the lock must not go on";
+        let hint = "do not repeat this deployment before you have checked `runner history`: a newer one ran";
         return Err(problem(&Diagnostic::new(ErrorCode::LockLost, message).with_hint(hint)));
     }
     let json = serde_json::to_vec(&ours).expect("two plain fields");

@@ -64,7 +64,7 @@ fn no_such_attempt_error(store: &StateStore, epoch: u64) -> Result<Diagnostic, D
             .with_cause(
                 "this history was restored from the artifacts of a CI run, which carry that run's journals only",
             )
-            .with_hint("ask on the machine that deployed it"));
+            .with_hint("run the command on the machine that deployed it"));
     }
     Ok(match (attempts.last(), attempts.first()) {
         (Some(first), Some(last)) => {

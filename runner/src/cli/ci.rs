@@ -151,7 +151,9 @@ fn checkpoint_config(
     let needed = |name: &str| nonblank_variable(name).ok_or_else(|| invalid_variable_error(name, "it is not set"));
     let number = |name: &str| {
         let text = needed(name)?;
-        text.parse::<u64>().map_err(|_| invalid_variable_error(name, &format!("{text:?} is not a number")))
+        text.parse::<u64>().map_err(|_| {
+            invalid_variable_error(name, &format!("`{}` is not a number", contract::text::escape_line(&text)))
+        })
     };
     let (repository, run) = (needed("GITHUB_REPOSITORY")?, number("GITHUB_RUN_ID")?);
     let attempt = u32::try_from(number("GITHUB_RUN_ATTEMPT")?).ok().filter(|attempt| *attempt > 0);

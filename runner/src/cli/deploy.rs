@@ -283,7 +283,7 @@ fn listen_for_signals() -> Result<Interrupt, Diagnostic> {
     Interrupt::listen().map_err(|error| {
         Diagnostic::new(ErrorCode::RunnerFault, "can't set up the signal handlers")
             .with_cause(error)
-            .with_hint("please report this")
+            .with_hint("if a limit is the cause (`ulimit -n`, `ulimit -u`), raise it; otherwise report this")
     })
 }
 

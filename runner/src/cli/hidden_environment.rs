@@ -28,13 +28,13 @@ pub(super) fn hide() -> io::Result<()> {
         unsafe { std::env::set_var(name, value) };
     }
     let range = environment_range(&fs::read_to_string("/proc/self/stat")?)
-        .ok_or_else(|| io::Error::other("/proc/self/stat does not tell where it is"))?;
+        .ok_or_else(|| io::Error::other("/proc/self/stat does not show where the environment is"))?;
     let memory = OpenOptions::new().write(true).open("/proc/self/mem")?;
     let zeros = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
     memory.write_all_at(&zeros, range.start)?;
     match fs::read("/proc/self/environ")?.iter().all(|byte| *byte == 0) {
         true => Ok(()),
-        false => Err(io::Error::other("/proc/self/environ still shows it")),
+        false => Err(io::Error::other("/proc/self/environ still shows the environment")),
     }
 }
 

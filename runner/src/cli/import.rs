@@ -1,4 +1,4 @@
-//! `runner import`: takes a release that is live, and that the history does not know, into the history.
+//! `runner import`: adds a release that is live, and that the history does not know, to the history.
 //!
 //! It is a deployment that only adopts: it compares the release's digest and the folder with the archive, records what its probes find,
 //! and runs the checks. It changes nothing.

@@ -77,7 +77,7 @@ fn is_wanted(args: &LogsArgs, step_target: &StepTarget) -> bool {
 fn log_read_error(store: &StateStore, error: &std::io::Error) -> Diagnostic {
     Diagnostic::new(ErrorCode::StateFolderIo, "can't read the log of the attempt")
         .with_cause(format!("{}: {error}", store.folder().display()))
-        .with_hint("make the folder readable")
+        .with_hint("give this user read access to the folder in `state:`, then run again")
 }
 
 /// One thing that the log shows.
@@ -152,7 +152,7 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
             (place, "end", format!("not undone: {}", messages::failure(failure)))
         }
         JournalEvent::Resolved { step_target: place, resolution, by, message } => {
-            (place, "end", format!("{}, said {by}: {message}", messages::resolution(resolution)))
+            (place, "end", format!("{} by {by}: {message}", messages::resolution(resolution)))
         }
         JournalEvent::Started(_)
         | JournalEvent::Plan { .. }

@@ -86,7 +86,7 @@ enum CliCommand {
     Promote(Deferred<rollback::PromoteArgs>),
     /// Add a live release to a history that does not have it
     Import(Deferred<import::ImportArgs>),
-    /// Record how a step ended that the runner can't finish
+    /// Record the outcome of a step that the runner can't finish
     Resolve(Deferred<resolve::ResolveArgs>),
     /// In CI, after a deployment: upload the rest of the journal and release the lock
     Post(Deferred<post::PostArgs>),
@@ -252,7 +252,11 @@ fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         let code = contract::error_code::ErrorCode::RunnerFault;
-        vec![Diagnostic::new(code, "can't set up the runtime").with_cause(error).with_hint("please report this")]
+        vec![
+            Diagnostic::new(code, "can't set up the runtime")
+                .with_cause(error)
+                .with_hint("if a limit is the cause (`ulimit -n`, `ulimit -u`), raise it; otherwise report this"),
+        ]
     })?;
     let result = runtime.block_on(async {
         let result = work.await;

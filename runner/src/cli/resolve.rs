@@ -26,7 +26,7 @@ use state::StateStore;
 pub(super) struct ResolveArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
     /// The step
@@ -54,11 +54,11 @@ enum OutcomeArg {
     Done,
     /// Its effect is gone
     Undone,
-    /// It was begun, and had no effect
+    /// It had no effect, so it counts as not begun
     NotBegun,
 }
 
-/// An output of a step. A value that is not JSON is a text.
+/// An output of a step. A value that is not JSON is a string.
 fn parse_output(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write NAME=VALUE")?;
     Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()))))

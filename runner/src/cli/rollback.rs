@@ -219,7 +219,7 @@ fn with_unrecorded_release(error: Diagnostic, plan: &PlanSourceArgs, state: &Jou
     match plan.and_then(|plan| UnrecordedRelease::find(&plan, state)) {
         Some(found) => error
             .with_cause(found.description())
-            .with_hint("`runner import --local --release LABEL` takes the live release into the history"),
+            .with_hint("`runner import --local --release LABEL` adds the live release to the history"),
         None => error,
     }
 }

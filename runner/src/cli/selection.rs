@@ -23,7 +23,7 @@ pub(super) struct SelectionArgs {
     /// Ignore the records; steps that must not run twice are still probed
     #[arg(long)]
     fresh: bool,
-    /// Run this step despite drift; may be given more than once
+    /// Run this step although it is in doubt, by drift or an unknown outcome; may be given more than once
     #[arg(long, value_name = "STEP")]
     accept_drift: Vec<StepId>,
 }

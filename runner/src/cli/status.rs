@@ -205,7 +205,7 @@ impl<'a> EnvironmentView<'a> {
             return format!("{before} or {}: the outcome of {place} is unknown", record.intent.release.label);
         }
         if let Some(unrecorded) = &self.unrecorded {
-            let advice = "`runner import --local --release LABEL` takes it into the history";
+            let advice = "`runner import --local --release LABEL` adds it to the history";
             return format!("unknown: {}; {}", unrecorded.description(), self.commands.text(advice));
         }
         if head.is_mixed() {

@@ -145,7 +145,7 @@ fn parse_pairs(
 }
 
 fn invalid_argument(what: &str, why: &str) -> Diagnostic {
-    Diagnostic::new(ErrorCode::InvalidStepArgument, format!("invalid argument {what:?}"))
+    Diagnostic::new(ErrorCode::InvalidStepArgument, format!("invalid argument `{}`", contract::text::escape_line(what)))
         .with_cause(why)
         .with_hint("see `runner step --help`")
 }

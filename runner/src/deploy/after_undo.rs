@@ -12,7 +12,7 @@ use journal::{RecordStatus, Redactor, StepRecord, StepTarget, event::Release, st
 
 /// How switching back to the release before ended.
 pub(super) struct SwitchBack {
-    /// The release that the link leads to again; none if nothing was live.
+    /// The release that the link points to again; none if nothing was live.
     release: Option<Release>,
     /// The steps that were not repeated for it, and the checks that failed, each with the reason.
     omissions: Vec<(StepTarget, String)>,
@@ -65,7 +65,7 @@ pub(super) async fn switch_back(
     };
     let mut switch_back = SwitchBack { release, omissions: Vec::new(), remaining: Vec::new() };
     if let (Some(exposing), true) = (undone.last(), is_mixed) {
-        let why = "leads to different releases on the hosts, and nothing was repeated for them";
+        let why = "points to different releases on the hosts, and nothing was repeated for them";
         switch_back.omissions.push((exposing.clone(), why.to_owned()));
     }
     let (Some(exposing), Some(release)) = (undone.last(), switch_back.release.clone()) else { return Ok(switch_back) };

@@ -53,7 +53,7 @@ pub(super) fn check_assumed_steps(
                 format!("step `{}` needs the outputs of `{id}`, and none are recorded for {label}", dependent.step.id);
             let cause = why_not_recorded(state, assumed);
             let hint = format!(
-                "`{id}` must run for {label} first: deploy without `--{option}`, or first with `--until {id}` instead"
+                "`{id}` must run for {label} first: deploy without `--{option}`, or deploy with `--until {id}` first"
             );
             problems.push(Diagnostic::new(ErrorCode::OutputsNotRecorded, message).with_cause(cause).with_hint(hint));
         }

@@ -97,11 +97,14 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError, skipped_steps:
         && let Some(step_target) = step_left_in_doubt(attempt)
     {
         diagnostic = diagnostic.with_cause(format!(
-            "step {step_target} was cut off, and nothing can tell what it did: the next attempt stops there"
+            "step {step_target} was cut off, and has no probe that can tell what it did: the next attempt stops there"
         ));
         let resolve = resume_hint.resolve("check what it did; if it finished, run", &step_target, "done");
         if !resolve.is_empty() {
-            diagnostic.hint = Some(format!("{resolve}; then {}", diagnostic.hint.unwrap_or_default()));
+            let (again, step) = (resume_hint.resume_command, &step_target.step);
+            diagnostic.hint = Some(format!(
+                "{resolve}, then run `{again}` again; if it did not finish, run `{again} --accept-drift {step}`"
+            ));
         }
     }
     let record = error.step_target().and_then(|step_target| state.records.get(step_target));

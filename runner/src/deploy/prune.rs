@@ -147,7 +147,7 @@ pub fn examine_releases(
             let verified = state.head.verified.iter().rev().find(of_digest);
             let fate = match (kept.get(&digest), is_linked, verified, attempted) {
                 (Some(why), ..) => ReleaseFate::Kept(why.clone()),
-                (None, true, ..) => ReleaseFate::Kept("is where a link leads to".to_owned()),
+                (None, true, ..) => ReleaseFate::Kept("is what a link points to".to_owned()),
                 (None, false, Some(_), _) => {
                     ReleaseFate::Removed(format!("was verified, and is not among the last {keep} verified releases"))
                 }

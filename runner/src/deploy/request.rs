@@ -258,7 +258,7 @@ impl DeploymentRequest<'_> {
             found if !self.overrides.is_import() => {
                 if let Some(other) = found.as_ref().filter(|found| !is_same(found)) {
                     (self.notify)(Notice::warning(format!(
-                        "{}: a rollback can't go back to it; `runner import --local --release LABEL` takes it into the history",
+                        "{}: a rollback can't go back to it; `runner import --local --release LABEL` adds it to the history",
                         other.description()
                     )));
                 }
@@ -273,7 +273,7 @@ impl DeploymentRequest<'_> {
             ),
             None => {
                 let live = state.head.live.as_ref().map_or_else(
-                    || "no link beside `releases` leads to a release".to_owned(),
+                    || "no link next to a `releases` folder points to a release".to_owned(),
                     |live| format!("{} is on record as live", live.label),
                 );
                 let hint = "`runner status` shows what is on record; deploy a release with `runner deploy`";

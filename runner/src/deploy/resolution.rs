@@ -139,7 +139,7 @@ async fn resolution(request: &ResolutionRequest<'_>, record: &StepRecord) -> Res
     let message = format!("later steps need the outputs {} of step {step_target}", names.join(", "));
     Err(Diagnostic::new(ErrorCode::OutputsUnknown, message)
         .with_cause("the step's probe does not find its effect, so its outputs are unknown")
-        .with_hint(format!("add {}", options.join(" "))))
+        .with_hint(format!("add `{}`", options.join(" "))))
 }
 
 /// Calls the step's probe with the recorded input. `None` if the plan does not have the step, or the module has no probe.
@@ -191,18 +191,25 @@ fn no_record_error(state: &JournalState, step_target: &StepTarget) -> Diagnostic
         Some(_) | None => "`runner status --steps` shows the steps and their states".to_owned(),
     };
     let known: Vec<_> = state.records.keys().map(ToString::to_string).collect();
-    let known = if known.is_empty() { "nothing was deployed here yet".to_owned() } else { known.join(", ") };
+    let known = match known.is_empty() {
+        true => "nothing was deployed here yet".to_owned(),
+        false => format!("on record: {}", known.join(", ")),
+    };
     Diagnostic::new(ErrorCode::NotResolvable, format!("there is no record of step {step_target}"))
-        .with_cause(format!("on record: {known}"))
+        .with_cause(known)
         .with_hint(hint)
 }
 
 fn not_resolvable_error(step_target: &StepTarget, status: &RecordStatus, stated: &Resolution) -> Diagnostic {
-    let (state, possible) = match status {
-        RecordStatus::Intended => ("was begun, and its outcome is unknown", "`--as done`, `undone` or `not-begun`"),
-        RecordStatus::Undoing(_) => ("is being rolled back", "`--as done` or `undone`"),
-        RecordStatus::Succeeded(_) => ("is done", "`--as done` without `--output`, or `undone`"),
-        RecordStatus::Failed(_) | RecordStatus::Reverted => ("will run again in the next deployment", "nothing"),
+    const NOTHING_TO_RESOLVE: &str = "there is nothing to resolve: the next deployment runs it";
+    let (state, hint) = match status {
+        RecordStatus::Intended => {
+            ("was begun, and its outcome is unknown", "you can use `--as done`, `undone` or `not-begun`")
+        }
+        RecordStatus::Undoing(_) => ("is being rolled back", "you can use `--as done` or `undone`"),
+        RecordStatus::Succeeded(_) => ("is done", "you can use `--as done` without `--output`, or `undone`"),
+        RecordStatus::Failed(_) => ("failed", NOTHING_TO_RESOLVE),
+        RecordStatus::Reverted => ("was undone", NOTHING_TO_RESOLVE),
     };
     let stated = match stated {
         Resolution::Done { .. } | Resolution::Confirmed => "done",
@@ -210,6 +217,6 @@ fn not_resolvable_error(step_target: &StepTarget, status: &RecordStatus, stated:
         Resolution::NotBegun => "not-begun",
     };
     Diagnostic::new(ErrorCode::NotResolvable, format!("step {step_target} cannot be resolved as {stated}"))
-        .with_cause(format!("by its record, it {state}"))
-        .with_hint(format!("possible for it: {possible}"))
+        .with_cause(format!("its record says that it {state}"))
+        .with_hint(hint)
 }

@@ -1,7 +1,7 @@
-//! A link that leads to a release of which the history knows nothing: the state was deleted, or this is a fresh workspace.
+//! A link that points to a release of which the history knows nothing: the state was deleted, or this is a fresh workspace.
 //!
-//! It is found by what every such folder looks like: a link beside `releases` that leads to a release in it. Deliberately absent: adopting
-//! it, which is a deployment that only adopts (`runner import`).
+//! It is found by what every such folder looks like: a link beside `releases` that points to a release in it. Deliberately absent:
+//! adopting it, which is a deployment that only adopts (`runner import`).
 
 use std::{
     fs,
@@ -37,13 +37,13 @@ impl UnrecordedRelease {
         dirs.into_iter().find_map(|grant| find_in(&grant.path))
     }
 
-    /// What people are told: "/srv/shop/current leads to release 33bcc941, which is not on record".
+    /// What people are told: "/srv/shop/current points to release 33bcc941, which is not on record".
     #[must_use]
     pub fn description(&self) -> String {
         let digest = self.digest.hex();
         let shown: String = digest.chars().take(SHOWN_DIGITS).collect();
         format!(
-            "{} leads to release {shown}, which is not on record here",
+            "{} points to release {shown}, which is not on record here",
             truncate(&self.link.display().to_string(), 200)
         )
     }

@@ -74,7 +74,7 @@ impl AgentConnection {
     /// connection.
     ///
     /// # Errors
-    /// The agent does not say hello.
+    /// The agent's first message is not a greeting.
     pub async fn open<G: Send + 'static>(
         mut from: impl AsyncRead + Unpin + Send + 'static,
         to: impl AsyncWrite + Unpin + Send + 'static,
@@ -82,9 +82,9 @@ impl AgentConnection {
     ) -> Result<Self, ConnectionError> {
         let hello = match tokio::time::timeout(SILENCE, wire::read_frame(&mut from)).await {
             Ok(Ok(Some(Frame::Message(ToCoordinator::Hello(hello))))) => hello,
-            Ok(Ok(_)) => return Err(ConnectionError::Lost("the agent does not say hello".to_owned())),
+            Ok(Ok(_)) => return Err(ConnectionError::Lost("the agent's first message was not a greeting".to_owned())),
             Ok(Err(error)) => return Err(ConnectionError::Lost(error.to_string())),
-            Err(_) => return Err(ConnectionError::Lost("the agent says nothing".to_owned())),
+            Err(_) => return Err(ConnectionError::Lost("the agent did not answer".to_owned())),
         };
         let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
         let shared = Arc::new(Shared::default());
@@ -110,7 +110,7 @@ impl AgentConnection {
         match tokio::time::timeout(BEGIN_TIMEOUT, answer).await {
             Ok(Ok(begun)) => begun.map_err(ConnectionError::Refused),
             Ok(Err(_)) => Err(self.shared.lost()),
-            Err(_) => Err(ConnectionError::Lost("the host does not begin".to_owned())),
+            Err(_) => Err(ConnectionError::Lost("the host did not start the session".to_owned())),
         }
     }
 
@@ -181,7 +181,7 @@ impl Shared {
     fn lost(&self) -> ConnectionError {
         match self.with(|_| ()) {
             Err(error) => error,
-            Ok(()) => ConnectionError::Lost("the agent has closed it".to_owned()),
+            Ok(()) => ConnectionError::Lost("the agent closed the connection".to_owned()),
         }
     }
 
@@ -197,8 +197,8 @@ impl Shared {
             let message = match tokio::time::timeout(SILENCE, wire::read_frame(from)).await {
                 Err(_) => return format!("the host has said nothing for {} s", SILENCE.as_secs()),
                 Ok(Err(error)) => return error.to_string(),
-                Ok(Ok(None)) => return "the host has closed it".to_owned(),
-                Ok(Ok(Some(Frame::Bytes(_)))) => return "the host sends what is no message".to_owned(),
+                Ok(Ok(None)) => return "the host closed the connection".to_owned(),
+                Ok(Ok(Some(Frame::Bytes(_)))) => return "the host sent something that is not a message".to_owned(),
                 Ok(Ok(Some(Frame::Message(message)))) => message,
             };
             self.receive(message).await;

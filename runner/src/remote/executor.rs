@@ -165,7 +165,7 @@ impl RemoteExecutor {
             Ok(AgentAnswer::Checked { problems }) => {
                 Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())
             }
-            Ok(_) => Err(self.lost("it gave an answer to another question")),
+            Ok(_) => Err(self.lost("the host's answer does not match the request")),
             Err(error) => Err(self.session_error(&error)),
         }
     }
@@ -244,7 +244,7 @@ impl RemoteExecutor {
                 let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
                 return Err(StepFailure { hint: problem.hint, ..failure });
             }
-            _ => return Err(transient("it gave an answer to another question".to_owned())),
+            _ => return Err(transient("the host's answer does not match the request".to_owned())),
         };
         for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
             let sent = send_file(connection, file.hash, file.size, path).await;
@@ -319,7 +319,7 @@ impl RemoteExecutor {
                 }
             }
         }
-        let failure = transient(format!("the connection to {} was lost at each try", self.host.name));
+        let failure = transient(format!("the connection to {} was lost on every try", self.host.name));
         Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } })
     }
 
@@ -383,7 +383,7 @@ fn is_too_long(receipt: &Receipt) -> bool {
 }
 
 fn other_answer() -> StepFailure {
-    StepFailure::new(FailureKind::Permanent, "the host gave an answer to another question")
+    StepFailure::new(FailureKind::Permanent, "the host's answer does not match the request")
 }
 
 #[async_trait(?Send)]

@@ -117,7 +117,7 @@ fn walk(folder: &Path, inside: &Path, found: &mut BTreeSet<PathBuf>) -> Result<(
         } else if kind.is_file() {
             found.insert(inside);
         } else {
-            let what = "only files and directories are sent to a host, no links";
+            let what = "only files and directories can be sent to a host, not links";
             return Err((entry.path(), io::Error::other(what)));
         }
         if found.len() > MAX_FILES {

@@ -223,7 +223,7 @@ async fn start(
     })?;
     if connection.hello.build != agent::build(&binary.digest) {
         let message = format!("host `{}` has another build of the runner than this one", host.name);
-        let hint = "remove `agent-…` from the folder `pawl` in its cache, then run the command again";
+        let hint = "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again";
         return Err(diagnosed(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)));
     }
     Ok(connection)
@@ -276,17 +276,20 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
     let said = |text: &str| stderr.contains(text);
     let shown =
         if name.as_str() == address.to_string() { format!("`{name}`") } else { format!("`{name}` ({address})") };
-    let log_in = format!("`{}` must log in without asking anything", ssh_command(address, options));
+    let log_in = format!("`{}` must log in without a prompt", ssh_command(address, options));
     let diagnostic = if said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed") {
         let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
-        let hint = format!("compare its key with the host's own, then add it: `{}`", keyscan_command(address, options));
+        let hint = format!(
+            "compare the key that the host sends with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host; if they match, add it: `{}`",
+            keyscan_command(address, options)
+        );
         Diagnostic::new(ErrorCode::HostKeyUnknown, format!("the key of host {shown} {how}")).with_hint(hint)
     } else if said("Permission denied (") {
-        let message = format!("host {shown} does not let this user in");
+        let message = format!("host {shown} refused the login");
         Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(format!("check the user and the key: {log_in}"))
     } else if stderr.is_empty() && !noise.trim().is_empty() {
         let message = format!("host {shown} did not start the agent: it ran another program");
-        let hint = "a `ForceCommand` or `command=` of the key must let `/bin/sh` run".to_owned();
+        let hint = "remove the `ForceCommand` or `command=` of this key, or let it run `/bin/sh`".to_owned();
         let cause = format!("it said: {}", first_line(noise));
         Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
     } else {
@@ -313,8 +316,8 @@ fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
     let said = telling_line(stderr).or_else(|| noise.lines().map(str::trim).rfind(|line| !line.is_empty()));
     let diagnostic = said.into_iter().fold(diagnostic, Diagnostic::with_cause);
     diagnostic.with_hint(match stderr.contains("GLIBC_") {
-        true => "its C library is older than this machine's: deploy from a machine with a C library that is not newer",
-        false => "remove `agent-…` from the folder `pawl` in the cache of its user, then run the command again",
+        true => "its C library is older than this machine's: deploy from a machine whose C library is as old as the host's, or older",
+        false => "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again",
     })
 }
 
@@ -347,18 +350,18 @@ fn first_line(text: &str) -> &str {
 
 fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
     let message = format!("host `{}` is `{theirs}`, and this runner is for `{ours}`", host.name);
-    let hint = "deploy from a machine of the same kind; an agent for another kind is not supported yet";
+    let hint = "deploy from a machine with the same architecture; agents for other architectures are not supported yet";
     Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)
 }
 
 fn unusable(host: &PlanHost, what: &str, folder: &str, stderr: &str) -> Diagnostic {
     let (cause, hint) = match what {
         "folder" => (
-            "no folder of the user can be written to and run programs",
+            "the user has no writable folder that allows programs to run",
             "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
                 .to_owned(),
         ),
-        _ => ("the runner's binary could not be stored there", format!("make room in {folder} of the host: 80 MB and more")),
+        _ => ("the runner's binary could not be stored there", format!("free at least 80 MB in {folder} on the host")),
     };
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let diagnostic = diagnostic.with_cause(cause).with_hint(hint);

@@ -137,7 +137,7 @@ impl EventFormatter {
             }
             JournalEvent::Override { option, step } => vec![override_item(option, step.as_ref())],
             JournalEvent::Resolved { step_target, resolution, by, message } => {
-                let text = format!("{}, said {by}: {message}", messages::resolution(resolution));
+                let text = format!("{} by {by}: {message}", messages::resolution(resolution));
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "resolved", step_label(step_target), text, None)]
             }
             JournalEvent::RecordLost { step_target } => {
@@ -334,7 +334,7 @@ impl EventFormatter {
             | ExitKind::Bug
             | ExitKind::Interrupted => {
                 let result = messages::result(Some(exit), false).to_uppercase();
-                format!("{result} {release} to {environment}{at} after {took}{in_parentheses}")
+                format!("{result}: {release} to {environment}{at}, after {took}{in_parentheses}")
             }
         })
     }

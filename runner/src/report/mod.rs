@@ -106,9 +106,9 @@ pub fn write_answer(out: &mut dyn Write, answer: &str) -> Result<(), Diagnostic>
     match out.write_all(answer.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Diagnostic::new(ErrorCode::OutputFailed, "can't write the answer")
+        Err(error) => Err(Diagnostic::new(ErrorCode::OutputFailed, "can't write the output")
             .with_cause(error)
-            .with_hint("free some space where the standard output goes, then run the same command again")),
+            .with_hint("free some space where the output goes, then run the same command again")),
     }
 }
 

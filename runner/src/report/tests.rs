@@ -140,7 +140,7 @@ fn failure_names_file_and_line() {
               start  migrate  its configuration, migrations and the release changed
               warn   migrate  slow lock rows=7 table=orders
               FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not exist  41 ms
-            FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+            FAILED: r2 to test at `migrate`, after 55 ms (1 ran, 1 failed)
         "#]],
     );
 }
@@ -191,7 +191,7 @@ fn last_line_names_the_interrupted_step() {
           start  pull     the release changed
           ran    pull                                                               8 ms
           start  migrate  the release changed
-        INTERRUPTED r2 to test at `migrate` after 11 ms (1 ran)
+        INTERRUPTED: r2 to test at `migrate`, after 11 ms (1 ran)
     "#]],
     );
 }
@@ -276,7 +276,7 @@ fn verbose_shows_intents_and_debug_messages() {
           debug  migrate  reading rows=7 table=orders
           warn   migrate  slow lock rows=7 table=orders
           FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not exist  41 ms
-        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+        FAILED: r2 to test at `migrate`, after 55 ms (1 ran, 1 failed)
     "#]]
     .assert_eq(&text);
 }
@@ -343,7 +343,7 @@ fn quiet_shows_failures_and_the_last_line() {
     let text = render_attempt(&fixture::failed(), plain_options(Verbosity::Quiet, None), ExitKind::Failed);
     expect![[r#"
           FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not exist  41 ms
-        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+        FAILED: r2 to test at `migrate`, after 55 ms (1 ran, 1 failed)
     "#]]
     .assert_eq(&text);
     let text = render_attempt(&fixture::clean(), plain_options(Verbosity::Quiet, None), ExitKind::Success);
@@ -385,7 +385,7 @@ fn escape_sequences_of_a_guest_are_escaped() {
           FAIL   pull     \u{1b}[2J\u{1b}]0;pwned\u{7}fine
                           | ::error::forged
                           | skip   pull                                             1 ms
-        FAILED r1 to test at `pull` after 5 ms (1 failed)
+        FAILED: r1 to test at `pull`, after 5 ms (1 failed)
     "#]]
     .assert_eq(&text);
 }

@@ -20,7 +20,7 @@ export function asFailure(error) {
     return { kind, message, hint, retryable, details: JSON.stringify(details) };
   }
   log.error(`${error}\n${error?.stack ?? ''}`);
-  return { kind: 'permanent', message: String(error), hint: '`runner logs` shows the stack', retryable: false, details: '{}' };
+  return { kind: 'permanent', message: String(error), hint: 'read the stack with `runner logs`, and fix the cause', retryable: false, details: '{}' };
 }
 
 export const change = (action, subject, detail = '') => ({ action, subject, detail });

@@ -76,7 +76,7 @@ impl Step for RunStep {
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Write),
                     config: Some("/marker"),
-                    reason: "gets the marker of a success",
+                    reason: "stores the marker that the program has finished",
                 },
             ],
             phase: Phase::Commit,
@@ -165,7 +165,7 @@ fn check_config(config: &RunConfig) -> Result<(), Failure> {
     let evidence = [config.marker.is_some(), config.creates.is_some(), config.probe.is_some()];
     if evidence.into_iter().filter(|is_set| *is_set).count() > 1 {
         return Err(Failure::invalid_config("only one of `marker`, `creates` and `probe` can be used")
-            .hint("remove the others; `marker` tells most"));
+            .hint("keep one and remove the others; prefer `marker`"));
     }
     let Some(marker) = &config.marker else { return Ok(()) };
     // A step sees a directory as `/<name>`, so slashes before the name mean nothing.

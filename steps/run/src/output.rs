@@ -21,7 +21,7 @@ pub(crate) fn check_exit_status(command: &str, completion: &Completion) -> Resul
         None => "it wrote nothing".to_owned(),
     };
     let failure = Failure::permanent(format!("`{command}` exited with {}: {last_message}", describe_status(status)))
-        .hint("`runner logs` shows the full output")
+        .hint("read the full output with `runner logs`, and fix the cause")
         .detail("status", status);
     Err(match stream {
         Some(stream) => failure.detail(stream, lines.into_iter().map(Value::from).collect::<Vec<_>>()),

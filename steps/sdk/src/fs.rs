@@ -281,7 +281,7 @@ pub(crate) fn fs_failure(verb: &str, path: &str, cause: FsError) -> Failure {
             FailureKind::Denied,
             "not permitted".to_owned(),
             Some(
-                "the grant may be read-only (`:ro`), the folder may belong to another user, or a link may point outside the grant",
+                "check whether the grant is read-only (`:ro`), the folder belongs to another user, or a link points outside the grant",
             ),
         ),
         FsError::Exists => (FailureKind::Conflict, "it already exists".to_owned(), None),

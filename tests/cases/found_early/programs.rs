@@ -310,5 +310,5 @@ fn program_on_the_path_of_the_step_is_found() {
     environment.run(COMMANDS[1]).assert_exit(0);
     environment.edit("deploy.yml", "/tools:/bin:/usr/bin", "/bin:/usr/bin");
     let refused = environment.run(COMMANDS[1]);
-    refused.assert_exit(2).assert_stderr_contains("can't run `warm`: it is in no folder of its PATH, ");
+    refused.assert_exit(2).assert_stderr_contains("can't run `warm`: it is not in any folder on the step's PATH, ");
 }

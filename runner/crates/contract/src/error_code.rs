@@ -90,7 +90,7 @@ error_codes! {
     UnknownAttempt, "P0211", Refused, "no such attempt";
     NoAttempts, "P0212", Refused, "nothing was deployed here yet";
     NoJournal, "P0213", Refused, "no journal to check";
-    OutputFailed, "P0214", Refused, "the answer cannot be written";
+    OutputFailed, "P0214", Refused, "the output cannot be written";
     NotTheVerifiedRelease, "P0215", Refused, "the content differs from the verified release";
     EnvironmentOutOfOrder, "P0216", Refused, "not verified in the preceding environment";
     NoRollbackTarget, "P0217", Refused, "no release to roll back to";
@@ -116,8 +116,8 @@ error_codes! {
     ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";
     UnverifiedInputs, "P0250", Refused, "files or steps differ from those that the release was verified with";
     HostUnreachable, "P0260", Refused, "a host cannot be reached";
-    HostKeyUnknown, "P0261", Refused, "the key of a host is not the known one";
-    HostLoginRefused, "P0262", Refused, "a host does not let the user in";
+    HostKeyUnknown, "P0261", Refused, "the key of a host is unknown or has changed";
+    HostLoginRefused, "P0262", Refused, "a host refuses the login";
     HostUnusable, "P0263", Refused, "a host cannot run the agent";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
@@ -149,7 +149,7 @@ error_codes! {
     StepStale, "P0408", InDoubt, "a check failed after a step that must not run again";
     // The lock, and the artifacts of a CI.
     LockHeld, "P0501", Locked, "another deployment holds the lock";
-    LockIo, "P0502", Refused, "the lock file cannot be used";
+    LockIo, "P0502", Refused, "the deployment lock cannot be used";
     LockLost, "P0503", Locked, "the lock was lost";
     HolderRunning, "P0504", Locked, "a running deployment holds the lock";
     InvalidLockToken, "P0505", Refused, "invalid lock token";

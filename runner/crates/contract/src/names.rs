@@ -4,11 +4,14 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Diagnostic, ErrorCode};
+use crate::{
+    diagnostic::{Diagnostic, ErrorCode},
+    text::escape_line,
+};
 
 /// A text is not a valid name of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a valid {kind}: {rule}")]
+#[error("`{}` is not a valid {kind}: it must be {rule}", escape_line(text))]
 pub struct NameError {
     /// The kind of name.
     pub kind: &'static str,
@@ -215,7 +218,7 @@ impl fmt::Debug for Secret {
 impl From<NameError> for Diagnostic {
     /// Reports an invalid name from outside the plan, such as `--release ../x`.
     fn from(error: NameError) -> Self {
-        Self::new(ErrorCode::InvalidName, format!("{:?} is not a valid {}", error.text, error.kind))
+        Self::new(ErrorCode::InvalidName, format!("`{}` is not a valid {}", escape_line(&error.text), error.kind))
             .with_hint(format!("write {}", error.rule))
     }
 }

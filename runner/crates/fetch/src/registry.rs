@@ -15,7 +15,7 @@ use url::Url;
 
 use super::credentials::{self, RegistryCredentials, RegistryCredentialsError};
 use crate::net::{NetClient, NetError, NetRequest, NetResponse};
-use contract::{Digest, Secret};
+use contract::{Digest, Secret, text::escape_line};
 use plan::{GrantSource, HttpGrant, NetworkScope, RegistryRef};
 
 const MANIFEST_MEDIA_TYPES: &str =
@@ -126,7 +126,7 @@ impl ModuleLayer {
             return Err(bad(format!("its module is {} bytes; the limit is {MAX_MODULE_BYTES}", layer.size)));
         }
         let digest = layer.digest.strip_prefix("sha256:").and_then(|_| layer.digest.parse().ok());
-        let digest = digest.ok_or_else(|| bad(format!("its layer has the digest {:?}", layer.digest)))?;
+        let digest = digest.ok_or_else(|| bad(format!("its layer has the digest `{}`", escape_line(&layer.digest))))?;
         Ok(Self { digest, size: layer.size })
     }
 }

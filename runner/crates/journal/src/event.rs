@@ -266,7 +266,7 @@ pub enum Resolution {
     },
     /// Its effect is gone.
     Undone,
-    /// It was begun, and had no effect.
+    /// It had no effect, so it counts as not begun.
     NotBegun,
     /// Its recorded success still holds, whatever happened since. Since 1.5.
     Confirmed,

@@ -24,7 +24,7 @@ use super::{
     step::{self, HostContext, StepContext},
     yaml::{self, YamlKey, YamlNode, YamlValue},
 };
-use contract::{AppName, EnvironmentName, Label, Secret, error_code::ErrorCode};
+use contract::{AppName, EnvironmentName, Label, Secret, error_code::ErrorCode, text::escape_line};
 
 const KEYS: &[&str] = &[
     "version",
@@ -326,7 +326,7 @@ fn scope<'a>(
 pub(super) fn check_identifier(text: &str, kind: &str, span: &Range<usize>, problems: &mut PlanErrorCollector) {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if text.is_empty() || text.len() > 64 || !text.bytes().all(fits) {
-        let error = PlanError::new(ErrorCode::InvalidName, format!("{text:?} is not a valid {kind}"));
+        let error = PlanError::new(ErrorCode::InvalidName, format!("`{}` is not a valid {kind}", escape_line(text)));
         problems.push(error.at(span, format!("not a valid {kind}")).hint("use 1 to 64 letters, digits, `_` or `-`"));
     }
 }

@@ -9,7 +9,7 @@ use super::{
     scope::{LookupScope, LookupSite},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{EnvironmentName, error_code::ErrorCode};
+use contract::{EnvironmentName, error_code::ErrorCode, text::escape_line};
 
 const ENVIRONMENT_KEYS: &[&str] = &["vars", "secrets", "after", "allow", "url", "hosts", "ssh", "rollout"];
 const DEFAULT_ENVIRONMENT: &str = "default";
@@ -156,7 +156,8 @@ pub(super) fn url(
     let text = scope.text(node, &what, LookupSite::Grant, problems)?;
     let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
     if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} is not a web address: {text:?}"));
+        let error =
+            PlanError::new(ErrorCode::InvalidValue, format!("{what} is not a web address: `{}`", escape_line(&text)));
         problems.push(
             error
                 .at(&node.span, "not an http or https URL")

@@ -10,7 +10,7 @@ use super::{
     type_hint::type_hint,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{NameError, error_code::ErrorCode};
+use contract::{NameError, error_code::ErrorCode, text::escape_line};
 
 /// A mapping with a fixed set of keys.
 pub(super) struct MappingFields<'n> {
@@ -166,7 +166,7 @@ pub(super) fn wrong_type(node: &YamlNode, what: &str, wanted: &str) -> PlanError
 
 /// The error for an invalid name.
 pub(super) fn bad_name(error: &NameError, span: &Range<usize>) -> PlanError {
-    PlanError::new(ErrorCode::InvalidName, format!("{:?} is not a valid {}", error.text, error.kind))
+    PlanError::new(ErrorCode::InvalidName, format!("`{}` is not a valid {}", escape_line(&error.text), error.kind))
         .at(span, format!("not a valid {}", error.kind))
         .hint(format!("write {}", error.rule))
 }

@@ -122,7 +122,7 @@ pub struct HttpGrant {
     pub methods: Option<Vec<String>>,
     /// Whether a name may resolve to a private address.
     pub network: NetworkScope,
-    /// The headers that the host adds.
+    /// The headers that the runner adds.
     pub headers: Vec<(String, ConfidentialText)>,
     /// Where the plan grants it.
     pub source: GrantSource,

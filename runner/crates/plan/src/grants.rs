@@ -16,7 +16,7 @@ use super::{
     type_hint::flow_scalar,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{GrantName, Secret, error_code::ErrorCode};
+use contract::{GrantName, Secret, error_code::ErrorCode, text::escape_line};
 
 mod http;
 mod programs;
@@ -413,7 +413,7 @@ impl GrantReader<'_> {
         let name = &key.text;
         let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if name.is_empty() || !fits || name.as_bytes()[0].is_ascii_digit() {
-            let message = format!("{name:?} is not the name of an environment variable");
+            let message = format!("`{}` is not the name of an environment variable", escape_line(name));
             return self.bad_grant(
                 &key.span,
                 message,

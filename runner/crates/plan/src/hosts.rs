@@ -76,7 +76,7 @@ pub(super) fn ssh_options(
         let node = fields.get(key)?;
         let text = scope.text(node, &format!("`{key}` of `ssh`"), LookupSite::Grant, problems)?;
         if let Some(why) = paths::path_error(&text) {
-            let error = PlanError::new(ErrorCode::InvalidValue, format!("`{key}` of `ssh` is no path: {why}"));
+            let error = PlanError::new(ErrorCode::InvalidValue, format!("`{key}` of `ssh` is not a path: {why}"));
             problems.push(error.at(&node.span, "invalid path").hint("write a path, relative to the plan's folder"));
             return None;
         }
@@ -164,7 +164,7 @@ pub(super) fn relative_grant_problems(
             .at(dir_spans.get(name).unwrap_or(at), format!("not on `{}`", host.name));
         problems
             .push(error.hint(
-                "write an absolute path, such as `/srv/shop`; of a directory that is only read (`:ro`), the files that the step names are sent",
+                "write an absolute path on the host, such as `/srv/shop`; or add `:ro`: the files that the step names are then sent to the host",
             ));
     }
     let is_relative = |grant: &&ProgramGrant| match grant.arguments.first() {

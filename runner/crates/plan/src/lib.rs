@@ -386,7 +386,7 @@ pub enum StepTrust {
     /// The step reaches only its grants.
     #[default]
     Sandbox,
-    /// `trust: host`: through a grant, the step can do whatever the host can.
+    /// `trust: host`: through a grant, the step can do whatever the runner's user can.
     Host,
 }
 

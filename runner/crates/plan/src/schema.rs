@@ -223,7 +223,7 @@ fn definitions(modules: &[ModuleSchema]) -> Value {
                         "type": "array",
                         "minItems": 1,
                         "items": { "$ref": "#/definitions/scalar" },
-                        "description": "A program and its arguments; it can do whatever the host can.",
+                        "description": "A program and its arguments; it can do whatever the runner's user can.",
                         "examples": [["./notify.sh", "deployed"]]
                     }
                 },
@@ -420,7 +420,7 @@ fn step(modules: &[ModuleSchema]) -> Value {
             },
             "trust": {
                 "enum": ["host", null],
-                "description": "`host`: through granted programs or sockets, this step can do whatever the host can."
+                "description": "`host`: through granted programs or sockets, this step can do whatever the runner's user can."
             }
         }
     });
@@ -455,7 +455,7 @@ fn grants() -> Value {
             },
             "databases": {
                 "type": ["object", "null"],
-                "description": "Databases by name. The URL stays in the host, and may look up `secrets`.",
+                "description": "Databases by name. The URL stays in the runner, and may look up `secrets`.",
                 "propertyNames": name_keys,
                 "additionalProperties": { "type": "string", "examples": ["sqlite:./shop.db"] }
             },
@@ -524,7 +524,7 @@ fn http_origin() -> Value {
                     "private": { "type": ["boolean", "null"], "default": false, "description": "Whether the name may resolve to a private address." },
                     "headers": {
                         "type": ["object", "null"],
-                        "description": "Headers that the host adds; the step does not see them. May look up `secrets`.",
+                        "description": "Headers that the runner adds; the step does not see them. May look up `secrets`.",
                         "additionalProperties": { "$ref": "#/definitions/scalar" }
                     }
                 }

@@ -167,10 +167,12 @@ fn on_place(
         (true, true) => None,
     };
     if let (Some(strong), Some(StepTrust::Sandbox)) = (host_capability, trust) {
-        let error = PlanError::new(
-            ErrorCode::NeedsTrust,
-            format!("{what} is granted {strong}, which can do whatever the host can"),
-        );
+        let user = match place.host.as_ref().filter(|host| host.is_remote()) {
+            Some(host) => format!("the user on `{}`", host.name),
+            None => "the runner's user".to_owned(),
+        };
+        let message = format!("{what} is granted {strong}, which can do whatever {user} can");
+        let error = PlanError::new(ErrorCode::NeedsTrust, message);
         let hint = format!("add `trust: host`, or use a module that needs no {strong}");
         problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
     }
@@ -267,8 +269,10 @@ fn check_program(config: &SubstitutedConfig, problems: &mut PlanErrorCollector) 
     if config.pending.contains_key(POINTER) || program.is_empty() || grants::is_program(program) {
         return;
     }
-    let error =
-        PlanError::new(ErrorCode::InvalidValue, format!("`{program}` is no path and no bare name of a program"));
+    let error = PlanError::new(
+        ErrorCode::InvalidValue,
+        format!("`{program}` is neither a bare name nor a path that begins with `/`, `./` or `../`"),
+    );
     let hint = match program.contains('/') && !program.starts_with('~') && !program.ends_with('/') {
         true => format!("did you mean `./{program}`? It is in the plan's folder"),
         false => "write `/usr/sbin/nginx`, `nginx` or `./build.sh`".to_owned(),

@@ -30,6 +30,6 @@ pub(super) mod reference {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RegistryRef, D::Error> {
         let text = String::deserialize(deserializer)?;
         let parsed = text.strip_prefix("oci://").and_then(|reference| RegistryRef::parse(reference).ok());
-        parsed.ok_or_else(|| D::Error::custom("it is no reference to a module in a registry"))
+        parsed.ok_or_else(|| D::Error::custom("it is not a reference to a module in a registry"))
     }
 }

@@ -17,7 +17,7 @@ pub enum ComponentError {
     TextFormat,
     #[error("it is already compiled to machine code")]
     Precompiled,
-    #[error("it is not WebAssembly: it begins with {0:?}")]
+    #[error("it is not WebAssembly: it begins with `{}`", contract::text::escape_line(.0))]
     NotWasm(String),
     #[error("it is WebAssembly in an unknown binary format")]
     UnknownVersion,

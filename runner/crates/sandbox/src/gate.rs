@@ -85,10 +85,10 @@ impl CapabilityGate {
             let access = if purpose == CallPurpose::Mutate { grant.access } else { DirAccess::ReadOnly };
             let problem = |error: std::io::Error| {
                 if confined_path::is_escape_error(&error) {
-                    let why = "a link in a writable directory leads out of it";
+                    let why = "a link in a writable directory points outside it";
                     return failure(FailureKind::Denied, format!("directory `{name}` ({}): {why}", grant.path.display()))
                         .with_hint(format!(
-                            "if that is intended, grant step `{}` the directory that the link leads to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
+                            "if that is intended, grant step `{}` the directory that the link points to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
                             step.id
                         ));
                 }
@@ -197,7 +197,9 @@ impl CapabilityGate {
         match self.dirs.get(name) {
             Some((_, DirAccess::ReadWrite)) => Ok(dir),
             _ if self.purpose != CallPurpose::Mutate => Err(self.read_only_failure("write to a directory")),
-            _ => Err(self.denied_failure("writing to directory", name, &format!("dirs: {{ {name}: \"<path>\" }}"))),
+            _ => {
+                Err(self.denied_failure("write access to directory", name, &format!("dirs: {{ {name}: \"<path>\" }}")))
+            }
         }
     }
 
@@ -215,8 +217,11 @@ impl CapabilityGate {
         }
         match Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(ContentSource::Url(url)),
-            Ok(_) | Err(_) => Err(failure(FailureKind::InvalidConfig, format!("{text:?} is not a source"))
-                .with_hint("write `file:<granted directory>/<path>` or an http(s) URL")),
+            Ok(_) | Err(_) => Err(failure(
+                FailureKind::InvalidConfig,
+                format!("`{}` is not a source", contract::text::escape_line(text)),
+            )
+            .with_hint("write `file:<granted directory>/<path>` or an http(s) URL")),
         }
     }
 
@@ -292,7 +297,7 @@ impl CapabilityGate {
 
     /// The denial for a secret that the step may use but not see.
     pub(super) fn reveal_denied_failure(&self, name: &str) -> StepFailure {
-        self.denied_failure("to see the value of secret", name, &format!("secrets: {{ {name}: reveal }}"))
+        self.denied_failure("the value of secret", name, &format!("secrets: {{ {name}: reveal }}"))
     }
 
     /// The path of a granted unix socket.

@@ -435,7 +435,7 @@ fn trap_failure(error: &wasmtime::Error) -> StepFailure {
         None => error.root_cause().to_string(),
     };
     let mut failure = failure(FailureKind::Trap, format!("the module crashed: {why}"));
-    failure.hint = Some("read its log with `runner logs`".to_owned());
+    failure.hint = Some("read its log with `runner logs`, and fix the module".to_owned());
     failure
 }
 

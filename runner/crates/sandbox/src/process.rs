@@ -231,9 +231,9 @@ fn start_error(program: &str, path: &str, search_path: &str, error: &StartError)
             }
             match errno {
                 // The file is there, so the system misses what it needs to load it.
-                Some(Errno::NOENT) => failure(kind, &"the program that loads it is missing")
-                    .with_hint("install it for this system; `file` tells what it was built for"),
-                Some(Errno::NOEXEC) => failure(kind, &"it is neither a program of this system nor a script")
+                Some(Errno::NOENT) => failure(kind, &"its dynamic linker is missing")
+                    .with_hint("install a build for this system; `file` shows what it was built for"),
+                Some(Errno::NOEXEC) => failure(kind, &"it is neither an executable for this system nor a script")
                     .with_hint("begin a script with a line such as `#!/bin/sh`"),
                 Some(_) | None => failure(kind, &error),
             }

@@ -62,7 +62,7 @@ pub enum LockError {
     #[error("another deployment holds the lock on {resource}")]
     Held { resource: String, record: Option<LockRecord> },
     /// Its file can't be used.
-    #[error("can't use the lock file {}", path.display())]
+    #[error("can't use the deployment lock {}", path.display())]
     Io { path: PathBuf, source: io::Error },
     /// This deployment lost it.
     #[error("this deployment (epoch {epoch}) lost the lock on {resource}")]
@@ -155,11 +155,11 @@ impl From<&StateError> for Diagnostic {
                 "use a git host with atomic pushes, or an object store that supports `If-None-Match` and `If-Match`".to_owned(),
             ),
             StateError::InvalidManifest { .. } => {
-                (ErrorCode::InvalidStateManifest, "update the runner: a newer version may have written the record".to_owned())
+                (ErrorCode::InvalidStateManifest, "if a newer runner wrote the state, use that version; otherwise find out which other program wrote there".to_owned())
             }
             StateError::Diverged { .. } => (
                 ErrorCode::StateDiverged,
-                "`runner state repair --local` takes the remote's history: it moves the other one away, and the next attempt probes the steps that it says have begun".to_owned(),
+                "`runner state repair --local` takes the remote's history: it moves this machine's journals to `lost`, and the next attempt probes the steps that they record as begun".to_owned(),
             ),
         };
         let diagnostic = Self::new(code, error.to_string()).with_hint(hint);

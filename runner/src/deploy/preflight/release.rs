@@ -20,7 +20,9 @@ pub(super) async fn resolve_release(
             (Ok(None), _) => continue,
             (Ok(Some(found)), Some(known)) if found != *known => {
                 let message = format!("release {label} differs from the verified release of that name");
-                let hint = format!("restore the archive with digest {known}, or verify this one first");
+                let hint = format!(
+                    "restore the archive with digest {known}; or give this content a label of its own, and deploy that until its checks pass"
+                );
                 let label = format!("its digest is {found}");
                 return Err(plan.error_at(ErrorCode::NotTheVerifiedRelease, span, message, label, Some(hint)));
             }

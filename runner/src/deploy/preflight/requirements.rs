@@ -115,7 +115,7 @@ fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription)
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
         let what = need.display_text(&step.with);
         let message = format!("step `{}` needs {what}, but the plan does not grant it", step.id);
-        let hint = format!("{}; the module's reason: it {}", missing_grant_hint(step, need), need.reason);
+        let hint = format!("{}; the module needs it because it {}", missing_grant_hint(step, need), need.reason);
         let diagnostic = plan.error_at(ErrorCode::MissingGrant, span, message, "not granted", Some(hint));
         let pointer = pointer.unwrap_or_default().to_owned();
         let problem = ValueProblem { pointer, capability: Some(need.capability), diagnostic };

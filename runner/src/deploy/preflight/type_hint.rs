@@ -19,9 +19,9 @@ pub(super) fn type_hint(schema: &Value, with: &Value, pointer: &str) -> Option<S
         ("array", Value::Null) => ("a list", "[…]".to_owned()),
         ("array", scalar) => ("a list", format!("[{}]", scalar_text(scalar)?)),
         ("object", _) => ("a mapping", format!("{{ {}: … }}", first_key(schema))),
-        ("string", Value::Number(number)) => ("a text", format!("\"{number}\"")),
-        ("string", Value::Bool(value)) => ("a text", format!("\"{value}\"")),
-        ("string", _) => ("a text", "\"…\"".to_owned()),
+        ("string", Value::Number(number)) => ("a string", format!("\"{number}\"")),
+        ("string", Value::Bool(value)) => ("a string", format!("\"{value}\"")),
+        ("string", _) => ("a string", "\"…\"".to_owned()),
         ("boolean", _) => ("`true` or `false`", "true".to_owned()),
         ("integer" | "number", Value::String(text)) if text.parse::<f64>().is_ok() => ("a number", text.clone()),
         ("integer" | "number", _) => ("a number", "3".to_owned()),
@@ -77,7 +77,7 @@ mod tests {
         } });
         for (with, pointer, hint) in [
             (json!({ "args": "--all" }), "/args", Some("write a list: `args: [\"--all\"]`")),
-            (json!({ "args": ["a", 1] }), "/args/1", Some("write a text: `\"1\"`")),
+            (json!({ "args": ["a", 1] }), "/args/1", Some("write a string: `\"1\"`")),
             (json!({ "http": { "url": "x" } }), "/http", Some("write a list: `http: [{ … }]`")),
             (json!({ "http": ["x"] }), "/http/0", Some("write a mapping: `{ url: … }`")),
             (json!({ "http": [{ "status": "200" }] }), "/http/0/status", Some("write a number: `status: 200`")),

@@ -155,7 +155,7 @@ fn module_hint(failure: &StepFailure) -> Option<String> {
 fn after_lost_step(failure: &StepFailure, job: &FailedJob<'_>) -> Vec<String> {
     let step = job.step.as_ref().map_or_else(|| "the step".to_owned(), |step| format!("`{step}`"));
     let mut steps: Vec<_> = module_hint(failure).into_iter().collect();
-    steps.push(format!("check what {step} did: nobody knows how it ended"));
+    steps.push(format!("check what {step} did: its outcome is unknown"));
     steps.push(format!("{}: it probes {step} before it runs it, and stops there if no probe can tell", rerun(job)));
     steps
 }
@@ -358,6 +358,13 @@ mod tests {
                  if it did not finish, run `runner --env prod --accept-drift index`",
                 "check what it did; if it finished, run a workflow with `command: resolve` and `resolve: index=done` and \
                  `message: …`; if it did not finish, run a workflow with `accept-drift: index`",
+            ),
+            (
+                "if it finished, run `runner resolve --env prod index --as done --message \"checked by hand\"`, then run \
+                 `runner --env prod` again; if it did not finish, run `runner --env prod --accept-drift index`",
+                "if it finished, run a workflow with `command: resolve` and `resolve: index=done` and `message: …`, then press \
+                 \"Re-run failed jobs\" (`gh run rerun 4711 --failed`); if it did not finish, run a workflow with \
+                 `accept-drift: index`",
             ),
             (
                 "run `runner --env prod --rerun index`, or `runner --env prod`",

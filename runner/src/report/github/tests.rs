@@ -257,7 +257,7 @@ fn log_of_a_failure_has_the_messages_before_it() {
               warn   migrate  slow lock rows=7 table=orders
             ::endgroup::
               FAIL   migrate                                                           41 ms
-            FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+            FAILED: r2 to test at `migrate`, after 55 ms (1 ran, 1 failed)
         "#]],
     );
 }
@@ -334,7 +334,7 @@ fn quiet_has_no_groups() {
     let text = render_log(&fixture::failed(), options(Verbosity::Quiet, None), ExitKind::Failed);
     expect![[r#"
           FAIL   migrate                                                           41 ms
-        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+        FAILED: r2 to test at `migrate`, after 55 ms (1 ran, 1 failed)
     "#]]
     .assert_eq(&text);
 }

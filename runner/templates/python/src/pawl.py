@@ -43,7 +43,7 @@ def as_failure(error):
     if not isinstance(error, Failure):
         log("error", "".join(traceback.format_exception(error)))
         message = f"{type(error).__name__}: {error}"
-        error = Failure("permanent", message, hint="`runner logs` shows the traceback")
+        error = Failure("permanent", message, hint="read the traceback with `runner logs`, and fix the cause")
     return Err(types.Failure(error.kind, error.message, error.hint, error.retryable, json.dumps(error.details)))
 
 

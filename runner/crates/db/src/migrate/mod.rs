@@ -43,7 +43,7 @@ use crate::failure;
 use contract::step::{FailureKind, MessageLevel, StepFailure};
 use contract::{Secret, duration::parse_duration, error_code::ErrorCode};
 use hostio::dir_snapshot::{DirSnapshot, PathReadError};
-use plan::{DirAccess, ServerUrl};
+use plan::{DirAccess, ServerEngine, ServerUrl};
 
 pub use self::split::skip_blank;
 pub use self::{
@@ -485,6 +485,13 @@ pub async fn connect_server(database: &str, url: &str, access: DirAccess) -> Res
     SqlSession::connect(&url, access).await.map_err(|fault| {
         let mut failure = StepFailure::from(fault);
         failure.message = format!("database `{database}`: {}", failure.message);
+        let tls_option = match url.engine {
+            ServerEngine::Postgres => "sslmode",
+            ServerEngine::Mysql => "ssl-mode",
+        };
+        failure
+            .hint
+            .get_or_insert_with(|| format!("check host, port, user, password and `{tls_option}` of the database URL"));
         failure.with_code(ErrorCode::DatabaseUnreachable)
     })
 }

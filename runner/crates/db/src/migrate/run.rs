@@ -156,7 +156,7 @@ impl MigrationRun<'_> {
         let resource = self.fence.resource.split('@').next().unwrap_or_default();
         failure(
             FailureKind::Conflict,
-            format!("epoch {recorded_epoch} of {resource} migrated this database after this attempt (epoch {epoch}) began"),
+            format!("a newer attempt (epoch {recorded_epoch}) of {resource} migrated this database after this attempt (epoch {epoch}) began"),
         )
         .with_hint(
             "let the newer attempt finish; if there is none because the state was lost or reset, run `runner migrate resolve --fence`",
@@ -577,7 +577,10 @@ impl MigrationRun<'_> {
                 let mut failure = StepFailure::from(fault);
                 failure.hint = hint.or(failure.hint);
                 if lost {
-                    failure.hint = Some("the next run resumes where this attempt ended".to_owned());
+                    failure.hint = Some(
+                        "check that the database server answers: the next attempt resumes where this one ended"
+                            .to_owned(),
+                    );
                 }
                 failure
             }

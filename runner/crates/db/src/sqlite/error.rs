@@ -65,7 +65,7 @@ pub enum SqliteFault {
     #[error("the SQL text contains a NUL character")]
     NulCharacter,
     /// The text is not a transaction mode.
-    #[error("{0:?} is not a transaction mode: use deferred, immediate or exclusive")]
+    #[error("`{}` is not a transaction mode: use deferred, immediate or exclusive", contract::text::escape_line(.0))]
     UnknownMode(String),
     /// A transaction is already open.
     #[error("a transaction is already open")]

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use contract::{Digest, step::FailureKind};
+use contract::{Digest, step::FailureKind, text::escape_line};
 
 /// The most characters of an entry's name in an error.
 const MAX_SHOWN_CHARS: usize = 200;
@@ -24,7 +24,7 @@ pub enum ArchiveError {
         actual: Digest,
     },
     /// The name and the first bytes show no format, or contradict each other.
-    #[error("{name:?} is not a tar.gz, tar.zst, tar or zip archive: {reason}")]
+    #[error("`{}` is not a tar.gz, tar.zst, tar or zip archive: {reason}", escape_line(name))]
     UnknownFormat {
         /// The caller's name for the archive.
         name: String,
@@ -41,7 +41,7 @@ pub enum ArchiveError {
     #[error("the archive is damaged: {0}")]
     Damaged(String),
     /// An entry is refused.
-    #[error("the runner refuses the archive entry {entry:?}: {refusal}")]
+    #[error("the runner refuses the archive entry `{}`: {refusal}", escape_line(entry))]
     Refused {
         /// Its name in the archive, possibly truncated.
         entry: String,
@@ -62,13 +62,13 @@ pub enum ArchiveError {
     #[error("the runner stopped before it had extracted the archive")]
     Stopped,
     /// The target folder already exists.
-    #[error("the folder {0:?} already exists")]
+    #[error("the folder `{}` already exists", escape_line(.0))]
     FolderExists(String),
     /// The target folder has no name of its own: it is empty, or ends in `.` or `..`.
-    #[error("{0:?} does not name a folder")]
+    #[error("`{}` does not name a folder", escape_line(.0))]
     InvalidFolderName(String),
     /// The filesystem gave an error.
-    #[error("{path:?} can't be {action}: {}", describe_cause(.source))]
+    #[error("`{}` can't be {action}: {}", escape_line(path), describe_cause(.source))]
     Filesystem {
         /// A past participle: `created`, `written`, …
         action: &'static str,
@@ -145,25 +145,25 @@ pub enum EntryRefusal {
     #[error("another entry has the same name")]
     Duplicate,
     /// Another entry's name differs only by case.
-    #[error("its name differs from {0:?} only in case")]
+    #[error("its name differs from `{}` only in case", escape_line(.0))]
     CaseCollision(String),
     /// Another entry's name differs only by the encoding of its characters.
-    #[error("its name differs from {0:?} only in how its characters are encoded (see Unicode normalization)")]
+    #[error("its name differs from `{}` only in how its characters are encoded (see Unicode normalization)", escape_line(.0))]
     NormalizationCollision(String),
     /// A parent is a symlink of the same archive.
-    #[error("its path goes through the link {0:?}")]
+    #[error("its path goes through the link `{}`", escape_line(.0))]
     BelowLink(String),
     /// A parent is a file of the same archive.
-    #[error("its parent {0:?} is a file")]
+    #[error("its parent `{}` is a file", escape_line(.0))]
     BelowFile(String),
     /// The target of a link is an absolute path.
-    #[error("it links to the absolute path {0:?}")]
+    #[error("it links to the absolute path `{}`", escape_line(.0))]
     AbsoluteTarget(String),
     /// The target of a link is outside the folder.
-    #[error("it links to {0:?}, outside the folder")]
+    #[error("it links to `{}`, outside the folder", escape_line(.0))]
     TargetOutside(String),
     /// The target of a hard link is not an earlier file.
-    #[error("it is a hard link to {0:?}, which is not a file earlier in the archive")]
+    #[error("it is a hard link to `{}`, which is not a file earlier in the archive", escape_line(.0))]
     HardLinkTargetMissing(String),
     /// The target of a link is empty.
     #[error("its link target is empty")]
@@ -266,7 +266,7 @@ fn truncated_name(entry: &str) -> String {
 }
 
 fn at_entry(entry: &Option<String>) -> String {
-    entry.as_ref().map(|entry| format!(", at {entry:?}")).unwrap_or_default()
+    entry.as_ref().map(|entry| format!(", at `{}`", escape_line(entry))).unwrap_or_default()
 }
 
 fn is_disk_full(error: &io::Error) -> bool {

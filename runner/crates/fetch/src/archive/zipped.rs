@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
+use contract::text::escape_line;
 use rustix::{
     fd::BorrowedFd,
     fs::{FileType, Mode, OFlags},
@@ -113,8 +114,8 @@ fn extract_entry(
     })?;
     if !matches_local_header(spool, &source)? {
         return Err(ArchiveError::Damaged(format!(
-            "the header of {:?} differs from the central directory",
-            path.as_str()
+            "the header of `{}` differs from the central directory",
+            escape_line(path.as_str())
         )));
     }
     let modified = modified_time(&source);
@@ -201,7 +202,7 @@ fn matches_local_header<R: Read>(spool: &File, entry: &zip::read::ZipFile<'_, R>
 }
 
 fn wrong_size(path: &EntryPath) -> ArchiveError {
-    ArchiveError::Damaged(format!("the size of {:?} differs from the declared size", path.as_str()))
+    ArchiveError::Damaged(format!("the size of `{}` differs from the declared size", escape_line(path.as_str())))
 }
 
 /// Finds the end record at the end of the file, and checks the number of entries before the zip crate loads them into

@@ -5,7 +5,7 @@
 
 use std::{error::Error, io, time::Duration};
 
-use contract::step::FailureKind;
+use contract::{step::FailureKind, text::escape_line};
 use reqwest::{Method, StatusCode};
 use url::Url;
 
@@ -15,7 +15,7 @@ use super::address::AddressScope;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
     /// The text is not a URL that a step may request.
-    #[error("{url:?} is not a valid URL: {why}")]
+    #[error("`{}` is not a valid URL: {why}", escape_line(url))]
     InvalidUrl {
         /// The URL without query.
         url: String,
@@ -23,13 +23,13 @@ pub enum NetError {
         why: String,
     },
     /// The text is not `host:port`.
-    #[error("{address:?} is not an address: it must be `host:port`")]
+    #[error("`{}` is not an address: it must be `host:port`", escape_line(address))]
     InvalidAddress {
         /// The text.
         address: String,
     },
     /// The method is invalid, or one that steps can't send.
-    #[error("invalid method {method:?}: {why}")]
+    #[error("invalid method `{}`: {why}", escape_line(method))]
     InvalidMethod {
         /// The method.
         method: String,
@@ -37,7 +37,7 @@ pub enum NetError {
         why: &'static str,
     },
     /// The header can't be sent.
-    #[error("invalid header {name:?}: {why}")]
+    #[error("invalid header `{}`: {why}", escape_line(name))]
     InvalidHeader {
         /// Its name.
         name: String,

@@ -7,7 +7,7 @@ use crate::{
     fields::{self, MappingFields},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::GrantName;
+use contract::{GrantName, text::escape_line};
 
 impl GrantReader<'_> {
     /// Reads an item of `http`: the name of a grant at the top level, an origin, or a mapping.
@@ -102,7 +102,7 @@ impl GrantReader<'_> {
         if name.is_empty() || !name.bytes().all(token) {
             return self.bad_grant(
                 &key.span,
-                format!("{:?} is not a header name", key.text),
+                format!("`{}` is not a header name", escape_line(&key.text)),
                 "not a header name",
                 "write a name such as `Authorization`",
             );

@@ -84,7 +84,7 @@ impl GrantReader<'_> {
         if is_program(program) {
             return Some(());
         }
-        let message = format!("`{program}` is no path and no bare name of a program");
+        let message = format!("`{program}` is neither a bare name nor a path that begins with `/`, `./` or `../`");
         self.bad_grant(&node.span, message, "not a program", "write `/usr/sbin/nginx`, `nginx` or `./build.sh`")
     }
 }

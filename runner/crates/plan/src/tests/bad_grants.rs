@@ -10,7 +10,7 @@ fn directories() {
     check_step(
         "    grants: { dirs: { \"a/b\": x, b: \"\", c: \"~/x\", d: [x], e: \":ro\" } }",
         expect![[r#"
-            error[P0107]: "a/b" is not a valid grant name
+            error[P0107]: `a/b` is not a valid grant name
              --> deploy.yml:6:23
               |
             6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
@@ -130,7 +130,7 @@ fn origins() {
                |                                                            ^^^^^ this is a string
               hint: write true or false; see docs/plan.md
 
-            error[P0115]: "a b" is not a header name
+            error[P0115]: `a b` is not a header name
               --> deploy.yml:17:49
                |
             17 |         - { origin: "https://x.org", headers: { "a b": x, c: "x\ny" } }
@@ -238,7 +238,7 @@ fn programs() {
     check_step(
         "    grants: { programs: [ls] }",
         expect![[r#"
-            error[P0124]: step `a` is granted programs, which can do whatever the host can
+            error[P0124]: step `a` is granted programs, which can do whatever the runner's user can
              --> deploy.yml:4:3
               |
             4 |   a:
@@ -277,14 +277,14 @@ fn programs() {
                |           ^^ no program
               hint: write a list with the program first: `[/usr/sbin/nginx, -t]`
 
-            error[P0115]: "1A" is not the name of an environment variable
+            error[P0115]: `1A` is not the name of an environment variable
               --> deploy.yml:14:14
                |
             14 |       env: { 1A: x, "A=B": x }
                |              ^^ invalid name
               hint: use letters, digits and `_`, with no digit first
 
-            error[P0115]: "A=B" is not the name of an environment variable
+            error[P0115]: `A=B` is not the name of an environment variable
               --> deploy.yml:14:21
                |
             14 |       env: { 1A: x, "A=B": x }
@@ -317,7 +317,7 @@ fn sockets_and_secrets() {
     check(
         "version: 1\napp: shop\nsecrets: { TOKEN: env:TOKEN }\nsteps:\n  a:\n    uses: x\n    grants:\n      sockets: { engine: unix:/run/engine.sock, b: /run/b.sock, c: \"unix:\" }\n      secrets: [TOKEN, TOKNE, OTHER]\n",
         expect![[r#"
-            error[P0124]: step `a` is granted sockets, which can do whatever the host can
+            error[P0124]: step `a` is granted sockets, which can do whatever the runner's user can
              --> deploy.yml:5:3
               |
             5 |   a:

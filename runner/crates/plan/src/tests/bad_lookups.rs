@@ -282,7 +282,7 @@ fn secrets() {
             error[P0118]: secret `C` has no valid source
               hint: write `C: env:VARIABLE`
 
-            error[P0107]: "d.e" is not a valid secret name
+            error[P0107]: `d.e` is not a valid secret name
              --> deploy.yml:3:52
               |
             3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }

@@ -133,14 +133,14 @@ fn bad_names() {
     check(
         "version: 1\napp: ../shop\nsteps:\n  \"a b\": { uses: x }\n",
         expect![[r#"
-            error[P0107]: "../shop" is not a valid app name
+            error[P0107]: `../shop` is not a valid app name
              --> deploy.yml:2:6
               |
             2 | app: ../shop
               |      ^^^^^^^ not a valid app name
               hint: write a letter or digit, then up to 63 letters, digits, `_` or `-`
 
-            error[P0107]: "a b" is not a valid step name
+            error[P0107]: `a b` is not a valid step name
              --> deploy.yml:4:3
               |
             4 |   "a b": { uses: x }
@@ -154,7 +154,7 @@ fn bad_names() {
 fn a_bad_label() {
     let error = "../x".parse::<Label>().unwrap_err();
     expect![[r#"
-        error[P0107]: "../x" is not a valid release label
+        error[P0107]: `../x` is not a valid release label
           hint: write a letter or digit, then up to 127 letters, digits or `._+-`
     "#]]
     .assert_eq(&render_diagnostic(&error.into(), ColorMode::Off));

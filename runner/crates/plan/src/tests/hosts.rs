@@ -280,7 +280,7 @@ fn what_is_relative_to_the_plan_is_not_on_another_host() {
               |
             5 | …rust: host, with: { program: make }, grants: { dirs: { app: ./app }, databases: { main: "sqlite:shop.db" }, programs: [[./build.sh]] } }
               |                                                              ^^^^^ not on `deploy@10.0.0.7`
-              hint: write an absolute path, such as `/srv/shop`; of a directory that is only read (`:ro`), the files that the step names are sent
+              hint: write an absolute path on the host, such as `/srv/shop`; or add `:ro`: the files that the step names are then sent to the host
 
             error[P0115]: database `main` is relative to the plan, and the step runs on `deploy@10.0.0.7`
              --> deploy.yml:5:117
@@ -303,7 +303,7 @@ fn ssh_has_its_files_beside_the_plan() {
     check(
         "version: 1\napp: shop\nenvironments: { prod: { ssh: { config: \"\", key: x } } }\nsteps: { pull: {} }\n",
         expect![[r#"
-            error[P0118]: `config` of `ssh` is no path: it is empty
+            error[P0118]: `config` of `ssh` is not a path: it is empty
              --> deploy.yml:3:40
               |
             3 | environments: { prod: { ssh: { config: "", key: x } } }

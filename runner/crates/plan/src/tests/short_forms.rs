@@ -268,7 +268,7 @@ steps:
               |                                             ^^^^ one too many
               hint: write `program: [PROGRAM, ARGUMENT, …]` only
 
-            error[P0124]: step `untrusted` is granted programs, which can do whatever the host can
+            error[P0124]: step `untrusted` is granted programs, which can do whatever the runner's user can
              --> deploy.yml:9:3
               |
             9 |   untrusted: { program: [ls] }

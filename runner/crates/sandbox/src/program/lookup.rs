@@ -38,8 +38,10 @@ pub enum ProgramFault {
 impl fmt::Display for ProgramFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotOnPath { search_path } if search_path.is_empty() => f.write_str("it is in no folder of its PATH"),
-            Self::NotOnPath { search_path } => write!(f, "it is in no folder of its PATH, {search_path}"),
+            Self::NotOnPath { search_path } if search_path.is_empty() => {
+                f.write_str("it is not in any folder on the step's PATH")
+            }
+            Self::NotOnPath { search_path } => write!(f, "it is not in any folder on the step's PATH, {search_path}"),
             Self::Missing => f.write_str("there is no such file"),
             Self::Directory => f.write_str("it is a directory"),
             Self::NotExecutable { .. } => f.write_str("it is not executable"),

@@ -176,7 +176,7 @@ fn start_time(pid: u32) -> io::Result<u64> {
         Some(_) | None => error,
     };
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(ended)?;
-    let unknown = || io::Error::other(format!("/proc/{pid}/stat does not tell when it started"));
+    let unknown = || io::Error::other(format!("/proc/{pid}/stat does not show when the process started"));
     // The name of the program, the second field, may contain anything.
     let (_, after_name) = stat.rsplit_once(") ").ok_or_else(unknown)?;
     if after_name.starts_with(['Z', 'X']) {

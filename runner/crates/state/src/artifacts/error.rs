@@ -82,7 +82,7 @@ impl From<&ArtifactError> for Diagnostic {
             }
             ArtifactError::DigestMismatch { .. } => (
                 ErrorCode::ArtifactDigestMismatch,
-                "find out who changed the artifact; if nobody knows, delete it on the run's page",
+                "re-run the job, since the download may have been damaged; if the error remains, delete the artifact on the run's page",
             ),
             ArtifactError::TooLarge { .. } => {
                 (ErrorCode::ArtifactTooLarge, "find the job that stored it: the runner did not write this artifact")

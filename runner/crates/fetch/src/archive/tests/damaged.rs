@@ -229,7 +229,7 @@ fn existing_folders_are_refused() {
 #[test]
 fn full_disk_is_reported() {
     let error = ArchiveError::filesystem("written", "big")(io::Error::from(rustix::io::Errno::NOSPC));
-    assert_eq!(error.to_string(), "\"big\" can't be written: the disk is full");
+    assert_eq!(error.to_string(), "`big` can't be written: the disk is full");
     assert_eq!((error.kind(), error.hint().as_deref()), (FailureKind::Permanent, Some("free some disk space")));
 }
 
