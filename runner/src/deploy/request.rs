@@ -276,7 +276,7 @@ impl DeploymentRequest<'_> {
                     || "no link beside `releases` leads to a release".to_owned(),
                     |live| format!("{} is on record as live", live.label),
                 );
-                let hint = "`runner status` shows what is on record; deploy a release with `runner deploy`";
+                let hint = "`runner status` shows what is on record; deploy a release with `runner deploy --release LABEL`";
                 refused(ErrorCode::NothingToImport, "there is nothing to import".to_owned(), live, hint)
             }
         }
