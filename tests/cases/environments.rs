@@ -112,7 +112,8 @@ fn rollback_returns_to_the_last_verified_release() {
     environment
         .run(&["rollback", "--local"])
         .assert_exit(2)
-        .assert_stderr_contains("has no verified release to go back to");
+        .assert_stderr_contains("has no verified release to go back to")
+        .assert_stderr_contains("verified here, oldest first: `r1`, which is live");
 
     // One that fails its check, and one that is not deployed to its end.
     environment.write("deploy/test/broken", "");

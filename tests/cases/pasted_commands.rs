@@ -109,3 +109,16 @@ fn commands_that_repair_something() {
     refused.assert_exit(65).assert_stderr_contains("error[P0602]");
     paste(&environment, &refused.stderr, "runner state repair").assert_exit(0);
 }
+
+#[test]
+fn command_for_a_step_whose_outcome_is_unknown() {
+    let environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\nenvironments: { test: , prod: }\nsteps:\n  slow: { program: [/bin/sleep, \"60\"], trust: host, timeout: 1s }\n",
+    );
+    let lost = deploy(&environment, "test", "r1");
+    lost.assert_exit(1)
+        .assert_stderr_contains("error[P0302]")
+        .assert_stderr_contains("nothing can tell what it did, so the next attempt would stop there");
+    paste(&environment, &lost.stderr, "runner resolve").assert_exit(0);
+    deploy(&environment, "test", "r1").assert_exit(0);
+}

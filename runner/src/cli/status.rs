@@ -162,9 +162,7 @@ impl<'a> EnvironmentView<'a> {
                 // The history does not say where the release was promoted from.
                 Some("promote") => format!("promote {} again", release.label),
                 Some(ROLLBACK) => self.commands.text(&format!("run `runner {ROLLBACK} --to {}` again", release.label)),
-                Some(order) => {
-                    self.commands.text(&format!("run `runner {order} --release {}` again", release.label))
-                }
+                Some(order) => self.commands.text(&format!("run `runner {order} --release {}` again", release.label)),
                 None => format!("deploy {} again", release.label),
             };
             row("unfinished", &format!("run {run}{stands}; to continue, {way}"));

@@ -152,7 +152,8 @@ fn lines_in_hints(environment: &TestEnvironment) -> Vec<String> {
 
 #[test]
 fn directory_at_the_top_of_the_plan_is_granted_as_it_is_there() {
-    let steps = "steps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/shop-${{ release }}.tar.zst\", into: app }\n";
+    let steps =
+        "steps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/shop-${{ release }}.tar.zst\", into: app }\n";
     for (dirs, form) in [
         // All directories have their place in one line, which is a list only if all are at the top.
         ("{ app: ./deploy }", "{ "),

@@ -244,7 +244,10 @@ mod tests {
 
     #[test]
     fn commands_between_backticks_stay_whole() {
-        assert_eq!(wrap("to go on, run `runner status` or wait", 12, 12), ["to go on,", "run", "`runner status`", "or wait"]);
+        assert_eq!(
+            wrap("to go on, run `runner status` or wait", 12, 12),
+            ["to go on,", "run", "`runner status`", "or wait"]
+        );
         assert_eq!(wrap("a stray ` is no mark", 9, 9), ["a stray `", "is no", "mark"]);
     }
 

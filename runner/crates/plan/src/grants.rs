@@ -178,7 +178,9 @@ pub(super) fn written_shared_dirs(fields: &MappingFields<'_>) -> BTreeMap<GrantN
     let Some(YamlNode { kind: YamlValue::Map(entries), .. }) = fields.get("dirs") else { return BTreeMap::new() };
     let written = entries.iter().filter_map(|(key, node)| match &node.kind {
         YamlValue::Text(path) => Some((key.text.parse::<GrantName>().ok()?, path.clone())),
-        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => None,
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
+            None
+        }
     });
     written.collect()
 }

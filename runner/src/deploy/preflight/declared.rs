@@ -123,7 +123,13 @@ impl<'a> DeclaredStep<'a> {
     }
 
     /// A value that the grants do not cover. `what` completes "step `x` needs …".
-    fn not_granted(&self, value: &DeclaredValue, kind: CapabilityKind, what: &str, hint: impl Into<GrantHint>) -> ValueProblem {
+    fn not_granted(
+        &self,
+        value: &DeclaredValue,
+        kind: CapabilityKind,
+        what: &str,
+        hint: impl Into<GrantHint>,
+    ) -> ValueProblem {
         let message = format!("step `{}` needs {what}, but the plan does not grant it", self.step.id);
         self.problem(ErrorCode::MissingGrant, value, Some(kind), message, "not granted", hint.into())
     }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use plan::{
-    ArgumentPattern, GrantSource, Plan, PlanStep, ProgramGrant, StepGrants, WrittenGrantForm, WrittenGrants,
-};
+use plan::{ArgumentPattern, GrantSource, Plan, PlanStep, ProgramGrant, StepGrants, WrittenGrantForm, WrittenGrants};
 use sandbox::CapabilityKind;
 use serde_json::json;
 
@@ -131,7 +129,8 @@ impl GrantHint {
 impl MissingLines {
     fn extend(&mut self, more: &Self) {
         self.lines.extend(more.lines.iter().cloned());
-        self.implied.extend(more.implied.iter().filter(|item| !self.implied.contains(item)).cloned().collect::<Vec<_>>());
+        self.implied
+            .extend(more.implied.iter().filter(|item| !self.implied.contains(item)).cloned().collect::<Vec<_>>());
     }
 
     /// The key with all its lines.
