@@ -35,10 +35,8 @@ impl AttemptConclusion {
             RollbackResult::Done(_) => ExitKind::RolledBack,
             RollbackResult::NotRolledBack(_) | RollbackResult::Failed(_) => ExitKind::Failed,
         };
-        let failed = match error.gravest() {
-            AttemptError::Failed { step_target, .. } => Some(step_target),
-            _ => None,
-        };
+        let failed =
+            if let AttemptError::Failed { step_target, .. } = error.gravest() { Some(step_target) } else { None };
         let next = next_attempt::foresee(attempt, exit, failed).await;
         let mut warnings = Vec::new();
         let mut diagnostic = diagnostic(attempt, error, &next);

@@ -50,7 +50,9 @@ pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed
         } else if is_skipped(&view, &resolved) {
             skipped.push(&planned.step_target);
         }
-        if let (None, NextAction::Decided(Decision::Stop { reason })) = (&next.stop, action) {
+        if next.stop.is_none()
+            && let NextAction::Decided(Decision::Stop { reason }) = action
+        {
             next.stop = Some((planned.step_target.clone(), reason));
         }
     }

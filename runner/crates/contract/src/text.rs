@@ -72,11 +72,11 @@ fn unbroken_words(line: &str) -> Vec<&str> {
     let marks = line.matches('`').count();
     // The last of an odd number of backticks ends nothing.
     let paired = marks - marks % 2;
-    let (mut words, mut start, mut seen) = (Vec::new(), 0, 0);
+    let (mut words, mut start, mut seen) = (Vec::new(), 0, 0_usize);
     for (at, char) in line.char_indices() {
         match char {
             '`' if seen < paired => seen += 1,
-            ' ' if seen % 2 == 0 => {
+            ' ' if seen.is_multiple_of(2) => {
                 words.push(&line[start..at]);
                 start = at + 1;
             }

@@ -100,6 +100,7 @@ impl<'a> DeclaredStep<'a> {
 
     /// A value that can't work whatever is granted.
     fn invalid(&self, value: &DeclaredValue, why: &str, label: &str, hint: impl Into<String>) -> ValueProblem {
+        let hint: String = hint.into();
         let at = dotted_pointer(&value.pointer);
         let message = format!("invalid `with` of step `{}` at `{at}`: {why}", self.step.id);
         let capability = match value.kind {
@@ -119,7 +120,7 @@ impl<'a> DeclaredStep<'a> {
             | ValueKind::EarlierStep
             | ValueKind::Arguments => None,
         };
-        self.problem(ErrorCode::InvalidConfig, value, capability, message, label, GrantHint::from(hint.into()))
+        self.problem(ErrorCode::InvalidConfig, value, capability, message, label, GrantHint::from(hint))
     }
 
     /// A value that the grants do not cover. `what` completes "step `x` needs …".

@@ -149,7 +149,7 @@ impl MissingLines {
         }
         // Of a list of directories, `app` covers `app:ro`.
         let all: BTreeSet<&str> = texts.iter().copied().collect();
-        texts.retain(|text| !text.strip_suffix(":ro").is_some_and(|name| all.contains(name)));
+        texts.retain(|text| text.strip_suffix(":ro").is_none_or(|name| !all.contains(name)));
         match is_list {
             true => format!("{}: [{}]", self.key, texts.join(", ")),
             // After a key without a value, a comma needs a space.
