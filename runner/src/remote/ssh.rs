@@ -411,7 +411,7 @@ mod tests {
         let source = PlanSource { path: "deploy.yml".into(), folder: "/plans".into(), text: text.into() };
         let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
         let plan = Plan::parse(source, &request).unwrap();
-        let host = plan.steps[0].remote_host().unwrap();
+        let host: &PlanHost = plan.steps[0].remote_host().unwrap();
         let diagnostic = explain((host, &plan.ssh), "", stderr);
         (diagnostic.code, diagnostic.message, diagnostic.hint.unwrap())
     }
