@@ -40,6 +40,7 @@ mod cases {
     mod module_cache;
     mod module_requirements;
     mod other_ci;
+    mod pasted_commands;
     mod pinned_modules;
     mod plan_files;
     mod preview;

@@ -263,11 +263,12 @@ fn host_outcomes() -> [Option<StepOutcome>; 4] {
 }
 
 fn all_overrides() -> impl Iterator<Item = StepOverrides> {
-    (0..16).map(|bits| StepOverrides {
+    (0..32).map(|bits| StepOverrides {
         accept_drift: bits & 1 != 0,
         fresh: bits & 2 != 0,
         selected_by_name: bits & 4 != 0,
         journal_missing: bits & 8 != 0,
+        upstream_selected: bits & 16 != 0,
     })
 }
 

@@ -108,7 +108,7 @@ fn missing_module_file_is_rejected() {
         4 |   mine:
           |   ^^^^ this step uses it
           caused by: No such file or directory (os error 2)
-          hint: check the path; it is relative to the plan's folder
+          hint: check the path; it is relative to the plan's folder; build the module first, if it is your own
     "#]],
     );
 }

@@ -112,7 +112,8 @@ fn rollback_returns_to_the_last_verified_release() {
     environment
         .run(&["rollback", "--local"])
         .assert_exit(2)
-        .assert_stderr_contains("has no verified release to go back to");
+        .assert_stderr_contains("has no verified release to go back to")
+        .assert_stderr_contains("verified here, oldest first: `r1`, which is live");
 
     // One that fails its check, and one that is not deployed to its end.
     environment.write("deploy/test/broken", "");
@@ -466,7 +467,7 @@ fn rollback_interrupted_after_the_switch_resumes_to_its_target() {
     for signal in [rustix::process::Signal::KILL, rustix::process::Signal::INT] {
         let environment = interrupted_rollback(signal);
         let status = environment.run(&["status"]).stdout;
-        assert!(status.contains("run `runner rollback`"), "{status}");
+        assert!(status.contains("run `runner rollback --to r2 --local` again"), "{status}");
         environment.run(&["rollback", "--local"]).assert_exit(0);
         assert_eq!(live_version(&environment, "test"), "r2", "not one further");
         environment.run(&["rollback", "--local"]).assert_exit(0);

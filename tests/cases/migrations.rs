@@ -166,7 +166,7 @@ fn edited_applied_migration_is_rejected() {
           FAIL   migrate  migrations/0002_first_products.sql:1: 0002_first_products.sql changed after it was applied to the database `main` [TIME]
         error[P0311]: step `migrate` failed on attempt 1
           caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql changed after it was applied to the database `main`
-          hint: restore the file and move the change to a new migration; if the change is harmless, run `runner migrate accept 2`; then run `runner --local --release r1` again (skips: pull)
+          hint: restore the file and move the change to a new migration; if the change is harmless, run `runner migrate accept 2 --local`; then run `runner --local --release r1` again (skips: pull)
     "#]].assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.sql("SELECT price_cents FROM product WHERE name = 'ratchet'"), "1900");
 }

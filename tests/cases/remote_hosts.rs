@@ -215,3 +215,14 @@ fn a_host_that_is_down_is_named_and_the_next_run_goes_on() {
     refused.assert_stderr_contains("P0260");
     drop((first, port));
 }
+
+#[test]
+fn working_directory_that_is_not_sent_as_a_whole_is_named() {
+    let environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\nenvironments: { test: { hosts: { web: [\"ssh://root@192.0.2.1\"] } } }\nsteps:\n  warm:\n    on: web\n    program: [/bin/sh, a.sh]\n    trust: host\n    with: { dir: scripts, inputs: [scripts/a.sh] }\n    grants: { dirs: { scripts: \"./scripts:ro\" } }\n",
+    );
+    environment.write("scripts/a.sh", "true\n");
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2);
+    refused.assert_stderr_contains("hint: the step works in `scripts`: list the whole, `inputs: [scripts]`");
+}

@@ -49,7 +49,11 @@ fn with_slow_check(restart: &str) -> TestEnvironment {
 #[test]
 fn step_without_a_probe_runs_again_after_its_check_timed_out() {
     let environment = with_slow_check(RESTART);
-    environment.deploy("r1", &[]).assert_exit(1).assert_stderr_contains("P0302");
+    environment
+        .deploy("r1", &[])
+        .assert_exit(1)
+        .assert_stderr_contains("P0302")
+        .assert_stderr_contains("outcome unknown; the next attempt runs it again");
     environment.write("deploy/test/config", "good\n");
     let mended = environment.deploy("r1", &[]);
     mended.assert_exit(0);
@@ -69,7 +73,11 @@ fn step_that_must_not_run_twice_is_trusted_after_its_check_timed_out() {
 #[test]
 fn step_that_must_not_run_twice_stops_after_its_check_failed_until_an_operator_confirms_it() {
     let environment = with_service(&RESTART.replace(", repeatable: true", ""));
-    environment.deploy("r1", &[]).assert_exit(1);
+    environment
+        .deploy("r1", &[])
+        .assert_exit(1)
+        .assert_stderr_contains("the next attempt would stop at step `restart`: ")
+        .assert_stderr_contains("--accept-drift restart`");
     let stopped = environment.deploy("r1", &[]);
     stopped.assert_exit(3).assert_stderr_contains("error[P0408]").assert_stderr_contains("check `verify` failed");
     assert_eq!(stopped.decisions().last().unwrap(), "restart stop stale");
@@ -109,8 +117,8 @@ fn rerun_repeats_a_step_and_what_depends_on_it_and_can_verify() {
         "pull skip held",
         "migrate skip held",
         "switch run operator-word",
-        "restart run operator-word",
-        "warm run operator-word",
+        "restart run upstream-ran",
+        "warm run upstream-ran",
         "verify run failed-before",
     ]);
     assert_eq!(environment.run(&["status", "--json"]).json()[0]["live"]["verified"], true);

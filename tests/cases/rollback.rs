@@ -108,7 +108,7 @@ fn rollback_in_which_a_step_looks_up_an_unrecorded_output_does_not_begin() {
     expect![[r#"
         error[P0224]: step `verify` looks up `steps.migrate.applied`, which is not recorded, and a rollback does not run `migrate`
           caused by: it last ran for r3, and failed
-          hint: deploy r1 instead, which runs `migrate`: `runner deploy --release r1`; or remove the lookup from `verify`
+          hint: deploy r1 instead, which runs `migrate`: `runner deploy --release r1 --local`; or remove the lookup from `verify`
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.live_target(), live, "nothing was switched");

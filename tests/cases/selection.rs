@@ -183,7 +183,7 @@ fn deployment_outside_ci_requires_local() {
     refused.assert_exit(2);
     expect![[r#"
         error[P0208]: `runner deploy` changes an environment, and this is not a CI job
-          hint: to run it from this machine, add `--local`
+          hint: to run it from this machine, add `--local`: `runner --release r1 --local`
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"));

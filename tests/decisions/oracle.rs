@@ -238,7 +238,10 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
         ProbeSupport::Missing => false,
     };
     let repeatable = asked.repeat == RerunSafety::Safe;
-    let StepOverrides { accept_drift, fresh, selected_by_name: named, journal_missing: unrecorded } = asked.overrides;
+    let StepOverrides { accept_drift, fresh, selected_by_name, upstream_selected, journal_missing: unrecorded } =
+        asked.overrides;
+    let named = selected_by_name || upstream_selected;
+    let word = if selected_by_name { "operator-word" } else { "upstream-ran" };
     let is_hearsay = asked.record.is_untrusted || (unrecorded && asked.record.status == OracleStatus::NoRecord);
     let same = asked.record.fingerprint == Some(asked.current);
     let same_run = asked.record.run == Some(asked.run);
@@ -266,7 +269,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
         }
         return match found {
             None => PROBE_CURRENT,
-            Some("held") if named => answer_run("operator-word"),
+            Some("held") if named => answer_run(word),
             Some("held") => ("skip", "held", PROBED_RECEIPT),
             Some("absent") => answer_run("absent"),
             Some("drifted" | "unknown") if accept_drift => answer_run("drift-accepted"),
@@ -288,7 +291,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
             (OracleStatus::Reverted, _) => answer_run("reverted"),
             (OracleStatus::Failed, _) => answer_run("failed-before"),
             (OracleStatus::Succeeded, _) if !same && !upgraded => answer_run("changed"),
-            (OracleStatus::Succeeded, _) if named => answer_run("operator-word"),
+            (OracleStatus::Succeeded, _) if named => answer_run(word),
             (OracleStatus::Succeeded, _) if asked.always => answer_run("always"),
             _ if !has_probe => in_doubt,
             (_, None) => PROBE_CURRENT,
@@ -337,7 +340,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
     if asked.is_check {
         return match found {
             _ if asked.upstream_ran => answer_run("upstream-ran"),
-            _ if named => answer_run("operator-word"),
+            _ if named => answer_run(word),
             _ if asked.always => answer_run("always"),
             _ if upgraded => answer_run("changed"),
             _ if !has_probe => answer_run("no-probe"),
@@ -348,7 +351,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
         };
     }
     match found {
-        _ if named => answer_run("operator-word"),
+        _ if named => answer_run(word),
         _ if asked.always => answer_run("always"),
         _ if upgraded && !has_probe && (repeatable || !same_run) => answer_run("changed"),
         _ if upgraded && !has_probe && accept_drift => answer_run("drift-accepted"),

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     attempts, github_team,
+    plan_file::command_of_process,
     source::{self, env_variable},
 };
 use contract::{
@@ -27,9 +28,8 @@ pub(super) fn require_local_flag(local: bool, command: &str) -> Result<(), Vec<D
         return Ok(());
     }
     let message = format!("`runner {command}` changes an environment, and this is not a CI job");
-    Err(vec![
-        Diagnostic::new(ErrorCode::LocalNotConfirmed, message).with_hint("to run it from this machine, add `--local`"),
-    ])
+    let hint = format!("to run it from this machine, add `--local`: `{} --local`", command_of_process());
+    Err(vec![Diagnostic::new(ErrorCode::LocalNotConfirmed, message).with_hint(hint)])
 }
 
 /// Checks that the plan allows the current user to change the environment.

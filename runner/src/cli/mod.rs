@@ -162,10 +162,10 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.status())
 }
 
-/// Parses the command line. The commands in hints name the plan as it does.
+/// Parses the command line. The commands in hints name the plan and the environment as it does.
 fn parse() -> Result<(Cli, CommandCompletion), clap::Error> {
     let mut matches = Cli::command().try_get_matches()?;
-    let commands = CommandCompletion::new(named_plan(&matches));
+    let commands = CommandCompletion::new(named_plan(&matches), named_environment(&matches));
     let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut Cli::command()))?;
     Ok((cli, commands))
 }
@@ -174,6 +174,20 @@ fn parse() -> Result<(Cli, CommandCompletion), clap::Error> {
 fn named_plan(matches: &ArgMatches) -> Option<&Path> {
     let of_subcommand = matches.subcommand().and_then(|(_, below)| named_plan(below));
     of_subcommand.or_else(|| matches.try_get_one::<PathBuf>("plan").ok()?.map(PathBuf::as_path))
+}
+
+/// The environment that the command was told to work on.
+fn named_environment(matches: &ArgMatches) -> Option<&str> {
+    let of_subcommand = match matches.subcommand() {
+        Some(("promote", promote)) => text_argument(promote, "to"),
+        Some((_, below)) => named_environment(below),
+        None => None,
+    };
+    of_subcommand.or_else(|| text_argument(matches, "environment"))
+}
+
+fn text_argument<'m>(matches: &'m ArgMatches, id: &str) -> Option<&'m str> {
+    matches.try_get_one::<String>(id).ok()?.map(String::as_str)
 }
 
 fn purpose(cli: &Cli) -> OutputPurpose {

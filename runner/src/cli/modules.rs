@@ -39,7 +39,7 @@ pub(super) async fn run(
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     // The modules do not depend on the release.
     let label: Label = "none".parse().expect("it is a label");
-    let commands = CommandCompletion::new(plan.plan.as_deref());
+    let commands = CommandCompletion::new(plan.plan.as_deref(), plan.environment.as_deref());
     let plan = plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
     let pins = deploy::pinned(&plan, xdg_dirs::preflight_options(screen.stderr_notifier())).await?;

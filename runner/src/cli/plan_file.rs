@@ -1,9 +1,11 @@
 //! Which file is the plan: the named one, or else the only one in this folder.
 //!
-//! A command in a hint names the plan if the command would otherwise read another one, or none.
+//! A command in a hint names the plan if the command would otherwise read another one, or none. It names the environment, and has
+//! `--local`, where it would be refused without.
 
 use std::path::{Path, PathBuf};
 
+use super::source;
 use contract::diagnostic::{Diagnostic, ErrorCode, Notice};
 
 /// The names of plans in full.
@@ -13,7 +15,30 @@ const PLAN_NAMES: [&str; 2] = ["deploy.yml", "pawl.yml"];
 const PLAN_SUFFIX: &str = ".pawl.yml";
 
 /// The commands that read no plan.
-const COMMANDS_WITHOUT_PLAN: [&str; 4] = ["journal", "new-step", "schema", "step"];
+const COMMANDS_WITHOUT_PLAN: [&str; 5] = ["agent", "journal", "new-step", "schema", "step"];
+
+/// The commands that only have subcommands.
+const COMMAND_GROUPS: [&str; 3] = ["lock", "migrate", "state"];
+
+/// The commands that read a plan and name no environment: they are about all, or have other options for it.
+const COMMANDS_WITHOUT_ENV: [&str; 4] = ["lock status", "promote", "state check", "status"];
+
+/// The commands that always need `--local` outside of CI.
+const COMMANDS_WITH_LOCAL: [&str; 13] = [
+    "deploy",
+    "import",
+    "lock release",
+    "migrate accept",
+    "migrate baseline",
+    "migrate down",
+    "migrate resolve",
+    "promote",
+    "prune",
+    "resolve",
+    "rollback",
+    "setup",
+    "state repair",
+];
 
 /// The plan in the current folder.
 ///
@@ -74,17 +99,25 @@ pub(super) fn plan_option(named: Option<&Path>) -> Option<String> {
     (!is_found).then(|| format!("--plan {}", shell_word(&named.to_string_lossy())))
 }
 
-/// Adds the plan to the commands in hints and notices that do not name it.
+/// Adds to the commands in hints and notices what they lack to work when they are pasted: the plan, the environment, and `--local`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CommandCompletion {
     /// Such as `--plan shop.yml`; none if the commands need none.
-    option: Option<String>,
+    plan_option: Option<String>,
+    /// Such as `--env prod`; none if no environment was named.
+    environment_option: Option<String>,
+    /// Whether a command that changes something needs `--local`: this process is not part of a CI job.
+    is_local: bool,
 }
 
 impl CommandCompletion {
-    /// For the plan that the process was told to read.
-    pub(super) fn new(named: Option<&Path>) -> Self {
-        Self { option: plan_option(named) }
+    /// For the plan and the environment that the process was told to use.
+    pub(super) fn new(named_plan: Option<&Path>, named_environment: Option<&str>) -> Self {
+        Self {
+            plan_option: plan_option(named_plan),
+            environment_option: named_environment.map(|name| format!("--env {}", shell_word(name))),
+            is_local: !source::is_ci(),
+        }
     }
 
     pub(super) fn diagnostic(&self, diagnostic: &Diagnostic) -> Diagnostic {
@@ -99,31 +132,56 @@ impl CommandCompletion {
     /// Completes the commands between backticks.
     pub(super) fn text(&self, text: &str) -> String {
         let parts: Vec<&str> = text.split('`').collect();
-        let Some(option) = self.option.as_ref().filter(|_| !parts.len().is_multiple_of(2)) else {
+        if parts.len().is_multiple_of(2) {
             return text.to_owned();
-        };
-        let complete = |(index, part): (usize, &&str)| match index % 2 == 1 && lacks_plan(part) {
-            true => format!("{part} {option}"),
-            false => (*part).to_owned(),
-        };
+        }
+        let complete =
+            |(index, part): (usize, &&str)| if index % 2 == 1 { self.code(part) } else { (*part).to_owned() };
         parts.iter().enumerate().map(complete).collect::<Vec<_>>().join("`")
+    }
+
+    /// Completes a text in backticks, if it is a whole command.
+    fn code(&self, code: &str) -> String {
+        let Some(command) = command_name(code) else { return code.to_owned() };
+        let has = |option: &str| code.split_whitespace().any(|word| word.split('=').next() == Some(option));
+        let local = (self.is_local && COMMANDS_WITH_LOCAL.contains(&&*command)).then(|| "--local".to_owned());
+        let environment = || self.environment_option.clone().filter(|_| !COMMANDS_WITHOUT_ENV.contains(&&*command));
+        let lacking = [
+            local.filter(|_| !has("--local")),
+            self.plan_option.clone().filter(|_| !has("--plan")),
+            environment().filter(|_| !has("--env")),
+        ];
+        std::iter::once(code.to_owned()).chain(lacking.into_iter().flatten()).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// Whether some text is a whole command that reads a plan and does not say which.
-fn lacks_plan(code: &str) -> bool {
+/// The command that some text runs, such as `migrate accept`; none if the text is no whole command, or one that reads no plan.
+fn command_name(code: &str) -> Option<String> {
     let mut words = code.split_whitespace();
-    words.next() == Some("runner")
-        && !code.contains("--plan")
-        && !code.contains('…')
-        && words.next().is_some_and(|command| !COMMANDS_WITHOUT_PLAN.contains(&command))
+    if words.next() != Some("runner") || code.contains('…') || code.contains("--help") {
+        return None;
+    }
+    let first = words.next()?;
+    if first.starts_with('-') {
+        // `runner --local` is short for `runner deploy --local`.
+        return Some("deploy".to_owned());
+    }
+    if COMMAND_GROUPS.contains(&first) {
+        return words.next().filter(|second| !second.starts_with('-')).map(|second| format!("{first} {second}"));
+    }
+    (!COMMANDS_WITHOUT_PLAN.contains(&first)).then(|| first.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::{CommandCompletion, ambiguous_plan, is_plan_name, plans_in, shell_word};
+    use clap::CommandFactory as _;
+
+    use super::{
+        COMMAND_GROUPS, COMMANDS_WITH_LOCAL, COMMANDS_WITHOUT_ENV, COMMANDS_WITHOUT_PLAN, CommandCompletion,
+        ambiguous_plan, is_plan_name, plans_in, shell_word,
+    };
 
     #[test]
     fn plans_are_found_by_their_names() {
@@ -148,7 +206,8 @@ mod tests {
 
     #[test]
     fn commands_in_hints_name_the_plan() {
-        let completion = CommandCompletion { option: Some("--plan shop.yml".to_owned()) };
+        let completion =
+            CommandCompletion { plan_option: Some("--plan shop.yml".to_owned()), ..CommandCompletion::default() };
         for (hint, completed) in [
             ("run `runner modules --accept`, then go", "run `runner modules --accept --plan shop.yml`, then go"),
             ("run `runner --local --plan shop.yml` again", "run `runner --local --plan shop.yml` again"),
@@ -156,9 +215,77 @@ mod tests {
             ("not a command: runner status", "not a command: runner status"),
             ("a stray ` and `runner status`", "a stray ` and `runner status`"),
             ("the file `runner-notes`", "the file `runner-notes`"),
+            ("`runner migrate` works on files", "`runner migrate` works on files"),
         ] {
             assert_eq!(completion.text(hint), completed);
         }
         assert_eq!(CommandCompletion::default().text("`runner status`"), "`runner status`");
+    }
+
+    #[test]
+    fn commands_in_hints_name_the_environment_and_are_confirmed() {
+        let terminal = CommandCompletion {
+            environment_option: Some("--env prod".to_owned()),
+            is_local: true,
+            ..CommandCompletion::default()
+        };
+        let job = CommandCompletion { is_local: false, ..terminal.clone() };
+        for (command, at_terminal, in_job) in [
+            ("runner logs", "runner logs --env prod", "runner logs --env prod"),
+            ("runner modules --accept", "runner modules --accept --env prod", "runner modules --accept --env prod"),
+            ("runner rollback", "runner rollback --local --env prod", "runner rollback --env prod"),
+            (
+                "runner deploy --release LABEL",
+                "runner deploy --release LABEL --local --env prod",
+                "runner deploy --release LABEL --env prod",
+            ),
+            (
+                "runner migrate accept 7",
+                "runner migrate accept 7 --local --env prod",
+                "runner migrate accept 7 --env prod",
+            ),
+            ("runner migrate status", "runner migrate status --env prod", "runner migrate status --env prod"),
+            (
+                "runner state repair --local",
+                "runner state repair --local --env prod",
+                "runner state repair --local --env prod",
+            ),
+            (
+                "runner promote --from a --to b",
+                "runner promote --from a --to b --local",
+                "runner promote --from a --to b",
+            ),
+            ("runner --local --env test", "runner --local --env test", "runner --local --env test"),
+            ("runner status", "runner status", "runner status"),
+            ("runner lock status --watch", "runner lock status --watch", "runner lock status --watch"),
+        ] {
+            assert_eq!(terminal.code(command), at_terminal);
+            assert_eq!(job.code(command), in_job);
+        }
+    }
+
+    /// Each command has the options that completion adds to it.
+    #[test]
+    fn commands_have_the_options_that_are_added() {
+        let mut root = crate::cli::Cli::command();
+        root.build();
+        let mut commands: Vec<(String, &clap::Command)> = Vec::new();
+        for command in root.get_subcommands() {
+            let name = command.get_name().to_owned();
+            if COMMAND_GROUPS.contains(&&*name) {
+                let below = command.get_subcommands();
+                commands.extend(below.map(|below| (format!("{name} {}", below.get_name()), below)));
+            } else {
+                commands.push((name, command));
+            }
+        }
+        for (name, command) in commands {
+            let has = |option: &str| command.get_arguments().any(|argument| argument.get_long() == Some(option));
+            let (reads_plan, names_environment) =
+                (!COMMANDS_WITHOUT_PLAN.contains(&&*name), !COMMANDS_WITHOUT_ENV.contains(&&*name));
+            assert!(!reads_plan || has("plan"), "{name}");
+            assert!(!reads_plan || !names_environment || has("env"), "{name}");
+            assert!(!COMMANDS_WITH_LOCAL.contains(&&*name) || has("local"), "{name}");
+        }
     }
 }

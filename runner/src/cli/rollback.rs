@@ -186,7 +186,10 @@ async fn deploy_release(
 /// The requested verified release, or the rollback target.
 fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &StateStore) -> Result<Release, Diagnostic> {
     let head = &state.head;
-    let names = || match head.verified.iter().map(|release| format!("`{}`", release.label)).collect::<Vec<_>>() {
+    let is_live = |release: &Release| head.live.as_ref().is_some_and(|live| live.is_same(release));
+    let name =
+        |release: &Release| format!("`{}`{}", release.label, if is_live(release) { ", which is live" } else { "" });
+    let names = || match head.verified.iter().map(name).collect::<Vec<_>>() {
         names if names.is_empty() => "no release is verified here yet".to_owned(),
         names => format!("verified here, oldest first: {}", names.join(", ")),
     };

@@ -25,7 +25,7 @@ use contract::{
 };
 use journal::{
     JournalEvent, JournalState, JournalTrust, RecordStatus, StepRecord, StepTarget, clock,
-    event::JournalHeader,
+    event::{JournalHeader, ROLLBACK},
     state::{AttemptSummary, LiveDoubt},
 };
 use state::{LockRecord, LockStatus, StateStore};
@@ -58,7 +58,7 @@ pub(super) fn run(
 ) -> Result<ExitKind, Diagnostic> {
     let views = environments
         .iter()
-        .map(|(name, store)| EnvironmentView::read(plan, name, store))
+        .map(|(name, store)| EnvironmentView::read(plan, name, store, environments.len() > 1))
         .collect::<Result<Vec<_>, _>>()?;
     let answer = match form {
         OutputFormat::Json => json::line(&views.iter().map(EnvironmentView::json).collect::<Value>()) + "\n",
@@ -84,7 +84,13 @@ struct EnvironmentView<'a> {
 }
 
 impl<'a> EnvironmentView<'a> {
-    fn read(plan: &PlanSourceArgs, environment: &'a EnvironmentName, store: &StateStore) -> Result<Self, Diagnostic> {
+    /// `is_one_of_several`: a command must name the environment.
+    fn read(
+        plan: &PlanSourceArgs,
+        environment: &'a EnvironmentName,
+        store: &StateStore,
+        is_one_of_several: bool,
+    ) -> Result<Self, Diagnostic> {
         let (mut planned, mut open_step) = (Vec::new(), None);
         let loaded = store.load(|entry| {
             if let JournalEvent::Plan { steps, .. } = &entry.event {
@@ -104,7 +110,8 @@ impl<'a> EnvironmentView<'a> {
         let (lock, standing) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
         let step_targets = [planned, others].concat();
         let unrecorded = unrecorded_release(plan, environment, &state);
-        let commands = CommandCompletion::new(plan.plan.as_deref());
+        let is_named = is_one_of_several || plan.environment.is_some();
+        let commands = CommandCompletion::new(plan.plan.as_deref(), is_named.then_some(environment.as_str()));
         Ok(Self { environment, state, step_targets, lock, lock_status: standing, open_step, unrecorded, commands })
     }
 
@@ -151,8 +158,11 @@ impl<'a> EnvironmentView<'a> {
         if let Some(unfinished) = self.unfinished() {
             let JournalHeader { run, release, .. } = &unfinished.header;
             let stands = unfinished.failed_step.as_ref().map(|place| format!(" is at {place}")).unwrap_or_default();
-            let way = match &unfinished.command {
-                Some(order) => self.commands.text(&format!("run `runner {order}` again")),
+            let way = match unfinished.command.as_deref() {
+                // The history does not say where the release was promoted from.
+                Some("promote") => format!("promote {} again", release.label),
+                Some(ROLLBACK) => self.commands.text(&format!("run `runner {ROLLBACK} --to {}` again", release.label)),
+                Some(order) => self.commands.text(&format!("run `runner {order} --release {}` again", release.label)),
                 None => format!("deploy {} again", release.label),
             };
             row("unfinished", &format!("run {run}{stands}; to continue, {way}"));

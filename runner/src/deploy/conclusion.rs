@@ -8,7 +8,7 @@ use state::LockError;
 use super::{
     AttemptError, PlannedStep,
     attempt::RunningAttempt,
-    error::{self, ResumeHint},
+    error::{self, NextAttempt, ResumeHint},
     next_attempt,
     rollback::RollbackResult,
 };
@@ -35,9 +35,11 @@ impl AttemptConclusion {
             RollbackResult::Done(_) => ExitKind::RolledBack,
             RollbackResult::NotRolledBack(_) | RollbackResult::Failed(_) => ExitKind::Failed,
         };
-        let skipped = next_attempt::skipped_steps(attempt, exit).await;
+        let failed =
+            if let AttemptError::Failed { step_target, .. } = error.gravest() { Some(step_target) } else { None };
+        let next = next_attempt::foresee(attempt, exit, failed).await;
         let mut warnings = Vec::new();
-        let mut diagnostic = diagnostic(attempt, error, &skipped);
+        let mut diagnostic = diagnostic(attempt, error, &next);
         match rollback {
             RollbackResult::NotRolledBack(None) => {}
             RollbackResult::NotRolledBack(Some(why)) => {
@@ -52,7 +54,7 @@ impl AttemptConclusion {
             }
             RollbackResult::Failed(undo_error) => {
                 let (why, causes) = (diagnostic.message, diagnostic.causes);
-                diagnostic = self::diagnostic(attempt, &undo_error, &skipped)
+                diagnostic = self::diagnostic(attempt, &undo_error, &next)
                     .with_cause(format!("the rollback started because {why}"));
                 diagnostic.causes.extend(causes);
             }
@@ -85,12 +87,12 @@ impl AttemptConclusion {
 }
 
 /// The diagnostic of an error: with the operator's next command, and without secrets.
-fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError, skipped_steps: &[String]) -> Diagnostic {
+fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError, next: &NextAttempt) -> Diagnostic {
     let (prepared, state) = (attempt.prepared(), attempt.state());
     let resume_hint = ResumeHint {
         resume_command: &attempt.request.resume_command,
         resolve_command: attempt.request.resolve_command.as_deref(),
-        skipped_steps,
+        next,
     };
     let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);
     if matches!(error, AttemptError::Interrupted)

@@ -50,8 +50,25 @@ pub struct ResumeHint<'a> {
     pub resume_command: &'a str,
     /// The command that records how a step ended, if there is a plan file.
     pub resolve_command: Option<&'a str>,
-    /// The steps that the deployment will skip.
-    pub skipped_steps: &'a [String],
+    /// What the next attempt does.
+    pub next: &'a NextAttempt,
+}
+
+/// What the next attempt does, as far as that is certain.
+#[derive(Clone, Debug)]
+pub struct NextAttempt {
+    /// The steps that it skips.
+    pub skipped_steps: Vec<String>,
+    /// The first step that it stops at, and why.
+    pub stop: Option<(StepTarget, DecisionReason)>,
+    /// Whether it probes the failed step before it runs that again.
+    pub probes_failed_step: bool,
+}
+
+impl Default for NextAttempt {
+    fn default() -> Self {
+        Self { skipped_steps: Vec::new(), stop: None, probes_failed_step: true }
+    }
 }
 
 impl ResumeHint<'_> {
@@ -144,7 +161,8 @@ impl AttemptError {
     /// The diagnostic of the error, with the operator's next command as its hint.
     #[must_use]
     pub fn diagnostic(&self, attempt: AttemptNumber, resume_hint: &ResumeHint<'_>) -> Diagnostic {
-        let ResumeHint { resume_command: again, skipped_steps: done, .. } = resume_hint;
+        let ResumeHint { resume_command: again, next, .. } = resume_hint;
+        let done = &next.skipped_steps;
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target, failure, outcome_known: known } => {
@@ -157,12 +175,30 @@ impl AttemptError {
                 };
                 let message = format!("step {step_target} failed on attempt {attempt}");
                 let mut diagnostic = Diagnostic::new(code, message).with_cause(failure_summary(failure));
+                let stops_here = next.stop.as_ref().is_some_and(|(stop, _)| stop == step_target);
                 if !known {
-                    diagnostic =
-                        diagnostic.with_cause("outcome unknown; the next attempt probes the step before it runs it");
+                    diagnostic = diagnostic.with_cause(match (stops_here, next.probes_failed_step) {
+                        (true, _) => {
+                            "outcome unknown; nothing can tell what it did, so the next attempt would stop there"
+                        }
+                        (false, true) => "outcome unknown; the next attempt probes the step before it runs it",
+                        (false, false) => "outcome unknown; the next attempt runs it again",
+                    });
                 }
                 let advice = failure.hint.as_deref().unwrap_or("fix the cause");
-                diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
+                diagnostic.with_hint(match &next.stop {
+                    // "Run again" would end in exactly this error.
+                    Some((stop, reason)) => {
+                        let (_, _, hint) = in_doubt(stop, reason, resume_hint);
+                        let place = if stops_here {
+                            String::new()
+                        } else {
+                            format!("the next attempt would stop at step {stop}: ")
+                        };
+                        format!("{advice}; {place}{hint}")
+                    }
+                    None => format!("{advice}; then run `{again}` again{skipped}"),
+                })
             }
             Self::InDoubt { step_target, reason } => {
                 let (code, why, hint) = in_doubt(step_target, reason, resume_hint);

@@ -1,10 +1,11 @@
-//! What the next attempt will skip, for the hint of a failed one: the decision itself says so.
+//! What the next attempt will skip, and where it would stop, for the hint of a failed one: the decision itself says so.
 //!
 //! Deliberately absent: probes. What this attempt has passed held a moment ago, so a probe counts as having found it.
 
 use super::{
     DeployOverrides, PlannedStep, PreparedPlan,
     attempt::{RunningAttempt, next_header},
+    error::NextAttempt,
     resolve::{AttemptView, ResolvedStep},
 };
 use crate::remote::RemoteExecutor;
@@ -18,8 +19,9 @@ use journal::{
     event::{Decision, JournalHeader},
 };
 
-/// Of the steps that this attempt has passed, those that the next one will not run again, if this one ends with `exit`.
-pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) -> Vec<String> {
+/// What the next attempt does if this one ends with `exit`, after `failed` failed: which of the passed steps it does not run again, and
+/// where it is certain to stop.
+pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed: Option<&StepTarget>) -> NextAttempt {
     let prepared = attempt.prepared();
     let mut state = attempt.state().clone();
     if let Some(last) = state.attempts.last_mut() {
@@ -33,19 +35,29 @@ pub(super) async fn skipped_steps(attempt: &RunningAttempt<'_>, exit: ExitKind) 
     let (outputs, overrides) = (&attempt.outputs, &overrides);
     let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs, is_local_state };
     let mut skipped: Vec<&StepTarget> = Vec::new();
+    let mut next = NextAttempt::default();
+    let is_failed = |planned: &PlannedStep| failed == Some(&planned.step_target);
     // A host that is gone is not dialed for a hint.
     let is_known = |planned: &&PlannedStep| {
-        outputs.contains(&planned.step_target)
+        (outputs.contains(&planned.step_target) || is_failed(planned))
             && prepared.remote_executor(planned).is_none_or(RemoteExecutor::is_connected)
     };
     for planned in prepared.steps.iter().filter(is_known) {
-        if let Ok(resolved) = view.evaluate_input(planned, false).await
-            && is_skipped(&view, &resolved)
-        {
+        let Ok(resolved) = view.evaluate_input(planned, false).await else { continue };
+        let action = decision::decide(&view.decision_input(&resolved, None));
+        if is_failed(planned) {
+            next.probes_failed_step = matches!(action, NextAction::Probe(_));
+        } else if is_skipped(&view, &resolved) {
             skipped.push(&planned.step_target);
         }
+        if next.stop.is_none()
+            && let NextAction::Decided(Decision::Stop { reason }) = action
+        {
+            next.stop = Some((planned.step_target.clone(), reason));
+        }
     }
-    names(prepared, &skipped)
+    next.skipped_steps = names(prepared, &skipped);
+    next
 }
 
 /// The names of steps; with the target, where a step is not skipped on each of its targets.

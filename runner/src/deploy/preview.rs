@@ -8,7 +8,7 @@ use super::{
     AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
     assumed_steps::{assumed_outputs, check_assumed_steps},
     attempt,
-    error::ResumeHint,
+    error::{NextAttempt, ResumeHint},
     outputs::StepOutputs,
     request::is_local_state,
     resolve::{AttemptView, ResolvedStep},
@@ -123,7 +123,8 @@ async fn preview_step(
         }
         Err(AttemptError::Plan(diagnostic)) => return Err(vec![diagnostic]),
         Err(error) => {
-            let resume_hint = ResumeHint { resume_command: "runner plan", resolve_command: None, skipped_steps: &[] };
+            let next = NextAttempt::default();
+            let resume_hint = ResumeHint { resume_command: "runner plan", resolve_command: None, next: &next };
             return Err(vec![error.diagnostic(view.header.attempt, &resume_hint)]);
         }
     };

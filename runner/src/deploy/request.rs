@@ -149,9 +149,14 @@ impl DeployOverrides {
         self.command == Some(ROLLBACK) && planned.description.behaviors.migrates.is_some()
     }
 
-    /// Whether `--rerun` names the step, or one that it depends on.
+    /// Whether `--rerun` names the step.
     pub(super) fn reruns(&self, planned: &PlannedStep) -> bool {
-        self.rerun.contains(&planned.step.id) || !self.rerun.is_disjoint(&planned.upstream)
+        self.rerun.contains(&planned.step.id)
+    }
+
+    /// Whether `--rerun` names a step that it depends on.
+    pub(super) fn reruns_upstream_of(&self, planned: &PlannedStep) -> bool {
+        !self.rerun.is_disjoint(&planned.upstream)
     }
 }
 
@@ -276,7 +281,8 @@ impl DeploymentRequest<'_> {
                     || "no link next to a `releases` folder points to a release".to_owned(),
                     |live| format!("{} is on record as live", live.label),
                 );
-                let hint = "`runner status` shows what is on record; deploy a release with `runner deploy`";
+                let hint =
+                    "`runner status` shows what is on record; deploy a release with `runner deploy --release LABEL`";
                 refused(ErrorCode::NothingToImport, "there is nothing to import".to_owned(), live, hint)
             }
         }

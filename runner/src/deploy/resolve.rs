@@ -234,6 +234,7 @@ impl<'a> AttemptView<'a> {
                 accept_drift: self.overrides.accept_drift.contains(&planned.step.id),
                 fresh: self.overrides.fresh,
                 selected_by_name: resolved.selected_by_name || self.overrides.reruns(planned),
+                upstream_selected: self.overrides.reruns_upstream_of(planned),
                 journal_missing: self.overrides.journal_missing
                     || self.overrides.is_import()
                     || self.state.lost_records.contains(&planned.step_target),

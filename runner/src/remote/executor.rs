@@ -178,7 +178,13 @@ impl RemoteExecutor {
                 "directory `{name}` of step `{id}` is on this machine, and the step names no file in it to send to `{}`",
                 self.host.name
             );
-            let hint = "use a directory of the host, by its absolute path; a `run` step can list files under `inputs:`";
+            let hint = match shipping::partly_sent_dir(&planned.step, &planned.description, name) {
+                Some(dir) => format!("the step works in `{dir}`: list the whole, `inputs: [{dir}]`"),
+                None => {
+                    "use a directory of the host, by its absolute path; a `run` step can list files under `inputs:`"
+                        .to_owned()
+                }
+            };
             (id.clone(), Diagnostic::new(ErrorCode::InvalidGrant, message).with_hint(hint))
         };
         shipping::unsent_dirs(&planned.step, &planned.description).into_iter().map(problem).collect()

@@ -84,6 +84,14 @@ pub(super) fn unsent_dirs<'s>(step: &'s PlanStep, description: &ModuleDescriptio
     relative.filter(|name| !is_complete(name)).collect()
 }
 
+/// The working directory of a step in a relative directory that the host gets only a part of, or nothing: an input must name the whole.
+pub(super) fn partly_sent_dir(step: &PlanStep, description: &ModuleDescription, name: &GrantName) -> Option<String> {
+    let inputs = description.inputs(&step.with);
+    let works_in =
+        |(kind, text): &(InputKind, String)| *kind == InputKind::WorkingDir && split_dir_path(text).0 == name.as_str();
+    inputs.into_iter().find(works_in).map(|(_, dir)| dir)
+}
+
 /// The paths below the granted directory that an input means.
 fn named_files(step: &PlanStep, kind: InputKind, text: &str) -> Result<BTreeSet<PathBuf>, (PathBuf, io::Error)> {
     let Some((grant, path)) = step.grants.dir_of(text).filter(|(grant, _)| grant.is_relative) else {

@@ -33,6 +33,9 @@ const MAX_NOISE_BYTES: usize = 64 << 10;
 /// What of ssh's errors is shown, in bytes.
 const MAX_STDERR_BYTES: usize = 8 << 10;
 
+/// The last error of ssh if the connection through a jump host ended before it began.
+const CLOSED_BY_JUMP: &str = "Connection closed by UNKNOWN port 65535";
+
 const HERE_MARK: &str = "PAWL-HERE";
 const NEED_MARK: &str = "PAWL-NEED";
 const FAIL_MARK: &str = "PAWL-FAIL";
@@ -277,8 +280,19 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
     let shown =
         if name.as_str() == address.to_string() { format!("`{name}`") } else { format!("`{name}` ({address})") };
     let log_in = format!("`{}` must log in without a prompt", ssh_command(address, options));
-    let diagnostic = if said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed") {
-        let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
+    let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
+    let is_key_refused = said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed");
+    let diagnostic = if is_key_refused && stderr.lines().next_back().map(str::trim) == Some(CLOSED_BY_JUMP) {
+        let jump = jump_host(stderr);
+        let shown_jump = jump.as_ref().map_or_else(String::new, |(name, _)| format!(" `{name}`"));
+        let message = format!("the key of the jump host{shown_jump} on the way to host {shown} {how}");
+        let scan = jump.map_or_else(String::new, |(_, scan)| format!(" (`{scan}`)"));
+        let hint = format!(
+            "compare its key with the host's own, then add it{scan} to the file that `UserKnownHostsFile` in the ssh configuration names: \
+             ssh does not use the plan's `known-hosts:` for a jump host"
+        );
+        Diagnostic::new(ErrorCode::HostKeyUnknown, message).with_hint(hint)
+    } else if is_key_refused {
         let hint = format!(
             "compare the key that the host sends with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host; if they match, add it: `{}`",
             keyscan_command(address, options)
@@ -292,6 +306,11 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         let hint = "remove the `ForceCommand` or `command=` of this key, or let it run `/bin/sh`".to_owned();
         let cause = format!("it said: {}", first_line(noise));
         Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
+    } else if let (true, Some(config)) = (said("Can't open user config file"), &options.config) {
+        let config = config.display();
+        let message = format!("host {shown} can't be reached: there is no ssh configuration {config}");
+        let hint = format!("create {config}, or correct `ssh: {{ config: … }}` in the plan");
+        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
     } else {
         let hint = format!("check that it is up: {log_in}");
         Diagnostic::new(ErrorCode::HostUnreachable, format!("host {shown} can't be reached")).with_hint(hint)
@@ -300,6 +319,21 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         Some(line) => diagnostic.with_cause(format!("ssh: {}", line.trim_start_matches("ssh: "))),
         None => diagnostic,
     }
+}
+
+/// The jump host that ssh's errors name, and the command that prints its key.
+fn jump_host(stderr: &str) -> Option<(String, String)> {
+    let name = stderr.lines().find_map(|line| {
+        let (_, unknown) = line.split_once(" host key is known for ").unzip();
+        let (_, changed) = line.split_once("Host key for ").unzip();
+        unknown.and_then(|rest| rest.split_once(" and ")).or_else(|| changed.and_then(|rest| rest.split_once(" has ")))
+    });
+    let name = name?.0.trim();
+    let scan = match name.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
+        Some((host, port)) => format!("ssh-keyscan -p {port} {host}"),
+        None => format!("ssh-keyscan {name}"),
+    };
+    Some((name.to_owned(), scan))
 }
 
 /// The line of ssh's errors that says most: a key that can't be loaded or is not known, else the last one.
@@ -366,4 +400,56 @@ fn unusable(host: &PlanHost, what: &str, folder: &str, stderr: &str) -> Diagnost
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let diagnostic = diagnostic.with_cause(cause).with_hint(hint);
     telling_line(stderr).into_iter().fold(diagnostic, Diagnostic::with_cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::{Plan, PlanRequest, PlanSource};
+
+    use super::*;
+
+    /// The error and the hint of a connection to `root@inner` that ended with these errors of ssh.
+    fn explained(stderr: &str) -> (ErrorCode, String, String) {
+        let text = "version: 1\napp: shop\nenvironments:\n  test:\n    ssh: { config: /etc/s/config, known-hosts: /etc/s/known }\n    hosts: { web: [\"ssh://root@inner\"] }\nsteps:\n  a: { program: [/bin/true], trust: host, on: web }\n";
+        let source = PlanSource { path: "deploy.yml".into(), folder: "/plans".into(), text: text.into() };
+        let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+        let plan = Plan::parse(source, &request).unwrap();
+        let host: &PlanHost = plan.steps[0].remote_host().unwrap();
+        let diagnostic = explain((host, &plan.ssh), "", stderr);
+        (diagnostic.code, diagnostic.message, diagnostic.hint.unwrap())
+    }
+
+    #[test]
+    fn key_of_a_jump_host_is_not_that_of_the_host() {
+        let refused = "and you have requested strict checking.\nHost key verification failed.\n";
+        let closed = "Connection closed by UNKNOWN port 65535";
+        let (code, message, hint) =
+            explained(&format!("No ED25519 host key is known for [jump.example.com]:2222 {refused}{closed}"));
+        assert_eq!(code, ErrorCode::HostKeyUnknown);
+        assert!(
+            message.starts_with("the key of the jump host `[jump.example.com]:2222` on the way to host "),
+            "{message}"
+        );
+        assert!(
+            hint.contains("`ssh-keyscan -p 2222 jump.example.com`") && hint.contains("`UserKnownHostsFile`"),
+            "{hint}"
+        );
+        assert!(!hint.contains("/etc/s/known"), "{hint}");
+        let changed = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\nHost key for jump has changed ";
+        let (_, message, hint) = explained(&format!("{changed}{refused}{closed}"));
+        assert!(message.contains("jump host `jump`") && message.ends_with("has changed"), "{message}");
+        assert!(hint.contains("`ssh-keyscan jump`"), "{hint}");
+        // The host itself.
+        let (_, message, hint) = explained(&format!("No ED25519 host key is known for inner {refused}"));
+        assert!(!message.contains("jump"), "{message}");
+        assert!(hint.contains("`ssh-keyscan inner >> /etc/s/known`"), "{hint}");
+    }
+
+    #[test]
+    fn missing_configuration_is_said() {
+        let (code, message, hint) = explained("Can't open user config file /etc/s/config: No such file or directory");
+        assert_eq!(code, ErrorCode::HostUnreachable);
+        assert!(message.ends_with("there is no ssh configuration /etc/s/config"), "{message}");
+        assert!(hint.starts_with("create /etc/s/config"), "{hint}");
+    }
 }

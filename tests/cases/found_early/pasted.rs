@@ -138,3 +138,58 @@ fn directory_may_begin_with_a_slash_wherever_it_is_named() {
         .run(&[&deploy[..], &["--rerun", "warm"]].concat())
         .assert_stderr_contains("lies in the input `/app/made`");
 }
+
+/// The texts in backticks that the hints of a refused plan begin with, each once.
+fn lines_in_hints(environment: &TestEnvironment) -> Vec<String> {
+    let refused = environment.run(&PLAN);
+    refused.assert_exit(2).assert_stderr_contains("error[P0122]");
+    let hints = refused.stderr.lines().filter_map(|line| line.trim_start().strip_prefix("hint: "));
+    let mut lines: Vec<_> = hints.map(|hint| hint.split('`').nth(1).unwrap().to_owned()).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+#[test]
+fn directory_at_the_top_of_the_plan_is_granted_as_it_is_there() {
+    let steps =
+        "steps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/shop-${{ release }}.tar.zst\", into: app }\n";
+    for (dirs, form) in [
+        // All directories have their place in one line, which is a list only if all are at the top.
+        ("{ app: ./deploy }", "{ "),
+        ("{ app: ./deploy, dist: \"./dist:ro\" }", "["),
+        ("{ app: ./deploy, dist: ./dist }", "["),
+    ] {
+        let plan = format!("version: 1\napp: shop\ndirs: {dirs}\n{steps}");
+        let environment = TestEnvironment::with_plan(&plan);
+        environment.pack("r1");
+        let lines = lines_in_hints(&environment);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with(&format!("grants: {{ dirs: {form}")), "{lines:?}");
+        assert!(!lines[0].contains("./app"), "{lines:?}");
+        environment.write("deploy.yml", format!("{plan}    {}\n", lines[0]));
+        environment.run(&PLAN).assert_exit(0);
+        environment.deploy("r1", &[]).assert_exit(0);
+        assert!(environment.exists("deploy/releases") && !environment.exists("app/releases"), "{dirs}");
+    }
+}
+
+#[test]
+fn argument_that_looks_like_a_lookup_is_granted_as_text() {
+    let environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\nsteps:\n  say:\n    uses: run\n    trust: host\n    with: { program: /bin/echo, args: [\"$${{ x }}\"] }\n    grants: { programs: [[/bin/true]] }\n",
+    );
+    let lines = lines_in_hints(&environment);
+    environment.edit("deploy.yml", "[[/bin/true]]", &format!("[[/bin/true], {}]", lines[0]));
+    environment.run(&PLAN).assert_exit(0);
+}
+
+#[test]
+fn several_variables_belong_in_one_line() {
+    let plan = "version: 1\napp: shop\nsteps:\n  warm:\n    program: [\"true\"]\n    trust: host\n    with: { env: { WARM: all, COLD: none } }\n";
+    let environment = TestEnvironment::with_plan(plan);
+    let lines = lines_in_hints(&environment);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    environment.write("deploy.yml", format!("{plan}    {}\n", lines[0]));
+    environment.run(&PLAN).assert_exit(0);
+}

@@ -247,7 +247,7 @@ fn setup_looks_for_programs_after_its_steps() {
         refused
             .assert_exit(2)
             .assert_stderr_contains("error[P0233]")
-            .assert_stderr_contains("run `runner setup` first");
+            .assert_stderr_contains("run `runner setup --local` first");
         let setup = environment.run(&["setup", "--local", "--release", "r1"]);
         setup.assert_exit(exit);
         if exit == 2 {

@@ -36,7 +36,7 @@ pub fn without_legacy_commands(text: &str) -> String {
 }
 
 /// Wraps a foreign text into lines: the first of at most `first` columns, the others of at most `rest`, [`GUTTER`] included. A
-/// word longer than a line stays whole, so that paths and addresses can be copied.
+/// word longer than a line stays whole, so that paths and addresses can be copied; so does a command between backticks.
 #[must_use]
 pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -48,7 +48,7 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     for (index, paragraph) in text.trim_end().split('\n').enumerate() {
         let mut line = String::new();
         let mut is_empty = true;
-        for word in escape_line(paragraph.trim_end_matches('\r')).split(' ') {
+        for word in unbroken_words(&escape_line(paragraph.trim_end_matches('\r'))) {
             let room = if lines.is_empty() { first } else { rest };
             let is_full = !is_empty && column_count(&line) + 1 + column_count(word) > room;
             if is_full {
@@ -65,6 +65,26 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
         end(&mut lines, line);
     }
     lines
+}
+
+/// The words of a line. What is between two backticks is not split.
+fn unbroken_words(line: &str) -> Vec<&str> {
+    let marks = line.matches('`').count();
+    // The last of an odd number of backticks ends nothing.
+    let paired = marks - marks % 2;
+    let (mut words, mut start, mut seen) = (Vec::new(), 0, 0_usize);
+    for (at, char) in line.char_indices() {
+        match char {
+            '`' if seen < paired => seen += 1,
+            ' ' if seen.is_multiple_of(2) => {
+                words.push(&line[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    words.push(&line[start..]);
+    words
 }
 
 /// The text on one line, escaped, truncated to at most `room` columns.
@@ -220,6 +240,15 @@ mod tests {
         assert_eq!(truncate("abcdef", 4), "abc…");
         assert_eq!(column_count("日本"), 4);
         assert_eq!(truncate("日本語", 4), "日…");
+    }
+
+    #[test]
+    fn commands_between_backticks_stay_whole() {
+        assert_eq!(
+            wrap("to go on, run `runner status` or wait", 12, 12),
+            ["to go on,", "run", "`runner status`", "or wait"]
+        );
+        assert_eq!(wrap("a stray ` is no mark", 9, 9), ["a stray `", "is no", "mark"]);
     }
 
     #[test]

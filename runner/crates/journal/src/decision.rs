@@ -68,8 +68,10 @@ pub struct StepOverrides {
     pub accept_drift: bool,
     /// `--fresh`.
     pub fresh: bool,
-    /// `--start-from`, `--only` or `--rerun` names the step, or `--rerun` one that it depends on: it is not skipped.
+    /// `--start-from`, `--only` or `--rerun` names the step: it is not skipped.
     pub selected_by_name: bool,
+    /// `--rerun` names a step that it depends on: it is not skipped.
+    pub upstream_selected: bool,
     /// The journals of earlier attempts are missing: a step without a record may have run.
     pub journal_missing: bool,
 }
@@ -162,7 +164,9 @@ const ELSEWHERE_DOUBT: &str = "another machine ran the step, and no probe can te
 /// Decides about one step by the first row that matches.
 #[must_use]
 pub fn decide(input: &DecisionInput<'_>) -> NextAction {
-    let StepOverrides { accept_drift, selected_by_name: named, .. } = input.overrides;
+    let StepOverrides { accept_drift, selected_by_name, upstream_selected, .. } = input.overrides;
+    let named = selected_by_name || upstream_selected;
+    let requested = if selected_by_name { Why::RequestedByOperator } else { Why::UpstreamRan };
     let (record, phase) = (input.record.map(|record| &record.status), input.phase);
     let is_same_run = input.record.is_some_and(|record| record.intent.run == *input.run);
     let is_safe = input.rerun_safety == RerunSafety::Safe;
@@ -180,7 +184,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Fresh, ..) if is_safe => run(Why::Fresh),
         (Fresh, .., Missing) => run(Why::Fresh),
         (Fresh, .., NotAsked) => NextAction::Probe(ProbeInput::Current),
-        (Fresh, .., Held(_)) if named => run(Why::RequestedByOperator),
+        (Fresh, .., Held(_)) if named => run(requested),
         (Fresh, .., Held(found)) => skip(Why::Held, found),
 
         // A check changes nothing: if its record is unauthenticated or missing, it runs.
@@ -208,7 +212,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
 
         // A success, with the current inputs. After an upgrade of the runner, the probe tells whether the effect still holds.
         (Resume, Authenticated, Some(Succeeded(_)), Check, ..) if input.upstream_ran => run(Why::UpstreamRan),
-        (Resume, _, Some(Succeeded(_)), ..) if named => run(Why::RequestedByOperator),
+        (Resume, _, Some(Succeeded(_)), ..) if named => run(requested),
         (Resume, _, Some(Succeeded(_)), ..) if input.always => run(Why::Always),
         (Resume, Authenticated, Some(Succeeded(_)), Check, Upgraded(components), _) => run(Why::Changed { components }),
         (Resume, Authenticated, Some(Succeeded(_)), _, Upgraded(components), Missing) if is_same_run => {

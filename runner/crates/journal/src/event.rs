@@ -429,7 +429,7 @@ pub enum DecisionReason {
     HostRecord,
     /// `always: true`.
     Always,
-    /// A step before this check ran.
+    /// A step before this check ran, or the operator wants a step again that this one depends on.
     UpstreamRan,
     /// The probe of this check failed.
     CheckFailed { why: String },

@@ -101,6 +101,13 @@ impl PendingValue {
         }
     }
 
+    /// Makes the value a text, whatever its lookups give: a lookup that stands alone keeps the type of the output otherwise.
+    pub(super) fn make_text(&mut self) {
+        if let [PendingPart::Deferred { .. }] = self.parts.as_slice() {
+            self.parts.push(PendingPart::Text(String::new()));
+        }
+    }
+
     pub(super) fn resolve(
         &self,
         outputs: &BTreeMap<StepId, Map<String, Value>>,

@@ -173,6 +173,18 @@ pub(super) fn read(
     declared
 }
 
+/// The paths of `dirs` at the top of the plan, as written.
+pub(super) fn written_shared_dirs(fields: &MappingFields<'_>) -> BTreeMap<GrantName, String> {
+    let Some(YamlNode { kind: YamlValue::Map(entries), .. }) = fields.get("dirs") else { return BTreeMap::new() };
+    let written = entries.iter().filter_map(|(key, node)| match &node.kind {
+        YamlValue::Text(path) => Some((key.text.parse::<GrantName>().ok()?, path.clone())),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
+            None
+        }
+    });
+    written.collect()
+}
+
 /// The error for `dirs` that is neither a list nor a mapping.
 fn wrong_dirs(node: &YamlNode, shared: &SharedGrants) -> PlanError {
     let wanted = "a list of names or a mapping";

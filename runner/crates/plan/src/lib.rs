@@ -105,6 +105,8 @@ pub struct Plan {
     pub state: StateLocation,
     /// The users who may change that environment; empty for everybody.
     pub allow: Vec<AllowedOperator>,
+    /// `dirs` at the top of the plan: the path of each as written, such as `./app:ro`.
+    pub shared_dirs: BTreeMap<GrantName, String>,
     /// The steps that `runner setup` runs before the others.
     pub setup: Vec<PlanStep>,
     /// The steps in the order in which they run: topological, and otherwise as written. A step that runs on several hosts is there

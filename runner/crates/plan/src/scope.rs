@@ -463,7 +463,7 @@ fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str,
         (PlanLookup::Secret(_), LookupSite::Variables | LookupSite::State | LookupSite::Config | LookupSite::Grant) => {
             Some((
                 "this value is written to the journal",
-                "use secrets only in granted headers, database URLs and `env`",
+                "use secrets only in granted headers, database URLs and `grants: { env: … }`",
             ))
         }
         (PlanLookup::Deferred(_) | PlanLookup::ReleasePath, LookupSite::Variables | LookupSite::State) => {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     EffectPlace, ModuleRef, PlanSource, PlanStep, StepTrust, WrittenGrants,
     error::{PlanError, PlanErrorCollector},
+    expression::PendingValue,
     fields::{self, MappingFields},
     grants::{self, DeclaredGrants, SharedGrants},
     hooks,
@@ -280,7 +281,7 @@ fn check_program(config: &SubstitutedConfig, problems: &mut PlanErrorCollector) 
     problems.push(error.at(span, "not a program").hint(hint));
 }
 
-/// Makes texts of the words of a `run` step's programs, whose numbers keep their spelling.
+/// Makes texts of the words of a `run` step's programs, whose numbers keep their spelling; also of those that are known only later.
 fn write_words_as_texts(
     config: &mut SubstitutedConfig,
     with: Option<&YamlNode>,
@@ -297,6 +298,7 @@ fn write_words_as_texts(
             _ => Vec::new(),
         };
         for (pointer, node) in words {
+            config.pending.get_mut(&pointer).into_iter().for_each(PendingValue::make_text);
             let value = config.value.pointer_mut(&pointer).filter(|value| value.is_number() || value.is_boolean());
             if let Some(value) = value
                 && let Some(text) = scope.text(node, "a word of a program", LookupSite::Grant, problems)

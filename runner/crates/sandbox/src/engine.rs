@@ -121,7 +121,9 @@ impl ModuleLoadError {
                 },
             ),
             Self::Read { .. } => {
-                (ErrorCode::UnknownModule, "check the path; it is relative to the plan's folder".to_owned())
+                let hint =
+                    "check the path; it is relative to the plan's folder; build the module first, if it is your own";
+                (ErrorCode::UnknownModule, hint.to_owned())
             }
             Self::Registry { source, .. } => (ErrorCode::ModuleUnavailable, source.hint()),
             Self::NotAComponent { source, .. } => (ErrorCode::NotAModule, source.hint().to_owned()),

@@ -22,7 +22,7 @@ use sandbox::{CapabilityKind, DeclaredValue, ModuleDescription, ValueKind};
 use serde_json::Value;
 
 use super::span_of;
-pub(super) use grant_lines::{GrantLine, env_line_hint, grant_line_hint};
+pub(super) use grant_lines::{GrantHint, GrantLine, env_line_hint, grant_line_hint};
 
 /// An error in a declared value.
 pub(super) struct ValueProblem {
@@ -31,6 +31,8 @@ pub(super) struct ValueProblem {
     /// The kind of grant that it lacks, or would need if it were valid.
     pub(super) capability: Option<CapabilityKind>,
     pub(super) diagnostic: Diagnostic,
+    /// The hint of the diagnostic, which the other errors of the step add lines to.
+    pub(super) hint: GrantHint,
 }
 
 /// A step with its declared values.
@@ -98,6 +100,7 @@ impl<'a> DeclaredStep<'a> {
 
     /// A value that can't work whatever is granted.
     fn invalid(&self, value: &DeclaredValue, why: &str, label: &str, hint: impl Into<String>) -> ValueProblem {
+        let hint: String = hint.into();
         let at = dotted_pointer(&value.pointer);
         let message = format!("invalid `with` of step `{}` at `{at}`: {why}", self.step.id);
         let capability = match value.kind {
@@ -117,13 +120,19 @@ impl<'a> DeclaredStep<'a> {
             | ValueKind::EarlierStep
             | ValueKind::Arguments => None,
         };
-        self.problem(ErrorCode::InvalidConfig, value, capability, message, label, hint.into())
+        self.problem(ErrorCode::InvalidConfig, value, capability, message, label, GrantHint::from(hint))
     }
 
     /// A value that the grants do not cover. `what` completes "step `x` needs …".
-    fn not_granted(&self, value: &DeclaredValue, kind: CapabilityKind, what: &str, hint: String) -> ValueProblem {
+    fn not_granted(
+        &self,
+        value: &DeclaredValue,
+        kind: CapabilityKind,
+        what: &str,
+        hint: impl Into<GrantHint>,
+    ) -> ValueProblem {
         let message = format!("step `{}` needs {what}, but the plan does not grant it", self.step.id);
-        self.problem(ErrorCode::MissingGrant, value, Some(kind), message, "not granted", hint)
+        self.problem(ErrorCode::MissingGrant, value, Some(kind), message, "not granted", hint.into())
     }
 
     fn problem(
@@ -133,13 +142,13 @@ impl<'a> DeclaredStep<'a> {
         capability: Option<CapabilityKind>,
         message: String,
         label: &str,
-        hint: String,
+        hint: GrantHint,
     ) -> ValueProblem {
         // What is wrong with a key is shown at the key.
         let is_key = matches!(value.kind, ValueKind::JsonPointer | ValueKind::ProgramEnvironment);
         let key = self.step.with_key_spans.get(&value.pointer).filter(|_| is_key);
         let span = key.cloned().unwrap_or_else(|| span_of(self.step, &value.pointer));
-        let diagnostic = self.plan.error_at(code, span, message, label, Some(hint));
-        ValueProblem { pointer: value.pointer.clone(), capability, diagnostic }
+        let diagnostic = self.plan.error_at(code, span, message, label, Some(hint.text(self.step)));
+        ValueProblem { pointer: value.pointer.clone(), capability, diagnostic, hint }
     }
 }

@@ -111,10 +111,10 @@ impl<'a> MachineCheck<'a> {
             (Some(path), _) => format!("write its full path, `{}`", path.display()),
             (None, WrittenGrants::NoPlace) => "install it, or write its full path".to_owned(),
             (None, _) if grants.env.contains_key("PATH") => {
-                "install it, or add its folder to the `PATH` in the step's `env:`".to_owned()
+                "install it, or add its folder to the `PATH` in the step's `grants: { env: … }`".to_owned()
             }
             (None, _) => {
-                let line = env_line_hint(&self.planned.step, "PATH: /opt/bin:/usr/bin:/bin");
+                let line = env_line_hint("PATH: /opt/bin:/usr/bin:/bin").text(&self.planned.step);
                 format!("install it, or name its folder: {line}")
             }
         }

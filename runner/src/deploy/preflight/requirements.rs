@@ -11,7 +11,7 @@ use plan::{DirAccess, GrantSource, Plan, PlanStep, closest_match, quoted_list};
 use sandbox::{CapabilityKind, CapabilityNeed, ModuleDescription, SchemaViolation};
 
 use super::{
-    declared::{DeclaredStep, GrantLine, ValueProblem, grant_line_hint},
+    declared::{DeclaredStep, GrantHint, GrantLine, ValueProblem, grant_line_hint},
     span_of,
     type_hint::type_hint,
 };
@@ -41,7 +41,9 @@ pub(super) fn step_problems(
     // What names more comes first: a need by its value, then a value by itself, then a need of any grant of a kind.
     values.retain(|value| !needs.iter().any(|need| need.is_named && need.problem.pointer == value.pointer));
     needs.retain(|need| need.is_named || values.iter().all(|value| value.capability != need.problem.capability));
-    let problems = needs.into_iter().map(|need| need.problem).chain(values).map(|problem| problem.diagnostic);
+    let problems: Vec<_> = needs.into_iter().map(|need| need.problem).chain(values).collect();
+    let hints = GrantHint::texts(&problems.iter().map(|problem| &problem.hint).collect::<Vec<_>>(), step);
+    let problems = problems.into_iter().zip(hints).map(|(problem, hint)| problem.diagnostic.with_hint(hint));
     violations.into_iter().map(|violation| schema_problem(plan, step, description, violation)).chain(problems).collect()
 }
 
@@ -115,10 +117,12 @@ fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription)
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
         let what = need.display_text(&step.with);
         let message = format!("step `{}` needs {what}, but the plan does not grant it", step.id);
-        let hint = format!("{}; the module needs it because it {}", missing_grant_hint(step, need), need.reason);
-        let diagnostic = plan.error_at(ErrorCode::MissingGrant, span, message, "not granted", Some(hint));
+        let hint =
+            missing_grant_hint(plan, step, need).and(&format!("; the module needs it because it {}", need.reason));
+        let text = hint.text(step);
+        let diagnostic = plan.error_at(ErrorCode::MissingGrant, span, message, "not granted", Some(text));
         let pointer = pointer.unwrap_or_default().to_owned();
-        let problem = ValueProblem { pointer, capability: Some(need.capability), diagnostic };
+        let problem = ValueProblem { pointer, capability: Some(need.capability), diagnostic, hint };
         Some(MissingGrant { problem, is_named: need.grant_name(&step.with).is_some() })
     };
     description.needs.iter().filter_map(missing).collect()
@@ -142,7 +146,7 @@ fn is_granted(step: &PlanStep, need: &CapabilityNeed) -> bool {
 }
 
 /// The line to add, or the name that was meant.
-fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
+fn missing_grant_hint(plan: &Plan, step: &PlanStep, need: &CapabilityNeed) -> GrantHint {
     let grants = &step.grants;
     let (name, access) = (need.grant_name(&step.with), if need.wants_write() { "" } else { ":ro" });
     let granted: Vec<&str> = match need.capability {
@@ -162,15 +166,15 @@ fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
     if let Some(read_only) = read_only {
         let is_shared = |name: &&plan::DirGrant| matches!(name.source, GrantSource::Shared(_));
         let granted = grants.dirs.iter().find(|(granted, _)| granted.as_str() == read_only).map(|(_, grant)| grant);
-        return match granted.filter(is_shared) {
+        return GrantHint::from(match granted.filter(is_shared) {
             Some(_) => format!(
                 "remove `:ro` from `{read_only}`: in the step's `grants:`, or in `dirs:` at the top of the plan"
             ),
             None => format!("remove `:ro` from the directory `{read_only}` in the step's `grants:`"),
-        };
+        });
     }
     if let Some(near) = name.and_then(|name| closest_match(name, granted.iter().copied())) {
-        return format!("did you mean `{near}`?");
+        return GrantHint::from(format!("did you mean `{near}`?"));
     }
     let line = match need.capability {
         CapabilityKind::Dirs => {
@@ -190,5 +194,5 @@ fn missing_grant_hint(step: &PlanStep, need: &CapabilityNeed) -> String {
         }
         CapabilityKind::Secrets => GrantLine::Item(name.unwrap_or("NAME").to_owned()),
     };
-    grant_line_hint(step, need.capability, &line)
+    grant_line_hint(plan, step, need.capability, &line)
 }

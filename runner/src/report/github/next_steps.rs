@@ -65,7 +65,12 @@ enum CausePlace {
 /// The steps that fit this failure, each a clause without a capital or a full stop.
 #[must_use]
 pub fn next_steps(error: &Diagnostic, failure: Option<&StepFailure>, job: &FailedJob<'_>) -> Vec<String> {
+    // Where it is certain that the next attempt stops, the hint names an answer to it.
+    let is_stop_certain = error.hint.as_ref().is_some_and(|hint| hint.contains("--accept-drift"));
     match (error.exit, failure) {
+        (ExitKind::Failed, Some(_)) if is_stop_certain => {
+            error.hint.iter().map(|hint| after_an_answer(&translate_hint(hint, job), job)).collect()
+        }
         (ExitKind::Failed, Some(failure)) if error.code == ErrorCode::StepLost => after_lost_step(failure, job),
         (ExitKind::Failed, Some(failure)) => after_failure(cause_place(error, failure), failure, job),
         (ExitKind::RolledBack, failure) => {
@@ -343,6 +348,17 @@ mod tests {
         let error = Diagnostic::new(ErrorCode::StepLost, "no");
         let steps = next_steps(&error, Some(&failure(FailureKind::TimeOut)), &job(RecordReach::ThisRun));
         assert!(steps[1].contains("stops there if no probe can tell"), "{steps:?}");
+    }
+
+    #[test]
+    fn certain_stop_is_answered_before_the_next_run() {
+        let hint = "fix the cause; check what it did; to run it again, run `runner --env prod --accept-drift index`";
+        let error = Diagnostic::new(ErrorCode::StepFailed, "no").with_hint(hint);
+        let steps = next_steps(&error, Some(&failure(FailureKind::Permanent)), &job(RecordReach::EarlierRuns));
+        assert_eq!(
+            steps,
+            ["fix the cause; check what it did; to run it again, run a workflow with `accept-drift: index`"]
+        );
     }
 
     #[test]

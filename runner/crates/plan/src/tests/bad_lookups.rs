@@ -215,7 +215,7 @@ fn lookups_not_allowed_here() {
               |
             7 |   a: { uses: "${{ vars.a }}", with: { t: "${{ secrets.T }}" } }
               |                                           ^^^^^^^^^^^^^^^^ not here
-              hint: use secrets only in granted headers, database URLs and `env`
+              hint: use secrets only in granted headers, database URLs and `grants: { env: … }`
 
             error[P0110]: `steps.a.path` cannot be looked up here: grants are fixed before any step runs
              --> deploy.yml:8:39
@@ -229,7 +229,7 @@ fn lookups_not_allowed_here() {
               |
             8 |   b: { uses: x, grants: { dirs: { d: "${{ steps.a.path }}", e: "${{ secrets.T }}" } } }
               |                                                                 ^^^^^^^^^^^^^^^^ not here
-              hint: use secrets only in granted headers, database URLs and `env`
+              hint: use secrets only in granted headers, database URLs and `grants: { env: … }`
         "#]],
     );
     check(

@@ -434,6 +434,24 @@ steps:
 }
 
 #[test]
+fn numbers_that_are_known_later_are_texts_as_words_of_a_program() {
+    let plan = good(
+        r#"
+version: 1
+app: shop
+steps:
+  pull: { uses: pull }
+  a: { program: [/bin/echo, "${{ run.attempt }}", "${{ steps.pull.port }}"], trust: host, with: { probe: [/bin/test, "${{ run.attempt }}"] } }
+"#,
+    );
+    let outputs = BTreeMap::from([(id("pull"), Map::from_iter([("port".to_owned(), json!(8080))]))]);
+    let config = plan.steps[1].config(&outputs, &"r1".parse().unwrap(), AttemptNumber::FIRST).unwrap();
+    assert_eq!((&config["args"], &config["probe"]), (&json!(["1", "8080"]), &json!(["/bin/test", "1"])));
+    let again = good(&plan.expanded_text());
+    assert_eq!(again.steps[1].config(&outputs, &"r1".parse().unwrap(), AttemptNumber::FIRST).unwrap(), config);
+}
+
+#[test]
 fn outputs_and_the_run_are_substituted_later() {
     let plan = good(
         r#"

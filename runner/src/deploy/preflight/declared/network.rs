@@ -4,7 +4,7 @@ use fetch::net::{NetError, check_http_grants, check_tcp_grants};
 use plan::closest_match;
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind};
 
-use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, grant_line_hint};
+use super::{DeclaredStep, GrantHint, GrantLine, KnownText, ValueProblem, grant_line_hint};
 
 impl DeclaredStep<'_> {
     /// Checks a URL: that it is one, and that the grants cover its origin and method.
@@ -35,7 +35,8 @@ impl DeclaredStep<'_> {
         let grants = &self.step.grants;
         match check_http_grants(&grants.http, method.unwrap_or("GET"), url) {
             Err(NetError::OriginNotGranted { origin, .. }) => {
-                let hint = grant_line_hint(self.step, CapabilityKind::Http, &GrantLine::Item(format!("\"{origin}\"")));
+                let line = GrantLine::Item(format!("\"{origin}\""));
+                let hint = grant_line_hint(self.plan, self.step, CapabilityKind::Http, &line);
                 Some(self.not_granted(value, CapabilityKind::Http, &format!("the HTTP origin {origin}"), hint))
             }
             Err(NetError::MethodNotGranted { method: refused, origin, granted }) if method.is_some() => {
@@ -60,7 +61,8 @@ impl DeclaredStep<'_> {
         let grants = &self.step.grants;
         match check_tcp_grants(&grants.tcp, address) {
             Err(NetError::PeerNotGranted { peer }) => {
-                let hint = grant_line_hint(self.step, CapabilityKind::Tcp, &GrantLine::Item(format!("\"{peer}\"")));
+                let line = GrantLine::Item(format!("\"{peer}\""));
+                let hint = grant_line_hint(self.plan, self.step, CapabilityKind::Tcp, &line);
                 Some(self.not_granted(value, CapabilityKind::Tcp, &format!("the TCP address {peer}"), hint))
             }
             Err(NetError::InvalidAddress { .. }) => {
@@ -78,10 +80,10 @@ impl DeclaredStep<'_> {
             return None;
         }
         let hint = match closest_match(name, sockets.keys().map(|granted| granted.as_str())) {
-            Some(near) => format!("did you mean `unix://{near}/`?"),
+            Some(near) => GrantHint::from(format!("did you mean `unix://{near}/`?")),
             None => {
                 let entry = GrantLine::Entry(format!("{name}: \"unix:/run/{name}.sock\""));
-                grant_line_hint(self.step, CapabilityKind::Sockets, &entry)
+                grant_line_hint(self.plan, self.step, CapabilityKind::Sockets, &entry)
             }
         };
         Some(self.not_granted(value, CapabilityKind::Sockets, &format!("a socket `{name}`"), hint))
@@ -94,14 +96,15 @@ impl DeclaredStep<'_> {
             return None;
         }
         let hint = match closest_match(name, databases.keys().map(|granted| granted.as_str())) {
-            Some(near) => format!("did you mean `{near}`?"),
+            Some(near) => GrantHint::from(format!("did you mean `{near}`?")),
             None if name.parse::<contract::GrantName>().is_err() => {
                 let entry = GrantLine::Entry(format!("main: \"{name}\""));
-                format!("{}, and write `main` here", grant_line_hint(self.step, CapabilityKind::Databases, &entry))
+                let hint = grant_line_hint(self.plan, self.step, CapabilityKind::Databases, &entry);
+                hint.and(", and write `main` here")
             }
             None => {
                 let entry = GrantLine::Entry(format!("{name}: \"sqlite:./{name}.db\""));
-                grant_line_hint(self.step, CapabilityKind::Databases, &entry)
+                grant_line_hint(self.plan, self.step, CapabilityKind::Databases, &entry)
             }
         };
         Some(self.not_granted(value, CapabilityKind::Databases, &format!("a database `{name}`"), hint))

@@ -5,7 +5,7 @@ use std::path::Path;
 use plan::{closest_match, split_dir_path};
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind};
 
-use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, grant_line_hint};
+use super::{DeclaredStep, GrantHint, GrantLine, KnownText, ValueProblem, grant_line_hint};
 
 impl DeclaredStep<'_> {
     /// Checks the name of a directory; if it is left out, that there is only one that can be meant.
@@ -95,15 +95,16 @@ impl DeclaredStep<'_> {
         }
         let grants = &self.step.grants;
         let hint = match closest_match(name, grants.dirs.keys().map(|granted| granted.as_str())) {
-            Some(near) => format!("did you mean `{scheme}{near}`?"),
+            Some(near) => GrantHint::from(format!("did you mean `{scheme}{near}`?")),
             // What is not a name can't be granted: an absolute path, such as `/srv/shop`, has an empty one.
-            None if name.parse::<contract::GrantName>().is_err() => match grants.dirs.keys().next() {
+            None if name.parse::<contract::GrantName>().is_err() => GrantHint::from(match grants.dirs.keys().next() {
                 Some(granted) => format!("begin it with the name of a granted directory, such as `{scheme}{granted}`"),
                 None => "grant a directory under a name (`dirs: { app: /srv/shop }`), and begin it with that name"
                     .to_owned(),
-            },
+            }),
             None => {
-                grant_line_hint(self.step, CapabilityKind::Dirs, &GrantLine::Entry(format!("{name}: \"./{name}:ro\"")))
+                let entry = GrantLine::Entry(format!("{name}: \"./{name}:ro\""));
+                grant_line_hint(self.plan, self.step, CapabilityKind::Dirs, &entry)
             }
         };
         Some(self.not_granted(value, CapabilityKind::Dirs, &format!("a directory `{name}`"), hint))

@@ -5,7 +5,9 @@ use plan::EnvGrant;
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind, argv_may_match};
 use serde_json::Value;
 
-use super::{DeclaredStep, GrantLine, KnownText, ValueProblem, env_line_hint, grant_line_hint};
+use super::{
+    DeclaredStep, GrantLine, KnownText, ValueProblem, env_line_hint, grant_line_hint, grant_lines::without_lookups,
+};
 
 impl DeclaredStep<'_> {
     /// The argument vector of a program or command; none for an argument that is known later.
@@ -40,16 +42,16 @@ impl DeclaredStep<'_> {
             let hint = "grant each program that this can be, with these arguments".to_owned();
             return Some(self.not_granted(value, CapabilityKind::Programs, &what, hint));
         };
-        let line = serde_json::json!(words).to_string().replace("\",\"", "\", \"");
-        let mut hint = grant_line_hint(self.step, CapabilityKind::Programs, &GrantLine::Item(line));
+        let line = without_lookups(&serde_json::json!(words).to_string().replace("\",\"", "\", \""));
+        let mut hint = grant_line_hint(self.plan, self.step, CapabilityKind::Programs, &GrantLine::Item(line));
         if grants.programs.is_empty() && self.step.trust != plan::StepTrust::Host {
-            hint += ", and `trust: host` to the step";
+            hint = hint.and(", and `trust: host` to the step");
         }
         if let Some(known) =
             grants.programs.iter().find(|grant| argv_may_match(&grant.arguments[..1], &[Some(program)]))
         {
             let granted: Vec<_> = known.arguments.iter().map(plan::ArgumentPattern::written).collect();
-            hint += &format!("; `{program}` is granted as `[{}]` only", granted.join(", "));
+            hint = hint.and(&format!("; `{program}` is granted as `[{}]` only", granted.join(", ")));
         }
         let what = format!("the program `{}`", words.join(" "));
         Some(self.not_granted(value, CapabilityKind::Programs, &what, hint))
@@ -76,7 +78,7 @@ impl DeclaredStep<'_> {
             None => {
                 let message =
                     format!("step `{}` sets the variable `{name}`, but the plan does not leave it open", self.step.id);
-                let hint = env_line_hint(self.step, &format!("{name}:"));
+                let hint = env_line_hint(&format!("{name}:"));
                 Some(self.problem(ErrorCode::MissingGrant, &at, None, message, "not granted", hint))
             }
         }
