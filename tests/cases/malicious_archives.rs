@@ -118,7 +118,7 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "newline",
             tar(&[file("new\nline", b"")]),
-            refused_entry("\"new\\nline\": its name or target contains a control character"),
+            refused_entry("`new\\nline`: its name or target contains a control character"),
         ),
         (
             "case",
