@@ -388,7 +388,7 @@ fn deployment_prunes_to_keep_and_only_warns_on_failure() {
         .assert_stderr_contains("warning: can't remove old releases in")
         .assert_stderr_contains("the deployment itself succeeded");
     assert_eq!(live_version(&environment, "test"), "r3");
-    assert!(release_folders(&environment).contains(&digest));
+    assert!(release_folders(&environment).contains(&oldest));
 }
 
 #[test]

@@ -313,6 +313,7 @@ impl Plan {
             on_failure: OnFailure::Hold,
             secrets: BTreeMap::new(),
             secret_variables: BTreeMap::new(),
+            shared_dirs: BTreeMap::new(),
         }
     }
 
