@@ -174,6 +174,26 @@ fn a_killed_coordinator_learns_how_the_step_ended() {
     assert_eq!(host.read("srv/restarts"), "2\n", "it ran once");
 }
 
+/// A host that only another one reaches, by ssh's own configuration.
+#[test]
+fn a_host_behind_a_jump_host_is_deployed_to() {
+    let (jump, host) = (SshHost::new(), SshHost::new());
+    let environment = fleet(&[&host]);
+    write_ssh_config(&environment.path(""), &[&jump, &host]);
+    let port = |host: &SshHost| host.address().rsplit_once(':').unwrap().1.to_owned();
+    let named = format!(
+        "Host jump\n  HostName 127.0.0.1\n  Port {}\nHost inner\n  HostName 127.0.0.1\n  Port {}\n  ProxyJump jump\n",
+        port(&jump),
+        port(&host)
+    );
+    environment.write("ssh_config", &format!("{}{named}", environment.read("ssh_config")));
+    environment.edit("deploy.yml", &host.address(), "inner");
+    // ssh calls itself for the jump host, with the same configuration.
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(host.read("srv/current/VERSION").trim(), "r1");
+    assert!(jump.read("sshd.log").contains("Accepted publickey"), "{}", jump.read("sshd.log"));
+}
+
 /// Whatever a login shell says before the agent begins is no part of the conversation.
 #[test]
 fn a_chatty_shell_is_no_harm() {

@@ -188,6 +188,25 @@ fn all_workflows_of_the_docs_are_run_here() {
     assert_eq!(named, run.map(|(page, name)| (page, name.to_owned())).into());
 }
 
+/// The step of README, in a job that checks out as those of docs/github.md do.
+#[test]
+fn the_step_of_the_readme_deploys() {
+    let readme = fs::read_to_string(Path::new(REPOSITORY).join("README.md")).unwrap();
+    let start = "- uses: pawl-deploy/pawl@";
+    let step = &readme[readme.find(start).expect("README shows the step")..];
+    let step = step.split_once("```").unwrap().0;
+    let checkout = workflow("deploy", 0);
+    let checkout = checkout.lines().find(|line| line.contains("- uses: actions/checkout@")).unwrap().to_owned();
+    let step: String = step.lines().map(|line| format!("      {line}\n")).collect();
+    let fixture = WorkflowFixture::new("", MIGRATE);
+    fixture.edit_prod();
+    fixture.write("migrations/0001_orders.sql", FIXED);
+    let text = format!(
+        "name: readme\non: push\npermissions: {{ contents: read }}\njobs:\n  deploy:\n    runs-on: ubuntu-latest\n    steps:\n{checkout}\n{step}"
+    );
+    fixture.run(&text, "push", &[]).assert_deployed(&["prod"]);
+}
+
 #[test]
 fn pushed_fix_resumes_with_the_recommended_workflow() {
     let fixture = WorkflowFixture::new(GIT, MIGRATE);
