@@ -57,7 +57,7 @@ macro_rules! samples {
                 .run(&arb_scenario(), |scenario| Deployments::check(&scenario, &mut **seen_in.borrow_mut()))
                 .unwrap_or_else(|error| panic!("{error}"));
             // The property would hold of runs that do nothing.
-            for what in ["success", "in doubt", "rolled back", "live again", "not verified", "trusted", "stale", "made elsewhere", "skips"] {
+            for what in ["success", "in doubt", "rolled back", "live again", "not verified", "trusted", "stale", "made elsewhere", "skips", "stop foretold"] {
                 assert!(seen.get(what).is_some_and(|count| *count >= 5), "{what} is too rare: {seen:?}");
             }
         }
@@ -89,8 +89,8 @@ struct Deployments<'s> {
     live_on: usize,
     /// Whether a machine was left while the outcome of its link was unknown: what is live there is unknown until a release is verified.
     is_link_unknown: bool,
-    /// What the hint of the last attempt said: the steps that it passed, and those of them that the next one skips.
-    foretold: Option<(String, BTreeSet<String>, BTreeSet<String>)>,
+    /// What the hint of the last attempt said of the next one.
+    foretold: Option<Foretold>,
     seen: &'s mut BTreeMap<&'static str, u32>,
 }
 
@@ -154,7 +154,7 @@ impl<'s> Deployments<'s> {
         let mut world = self.world.borrow_mut();
         // What a probe of a service finds is no longer what the hint was about.
         if world.config_is_good != config_is_good
-            && let Some((_, passed, skips)) = &mut self.foretold
+            && let Some(Foretold { passed, skips, .. }) = &mut self.foretold
         {
             passed.retain(|step| !world.services.contains(step));
             skips.retain(|step| !world.services.contains(step));
@@ -280,11 +280,20 @@ impl<'s> Deployments<'s> {
         Ok(said)
     }
 
-    /// What was said to be skipped is skipped, and nothing else of what was passed.
+    /// What was said to be skipped is skipped, and nothing else of what was passed; what was said to stop stops.
     fn compare_with_hint(&mut self, label: &str, decisions: &[(String, Decision)]) -> TestCaseResult {
-        let Some((foretold_for, passed, skips)) = self.foretold.take().filter(|foretold| foretold.0 == label) else {
+        let Some(foretold) = self.foretold.take().filter(|foretold| foretold.label == label) else { return Ok(()) };
+        let Foretold { label: foretold_for, passed, skips, stop } = foretold;
+        if let Some(stop) = stop {
+            if decisions.iter().any(|(step, _)| *step == stop) {
+                self.count("stop foretold");
+            }
+            // A step before it that runs again may fail first.
+            let decided = decisions.iter().find(|(step, _)| *step == stop);
+            let stops = decided.is_none_or(|(_, decision)| matches!(decision, Decision::Stop { .. }));
+            prop_assert!(stops, "`{stop}` was to stop for {foretold_for}: {decisions:?}\n{}", self.plan);
             return Ok(());
-        };
+        }
         // What comes after the first decision about a step is a rollback.
         let mut decided = BTreeSet::new();
         let decisions: Vec<_> = decisions.iter().filter(|(step, _)| decided.insert(step.clone())).collect();
@@ -338,7 +347,7 @@ impl<'s> Deployments<'s> {
             prop_assert!(hint.starts_with("switched back to "), "{hint}");
         }
         if let Some(error) = &result.error {
-            self.foretold = foretold_skips(label, error, &hint, decisions);
+            self.foretold = Foretold::read(label, error, &hint, decisions);
         }
         Ok(())
     }
@@ -383,19 +392,31 @@ fn is_open_exposure(record: &StepRecord) -> bool {
         && matches!(record.status, RecordStatus::Intended | RecordStatus::Undoing(_))
 }
 
-/// The steps that an attempt passed, and those that its hint says will be skipped.
-fn foretold_skips(
-    label: &str,
-    error: &Diagnostic,
-    hint: &str,
-    decisions: &[(String, Decision)],
-) -> Option<(String, BTreeSet<String>, BTreeSet<String>)> {
-    if !["P0301", "P0302"].contains(&error.code.as_str()) {
-        return None;
+/// What a hint says of the next attempt.
+struct Foretold {
+    /// Of the release.
+    label: String,
+    /// The steps that the attempt passed.
+    passed: BTreeSet<String>,
+    /// Those of them that the next one skips.
+    skips: BTreeSet<String>,
+    /// The step at which the next one stops.
+    stop: Option<String>,
+}
+
+impl Foretold {
+    fn read(label: &str, error: &Diagnostic, hint: &str, decisions: &[(String, Decision)]) -> Option<Self> {
+        if !["P0301", "P0302"].contains(&error.code.as_str()) {
+            return None;
+        }
+        let listed = hint.split_once("(skips: ").map(|(_, rest)| rest.trim_end_matches(')'));
+        let skips = listed.into_iter().flat_map(|list| list.split(", ")).map(str::to_owned).collect();
+        let stop = hint.split_once("--accept-drift ").map(|(_, rest)| {
+            let is_name = |char: char| char.is_ascii_alphanumeric() || char == '-';
+            rest.chars().take_while(|char| is_name(*char)).collect()
+        });
+        let (failed, _) = decisions.last()?;
+        let passed = decisions.iter().map(|(step, _)| step.clone()).filter(|step| step != failed).collect();
+        Some(Self { label: label.to_owned(), passed, skips, stop })
     }
-    let listed = hint.split_once("(skips: ").map(|(_, rest)| rest.trim_end_matches(')'));
-    let skips = listed.into_iter().flat_map(|list| list.split(", ")).map(str::to_owned).collect();
-    let (failed, _) = decisions.last()?;
-    let passed = decisions.iter().map(|(step, _)| step.clone()).filter(|step| step != failed).collect();
-    Some((label.to_owned(), passed, skips))
 }

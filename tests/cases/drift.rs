@@ -24,9 +24,9 @@ fn link_moved_by_hand_stops_the_deployment() {
         shop r1 to test (run [RUN 2], attempt 1)
           skip   pull     its effect still holds [TIME]
           skip   migrate  its effect still holds [TIME]
-          STOP   switch   drift: `app/current` points to `elsewhere`, but this step pointed it to `releases/[HASH]` [TIME]
+          STOP   switch   drift: `app/current` points to `elsewhere`, but this step pointed it to `releases/r1-[HASH]` [TIME]
         error[P0401]: step `switch` is in doubt and was not run
-          caused by: drift: `app/current` points to `elsewhere`, but this step pointed it to `releases/[HASH]`
+          caused by: drift: `app/current` points to `elsewhere`, but this step pointed it to `releases/r1-[HASH]`
           hint: undo the change, or run `runner --local --release r1 --accept-drift switch` to run step `switch` anyway
     "#]]
     .assert_eq(&stopped.stderr_snapshot());
@@ -68,9 +68,9 @@ fn changed_release_file_stops_the_deployment() {
     stopped.assert_exit(3);
     expect![[r#"
         shop r1 to test (run [RUN 2], attempt 1)
-          STOP   pull     drift: app/releases/[HASH] differs from its archive: changed: index.html (size 7, was 222) [TIME]
+          STOP   pull     drift: app/releases/r1-[HASH] differs from its archive: changed: index.html (size 7, was 222) [TIME]
         error[P0401]: step `pull` is in doubt and was not run
-          caused by: drift: app/releases/[HASH] differs from its archive: changed: index.html (size 7, was 222)
+          caused by: drift: app/releases/r1-[HASH] differs from its archive: changed: index.html (size 7, was 222)
           hint: undo the change, or run `runner --local --release r1 --accept-drift pull` to run step `pull` anyway
     "#]]
     .assert_eq(&stopped.stderr_snapshot());

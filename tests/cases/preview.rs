@@ -50,7 +50,7 @@ fn preview_shows_pending_migrations() {
     expect![[r#"
         shop r2 → test (preview: nothing is changed)
           run    pull     prepare  its configuration and the release changed
-                   create app/releases/[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
+                   create app/releases/r2-[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `grants`)

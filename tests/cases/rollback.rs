@@ -28,7 +28,7 @@ fn release_that_fails_verification_is_rolled_back() {
           start  migrate  the release and outputs of earlier steps changed
           ran    migrate [TIME]
           start  switch   the release and outputs of earlier steps changed
-          ran    switch   from releases/[HASH] [TIME]
+          ran    switch   from releases/r1-[HASH] [TIME]
           start  verify   its configuration, the release and outputs of earlier steps changed
           FAIL   verify   1 of 3 checks failed after 1 round: file app/no-r2: expected no such file, found one [TIME]
           undo   switch

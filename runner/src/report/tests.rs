@@ -175,7 +175,7 @@ fn drift_stops_the_attempt() {
         expect![[r#"
             shop r1 to test (run 2-bbbbbb, attempt 1)
               STOP   pull     drift: releases/r1/app.js differs from the archive        3 ms
-            STOPPED r1 to test at `pull` after 5 ms (1 in doubt)
+            STOPPED: r1 to test at `pull`, after 5 ms (1 in doubt)
         "#]],
     );
 }
@@ -333,7 +333,7 @@ fn rare_events_have_a_line() {
           LOST   migrate  outcome unknown: the call took longer than 5 min     5 min 0 s
           undo   pull@web1
           FAIL   pull@web1  rollback failed: the link is gone
-        STOPPED r1 to test at `migrate` after 5 min 0 s (1 skipped, 1 in doubt; hooks: 1 failed)
+        STOPPED: r1 to test at `migrate`, after 5 min 0 s (1 skipped, 1 in doubt; hooks: 1 failed)
     "#]]
     .assert_eq(&text);
 }
@@ -397,7 +397,7 @@ fn only_the_keyword_has_colour() {
     expect![[r#"
         shop r1 to test (run 2-bbbbbb, attempt 1)
           ^[1m^[33mSTOP^[0m   pull     drift: releases/r1/app.js differs from the archive        3 ms
-        STOPPED r1 to test at `pull` after 5 ms (1 in doubt)
+        STOPPED: r1 to test at `pull`, after 5 ms (1 in doubt)
     "#]]
     .assert_eq(&text);
 }

@@ -387,7 +387,7 @@ fn commands_of_a_guest_are_not_executed() {
         ::endgroup::
           FAIL   pull                                                               1 ms
           STOP   migrate
-        STOPPED r1 to test at `pull` after 13 ms (1 failed, 1 in doubt)
+        STOPPED: r1 to test at `pull`, after 13 ms (1 failed, 1 in doubt)
     "#]].assert_eq(&text);
 }
 

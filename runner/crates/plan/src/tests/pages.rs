@@ -38,7 +38,7 @@ fn the_plans_in_the_reference_parse() {
     super::good(plans[4]);
     let hosts = include_str!("../../../../../docs/hosts.md");
     super::good(self::plans(hosts)[0]);
-    let of_ssh = hosts.split("```yaml\n").skip(1).find(|block| block.contains("ssh:")).unwrap();
+    let of_ssh = hosts.split("```yaml\n").skip(1).find(|block| block.contains("ssh: {")).unwrap();
     let of_ssh = of_ssh.split("```").next().unwrap();
     super::good(&format!("version: 1\napp: shop\n{of_ssh}steps: {{ verify: {{}} }}\n"));
 }
