@@ -1,9 +1,9 @@
 //! Removes old release folders, except those of the live, the recent verified and the last deployed release.
 //!
-//! Invariants: it removes only folders of known content ([`release_folders`]), only in directories that a step with
+//! Invariants: it removes only folders whose content is known ([`release_folders`]), only in directories that a step with
 //! `installs-releases` may write to, and never the target of a link next to `releases`. It first renames a folder to
-//! `.tmp-…`, the name of an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break the hash chain; and
-//! a record of what was removed, since a deployment pulls a missing release again.
+//! `.tmp-…`, the name of an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break
+//! the hash chain; and a record of what was removed, since a deployment pulls a missing release again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
