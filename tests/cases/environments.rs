@@ -321,35 +321,6 @@ fn prune_removes_old_releases_but_keeps_needed_ones() {
 }
 
 #[test]
-fn prune_and_rollback_find_releases_under_names_of_an_older_runner() {
-    let environment = TestEnvironment::new();
-    let releases = environment.path("deploy/test/releases");
-    let mut digests = Vec::new();
-    for label in ["r1", "r2", "r3", "r4"] {
-        digests.push(environment.pack(label));
-        environment.deploy(label, &[]).assert_exit(0);
-    }
-    for index in [0, 2] {
-        let old = releases.join(&digests[index]);
-        std::fs::rename(releases.join(release_folder(&format!("r{}", index + 1), &digests[index])), &old).unwrap();
-        std::fs::remove_file(old.join(".pawl-digest")).unwrap();
-    }
-    // What says of no release, or of another one, is nobody's.
-    let by_hand = ["by-hand".to_owned(), release_folder("copy", &digests[0]), release_folder("copy", &digests[1])];
-    for name in &by_hand {
-        environment.write(&format!("deploy/test/releases/{name}/.pawl-digest"), format!("sha256:{}\n", digests[2]));
-    }
-    environment.run(&["prune", "--local", "--keep", "1"]).assert_exit(0);
-    let mut left = [by_hand.as_slice(), &[digests[2].clone(), release_folder("r4", &digests[3])]].concat();
-    left.sort();
-    assert_eq!(release_folders(&environment), left);
-    std::fs::remove_dir_all(environment.path("dist")).unwrap();
-    environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(environment.live_target(), format!("releases/{}", digests[2]));
-    assert_eq!(live_version(&environment, "test"), "r3");
-}
-
-#[test]
 fn deployment_prunes_to_keep_and_only_warns_on_failure() {
     let environment = TestEnvironment::new();
     environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 2\n");
