@@ -438,7 +438,7 @@ fn rollback_interrupted_after_the_switch_resumes_to_its_target() {
     for signal in [rustix::process::Signal::KILL, rustix::process::Signal::INT] {
         let environment = interrupted_rollback(signal);
         let status = environment.run(&["status"]).stdout;
-        assert!(status.contains("run `runner rollback --to r2 --local` again"), "{status}");
+        assert!(status.contains("`runner rollback --to r2 --local` again"), "{status}");
         environment.run(&["rollback", "--local"]).assert_exit(0);
         assert_eq!(live_version(&environment, "test"), "r2", "not one further");
         environment.run(&["rollback", "--local"]).assert_exit(0);
