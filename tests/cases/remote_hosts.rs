@@ -64,9 +64,15 @@ fn fleet(hosts: &[&SshHost]) -> TestEnvironment {
     environment
 }
 
-/// The decisions that do not skip, as `step target action`.
+/// The decisions that do not skip, as `step target action`: in the order of the steps, and of each the hosts, which work at the same time.
 fn not_skipped(output: &RunnerOutput) -> Vec<String> {
-    output.decisions_on_targets().into_iter().filter(|decision| !decision.ends_with("skip")).collect()
+    let mut decisions = output.decisions_on_targets();
+    decisions.retain(|decision| !decision.ends_with("skip"));
+    fn step(decision: &String) -> &str {
+        decision.split(' ').next().unwrap_or_default()
+    }
+    decisions.chunk_by_mut(|one, other| step(one) == step(other)).for_each(<[String]>::sort_unstable);
+    decisions
 }
 
 #[test]

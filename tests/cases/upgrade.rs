@@ -74,12 +74,9 @@ fn ended_run_is_followed_by_the_next_release() {
     check_deployed(&environment, 3);
     check_folder_is_refused(&environment);
     let [old, new] = ["r1", "r2"].map(|label| published_digest(&environment, label));
-    let mut folders = [old.clone(), release_folder("r2", &new)];
+    let mut folders = [old, release_folder("r2", &new)];
     folders.sort();
     assert_eq!(environment.list("deploy/test/releases"), folders, "the older runner's folder keeps its name");
-    environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(environment.live_target(), format!("releases/{old}"));
-    assert_eq!(environment.read("deploy/test/current/VERSION"), "r1");
 }
 
 fn published_digest(environment: &TestEnvironment, label: &str) -> String {
