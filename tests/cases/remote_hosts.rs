@@ -68,9 +68,7 @@ fn fleet(hosts: &[&SshHost]) -> TestEnvironment {
 fn not_skipped(output: &RunnerOutput) -> Vec<String> {
     let mut decisions = output.decisions_on_targets();
     decisions.retain(|decision| !decision.ends_with("skip"));
-    fn step(decision: &String) -> &str {
-        decision.split(' ').next().unwrap_or_default()
-    }
+    let step = |decision: &str| decision.split(' ').next().map(str::to_owned);
     decisions.chunk_by_mut(|one, other| step(one) == step(other)).for_each(<[String]>::sort_unstable);
     decisions
 }
@@ -192,7 +190,7 @@ fn a_host_behind_a_jump_host_is_deployed_to() {
         port(&jump),
         port(&host)
     );
-    environment.write("ssh_config", &format!("{}{named}", environment.read("ssh_config")));
+    environment.write("ssh_config", format!("{}{named}", environment.read("ssh_config")));
     environment.edit("deploy.yml", &host.address(), "inner");
     // ssh calls itself for the jump host, with the same configuration.
     environment.deploy("r1", &[]).assert_exit(0);

@@ -121,10 +121,7 @@ impl AttemptError {
 
     /// The error that decides how the attempt ends.
     pub(super) fn gravest(&self) -> &Self {
-        match self {
-            Self::OnSeveralTargets { gravest, .. } => gravest,
-            error => error,
-        }
+        if let Self::OnSeveralTargets { gravest, .. } = self { gravest } else { self }
     }
 
     /// The step that the error is about, if any.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use journal::{StepTarget, event::OutputLine};
+use journal::event::{OutputLine, StepTarget};
 
 /// How many lines are shown of a program that has been quiet.
 const BURST_LINES: u64 = 2_000;
