@@ -79,7 +79,7 @@ fn older_epoch_is_fenced_off() {
         shop.deploy()
             .assert_exit(1)
             .assert_contains("P0316")
-            .assert_contains("epoch 3 of shop/default")
+            .assert_contains("a newer attempt (epoch 3) of shop/default")
             .assert_contains("after this attempt (epoch 2) began");
         assert!(database.try_sql("select * from d").is_err(), "{engine:?}: nothing was applied");
         shop.run(&["migrate", "resolve", "--fence", "--local"]).assert_exit(0);
