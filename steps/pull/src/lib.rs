@@ -12,7 +12,7 @@ mod shared_paths;
 
 use pawl_step::blobs::{self, UnpackLimits};
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, Digest, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
     ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, releases, time,
 };
 use serde::Deserialize;
