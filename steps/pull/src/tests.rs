@@ -7,6 +7,7 @@ use pawl_step::{EnvironmentHead, FailureKind, Release};
 use serde_json::{Value, json};
 
 use super::*;
+use pawl_step::Digest;
 
 fn hex(name: char) -> String {
     name.to_string().repeat(64)
