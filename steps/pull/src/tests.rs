@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use pawl_step::testing::{TestSandbox, assert_described};
-use pawl_step::{EnvironmentHead, FailureKind, Release};
+use pawl_step::{Digest, EnvironmentHead, FailureKind, Release};
 use serde_json::{Value, json};
 
 use super::*;
-use pawl_step::Digest;
 
 fn hex(name: char) -> String {
     name.to_string().repeat(64)
