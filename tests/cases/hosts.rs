@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use crate::support::TestEnvironment;
+use crate::support::{TestEnvironment, wait_until};
 
 /// Two groups; `restart` fails on a host while its folder has a file `broken`.
 const FLEET: &str = r#"version: 1
@@ -323,8 +323,66 @@ fn a_rollout_pauses_between_batches() {
     let again = environment.run(&["--local", "--release", "r1", "--until", "switch"]);
     again.assert_exit(0);
     assert!(!again.stderr.contains("batch"), "{}", again.stderr);
+    // What only prepares is in no batch.
+    let prepared = environment.run(&["--local", "--release", "r2", "--only", "pull"]);
+    prepared.assert_exit(0);
+    assert!(!prepared.stderr.contains("batch"), "{}", prepared.stderr);
     environment.deploy("r2", &[]).assert_exit(0);
     let back = environment.run(&["rollback", "--local"]);
     back.assert_exit(0);
     assert!(!back.stderr.contains("batch"), "{}", back.stderr);
+}
+
+/// A job that is run again must not shorten the time that a canary has.
+#[test]
+fn an_interrupted_pause_begins_again() {
+    let environment = rollout(", pause: 1h");
+    let mut run = environment.start(&["--local", "--release", "r1"]);
+    let journal = ".pawl/shop/test/attempt-000001.journal";
+    let is_verified = || {
+        environment.exists(journal)
+            && environment
+                .read(journal)
+                .lines()
+                .any(|line| line.contains("\"type\":\"outcome\",\"step\":\"verify\",\"target\":\"web-1\""))
+    };
+    wait_until("the canary is verified", is_verified);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    environment.edit("deploy.yml", "pause: 1h", "pause: 50ms");
+    let resumed = environment.run(&["--local", "--release", "r1"]);
+    resumed.assert_exit(0);
+    resumed.assert_stderr_contains("batch 1 of 3 is done");
+    let switched = resumed.stderr.find("switch@web-2").unwrap();
+    assert!(resumed.stderr.find("batch 1 of 3").unwrap() < switched, "{}", resumed.stderr);
+}
+
+/// The setup of a machine goes to all hosts first: what comes after it needs it there.
+#[test]
+fn setup_steps_are_in_no_batch() {
+    let environment = rollout("");
+    let setup = r#"setup:
+  install:
+    on: web
+    program: [/bin/sh, -c, "printf '#!/bin/sh\nexit 0\n' > tool && chmod +x tool"]
+    trust: host
+    with: { dir: app, repeatable: true }
+    grants: { dirs: [app] }
+steps:
+  use:
+    on: web
+    program: ["./deploy/${{ host.name }}/tool"]
+    trust: host
+    with: { repeatable: true }
+"#;
+    environment.edit("deploy.yml", "steps:\n", setup);
+    let deployed = environment.run(&["setup", "--local", "--release", "r1", "--json"]);
+    deployed.assert_exit(0);
+    let decisions = deployed.decisions_on_targets();
+    let of_use = decisions.iter().position(|decision| decision.starts_with("use ")).unwrap();
+    assert_eq!(
+        decisions[..of_use].iter().filter(|decision| decision.starts_with("install ")).count(),
+        4,
+        "{decisions:?}"
+    );
 }

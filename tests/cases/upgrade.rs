@@ -101,7 +101,8 @@ fn prune_and_rollback_find_releases_under_names_of_an_older_runner() {
     // What says of no release, or of another one, is nobody's.
     let by_hand = ["by-hand".to_owned(), release_folder("copy", &digests[0]), release_folder("copy", &digests[1])];
     for name in &by_hand {
-        environment.write(&format!("deploy/test/releases/{name}/.pawl-digest"), format!("sha256:{}\n", digests[2]));
+        let text = format!("sha256:{} {name}\n", digests[2]);
+        environment.write(&format!("deploy/test/releases/{name}/.pawl-digest"), text);
     }
     environment.run(&["prune", "--local", "--keep", "1"]).assert_exit(0);
     let mut left = [by_hand.as_slice(), &[digests[2].clone(), release_folder("r4", &digests[3])]].concat();

@@ -116,7 +116,11 @@ impl<'a> RunningAttempt<'a> {
         selected_by_name: bool,
     ) -> Result<ResolvedStep<'r>, AttemptError> {
         let config = self.with_view(|view| view.resolve_config(planned))?;
-        let inputs = input_hashes(self.prepared(), planned, &config).await?;
+        let inputs = tokio::select! {
+            biased;
+            inputs = input_hashes(self.prepared(), planned, &config) => inputs?,
+            () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
+        };
         self.with_view(|view| view.resolve(planned, config, inputs, selected_by_name))
     }
 

@@ -8,7 +8,6 @@ use super::{
     error::NextAttempt,
     resolve::{AttemptView, ResolvedStep},
 };
-use crate::remote::RemoteExecutor;
 use contract::{
     diagnostic::ExitKind,
     step::{ProbeFinding, Receipt},
@@ -37,10 +36,11 @@ pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed
     let mut skipped: Vec<&StepTarget> = Vec::new();
     let mut next = NextAttempt::default();
     let is_failed = |planned: &PlannedStep| failed == Some(&planned.step_target);
-    // A host that is gone is not dialed for a hint.
+    // A host that is gone is not dialed for a hint, and none is asked when time is short.
+    let is_interrupted = attempt.interrupt.is_requested();
     let is_known = |planned: &&PlannedStep| {
         (outputs.contains(&planned.step_target) || is_failed(planned))
-            && prepared.remote_executor(planned).is_none_or(RemoteExecutor::is_connected)
+            && prepared.remote_executor(planned).is_none_or(|remote| !is_interrupted && remote.is_connected())
     };
     for planned in prepared.steps.iter().filter(is_known) {
         let Ok(resolved) = view.evaluate_input(planned, false).await else { continue };

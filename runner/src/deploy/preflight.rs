@@ -41,7 +41,7 @@ use serde_json::Value;
 
 pub use hosts::host_problems;
 
-use crate::remote::{Dialer, RemoteExecutor};
+use crate::remote::{Dialer, FileHashes, RemoteExecutor};
 use hosts::{CheckedResources, module_of_this_machine};
 use machine::MachineCheck;
 use modules::LoadedModules;
@@ -425,10 +425,12 @@ impl UnresolvedPlan {
         }
         let release = Release { label, digest: None };
         let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
+        let hashes = Arc::new(FileHashes::default());
         let mut hosts = BTreeMap::new();
         for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
             hosts.entry(host.name.clone()).or_insert_with(|| {
-                RemoteExecutor::new(Arc::clone(host), Rc::clone(&descriptions), Arc::clone(&notify), Rc::clone(&dialer))
+                let (host, notify, hashes) = (Arc::clone(host), Arc::clone(&notify), Arc::clone(&hashes));
+                RemoteExecutor::new(host, Rc::clone(&descriptions), notify, Rc::clone(&dialer), hashes)
             });
         }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));

@@ -1,8 +1,8 @@
 //! The folders in `releases`, and which content each one has.
 //!
-//! A folder is called `<label>-<first 8 or more digits of the digest>`, and its file `.pawl-digest` has the whole digest; a name that ends
-//! in all 64 digits, as older runners gave it, needs no file (docs/steps.md; the SDK's `releases` is the same rule for steps). Invariant: a
-//! folder whose name and file do not agree has no known content, so nothing is removed or taken for a release because of it.
+//! A folder is called `<label>-<first 8 or more digits of the digest>`, and its file `.pawl-digest` has the whole digest and that name; a
+//! name that is all 64 digits, as older runners gave it, needs no file (docs/steps.md; the SDK's `releases` is the same rule for steps).
+//! Invariant: a folder whose name and file do not agree, such as a copy, is no release, so it is neither removed nor made live.
 
 use std::{
     fs::{self, OpenOptions},
@@ -22,7 +22,7 @@ const ALL_DIGITS: usize = 64;
 /// The fewest digits in a name that has a label.
 const MIN_PREFIX_DIGITS: usize = 8;
 /// The largest digest file, in bytes.
-const MAX_DIGEST_FILE_BYTES: u64 = 128;
+const MAX_DIGEST_FILE_BYTES: u64 = 256;
 
 /// The folders of releases below a directory with the digest of each, sorted by path.
 ///
@@ -61,11 +61,14 @@ pub(super) fn digest_of(folder: &Path) -> Option<Digest> {
     if !is_hex || !(fewest..=ALL_DIGITS).contains(&digits.len()) {
         return None;
     }
-    if digits.len() == ALL_DIGITS {
+    if name.len() == ALL_DIGITS && digits == name {
         return digits.parse().ok();
     }
-    let stated: Digest = read_digest_file(&folder.join(DIGEST_FILE)).ok()?.trim_end().parse().ok()?;
-    stated.hex().starts_with(digits).then_some(stated)
+    // A copy under another name has the name of what it is a copy of.
+    let text = read_digest_file(&folder.join(DIGEST_FILE)).ok()?;
+    let (stated, of) = text.trim_end().split_once(' ')?;
+    let stated: Digest = stated.parse().ok()?;
+    (of == name && stated.hex().starts_with(digits)).then_some(stated)
 }
 
 fn read_digest_file(path: &Path) -> io::Result<String> {
@@ -97,20 +100,21 @@ mod tests {
     #[test]
     fn only_folders_of_known_content_are_releases() {
         let (whole, other) = (format!("33bcc941{}", "a".repeat(56)), format!("44bcc941{}", "b".repeat(56)));
-        let stated = format!("sha256:{whole}\n");
+        let stated = |name: &str| format!("sha256:{whole} {name}\n");
         let (old, labelled) = ("c".repeat(64), format!("r9-{}", "d".repeat(64)));
         let dir = directory(&[
             (&old, None),
             (&labelled, None),
-            ("r4-33bcc941", Some(&stated)),
-            ("v1.0-rc-33bcc941aaaa", Some(&stated)),
+            ("r4-33bcc941", Some(&stated("r4-33bcc941"))),
+            ("v1.0-rc-33bcc941aaaa", Some(&stated("v1.0-rc-33bcc941aaaa"))),
+            ("a-backup-r4-33bcc941", Some(&stated("r4-33bcc941"))),
             ("no-file-33bcc941", None),
             ("other-content-33bcc941", Some(&other)),
             ("damaged-33bcc941", Some("sha256:33bcc941")),
-            ("few-33bcc94", Some(&stated)),
-            ("33bcc941", Some(&stated)),
-            (".tmp-new-r4-33bcc941", Some(&stated)),
-            ("by-hand", Some(&stated)),
+            ("few-33bcc94", Some(&stated("few-33bcc94"))),
+            ("33bcc941", Some(&stated("33bcc941"))),
+            (".tmp-new-r4-33bcc941", Some(&stated("r4-33bcc941"))),
+            ("by-hand", Some(&stated("by-hand"))),
         ]);
         let releases = dir.path().join(RELEASES);
         fs::create_dir(releases.join("linked-33bcc941")).unwrap();
@@ -120,12 +124,7 @@ mod tests {
         let found: Vec<_> = list(dir.path()).unwrap();
         let names: Vec<_> =
             found.iter().map(|(path, digest)| (path.file_name().unwrap().to_str().unwrap(), digest.hex())).collect();
-        let expected = [
-            (old.as_str(), old.clone()),
-            ("r4-33bcc941", whole.clone()),
-            (labelled.as_str(), "d".repeat(64)),
-            ("v1.0-rc-33bcc941aaaa", whole),
-        ];
+        let expected = [(old.as_str(), old.clone()), ("r4-33bcc941", whole.clone()), ("v1.0-rc-33bcc941aaaa", whole)];
         assert_eq!(names, expected);
         assert_eq!(list(&dir.path().join("none")).unwrap(), []);
     }

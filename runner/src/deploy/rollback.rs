@@ -30,7 +30,7 @@ pub(super) enum RollbackResult {
 /// says `on-failure: rollback`, and that the previous release was verified.
 pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &AttemptError) -> RollbackResult {
     if !is_of_step(attempt, error) || attempt.interrupt.is_requested() {
-        return RollbackResult::NotRolledBack(None);
+        return RollbackResult::NotRolledBack(doubt_beside_a_failure(attempt, error));
     }
     let steps = match steps_to_undo(attempt) {
         Ok(steps) => steps,
@@ -51,6 +51,28 @@ pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &A
     match after_undo::switch_back(attempt, &steps).await {
         Ok(switch_back) => RollbackResult::Done(switch_back),
         Err(error) => RollbackResult::Failed(error),
+    }
+}
+
+/// Why nothing is rolled back although a step failed on some host: on another one, nobody knows what to undo.
+fn doubt_beside_a_failure(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Option<String> {
+    let AttemptError::OnSeveralTargets { gravest, others } = error else { return None };
+    let is_due = attempt.prepared().plan.on_failure == OnFailure::Rollback && !attempt.interrupt.is_requested();
+    match gravest.as_ref() {
+        AttemptError::InDoubt { step_target, .. } | AttemptError::SecretInReceipt { step_target, .. } => {
+            let has_failed = is_due && others.iter().any(|other| is_of_step(attempt, other));
+            has_failed.then(|| format!("step {step_target} must be settled first"))
+        }
+        AttemptError::Failed { .. }
+        | AttemptError::NotImported { .. }
+        | AttemptError::Plan(_)
+        | AttemptError::Host(_)
+        | AttemptError::UndoFailed { .. }
+        | AttemptError::Irreversible { .. }
+        | AttemptError::Journal(_)
+        | AttemptError::Lock(_)
+        | AttemptError::Interrupted
+        | AttemptError::OnSeveralTargets { .. } => None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! Invariant: a step begins when the one before has ended on all targets, and nothing begins after a failure on any of them. With a
 //! rollout, the steps that users see, on hosts of its group, do so batch by batch.
 
-use std::collections::BTreeSet;
+use std::{cell::Cell, collections::BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -16,11 +16,18 @@ use super::{
 };
 use contract::{TargetName, diagnostic::Notice, step::StepPhase, text::format_duration};
 use journal::{
-    StepTarget,
+    RecordStatus, StepRecord, StepTarget,
     decision::StepDisposition,
     event::{Decision, DecisionReason, ROLLBACK},
 };
 use plan::Rollout;
+
+/// What is checked once, when it is known.
+#[derive(Default)]
+struct LateChecks {
+    migrations: BTreeSet<StepTarget>,
+    is_machine_checked: bool,
+}
 
 /// Runs all selected steps.
 pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
@@ -28,28 +35,29 @@ pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<()
     // Back to a release that was live, or to nothing new, it goes at once.
     let is_forward = attempt.overrides().command != Some(ROLLBACK) && !attempt.overrides().is_import();
     let rollout = prepared.plan.rollout.as_ref().filter(|_| is_forward);
+    let after_setup = prepared.first_step_after_setup().unwrap_or(0);
+    // Users see nothing of what prepares a host.
+    let is_rolled_out = |rollout: &Rollout, of_step: &[PlannedStep]| {
+        prepared.index(&of_step[0].step.id).is_some_and(|index| index >= after_setup)
+            && of_step.iter().any(|planned| {
+                planned.description.phase != StepPhase::Prepare && rollout.hosts.contains(&planned.step_target.target)
+            })
+    };
     let mut steps = prepared.steps.chunk_by(|one, other| one.step.id == other.step.id).peekable();
-    let mut checked = BTreeSet::new();
+    let mut checks = LateChecks::default();
     while let Some(of_step) = steps.next() {
         match rollout.filter(|rollout| is_rolled_out(rollout, of_step)) {
-            None => run_step(attempt, of_step, &mut checked, |_| true).await?,
+            None => run_step(attempt, of_step, &mut checks, |_| true).await?,
             Some(rollout) => {
                 let mut in_batches = vec![of_step];
                 while let Some(next) = steps.next_if(|next| is_rolled_out(rollout, next)) {
                     in_batches.push(next);
                 }
-                roll_out(attempt, rollout, &in_batches, &mut checked).await?;
+                roll_out(attempt, rollout, &in_batches, &mut checks).await?;
             }
         }
     }
     Ok(())
-}
-
-/// Whether a step reaches its hosts in batches.
-fn is_rolled_out(rollout: &Rollout, of_step: &[PlannedStep]) -> bool {
-    of_step.iter().any(|planned| {
-        planned.description.phase != StepPhase::Prepare && rollout.hosts.contains(&planned.step_target.target)
-    })
 }
 
 /// Runs steps that follow each other on the hosts of one batch after the other. Targets outside of the group follow with the last one.
@@ -57,22 +65,21 @@ async fn roll_out(
     attempt: &mut RunningAttempt<'_>,
     rollout: &Rollout,
     steps: &[&[PlannedStep]],
-    checked: &mut BTreeSet<StepTarget>,
+    checks: &mut LateChecks,
 ) -> Result<(), AttemptError> {
     let count = rollout.batches.len();
-    for (number, (added, until)) in (1..).zip(rollout.added().zip(&rollout.batches)) {
+    let batches: Vec<_> = rollout.added().collect();
+    for (number, (added, until)) in (1..).zip(batches.iter().zip(&rollout.batches)) {
         let is_last = number == count;
         let is_in_batch = |target: &TargetName| added.contains(target) || is_last && !rollout.hosts.contains(target);
         for of_step in steps {
-            run_step(attempt, of_step, checked, is_in_batch).await?;
+            run_step(attempt, of_step, checks, is_in_batch).await?;
         }
-        let epoch = attempt.header.epoch;
-        let has_run = attempt
-            .state()
-            .records
-            .iter()
-            .any(|(step_target, record)| record.intent.epoch == epoch && added.contains(&step_target.target));
-        if !is_last && has_run && !rollout.pause.is_zero() {
+        let is_pause_due = match batches.get(number) {
+            Some(next) => !rollout.pause.is_zero() && is_pause_due(attempt, steps, added, next),
+            None => false,
+        };
+        if is_pause_due {
             let pause = format_duration(u64::try_from(rollout.pause.as_millis()).unwrap_or(u64::MAX));
             let done = format!("batch {number} of {count} is done ({until} of {} hosts)", rollout.hosts.len());
             attempt.prepared().show(Notice::note(format!("{done}; the next one begins in {pause}")));
@@ -82,21 +89,39 @@ async fn roll_out(
     Ok(())
 }
 
+/// Whether this run, be it in an earlier attempt, did anything on the hosts of a batch, and something is left to do on the next ones.
+fn is_pause_due(
+    attempt: &RunningAttempt<'_>,
+    steps: &[&[PlannedStep]],
+    batch: &BTreeSet<&TargetName>,
+    next: &BTreeSet<&TargetName>,
+) -> bool {
+    let state = attempt.state();
+    let on = |hosts: &BTreeSet<&TargetName>| {
+        let steps = steps.iter().flat_map(|of_step| of_step.iter());
+        let targets = steps.map(|planned| &planned.step_target).filter(|it| hosts.contains(&it.target));
+        targets.map(|step_target| state.records.get(step_target)).collect::<Vec<_>>()
+    };
+    let is_of_run = |record: &StepRecord| record.intent.run == attempt.header.run;
+    let is_done = |record: &StepRecord| is_of_run(record) && matches!(record.status, RecordStatus::Succeeded(_));
+    on(batch).into_iter().flatten().any(is_of_run) && !on(next).into_iter().all(|record| record.is_some_and(is_done))
+}
+
 /// Runs a step on those of its targets that `is_included`.
 async fn run_step(
     attempt: &mut RunningAttempt<'_>,
     of_step: &[PlannedStep],
-    checked: &mut BTreeSet<StepTarget>,
+    checks: &mut LateChecks,
     is_included: impl Fn(&TargetName) -> bool,
 ) -> Result<(), AttemptError> {
     let (prepared, selection) = (attempt.prepared(), &attempt.overrides().selection);
     let index = prepared.index(&of_step[0].step.id).expect("it is a step of the plan");
-    if prepared.first_step_after_setup() == Some(index) {
+    if prepared.first_step_after_setup() == Some(index) && !std::mem::replace(&mut checks.is_machine_checked, true) {
         prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
     }
     let is_rollback = attempt.overrides().command == Some(ROLLBACK);
     if of_step.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
-        check_late_migrations(attempt, checked).await?;
+        check_late_migrations(attempt, &mut checks.migrations).await?;
     }
     let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
     let disposition = selection.disposition_of(index, named_index);
@@ -112,29 +137,32 @@ async fn run_step(
     error.map_or(Ok(()), Err)
 }
 
-/// Runs something for a step on each of its targets, as far as nothing fails on this machine. Returns what it gave where it succeeded,
-/// and the error.
+/// Runs something for a step on each of its targets; what has not begun on this machine when it fails anywhere does not begin. Returns
+/// what it gave where it succeeded, and the error.
 pub(super) async fn on_each_target<'p, T>(
     of_step: impl IntoIterator<Item = &'p PlannedStep>,
     run: impl AsyncFn(&'p PlannedStep) -> Result<T, AttemptError>,
 ) -> (Vec<(&'p PlannedStep, T)>, Option<AttemptError>) {
     let (here, elsewhere): (Vec<_>, Vec<_>) =
         of_step.into_iter().partition(|planned| planned.step.remote_host().is_none());
-    let run = &run;
+    let has_failed = Cell::new(false);
+    let run = async |planned| {
+        let result = run(planned).await;
+        has_failed.set(has_failed.get() || result.is_err());
+        (planned, result)
+    };
     let here = async {
         let mut ended = Vec::new();
         for planned in here {
-            let result = run(planned).await;
-            let has_failed = result.is_err();
-            ended.push((planned, result));
-            if has_failed {
+            if has_failed.get() {
                 break;
             }
+            ended.push(run(planned).await);
         }
         ended
     };
-    let elsewhere = elsewhere.into_iter().map(async |planned| (planned, run(planned).await));
-    let (here, elsewhere) = futures_util::future::join(here, futures_util::future::join_all(elsewhere)).await;
+    let elsewhere = futures_util::future::join_all(elsewhere.into_iter().map(&run));
+    let (here, elsewhere) = futures_util::future::join(here, elsewhere).await;
     let (mut succeeded, mut errors) = (Vec::new(), Vec::new());
     for (planned, result) in here.into_iter().chain(elsewhere) {
         match result {

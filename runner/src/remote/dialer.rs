@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 use super::{AgentConnection, reach};
-use contract::diagnostic::Diagnostic;
+use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::{PlanHost, SshOptions};
 
 /// How many hosts are dialed at once. sshd refuses some of more than 10 by default (`MaxStartups`), and all hosts may be behind one.
@@ -54,10 +54,12 @@ impl Dialer {
     }
 }
 
-/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`.
+/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
+/// refused login, which must not be tried again.
 fn is_hung_up(diagnostic: &Diagnostic) -> bool {
     let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
-    diagnostic.causes.iter().any(|cause| words.iter().any(|word| cause.contains(word)))
+    let is_said = |cause: &String| words.iter().any(|word| cause.contains(word)) && !cause.contains("UNKNOWN");
+    diagnostic.code == ErrorCode::HostUnreachable && diagnostic.causes.iter().any(is_said)
 }
 
 /// From 0 to 1.

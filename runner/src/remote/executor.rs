@@ -28,7 +28,7 @@ use plan::{PlanHost, PlanStep};
 use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, PreviewChange, module_display_name};
 
 use super::{
-    AgentConnection, ConnectionError, Dialer,
+    AgentConnection, ConnectionError, Dialer, FileHashes,
     shipping::{self, Shipment},
 };
 use crate::{
@@ -53,6 +53,7 @@ pub struct RemoteExecutor {
     descriptions: Rc<BTreeMap<String, ModuleDescription>>,
     notify: NoticeHandler,
     dialer: Rc<Dialer>,
+    hashes: Arc<FileHashes>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
     /// What the host knew of each step before the call that is being made.
@@ -76,12 +77,14 @@ impl RemoteExecutor {
         descriptions: Rc<BTreeMap<String, ModuleDescription>>,
         notify: NoticeHandler,
         dialer: Rc<Dialer>,
+        hashes: Arc<FileHashes>,
     ) -> Self {
         Self {
             host,
             descriptions,
             notify,
             dialer,
+            hashes,
             connection: RefCell::default(),
             session: RefCell::default(),
             records: RefCell::default(),
@@ -150,6 +153,7 @@ impl RemoteExecutor {
             let config = &planned.step.with;
             let shipped = match self.ship(&connection, &planned.step, config).await {
                 Ok(shipped) => shipped,
+                Err(failure) if failure.kind == FailureKind::Transient => return Err(self.lost(&failure.message)),
                 Err(failure) => {
                     let hint = failure.hint.unwrap_or_else(|| "create it, or correct the path".to_owned());
                     let problem = Diagnostic::new(ErrorCode::InputUnreadable, failure.message).with_hint(hint);
@@ -234,7 +238,14 @@ impl RemoteExecutor {
         step: &PlanStep,
         config: &Value,
     ) -> Result<ShippedDirs, StepFailure> {
-        let collected = shipping::collect(step, self.description(step), config);
+        if !step.grants.dirs.values().any(|grant| grant.is_relative) {
+            return Ok(ShippedDirs::new());
+        }
+        // Reading much must not keep the connections of all hosts silent.
+        let (owned, description, config) = (step.clone(), self.description(step).clone(), config.clone());
+        let hashes = Arc::clone(&self.hashes);
+        let collecting = tokio::task::spawn_blocking(move || shipping::collect(&owned, &description, &config, &hashes));
+        let collected = collecting.await.expect("collecting files does not panic");
         let Shipment { dirs, files } = collected.map_err(|(path, error)| {
             StepFailure::new(FailureKind::NotFound, format!("can't read {}: {error}", path.display()))
         })?;

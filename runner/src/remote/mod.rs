@@ -8,10 +8,12 @@
 mod connection;
 mod dialer;
 mod executor;
+mod file_hashes;
 mod shipping;
 mod ssh;
 
 pub use connection::{AgentConnection, ConnectionError};
 pub use dialer::Dialer;
 pub use executor::RemoteExecutor;
+pub use file_hashes::FileHashes;
 pub use ssh::reach;

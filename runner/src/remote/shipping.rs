@@ -12,10 +12,11 @@ use std::{
 
 use serde_json::Value;
 
-use contract::{GrantName, hash::Blake3Hash};
+use contract::GrantName;
 use plan::{PlanStep, split_dir_path};
 use sandbox::{InputKind, ModuleDescription};
 
+use super::FileHashes;
 use crate::agent::wire::{OfferedFile, ShippedDirs};
 
 /// The most files that a step may get.
@@ -27,7 +28,7 @@ pub(super) struct Shipment {
     pub(super) files: BTreeMap<OfferedFile, PathBuf>,
 }
 
-/// Collects the files of a step with this configuration.
+/// Collects the files of a step with this configuration. Blocks while it reads them.
 ///
 /// # Errors
 /// A file that can't be read, with its path.
@@ -35,6 +36,7 @@ pub(super) fn collect(
     step: &PlanStep,
     description: &ModuleDescription,
     config: &Value,
+    hashes: &FileHashes,
 ) -> Result<Shipment, (PathBuf, io::Error)> {
     let mut shipment = Shipment { dirs: ShippedDirs::new(), files: BTreeMap::new() };
     for (name, grant) in step.grants.dirs.iter().filter(|(_, grant)| grant.is_relative) {
@@ -54,7 +56,7 @@ pub(super) fn collect(
             InputKind::Program | InputKind::Argument | InputKind::WorkingDir => continue,
         };
         for inside in named_files(step, kind, path)? {
-            add(step, path, &inside, &mut shipment)?;
+            add(step, path, &inside, hashes, &mut shipment)?;
         }
     }
     Ok(shipment)
@@ -135,7 +137,13 @@ fn walk(folder: &Path, inside: &Path, found: &mut BTreeSet<PathBuf>) -> Result<(
     Ok(())
 }
 
-fn add(step: &PlanStep, text: &str, inside: &Path, shipment: &mut Shipment) -> Result<(), (PathBuf, io::Error)> {
+fn add(
+    step: &PlanStep,
+    text: &str,
+    inside: &Path,
+    hashes: &FileHashes,
+    shipment: &mut Shipment,
+) -> Result<(), (PathBuf, io::Error)> {
     let (name, _) = split_dir_path(text);
     let Some((name, grant)) = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name) else {
         return Ok(());
@@ -145,7 +153,7 @@ fn add(step: &PlanStep, text: &str, inside: &Path, shipment: &mut Shipment) -> R
     let file = fs::File::open(&path).map_err(at)?;
     let metadata = file.metadata().map_err(at)?;
     let executable = metadata.permissions().mode() & 0o111 != 0;
-    let offered = OfferedFile { hash: Blake3Hash::of_reader(file).map_err(at)?, size: metadata.len(), executable };
+    let offered = OfferedFile { hash: hashes.hash(file, &metadata).map_err(at)?, size: metadata.len(), executable };
     let Some(inside) = inside.to_str() else {
         return Err(at(io::Error::other("its name is not UTF-8")));
     };

@@ -11,7 +11,7 @@
 //! Without a terminal there is no progress line, and no control character but newlines and, if the caller wants colour,
 //! styles. Deliberately absent: whether there is a terminal, and whether colour is wanted.
 
-use std::io::Write;
+use std::{collections::BTreeSet, io::Write};
 
 use anstyle::{AnsiColor, Style};
 use indicatif::ProgressDrawTarget;
@@ -92,8 +92,9 @@ pub struct TerminalReporter {
     formatter: EventFormatter,
     progress_lines: Option<ProgressLines>,
     throttles: OutputThrottles,
-    /// The last line that said that a step starts on several targets: keyword, step and reason.
-    last_start: Option<(&'static str, String, String)>,
+    /// The step that started last on several targets, with its keyword, and the reasons that were said.
+    last_start: Option<(&'static str, String)>,
+    said_reasons: BTreeSet<String>,
 }
 
 impl TerminalReporter {
@@ -123,6 +124,7 @@ impl TerminalReporter {
             progress_lines: live,
             throttles: OutputThrottles::default(),
             last_start: None,
+            said_reasons: BTreeSet::new(),
         }
     }
 
@@ -159,13 +161,18 @@ impl TerminalReporter {
         }
     }
 
-    /// Writes that a step starts; for the same reason on several targets, once.
+    /// Writes that a step starts; on several targets for one reason once, and for another one with the target's name.
     fn write_start(&mut self, keyword: &'static str, label: String, step: Option<String>, reason: String) {
-        let start = step.as_ref().map(|step| (keyword, step.clone(), reason.clone()));
-        if start.is_some() && start == self.last_start {
+        let start = step.clone().map(|step| (keyword, step));
+        let is_same_step = start.is_some() && start == self.last_start;
+        if !is_same_step {
+            self.last_start = start;
+            self.said_reasons.clear();
+        }
+        if !self.said_reasons.insert(reason.clone()) {
             return;
         }
-        self.last_start = start;
+        let step = step.filter(|_| !is_same_step);
         self.write_line(&DisplayLine {
             min_verbosity: Verbosity::Normal,
             style: LineStyle::Plain,

@@ -180,7 +180,7 @@ impl PullTarget {
         let unpacked =
             blobs::fetch(&input.config.from, self.folder.digest())?.unpack(dir, new, &input.config.limits)?;
         check_version(input, &format!("{dir}/{new}"))?;
-        releases::write_digest(&format!("{dir}/{new}"), self.folder.digest())?;
+        releases::write_digest(&format!("{dir}/{new}"), self.folder.name(), self.folder.digest())?;
         self.shared.link(dir, new)?;
         Ok(unpacked)
     }

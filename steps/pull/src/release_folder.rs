@@ -51,6 +51,11 @@ impl ReleaseFolder {
         &self.dir
     }
 
+    /// Returns its name in `releases`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn digest(&self) -> &Digest {
         &self.digest
     }

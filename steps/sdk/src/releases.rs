@@ -1,15 +1,15 @@
 //! The folders of releases: one folder for each content, in a folder such as `app/releases`.
 //!
 //! A folder is called `<label>-<prefix>`, where the prefix is the first 8 or more hex digits of the content's digest, and the file
-//! [`DIGEST_FILE`] in it has the whole digest. A name that ends in all 64 digits, with or without a label, needs no file. The runner
-//! finds releases by the same rule (docs/steps.md).
+//! [`DIGEST_FILE`] in it has the whole digest and that name: a copy that somebody made under another name is not a release. A name
+//! that is all 64 digits needs no file. The runner finds releases by the same rule (docs/steps.md).
 //!
 //! Deliberately absent: a search by label. Several labels may have one content, which then has one folder.
 
 use crate::fs::{self, FileType};
 use crate::{Digest, Failure};
 
-/// The name of the file in a release's folder that has its digest, `sha256:<64 hex digits>`.
+/// The name of the file in a release's folder that has its digest and its name: `sha256:<64 hex digits> <name>`.
 pub const DIGEST_FILE: &str = ".pawl-digest";
 
 /// The number of digits in a name that nothing else has.
@@ -19,7 +19,7 @@ const MORE_DIGITS: usize = 4;
 /// The longest name, in characters.
 const MAX_NAME_LENGTH: usize = 79;
 /// The largest [`DIGEST_FILE`], in bytes.
-const MAX_DIGEST_FILE_BYTES: u64 = 128;
+const MAX_DIGEST_FILE_BYTES: u64 = 256;
 
 /// Returns the name of the entry of `folder` that has the content with this digest.
 ///
@@ -37,10 +37,7 @@ pub fn find(folder: &str, digest: &Digest) -> Result<Option<String>, Failure> {
         if entry.file_type != FileType::Directory {
             continue;
         }
-        let Some(digits) = digits_in_name(&entry.name).filter(|digits| digest.hex().starts_with(digits)) else {
-            continue;
-        };
-        if digits == digest.hex() || states_digest(&format!("{folder}/{}", entry.name), digest)? {
+        if is_name_for(&entry.name, digest) && states_release(folder, &entry.name, digest)? {
             return Ok(Some(entry.name));
         }
     }
@@ -70,12 +67,12 @@ pub fn is_name_for(name: &str, digest: &Digest) -> bool {
     digits_in_name(name).is_some_and(|digits| digest.hex().starts_with(digits))
 }
 
-/// Writes the digest into a release's folder.
+/// Writes the digest into a release's folder, which is or will be called `name`.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_digest(folder: &str, digest: &Digest) -> Result<(), Failure> {
-    fs::write_atomic(&format!("{folder}/{DIGEST_FILE}"), format!("{digest}\n").as_bytes())
+pub fn write_digest(folder: &str, name: &str, digest: &Digest) -> Result<(), Failure> {
+    fs::write_atomic(&format!("{folder}/{DIGEST_FILE}"), format!("{digest} {name}\n").as_bytes())
 }
 
 /// Returns the digits of a digest that a name ends in.
@@ -92,12 +89,12 @@ fn digits_in_name(name: &str) -> Option<&str> {
     ((fewest..=ALL_DIGITS).contains(&digits.len()) && is_hex).then_some(digits)
 }
 
-fn states_digest(folder: &str, digest: &Digest) -> Result<bool, Failure> {
-    let path = format!("{folder}/{DIGEST_FILE}");
+fn states_release(folder: &str, name: &str, digest: &Digest) -> Result<bool, Failure> {
+    let path = format!("{folder}/{name}/{DIGEST_FILE}");
     // A later step may have put a pipe there, which would block.
     let is_readable = fs::metadata_of_link(&path)?
         .is_some_and(|found| found.file_type == FileType::File && found.size <= MAX_DIGEST_FILE_BYTES);
-    Ok(is_readable && fs::read(&path)?.trim_ascii_end() == digest.as_str().as_bytes())
+    Ok(is_readable && fs::read(&path)?.trim_ascii_end() == format!("{digest} {name}").as_bytes())
 }
 
 #[cfg(test)]
@@ -140,8 +137,11 @@ mod tests {
         for name in ["r1-33bcc941", "r2-33bcc941", "r3-33bcc941", "r4-33bcc941"] {
             fs::create_dir_all(&format!("app/releases/{name}")).unwrap();
         }
-        write_digest("app/releases/r2-33bcc941", &other).unwrap();
-        write_digest("app/releases/r3-33bcc941", &one).unwrap();
+        write_digest("app/releases/r2-33bcc941", "r2-33bcc941", &other).unwrap();
+        write_digest("app/releases/r3-33bcc941", "r3-33bcc941", &one).unwrap();
+        // A copy that somebody made.
+        fs::create_dir_all("app/releases/a-backup-r3-33bcc941").unwrap();
+        write_digest("app/releases/a-backup-r3-33bcc941", "r3-33bcc941", &one).unwrap();
         let link = |text: &str, path: &str| std::os::unix::fs::symlink(text, app.join("releases").join(path)).unwrap();
         link("../r3-33bcc941/.pawl-digest", "r1-33bcc941/.pawl-digest");
         link("r3-33bcc941", "latest-33bcc941");

@@ -274,7 +274,7 @@ fn revert_finds_the_verified_release_under_any_name() {
         std::fs::remove_dir_all(app.join("releases")).unwrap();
         for (name, folder) in [('a', &verified), ('b', &hex('b')), ('c', &now)] {
             std::fs::create_dir_all(app.join("releases").join(folder).join("public")).unwrap();
-            releases::write_digest(&format!("app/releases/{folder}"), &release(name).digest.unwrap()).unwrap();
+            releases::write_digest(&format!("app/releases/{folder}"), folder, &release(name).digest.unwrap()).unwrap();
         }
         let to = |folder: &str| format!("releases/{folder}{below}");
         let mut before = input('b', "1");

@@ -336,7 +336,9 @@ impl LockWorker {
                     answer(Ok(()));
                 }
                 Ok(LockCommand::EnsureHeld(answer)) => next = self.ensure_held(answer, commands),
-                Ok(LockCommand::RaiseEpoch(newest, answer)) => answer(self.write(LockWriteKind::RaiseEpoch(newest))),
+                Ok(LockCommand::RaiseEpoch(newest, answer)) => {
+                    answer(self.write(LockWriteKind::RaiseEpoch(newest), true))
+                }
                 Ok(LockCommand::Close(answer)) => {
                     answer(self.release());
                     return;
@@ -372,9 +374,9 @@ impl LockWorker {
             }
         }
         let mut is_held = false;
-        for answer in answers {
-            // After a failure, each is told so by a try of its own.
-            let result = if is_held { Ok(()) } else { self.write(LockWriteKind::Renew) };
+        for (index, answer) in answers.into_iter().enumerate() {
+            // After a failure, each is told so by one try of its own: the first has tried for as long as the lease allows.
+            let result = if is_held { Ok(()) } else { self.write(LockWriteKind::Renew, index == 0) };
             is_held = result.is_ok();
             answer(result);
         }
@@ -403,8 +405,8 @@ impl LockWorker {
         }
     }
 
-    fn write(&mut self, kind: LockWriteKind) -> Result<(), LockError> {
-        self.write_with_retries(kind, true).map_err(|failure| match failure {
+    fn write(&mut self, kind: LockWriteKind, keeps_trying: bool) -> Result<(), LockError> {
+        self.write_with_retries(kind, keeps_trying).map_err(|failure| match failure {
             LockWriteError::Lost(lost) => self.lost_error(&lost),
             LockWriteError::State(error) => error.into(),
         })

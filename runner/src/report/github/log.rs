@@ -37,6 +37,8 @@ pub struct GroupedLogReporter {
     formatter: EventFormatter,
     /// The step whose group is open.
     open_group: Option<StepId>,
+    /// The title of the open group.
+    title: Option<String>,
     /// Where it runs now. The group stays open as long as it runs anywhere.
     running: BTreeSet<StepTarget>,
     /// The lines that follow the open group.
@@ -72,6 +74,7 @@ impl GroupedLogReporter {
             options,
             formatter: EventFormatter::default(),
             open_group: None,
+            title: None,
             running: BTreeSet::new(),
             after_group: Vec::new(),
             throttles: OutputThrottles::default(),
@@ -82,6 +85,7 @@ impl GroupedLogReporter {
     fn open_group_for(&mut self, step_target: &StepTarget, title: &str) {
         if self.open_group.is_none() && self.options.verbosity > Verbosity::Quiet {
             self.open_group = Some(step_target.step.clone());
+            self.title = Some(title.to_owned());
             self.workflow.with_stream(|stream| stream.group(&text::truncate(title, MAX_TITLE_COLUMNS)));
         }
     }
@@ -113,7 +117,15 @@ impl GroupedLogReporter {
                 self.write_line(position, &line, text, false);
             }
             DisplayItem::StepMessage(line) => self.write_line(position, &line, &line.text, true),
-            // The title of the group says it.
+            // On this host, for another reason than the title says.
+            DisplayItem::StepStarted { keyword, label, step: Some(step), reason }
+                if self.title.as_ref().is_some_and(|title| *title != group_title(keyword, &step, &reason)) =>
+            {
+                let (min_verbosity, style) = (Verbosity::Normal, LineStyle::Plain);
+                let line =
+                    DisplayLine { min_verbosity, style, keyword, label, reason: None, text: reason, took_ms: None };
+                self.write_line(position, &line, &line.text, true);
+            }
             DisplayItem::StepStarted { .. } => {}
             DisplayItem::Meter { label, task, done, total, unit } => {
                 // There are many, and a later reader needs none of them.
@@ -207,12 +219,7 @@ impl DeploymentReporter for GroupedLogReporter {
         }
         let title = items.iter().find_map(|item| match item {
             DisplayItem::StepStarted { keyword, label, step, reason } => {
-                let name = step.as_ref().unwrap_or(label);
-                Some(match (*keyword, reason.as_str()) {
-                    ("start", "") => name.clone(),
-                    ("start", reason) => format!("{name}: {reason}"),
-                    (keyword, _) => format!("{name}: {keyword}"),
-                })
+                Some(group_title(keyword, step.as_ref().unwrap_or(label), reason))
             }
             DisplayItem::Heading(_)
             | DisplayItem::Line(_)
@@ -250,6 +257,15 @@ impl DeploymentReporter for GroupedLogReporter {
 impl Drop for GroupedLogReporter {
     fn drop(&mut self) {
         self.workflow.with_stream(super::stream::CommandStream::close_all);
+    }
+}
+
+/// The title of the group of a step.
+fn group_title(keyword: &str, name: &str, reason: &str) -> String {
+    match (keyword, reason) {
+        ("start", "") => name.to_owned(),
+        ("start", reason) => format!("{name}: {reason}"),
+        (keyword, _) => format!("{name}: {keyword}"),
     }
 }
 
