@@ -369,13 +369,16 @@ fn setup_steps_are_in_no_batch() {
     with: { dir: app, repeatable: true }
     grants: { dirs: [app] }
 steps:
-  use:
+"#;
+    environment.edit("deploy.yml", "steps:\n", setup);
+    let program = r#"  use:
     on: web
     program: ["./deploy/${{ host.name }}/tool"]
     trust: host
     with: { repeatable: true }
+  switch:
 "#;
-    environment.edit("deploy.yml", "steps:\n", setup);
+    environment.edit("deploy.yml", "  switch:\n", program);
     let deployed = environment.run(&["setup", "--local", "--release", "r1", "--json"]);
     deployed.assert_exit(0);
     let decisions = deployed.decisions_on_targets();
