@@ -364,7 +364,7 @@ fn setup_steps_are_in_no_batch() {
     let setup = r#"setup:
   install:
     on: web
-    program: [/bin/sh, -c, "printf '#!/bin/sh\nexit 0\n' > tool && chmod +x tool"]
+    program: [/bin/sh, -c, "printf '#!/bin/sh\\nexit 0\\n' > tool && chmod +x tool"]
     trust: host
     with: { dir: app, repeatable: true }
     grants: { dirs: [app] }
