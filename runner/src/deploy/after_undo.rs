@@ -73,10 +73,8 @@ pub(super) async fn switch_back(
     attempt.step_environment.set("PAWL_RELEASE", release.label.to_string());
     // By the order in which steps run: a step may depend on what is live without naming the switch.
     let exposing_at = prepared.index(&exposing.step);
-    let mut at = 0;
-    for of_step in prepared.steps.chunk_by(|one, other| one.step.id == other.step.id) {
-        let is_after = exposing_at.is_some_and(|exposing_at| at > exposing_at);
-        at += of_step.len();
+    for (index, of_step) in prepared.steps_on_targets() {
+        let is_after = exposing_at.is_some_and(|exposing_at| index > exposing_at);
         let mut repeated = Vec::new();
         for planned in of_step {
             match planned.description.phase {

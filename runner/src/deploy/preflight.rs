@@ -319,15 +319,19 @@ impl PreparedPlan {
         (self.notify)(notice);
     }
 
+    /// Each step on all its targets, with [the position of its step](Self::index).
+    pub fn steps_on_targets(&self) -> impl Iterator<Item = (usize, &[PlannedStep])> {
+        let mut next = 0;
+        self.steps.chunk_by(|one, other| one.step.id == other.step.id).map(move |of_step| {
+            let index = next;
+            next += of_step.len();
+            (index, of_step)
+        })
+    }
+
     /// The steps on their targets, each with [the position of its step](Self::index): the same on all targets.
     pub fn indexed_steps(&self) -> impl Iterator<Item = (usize, &PlannedStep)> {
-        let mut first: (usize, Option<&StepId>) = (0, None);
-        self.steps.iter().enumerate().map(move |(at, planned)| {
-            if first.1 != Some(&planned.step.id) {
-                first = (at, Some(&planned.step.id));
-            }
-            (first.0, planned)
-        })
+        self.steps_on_targets().flat_map(|(index, of_step)| of_step.iter().map(move |planned| (index, planned)))
     }
 
     /// What a step depends on.

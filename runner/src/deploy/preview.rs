@@ -59,10 +59,8 @@ pub async fn preview_deployment(
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
     let mut outputs = StepOutputs::default();
     let mut previews = Vec::new();
-    let mut index = 0;
-    for of_step in prepared.steps.chunk_by(|one, other| one.step.id == other.step.id) {
+    for (index, of_step) in prepared.steps_on_targets() {
         let disposition = overrides.selection.disposition_of(index, named_index);
-        index += of_step.len();
         let view =
             AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs, is_local_state };
         // All hosts are asked at once.

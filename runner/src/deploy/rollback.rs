@@ -58,22 +58,13 @@ pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &A
 fn doubt_beside_a_failure(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Option<String> {
     let AttemptError::OnSeveralTargets { gravest, others } = error else { return None };
     let is_due = attempt.prepared().plan.on_failure == OnFailure::Rollback && !attempt.interrupt.is_requested();
-    match gravest.as_ref() {
-        AttemptError::InDoubt { step_target, .. } | AttemptError::SecretInReceipt { step_target, .. } => {
-            let has_failed = is_due && others.iter().any(|other| is_of_step(attempt, other));
-            has_failed.then(|| format!("step {step_target} must be settled first"))
-        }
-        AttemptError::Failed { .. }
-        | AttemptError::NotImported { .. }
-        | AttemptError::Plan(_)
-        | AttemptError::Host(_)
-        | AttemptError::UndoFailed { .. }
-        | AttemptError::Irreversible { .. }
-        | AttemptError::Journal(_)
-        | AttemptError::Lock(_)
-        | AttemptError::Interrupted
-        | AttemptError::OnSeveralTargets { .. } => None,
-    }
+    let (AttemptError::InDoubt { step_target, .. } | AttemptError::SecretInReceipt { step_target, .. }) =
+        gravest.as_ref()
+    else {
+        return None;
+    };
+    let has_failed = is_due && others.iter().any(|other| is_of_step(attempt, other));
+    has_failed.then(|| format!("step {step_target} must be settled first"))
 }
 
 /// Whether a step of the plan failed. A failing `before` hook must not undo what an earlier attempt did.

@@ -29,27 +29,37 @@ struct LateChecks {
     is_machine_checked: bool,
 }
 
+/// A step on all its targets.
+struct SelectedStep<'p> {
+    /// Its position in the plan.
+    index: usize,
+    on: &'p [PlannedStep],
+    disposition: StepDisposition,
+}
+
 /// Runs all selected steps.
 pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
-    let prepared = attempt.prepared();
+    let (prepared, selection) = (attempt.prepared(), &attempt.overrides().selection);
+    let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
     // Back to a release that was live, or to nothing new, it goes at once.
     let is_forward = attempt.overrides().command != Some(ROLLBACK) && !attempt.overrides().is_import();
     let rollout = prepared.plan.rollout.as_ref().filter(|_| is_forward);
     let after_setup = prepared.first_step_after_setup().unwrap_or(0);
     // Users see nothing of what prepares a host.
-    let is_rolled_out = |rollout: &Rollout, of_step: &[PlannedStep]| {
-        prepared.index(&of_step[0].step.id).is_some_and(|index| index >= after_setup)
-            && of_step.iter().any(|planned| {
+    let is_rolled_out = |rollout: &Rollout, step: &SelectedStep<'_>| {
+        step.index >= after_setup
+            && step.on.iter().any(|planned| {
                 planned.description.phase != StepPhase::Prepare && rollout.hosts.contains(&planned.step_target.target)
             })
     };
-    let mut steps = prepared.steps.chunk_by(|one, other| one.step.id == other.step.id).peekable();
+    let selected = |(index, on)| SelectedStep { index, on, disposition: selection.disposition_of(index, named_index) };
+    let mut steps = prepared.steps_on_targets().map(selected).peekable();
     let mut checks = LateChecks::default();
-    while let Some(of_step) = steps.next() {
-        match rollout.filter(|rollout| is_rolled_out(rollout, of_step)) {
-            None => run_step(attempt, of_step, &mut checks, |_| true).await?,
+    while let Some(step) = steps.next() {
+        match rollout.filter(|rollout| is_rolled_out(rollout, &step)) {
+            None => run_step(attempt, &step, &mut checks, |_| true).await?,
             Some(rollout) => {
-                let mut in_batches = vec![of_step];
+                let mut in_batches = vec![step];
                 while let Some(next) = steps.next_if(|next| is_rolled_out(rollout, next)) {
                     in_batches.push(next);
                 }
@@ -64,7 +74,7 @@ pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<()
 async fn roll_out(
     attempt: &mut RunningAttempt<'_>,
     rollout: &Rollout,
-    steps: &[&[PlannedStep]],
+    steps: &[SelectedStep<'_>],
     checks: &mut LateChecks,
 ) -> Result<(), AttemptError> {
     let count = rollout.batches.len();
@@ -72,8 +82,8 @@ async fn roll_out(
     for (number, (added, until)) in (1..).zip(batches.iter().zip(&rollout.batches)) {
         let is_last = number == count;
         let is_in_batch = |target: &TargetName| added.contains(target) || is_last && !rollout.hosts.contains(target);
-        for of_step in steps {
-            run_step(attempt, of_step, checks, is_in_batch).await?;
+        for step in steps {
+            run_step(attempt, step, checks, is_in_batch).await?;
         }
         let is_pause_due = match batches.get(number) {
             Some(next) => !rollout.pause.is_zero() && is_pause_due(attempt, steps, added, next),
@@ -92,13 +102,13 @@ async fn roll_out(
 /// Whether this run, be it in an earlier attempt, did anything on the hosts of a batch, and something is left to do on the next ones.
 fn is_pause_due(
     attempt: &RunningAttempt<'_>,
-    steps: &[&[PlannedStep]],
+    steps: &[SelectedStep<'_>],
     batch: &BTreeSet<&TargetName>,
     next: &BTreeSet<&TargetName>,
 ) -> bool {
     let state = attempt.state();
     let on = |hosts: &BTreeSet<&TargetName>| {
-        let steps = steps.iter().flat_map(|of_step| of_step.iter());
+        let steps = steps.iter().flat_map(|step| step.on);
         let targets = steps.map(|planned| &planned.step_target).filter(|it| hosts.contains(&it.target));
         targets.map(|step_target| state.records.get(step_target)).collect::<Vec<_>>()
     };
@@ -110,24 +120,22 @@ fn is_pause_due(
 /// Runs a step on those of its targets that `is_included`.
 async fn run_step(
     attempt: &mut RunningAttempt<'_>,
-    of_step: &[PlannedStep],
+    step: &SelectedStep<'_>,
     checks: &mut LateChecks,
     is_included: impl Fn(&TargetName) -> bool,
 ) -> Result<(), AttemptError> {
-    let (prepared, selection) = (attempt.prepared(), &attempt.overrides().selection);
-    let index = prepared.index(&of_step[0].step.id).expect("it is a step of the plan");
-    if prepared.first_step_after_setup() == Some(index) && !std::mem::replace(&mut checks.is_machine_checked, true) {
+    let prepared = attempt.prepared();
+    if prepared.first_step_after_setup() == Some(step.index) && !std::mem::replace(&mut checks.is_machine_checked, true)
+    {
         prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
     }
     let is_rollback = attempt.overrides().command == Some(ROLLBACK);
-    if of_step.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
+    if step.on.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
         check_late_migrations(attempt, &mut checks.migrations).await?;
     }
-    let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
-    let disposition = selection.disposition_of(index, named_index);
     let shared = &*attempt;
-    let included = of_step.iter().filter(|planned| is_included(&planned.step_target.target));
-    let run = async |planned| run_on_target(shared, planned, disposition).await;
+    let included = step.on.iter().filter(|planned| is_included(&planned.step_target.target));
+    let run = async |planned| run_on_target(shared, planned, step.disposition).await;
     let (ended, error) = on_each_target(included, run).await;
     for (planned, outputs) in ended {
         if let Some(outputs) = outputs {
