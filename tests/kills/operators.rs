@@ -25,6 +25,8 @@ use super::{
 
 /// How many calls of each command are killed behind, when not every one is.
 const POINTS: usize = 20;
+/// How many calls fewer than undisturbed a run of the same command may make: threads wake each other or do not.
+const MAX_FEWER_CALLS: usize = 8;
 
 #[test]
 fn killed_archiving_loses_no_attempt() -> Result<()> {
@@ -152,11 +154,24 @@ impl TwoReleases {
                 ensure!(forgotten.is_empty(), "the history has lost the attempts {forgotten:?}");
                 Ok(())
             });
-            let killed = traced.killed_after.context("the command was not killed")?;
+            let (name, place) = match traced.killed_after {
+                Some(call) => (call.name.clone(), format!("killed behind {call}")),
+                // Two runs of one command may differ by a few calls, and this one ended before the point.
+                None => {
+                    let made = traced.calls.len();
+                    ensure!(
+                        traced.status.success() && made <= point,
+                        "not killed at {point} of {made}: {}",
+                        traced.status
+                    );
+                    ensure!(calls.len() - made <= MAX_FEWER_CALLS, "{made} calls, where it made {}", calls.len());
+                    ("none".to_owned(), format!("not killed, ended before call {point}"))
+                }
+            };
             if let Err(error) = checked {
-                failures.push(format!("killed behind {killed}\n{error:#}"));
+                failures.push(format!("{place}\n{error:#}"));
             }
-            *kinds.entry(killed.name).or_insert(0) += 1;
+            *kinds.entry(name).or_insert(0) += 1;
         }
         let failed = failures.len();
         report_kills(&format!("{what}: {count} cases of {} calls", calls.len()), failed, began, seed, &kinds)?;
