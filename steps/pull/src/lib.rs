@@ -220,13 +220,12 @@ fn check_version(input: &Input<PullConfig>, folder: &str) -> Result<(), Failure>
     let expected = version.as_ref().unwrap_or(&input.release.label);
     let file = fs::relative("version-file", version_file.as_deref().unwrap_or("VERSION"))?;
     let path = format!("{folder}/{file}");
-    if !fs::exists(&path)? {
+    let Some(found) = fs::read_text_if_exists(&path)? else {
         return Err(Failure::bad_content(format!(
             "the release has no file `{file}`; expected one that says `{expected}`"
         ))
         .hint("add the file to the archive, or set another `version-file`"));
-    }
-    let found = fs::read_text(&path)?;
+    };
     if found.trim() == expected { Ok(()) } else { Err(wrong_version_failure(&file, expected, found.trim())) }
 }
 

@@ -41,10 +41,10 @@ pub(crate) fn remove(path: &str) -> Result<(), Failure> {
 
 /// What the marker tells about this release and these inputs.
 pub(crate) fn probe(path: &str, input: &Input<RunConfig>) -> Result<Finding, Failure> {
-    if !fs::exists(path)? {
+    let Some(text) = fs::read_text_if_exists(path)? else {
         return Ok(Finding::Absent);
-    }
-    let Ok(marker) = serde_json::from_str::<Value>(&fs::read_text(path)?) else {
+    };
+    let Ok(marker) = serde_json::from_str::<Value>(&text) else {
         return Ok(Finding::Unknown(format!("`{path}` is not a marker of this module")));
     };
     if marker["release"] != release_json(&input.release) || marker["inputs"] != input.input_hash {

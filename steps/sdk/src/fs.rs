@@ -108,12 +108,37 @@ pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
     backend::read(dir, &rest).map_err(|cause| fs_failure("read", path, cause))
 }
 
+/// Reads a file, links followed; `None` for a missing file or a dangling link. One call fewer than [`exists`] and [`read`].
+///
+/// # Errors
+/// Not readable.
+pub fn read_if_exists(path: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let (dir, rest) = split_grant(path)?;
+    match backend::read(dir, &rest) {
+        Ok(content) => Ok(Some(content)),
+        Err(FsError::NotFound | FsError::NotDirectory) => Ok(None),
+        Err(cause) => Err(fs_failure("read", path, cause)),
+    }
+}
+
+/// Reads a text file, links followed; `None` for a missing file or a dangling link.
+///
+/// # Errors
+/// Not readable, or not UTF-8.
+pub fn read_text_if_exists(path: &str) -> Result<Option<String>, Failure> {
+    read_if_exists(path)?.map(|content| text(path, content)).transpose()
+}
+
 /// Reads a text file, links followed.
 ///
 /// # Errors
 /// Not found, not readable, or not UTF-8.
 pub fn read_text(path: &str) -> Result<String, Failure> {
-    String::from_utf8(read(path)?).map_err(|error| {
+    text(path, read(path)?)
+}
+
+fn text(path: &str, content: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(content).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Failure::bad_content(format!("`{path}` is not UTF-8: byte {} is invalid", at + 1))
             .hint("save the file as UTF-8")
@@ -367,6 +392,7 @@ mod tests {
         assert_eq!(metadata("app/l").unwrap(), None);
         assert_eq!(metadata_of_link("app/l").unwrap().unwrap().file_type, FileType::Link);
         assert_eq!(read_link("app/l").unwrap(), "nowhere");
+        assert_eq!(read_if_exists("app/l").unwrap(), None);
         assert_eq!(symlink("x", "app/l").unwrap_err().kind, FailureKind::Conflict);
         remove("app/l").unwrap();
         remove("app/l").unwrap();

@@ -7,7 +7,7 @@
 //! Deliberately absent: a search by label. Several labels may have one content, which then has one folder.
 
 use crate::fs::{self, FileType};
-use crate::{Digest, Failure};
+use crate::{Digest, Failure, FailureKind};
 
 /// The name of the file in a release's folder that has its digest and its name: `sha256:<64 hex digits> <name>`.
 pub const DIGEST_FILE: &str = ".pawl-digest";
@@ -26,13 +26,14 @@ const MAX_DIGEST_FILE_BYTES: u64 = 256;
 /// # Errors
 /// When an entry that may be the one cannot be inspected.
 pub fn find(folder: &str, digest: &Digest) -> Result<Option<String>, Failure> {
-    if fs::metadata_of_link(&format!("{folder}/{}", digest.hex()))?.is_some() {
+    let entries = match fs::list(folder) {
+        Err(failure) if failure.kind == FailureKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    if entries.iter().any(|entry| entry.name == digest.hex()) {
         return Ok(Some(digest.hex().to_owned()));
     }
-    if !fs::exists(folder)? {
-        return Ok(None);
-    }
-    for entry in fs::list(folder)? {
+    for entry in entries {
         // Not a link: it may lead to the folder that is looked for.
         if entry.file_type != FileType::Directory {
             continue;

@@ -315,10 +315,10 @@ impl ManagedLink {
 
     fn read_note(&self) -> Result<Option<SwitchNote>, Failure> {
         let path = self.note_path();
-        if !fs::exists(&path)? {
+        let Some(text) = fs::read_text_if_exists(&path)? else {
             return Ok(None);
-        }
-        let note = SwitchNote::parse(&fs::read_text(&path)?);
+        };
+        let note = SwitchNote::parse(&text);
         if note.is_none() {
             log::warn(format!("`{path}` is not a valid switch note and is ignored"));
         }

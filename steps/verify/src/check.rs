@@ -133,16 +133,17 @@ impl VerifyCheck {
             Self::Tcp(address) => tcp::connect(address, CONNECT_TIMEOUT).map(|()| None),
             Self::File { dir, check } => {
                 let path = format!("{dir}/{}", fs::relative("path", &check.path)?);
-                if !fs::exists(&path)? {
-                    return Ok(check.exists.then(|| "no such file".to_owned()));
-                }
+                let missing = || Some("no such file".to_owned());
                 if !check.exists {
-                    return Ok(Some("one".to_owned()));
+                    return Ok(fs::exists(&path)?.then(|| "one".to_owned()));
                 }
                 if check.equals.is_none() && check.contains.is_none() {
-                    return Ok(None);
+                    return Ok(if fs::exists(&path)? { None } else { missing() });
                 }
-                Ok(mismatch::content_mismatch(check, &String::from_utf8_lossy(&fs::read(&path)?)))
+                Ok(match fs::read_if_exists(&path)? {
+                    Some(content) => mismatch::content_mismatch(check, &String::from_utf8_lossy(&content)),
+                    None => missing(),
+                })
             }
             Self::Sql(check) => {
                 let rows = Connection::open(&check.database)?.query(&check.query, &[])?;
