@@ -19,6 +19,9 @@ use crate::{
 /// What building everything takes at first, in minutes of one core.
 const FIRST_BUILD: usize = 30;
 
+/// How long a test binary may run, in minutes. The longest takes about 4 on two cores; what hangs is ended, and fails by its name.
+const MAX_MINUTES: u32 = 15;
+
 pub(crate) fn run() -> Result<TestTally> {
     let needs: Vec<SetupNeed> = [SetupNeed::GuestToolchain]
         .into_iter()
@@ -36,18 +39,29 @@ pub(crate) fn run() -> Result<TestTally> {
     workspace::announce("the runner and its tests (release)", FIRST_BUILD, &runner);
     let mut sum = run_and_count(cargo().args(["build", "--release", "--workspace"]))?;
     if sum.failed == 0 {
-        sum.add(run_and_count(cargo().args(["test", "--release", "--workspace", "--no-fail-fast"]))?);
+        sum.add(run_and_count(test_command().args(["--release", "--workspace", "--no-fail-fast"]))?);
         let native = workspace::native_guests_dir()?;
         for guests in GUESTS {
             // Guests are optimized for wasm; here the quick profile does.
-            let mut cargo = cargo();
+            let mut cargo = test_command();
             cargo.current_dir(workspace::root().join(guests));
-            sum.add(run_and_count(cargo.args(["test", "--workspace", "--no-fail-fast", "--target-dir"]).arg(&native))?);
+            sum.add(run_and_count(cargo.args(["--workspace", "--no-fail-fast", "--target-dir"]).arg(&native))?);
         }
     }
     println!("tests took {} s", began.elapsed().as_secs());
     println!("{} passed, {} failed", sum.passed, sum.failed);
     Ok(sum)
+}
+
+/// `cargo test`, which ends a test binary after [`MAX_MINUTES`].
+fn test_command() -> Command {
+    let mut cargo = cargo();
+    if cfg!(target_os = "linux") {
+        let runner = format!("target.\"cfg(all())\".runner = ['timeout', '--foreground', '--verbose', '{MAX_MINUTES}m']");
+        cargo.args(["--config", &runner]);
+    }
+    cargo.arg("test");
+    cargo
 }
 
 /// How many tests did what.
