@@ -9,11 +9,12 @@ use crate::support::{TestEnvironment, doc_blocks::check_error_page, init_bare_re
 
 const DEPLOY: &[&str] = &["--local", "--release", "r1"];
 
-/// A step that says that it began and waits until it may go on, and one after it.
+/// A step that says that it began and waits until it may go on, and one after it. The lock is not renewed meanwhile, which would
+/// notice a loss earlier.
 const PLAN: &str = r#"version: 1
 app: shop
 environments: { prod: }
-lock: { ttl: 2s }
+lock: { ttl: 60s }
 steps:
   wait:
     uses: run
@@ -147,7 +148,7 @@ fn p0505_invalid_lock_token() {
 fn p0506_last_records_that_were_not_uploaded() {
     let repository = StateRepository::new();
     let environment = waiting_environment(&repository.state());
-    let plan = environment.read("deploy.yml").replace("ttl: 2s", "ttl: 60s");
+    let plan = environment.read("deploy.yml");
     environment.write("deploy.yml", plan.split_once("  act:\n").unwrap().0);
     let holder = start_holder(&environment);
     fs::rename(repository.path(), repository.path().with_extension("gone")).unwrap();
