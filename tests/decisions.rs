@@ -25,6 +25,7 @@ use journal::{
         unpassed_check_since, upstream_ran,
     },
     event::{Decision, DecisionReason, JournalEntry, ProbeInput},
+    state::{RecordOrigin, StepRecord},
 };
 use oracle::{OracleInput, OracleRecord};
 use proptest::{prelude::*, test_runner::TestCaseResult};
@@ -164,13 +165,14 @@ fn compare_with_oracle(
     upstream_ran: bool,
     salt: usize,
 ) -> TestCaseResult {
-    let record = state.records.get(place);
+    let recorded = state.records.get(place).cloned();
+    let confirmed = recorded.clone().map(|record| StepRecord { origin: RecordOrigin::Operator { epoch: 1 }, ..record });
     let same = past.fingerprint.cloned().unwrap_or_default();
     let (other, upgraded) = (fingerprint(9), upgraded_fingerprint(&same));
     let findings: Vec<_> = std::iter::once(None).chain(findings().map(Some)).collect();
     let check = step_targets().into_iter().find(|(_, phase)| *phase == StepPhase::Check).unwrap().0;
     // What a history does not tell takes turns, so that each comes with each of the rest.
-    let mut turns = (0..32usize).cycle().skip(salt % 32);
+    let mut turns = (0..64usize).cycle().skip(salt % 64);
     let host_outcomes = host_outcomes();
     let comparisons = [
         (&same, ModuleOrigin::Official),
@@ -186,7 +188,7 @@ fn compare_with_oracle(
                         let finding = finding.as_ref();
                         let turn = turns.next().unwrap_or_default();
                         let (is_stale, is_elsewhere, always) = (turn & 1 != 0, turn & 2 != 0, turn & 4 != 0);
-                        let host = host_outcomes[turn / 8].as_ref();
+                        let (host, is_confirmed) = (host_outcomes[turn / 8 % 4].as_ref(), turn & 32 != 0);
                         let facts = DecisionInput {
                             host_outcome: host,
                             unpassed_check: is_stale.then_some(&check),
@@ -196,7 +198,7 @@ fn compare_with_oracle(
                             probe_support: probing,
                             rerun_safety: repeat,
                             module_origin,
-                            record,
+                            record: if is_confirmed { confirmed.as_ref() } else { recorded.as_ref() },
                             fingerprint: now,
                             run,
                             upstream_ran,
@@ -208,6 +210,7 @@ fn compare_with_oracle(
                             record: *past,
                             is_stale,
                             is_elsewhere,
+                            is_confirmed,
                             host,
                             always,
                             is_check,

@@ -65,6 +65,33 @@ fn pasted_hint_settles_a_step_that_finished() {
     assert!(logs.stdout.contains("done by ") && logs.stdout.contains(": checked by hand"), "{}", logs.stdout);
 }
 
+/// A probe that can't tell stops the deployment; the hint's command ends that, and what is seen to have changed is not said to be done.
+#[test]
+fn operator_answers_where_a_probe_cannot_tell() {
+    let steps = json!({
+        "charge": {
+            "uses": "run", "trust": "host",
+            "with": {
+                "program": "/bin/sh", "args": ["-c", "echo charged >> charged"], "dir": "work",
+                "probe": ["/bin/sh", "-c", "exit $(cat status)"],
+            },
+            "grants": { "dirs": { "work": "work" }, "programs": [["/bin/sh", "-c", "*"]] },
+        },
+    });
+    let environment = TestEnvironment::with_plan(&json!({ "version": 1, "app": "shop", "steps": steps }).to_string());
+    environment.write("work/status", "0");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.write("work/status", "2");
+    let stopped = environment.deploy("r1", &[]);
+    stopped.assert_exit(3).assert_decisions(&["charge stop unknown"]);
+    let command = command_in_hint(&stopped);
+    environment.run(&command.iter().map(String::as_str).collect::<Vec<_>>()).assert_exit(0);
+    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&["charge skip trusted"]);
+    assert_eq!(environment.read("work/charged"), "charged\n");
+    environment.deploy("r1", &["--accept-drift", "charge"]).assert_exit(0);
+    assert_eq!(environment.read("work/charged"), "charged\ncharged\n", "who asks for it runs it");
+}
+
 #[test]
 fn step_that_did_not_begin_or_is_gone_runs_again() {
     for outcome in ["not-begun", "undone"] {

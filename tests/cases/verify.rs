@@ -72,6 +72,17 @@ fn failed_check_is_reported_with_expected_and_found() {
     }
 }
 
+/// A check that writes would change what it checks.
+#[test]
+fn check_cannot_write_to_a_database() {
+    let server = healthy_service();
+    for query in ["DELETE FROM product RETURNING 1", "INSERT INTO product VALUES ('more') RETURNING 1"] {
+        let answer = run_verify(&server, &format!(r#"sql: [{{ database: main, query: "{query}", equals: 1 }}]"#));
+        answer.assert_exit(1);
+        assert!(answer.stderr.contains("readonly"), "{}", answer.stderr);
+    }
+}
+
 #[test]
 fn only_failed_checks_are_reported() {
     let server = healthy_service();

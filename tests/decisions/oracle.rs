@@ -195,6 +195,8 @@ pub(crate) struct OracleInput<'a> {
     pub(crate) is_stale: bool,
     /// The record was made on another machine.
     pub(crate) is_elsewhere: bool,
+    /// An operator said since that the step is done.
+    pub(crate) is_confirmed: bool,
     /// What the host of the step says of the call that is on record.
     pub(crate) host: Option<&'a StepOutcome>,
     pub(crate) always: bool,
@@ -353,6 +355,9 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
     match found {
         _ if named => answer_run(word),
         _ if asked.always => answer_run("always"),
+        _ if upgraded && !has_probe && same_run && asked.is_confirmed && !accept_drift => {
+            ("skip", "trusted", RECORDED_RECEIPT)
+        }
         _ if upgraded && !has_probe && (repeatable || !same_run) => answer_run("changed"),
         _ if upgraded && !has_probe && accept_drift => answer_run("drift-accepted"),
         _ if upgraded && !has_probe => answer_stop("changed"),
@@ -371,6 +376,7 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
         None => PROBE_CURRENT,
         Some("held") => ("skip", "held", RECORDED_RECEIPT),
         Some("absent") => answer_run("absent"),
+        Some("unknown") if asked.is_confirmed && !accept_drift => ("skip", "trusted", RECORDED_RECEIPT),
         Some("unknown") if repeatable => answer_run("unknown"),
         Some("drifted" | "unknown") if accept_drift => answer_run("drift-accepted"),
         Some("drifted") => answer_stop("drifted"),

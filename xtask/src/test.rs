@@ -57,7 +57,8 @@ pub(crate) fn run() -> Result<TestTally> {
 fn test_command() -> Command {
     let mut cargo = cargo();
     if cfg!(target_os = "linux") {
-        let runner = format!("target.\"cfg(all())\".runner = ['timeout', '--foreground', '--verbose', '{MAX_MINUTES}m']");
+        let runner =
+            format!("target.\"cfg(all())\".runner = ['timeout', '--foreground', '--verbose', '{MAX_MINUTES}m']");
         cargo.args(["--config", &runner]);
     }
     cargo.arg("test");

@@ -234,10 +234,17 @@ impl AttemptError {
             Self::Irreversible { step_target, not_undone: left } => {
                 let left: Vec<_> = left.iter().map(ToString::to_string).collect();
                 let message = format!("step {step_target} is irreversible; nothing was rolled back");
+                let resume = match &next.stop {
+                    Some((stop, reason)) => {
+                        let (_, _, hint) = in_doubt(stop, reason, resume_hint);
+                        format!("fix the cause; the next attempt would stop at step {stop}: {hint}")
+                    }
+                    None => format!("fix the cause and run `{again}` again"),
+                };
                 Diagnostic::new(ErrorCode::Irreversible, message)
                     .with_cause("the plan marks it `irreversible: true`, and it ran after the release was exposed")
                     .with_cause(format!("not rolled back, last step first: {}", left.join(", ")))
-                    .with_hint(format!("fix the cause and run `{again}` again, or run `runner rollback`"))
+                    .with_hint(format!("{resume}; or run `runner rollback`"))
             }
             Self::Journal(error) => error.into(),
             Self::Lock(error) => error.into(),
@@ -314,14 +321,16 @@ fn in_doubt(
                 Some(finding) => format!("its record is unauthenticated or missing, and its probe reported: {finding}"),
                 None => "its record is unauthenticated or missing, and it has no probe".to_owned(),
             };
+            let done = resume_hint.resolve("; if it finished, run", step_target, "done");
             let hint = format!(
-                "give the job a `key` to authenticate its journal; or check what the step did, then {run_it_again} to run it again"
+                "check what it did{done}; if it did not finish, {run_it_again}; in CI, a `key` authenticates the journal of a job"
             );
             (ErrorCode::RecordUnconfirmed, why, hint)
         }
         DecisionReason::Unknown { why } => {
             let why = format!("its probe could not verify its effect: {why}");
-            (ErrorCode::StepInDoubt, why, format!("check what it did, {accept}"))
+            let done = resume_hint.resolve("; if its effect is right, run", step_target, "done");
+            (ErrorCode::StepInDoubt, why, format!("check what it did{done}; {accept}"))
         }
         DecisionReason::ProbeFailed { message } => {
             let hint = format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details");
@@ -329,9 +338,8 @@ fn in_doubt(
         }
         DecisionReason::Changed { .. } => {
             let why = "an older runner ran it in this run, and it has no probe that can tell whether its effect holds";
-            let hint = format!(
-                "check what it did; if it is done, deploy with `--start-from` and the step after it; if not, {run_it_again}"
-            );
+            let done = resume_hint.resolve("; if its effect is right, run", step_target, "done");
+            let hint = format!("check what it did{done}; if it is not, {run_it_again}");
             (ErrorCode::StepInDoubt, why.to_owned(), hint)
         }
         DecisionReason::Stale { check } => {

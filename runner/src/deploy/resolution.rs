@@ -114,7 +114,16 @@ async fn resolution(request: &ResolutionRequest<'_>, record: &StepRecord) -> Res
     };
     if !record.status.can_be_resolved_as(&stated) {
         if let (RecordStatus::Succeeded(_), StatedOutcome::Done { outputs: None }) = (&record.status, outcome) {
-            return Ok(Resolution::Confirmed);
+            return match probe(request, record).await {
+                Some(ProbeFinding::Drifted { why }) => Err(drifted_error(step_target, &why)),
+                Some(
+                    ProbeFinding::Held { .. }
+                    | ProbeFinding::Absent
+                    | ProbeFinding::Unknown { .. }
+                    | ProbeFinding::Failed { .. },
+                )
+                | None => Ok(Resolution::Confirmed),
+            };
         }
         return Err(not_resolvable_error(step_target, &record.status, &stated));
     }
@@ -198,6 +207,16 @@ fn no_record_error(state: &JournalState, step_target: &StepTarget) -> Diagnostic
     Diagnostic::new(ErrorCode::NotResolvable, format!("there is no record of step {step_target}"))
         .with_cause(known)
         .with_hint(hint)
+}
+
+/// An operator's word does not stand against a probe that sees what is there.
+fn drifted_error(step_target: &StepTarget, why: &str) -> Diagnostic {
+    Diagnostic::new(ErrorCode::NotResolvable, format!("step {step_target} cannot be resolved as done"))
+        .with_cause(format!("its probe reports: {why}"))
+        .with_hint(format!(
+            "undo the change, then deploy; or deploy with `--accept-drift {}`, which runs the step again",
+            step_target.step
+        ))
 }
 
 fn not_resolvable_error(step_target: &StepTarget, status: &RecordStatus, stated: &Resolution) -> Diagnostic {

@@ -141,7 +141,7 @@ impl EventFormatter {
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "resolved", step_label(step_target), text, None)]
             }
             JournalEvent::RecordLost { step_target } => {
-                let text = "an earlier attempt lost its lock and its last entries: the step is probed".to_owned();
+                let text = "the last entries of an earlier attempt are lost: the step is probed".to_owned();
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "lost", step_label(step_target), text, None)]
             }
             JournalEvent::Decision { step_target, decision } => self.decision_items(step_target, decision),

@@ -107,11 +107,12 @@ impl Step for SwitchStep {
 
     fn revert(input: &Input<SwitchConfig>, receipt: &Receipt) -> Result<(), Failure> {
         let (managed_link, to) = resolve_link(input)?;
-        let back = match (verified_release_path(input, &managed_link, &to)?, receipt.notes.get("from")) {
-            (Some(path), _) => PreviousTarget::Path(path),
-            (None, Some(serde_json::Value::String(path))) => PreviousTarget::Path(path.clone()),
-            (None, Some(serde_json::Value::Null)) => PreviousTarget::NoLink,
-            (None, Some(_) | None) => PreviousTarget::Unknown,
+        let back = match (verified_release(input, &managed_link, &to)?, receipt.notes.get("from")) {
+            (VerifiedRelease::At(path), _) => PreviousTarget::Path(path),
+            (VerifiedRelease::NotHere(label), _) => return Err(managed_link.missing_release_failure(&label)),
+            (VerifiedRelease::Unknown, Some(serde_json::Value::String(path))) => PreviousTarget::Path(path.clone()),
+            (VerifiedRelease::Unknown, Some(serde_json::Value::Null)) => PreviousTarget::NoLink,
+            (VerifiedRelease::Unknown, Some(_) | None) => PreviousTarget::Unknown,
         };
         managed_link.revert(&input.key, &to, &back)
     }
@@ -158,24 +159,38 @@ fn is_already_verified(input: &Input<SwitchConfig>) -> bool {
     input.release.digest.is_some() && input.live().is_some_and(|live| live.digest == input.release.digest)
 }
 
-/// Returns the folder of the last verified release, if it is another release in the same place. A revert points the
-/// link there, because the release that was live just before may never have been verified.
-fn verified_release_path(
+/// The last verified release, which a revert goes back to: the one that was live just before may never have been verified.
+enum VerifiedRelease {
+    /// Another release, and its folder in the directory.
+    At(String),
+    /// Another release, by its label. It is in the same place on another machine, or was removed.
+    NotHere(String),
+    /// There is none, it is this one, or the target does not tell where it is.
+    Unknown,
+}
+
+fn verified_release(
     input: &Input<SwitchConfig>,
     managed_link: &ManagedLink,
     to: &str,
-) -> Result<Option<String>, Failure> {
-    let digests = (input.release.digest.as_ref(), input.live().and_then(|live| live.digest.as_ref()));
-    let (Some(this), Some(live)) = digests else { return Ok(None) };
-    if this == live {
-        return Ok(None);
+) -> Result<VerifiedRelease, Failure> {
+    let live = input.live().and_then(|live| Some((live, live.digest.as_ref()?)));
+    let (Some(this), Some((live, digest))) = (input.release.digest.as_ref(), live) else {
+        return Ok(VerifiedRelease::Unknown);
+    };
+    if this == digest {
+        return Ok(VerifiedRelease::Unknown);
     }
     let names: Vec<&str> = to.split('/').collect();
     let of_this = names.iter().position(|name| releases::is_name_for(name, this));
-    let Some((above, [_, below @ ..])) = of_this.map(|at| names.split_at(at)) else { return Ok(None) };
-    let Some(of_live) = managed_link.find_release(&above.join("/"), live)? else { return Ok(None) };
+    let Some((above, [_, below @ ..])) = of_this.map(|at| names.split_at(at)) else {
+        return Ok(VerifiedRelease::Unknown);
+    };
+    let Some(of_live) = managed_link.find_release(&above.join("/"), digest)? else {
+        return Ok(VerifiedRelease::NotHere(live.label.clone()));
+    };
     let path = [above, &[of_live.as_str()], below].concat().join("/");
-    Ok(managed_link.has_folder(&path)?.then_some(path))
+    Ok(if managed_link.has_folder(&path)? { VerifiedRelease::At(path) } else { VerifiedRelease::Unknown })
 }
 
 fn receipt(managed_link: &ManagedLink, to: &str, from: &PreviousTarget) -> Receipt {

@@ -258,6 +258,15 @@ impl ManagedLink {
         self.replace_link(&note)
     }
 
+    pub(crate) fn missing_release_failure(&self, label: &str) -> Failure {
+        Failure::not_found(format!(
+            "`{}` can't go back to {label}, which was live: its folder is not in `{}` on this machine",
+            self.path(),
+            self.dir
+        ))
+        .hint(format!("deploy {label} again, or a release that works"))
+    }
+
     pub(crate) fn not_a_link_failure(&self) -> Failure {
         Failure::conflict(format!(
             "`{}` is a file or folder, not a symbolic link; this step does not replace it",

@@ -289,6 +289,24 @@ fn revert_finds_the_verified_release_under_any_name() {
     }
 }
 
+/// On another machine, or where its folder was removed: the link would show another release than the record says.
+#[test]
+fn revert_does_not_take_another_release_for_the_verified_one() {
+    for has_link_before in [true, false] {
+        let (_sandbox, app) = sandbox();
+        if has_link_before {
+            SwitchStep::apply(&input('a', "1")).unwrap();
+        }
+        let mut next = input('c', "2");
+        next.head = Some(EnvironmentHead { live: Some(release('d')) });
+        let receipt = SwitchStep::apply(&next).unwrap();
+        let failure = SwitchStep::revert(&next, &receipt).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NotFound);
+        assert!(failure.message.ends_with("its folder is not in `app` on this machine"), "{}", failure.message);
+        assert_eq!(link_text(&app), Some(path('c')));
+    }
+}
+
 #[test]
 fn reverting_the_live_release_changes_nothing() {
     let (_sandbox, app) = sandbox();

@@ -170,6 +170,8 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
     let (record, phase) = (input.record.map(|record| &record.status), input.phase);
     let is_same_run = input.record.is_some_and(|record| record.intent.run == *input.run);
     let is_safe = input.rerun_safety == RerunSafety::Safe;
+    // An operator looked after the record was made; who then asks for a run gets one.
+    let is_confirmed = input.record.is_some_and(StepRecord::is_confirmed) && !accept_drift;
     let probe = input.probe();
     let interrupted = || Why::Interrupted { finding: probe.summary() };
     let unconfirmed = || Why::Unconfirmed { finding: probe.summary() };
@@ -215,6 +217,9 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, _, Some(Succeeded(_)), ..) if named => run(requested),
         (Resume, _, Some(Succeeded(_)), ..) if input.always => run(Why::Always),
         (Resume, Authenticated, Some(Succeeded(_)), Check, Upgraded(components), _) => run(Why::Changed { components }),
+        (Resume, Authenticated, Some(Succeeded(recorded)), _, Upgraded(_), Missing) if is_same_run && is_confirmed => {
+            skip(Why::Trusted, recorded)
+        }
         (Resume, Authenticated, Some(Succeeded(_)), _, Upgraded(components), Missing) if is_same_run => {
             input.rerun_or_stop(Why::Changed { components }, UPGRADE_DOUBT)
         }
@@ -229,6 +234,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Authenticated, Some(Succeeded(_)), .., Missing) => run(Why::NoProbe),
         (Resume, Authenticated, Some(Succeeded(_)), .., NotAsked) => NextAction::Probe(ProbeInput::Current),
         (Resume, Authenticated, Some(Succeeded(recorded)), .., Held(_)) => skip(Why::Held, recorded),
+        (Resume, Authenticated, Some(Succeeded(recorded)), .., Unknown(_)) if is_confirmed => skip(Why::Trusted, recorded),
 
         // An unauthenticated or missing record: the probe is called with the current input. It may find the effect of
         // an earlier input.

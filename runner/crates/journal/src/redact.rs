@@ -265,36 +265,57 @@ fn json_escaped(text: &str) -> String {
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-/// The text with every non-ASCII character as `\uXXXX`.
-fn ascii_escaped(text: &str) -> String {
-    let one = |unit: u16| match u8::try_from(unit) {
-        Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
-        Ok(_) | Err(_) => format!("\\u{unit:04x}"),
-    };
-    text.encode_utf16().map(one).collect()
+/// The text with the characters that `is_escaped` as `\uXXXX`.
+fn unicode_escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::new();
+    for character in text.chars() {
+        if is_escaped(character) {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
 }
 
-/// The common spellings of a value.
+/// The text as libraries write it between the quotes of a JSON string. Some escape `/`, what HTML would read, or all that is not ASCII.
+fn json_spellings(text: &str) -> Vec<String> {
+    let mut spellings = vec![json_escaped(text)];
+    let mut add = |spell: &dyn Fn(&str) -> String| {
+        let more: Vec<_> = spellings.iter().map(|known| spell(known)).collect();
+        spellings.extend(more);
+    };
+    add(&|text| text.replace('/', "\\/"));
+    add(&|text| unicode_escaped(text, |character| matches!(character, '<' | '>' | '&')));
+    add(&|text| unicode_escaped(text, |character| !character.is_ascii()));
+    spellings
+}
+
+/// What URL encoders leave as it is besides letters and digits: by RFC 3986; paths; JavaScript's `encodeURIComponent` and `encodeURI`;
+/// Go's `url.PathEscape`.
+const UNESCAPED_IN_URLS: [&str; 6] = ["-._~", "-._~/", "-._~!*'()", "-._~/!*'()", "-._~!*'();/?:@&=+$,#", "-._~$&+=:@"];
+
+/// The common spellings of a value, each once.
 pub(super) fn spellings(value: &str) -> Vec<String> {
-    let json = json_escaped(value);
     let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let every_byte: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let every_byte = percent_encoded(value, |_| false);
     let url: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-    let mut forms = vec![
-        value.to_owned(),
-        json.replace('/', "\\/"),
-        json_escaped(&json),
-        ascii_escaped(&json),
-        json,
-        hex.to_uppercase(),
-        hex,
-        every_byte.to_ascii_lowercase(),
-        every_byte,
-        url.replace('+', "%20"),
-        percent_encoded(value),
-        percent_encoded(value).to_ascii_lowercase(),
-        url,
-    ];
+    let json = json_spellings(value);
+    let mut forms = vec![value.to_owned(), hex.to_uppercase(), hex, every_byte, url.replace('+', "%20"), url];
+    forms
+        .extend(UNESCAPED_IN_URLS.map(|kept| {
+            percent_encoded(value, |byte| byte.is_ascii_alphanumeric() || kept.as_bytes().contains(&byte))
+        }));
+    // A message in JSON that quotes a text in JSON.
+    forms.extend(json.iter().map(|json| json_escaped(json)));
+    forms.extend(json);
+    let lower_case: Vec<_> = forms.iter().map(|form| with_escapes(form, str::to_ascii_lowercase)).collect();
+    let upper_case: Vec<_> = forms.iter().map(|form| with_escapes(form, str::to_ascii_uppercase)).collect();
+    forms.extend(lower_case);
+    forms.extend(upper_case);
     // In the base64 of a longer text, the value begins at one of three offsets in a group of three bytes. The digits that
     // depend on neighbouring bytes are left out.
     for offset in 0..3 {
@@ -306,15 +327,37 @@ pub(super) fn spellings(value: &str) -> Vec<String> {
             forms.extend(digits.get(first..last).map(str::to_owned));
         }
     }
-    forms.retain(|form| form.len() >= MIN_SECRET_BYTES);
+    let mut known = BTreeSet::new();
+    forms.retain(|form| form.len() >= MIN_SECRET_BYTES && known.insert(form.clone()));
     forms
 }
 
-/// The text with every byte as `%XX`, except the unreserved ones of RFC 3986.
-fn percent_encoded(value: &str) -> String {
+/// The text with the digits of `%XX` and `\uXXXX` in the other case.
+fn with_escapes(text: &str, change: impl Fn(&str) -> String) -> String {
+    let mut changed = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['%', '\\']) {
+        let (before, escape) = rest.split_at(at);
+        changed.push_str(before);
+        let (sign, digits) = match escape.as_bytes() {
+            [b'%', ..] => (1, 2),
+            [b'\\', b'u', ..] => (2, 4),
+            _ => (1, 0),
+        };
+        let digits = escape.get(sign..sign + digits).unwrap_or_default();
+        changed.push_str(&escape[..sign]);
+        changed.push_str(&change(digits));
+        rest = &escape[sign + digits.len()..];
+    }
+    changed.push_str(rest);
+    changed
+}
+
+/// The text with every byte as `%XX`, except those that are kept.
+fn percent_encoded(value: &str, is_kept: impl Fn(u8) -> bool) -> String {
     let mut text = String::new();
     for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        if is_kept(byte) {
             text.push(char::from(byte));
         } else {
             text.push_str(&format!("%{byte:02X}"));
@@ -339,11 +382,31 @@ mod tests {
         for text in [
             VALUE.to_owned(),
             json,
-            percent_encoded(VALUE),
+            percent_encoded(VALUE, |_| false),
             url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect(),
         ] {
             let redacted = redactor().redact(&format!("before {text} after"));
             assert!(redacted.contains(MASK) && !redacted.contains("pa/ss") && !redacted.contains("word"), "{redacted}");
+        }
+    }
+
+    /// What the encoders of common languages write for one password.
+    #[test]
+    fn spellings_of_common_encoders_are_masked() {
+        let redactor = Redactor::new([&Secret::new("pa&ss(w)o/rdä!".to_owned())]);
+        for (encoder, text) in [
+            ("Python's quote", "pa%26ss%28w%29o/rd%C3%A4%21"),
+            ("Python's quote_plus", "pa%26ss%28w%29o%2Frd%C3%A4%21"),
+            ("JavaScript's encodeURIComponent", "pa%26ss(w)o%2Frd%C3%A4!"),
+            ("JavaScript's encodeURI", "pa&ss(w)o/rd%C3%A4!"),
+            ("Go's url.PathEscape", "pa&ss%28w%29o%2Frd%C3%A4%21"),
+            ("C#'s HttpUtility.UrlEncode", "pa%26ss(w)o%2frd%c3%a4!"),
+            ("Go's json.Marshal", "pa\\u0026ss(w)o/rdä!"),
+            ("PHP's json_encode", "pa&ss(w)o\\/rd\\u00e4!"),
+            ("C#'s JsonSerializer", "pa\\u0026ss(w)o/rd\\u00E4!"),
+            ("Python's json.dumps, twice", "pa&ss(w)o/rd\\\\u00e4!"),
+        ] {
+            assert_eq!(redactor.redact(&format!("log: {text}.")), "log: ***.", "{encoder}");
         }
     }
 

@@ -154,6 +154,12 @@ impl StepRecord {
         }
     }
 
+    /// Whether an operator said after the step that it is done.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        matches!(self.origin, RecordOrigin::Operator { .. })
+    }
+
     /// Whether its input or its receipt holds `***`, which runners before format 1.3 wrote in place of a secret.
     #[must_use]
     pub fn is_masked(&self) -> bool {
@@ -504,6 +510,8 @@ impl JournalState {
         let epoch = self.epoch();
         let record =
             self.expect_record(step_target, "a resolution", |record| record.status.can_be_resolved_as(resolution))?;
+        // The operator looked, whoever wrote the record.
+        record.trust = JournalTrust::Authenticated;
         match resolution {
             Resolution::Done { receipt } => {
                 record.status = RecordStatus::Succeeded(receipt.clone());

@@ -36,6 +36,8 @@ pub enum CallPurpose {
     Preview,
     /// Probe: reads only, but may run a granted program to find out.
     Probe,
+    /// Apply of a step that only checks: every request and program that is granted, but directories and databases read-only.
+    Check,
     /// Apply or revert: everything that is granted.
     Mutate,
 }
@@ -309,7 +311,8 @@ impl CapabilityGate {
 
     /// Checks that this call may use the request method.
     pub(super) fn check_method(&self, method: &str) -> Result<(), StepFailure> {
-        if self.purpose != CallPurpose::Mutate && !matches!(method, "GET" | "HEAD") {
+        let is_reading = matches!(self.purpose, CallPurpose::Preview | CallPurpose::Probe);
+        if is_reading && !matches!(method, "GET" | "HEAD") {
             return Err(self.read_only_failure(&format!("send {method} requests")));
         }
         Ok(())
@@ -351,7 +354,10 @@ impl CapabilityGate {
 
     fn read_only_failure(&self, what: &str) -> StepFailure {
         let step = &self.step;
-        failure(FailureKind::Denied, format!("step `{step}` can't {what} in a preview or a probe: it is read-only"))
+        failure(
+            FailureKind::Denied,
+            format!("step `{step}` can't {what} in a preview, a probe or a check: it is read-only"),
+        )
     }
 }
 

@@ -62,7 +62,7 @@ use self::{
 };
 use contract::step::{FailureKind, MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 use db::migrate::MigrationFence;
-use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent};
+use journal::{StepCompletion, StepEffect, StepIntent, UndoCompletion, UndoIntent};
 use plan::PlanStep;
 
 /// The longest text of a receipt that a module may return, in bytes.
@@ -239,7 +239,11 @@ impl ModuleRuntime {
         let started = Instant::now();
         let input = intent.input().to_string();
         let fence = MigrationFence::from_input(intent.input());
-        let result = self.call_fenced(module, step, CallPurpose::Mutate, fence, channel, async |instance, store| {
+        let purpose = match intent.effect() {
+            StepEffect::ReadOnly => CallPurpose::Check,
+            StepEffect::Mutating | StepEffect::Exposing => CallPurpose::Mutate,
+        };
+        let result = self.call_fenced(module, step, purpose, fence, channel, async |instance, store| {
             instance.pawl_step_step().call_apply(store, &input).await
         });
         let outcome = match result.await.map(parse_receipt) {

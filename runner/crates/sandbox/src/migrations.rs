@@ -110,7 +110,9 @@ impl migrations::Host for HostState {
     async fn apply(&mut self, database: String, dir: String, options: String) -> Result<String, HostError> {
         self.gate.database_grant(&database)?;
         if self.gate.purpose() != CallPurpose::Mutate {
-            return Err(failure(FailureKind::Denied, "a preview or a probe can't migrate: it is read-only").into());
+            return Err(
+                failure(FailureKind::Denied, "a preview, a probe or a check can't migrate: it is read-only").into()
+            );
         }
         let (gate, log, fence) = (Arc::clone(&self.gate), self.log.clone(), self.fence.clone());
         let job = open_job(&gate, &database, &dir, &options).await?;
