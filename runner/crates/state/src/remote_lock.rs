@@ -193,6 +193,8 @@ struct LockWorker {
     state: RemoteRecord,
     journals: LocalJournals,
     published_record: Arc<Mutex<LockRecord>>,
+    /// Why the last write failed; none once one succeeds.
+    last_failure: Option<String>,
 }
 
 /// Why a write failed.
@@ -315,6 +317,7 @@ impl LockWorker {
                 state,
                 journals,
                 published_record: shown,
+                last_failure: None,
             });
         }
     }
@@ -415,11 +418,13 @@ impl LockWorker {
     fn lost_error(&self, lost: &LockLossReason) -> LockError {
         let record = self.lease.record();
         let why = match lost {
-            LockLossReason::Expired => format!(
-                "it expired after {} s without a renewal: this process was suspended, or {} was unreachable",
-                self.lease.ttl().as_secs_f32(),
-                self.location
-            ),
+            LockLossReason::Expired => {
+                let why = match &self.last_failure {
+                    Some(why) => format!("{} did not take one: {why}", self.location),
+                    None => format!("this process was suspended, or {} was unreachable", self.location),
+                };
+                format!("it expired after {} s without a renewal: {why}", self.lease.ttl().as_secs_f32())
+            }
             LockLossReason::Taken(record) => {
                 let holder = record.holder.as_ref().map_or_else(String::new, ToString::to_string);
                 format!("{holder} has held it since {}, with epoch {}", record.since, record.epoch)
@@ -434,10 +439,14 @@ impl LockWorker {
         let mut tries = 0;
         loop {
             let error = match self.write_once(kind) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.last_failure = None;
+                    return Ok(());
+                }
                 Err(LockWriteError::Lost(lost)) => return Err(lost.into()),
                 Err(LockWriteError::State(error)) => error,
             };
+            self.last_failure = Some(error.reason());
             let before = self.state.version.clone();
             if let Ok(seen) = self.remote.read_record() {
                 let readback = self.lease.on_read_back(self.now(), Some(&seen.lock))?;
