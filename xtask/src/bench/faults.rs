@@ -18,6 +18,9 @@ pub(super) fn run_kill_tests(write: bool) -> Result<()> {
     command.args(["test", "--release", "--package", "runner", "--test", "kills", "--"]);
     command.args(["ends_as_an_undisturbed_one", "lose_no_record", "operators::killed"]);
     let mut summaries = collect_summaries(command.env("PAWL_POINTS", "all"))?;
+    let mut races = cargo();
+    races.args(["test", "--release", "--package", "runner", "--test", "cases", "--", "shared_lock::one_of_sixteen"]);
+    workspace::run(races.env("PAWL_POINTS", "all"))?;
     // One after the other: they wait for servers, and are not to wait for each other too.
     let mut command = cargo();
     command.args([

@@ -62,7 +62,7 @@ use self::{
 };
 use contract::step::{FailureKind, MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 use db::migrate::MigrationFence;
-use journal::{StepCompletion, StepEffect, StepIntent, UndoCompletion, UndoIntent};
+use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent, file::StepEffect};
 use plan::PlanStep;
 
 /// The longest text of a receipt that a module may return, in bytes.
