@@ -13,18 +13,31 @@ use crate::{
     workspace::{self, cargo, run as run_command},
 };
 
-/// Longest input of each target, in bytes.
-const TARGETS: [(&str, u32); 5] =
-    [("archive", 16_384), ("expanded", 4096), ("expression", 4096), ("journal", 65_536), ("plan", 4096)];
+/// A target in `fuzz/fuzz_targets`.
+struct FuzzTarget {
+    name: &'static str,
+    /// The length of the longest input, in bytes.
+    max_bytes: u32,
+    /// The file in `fuzz/` with words that mutations insert.
+    dictionary: Option<&'static str>,
+}
+
+const TARGETS: [FuzzTarget; 5] = [
+    FuzzTarget { name: "archive", max_bytes: 16_384, dictionary: None },
+    FuzzTarget { name: "expanded", max_bytes: 4096, dictionary: Some("plan.dict") },
+    FuzzTarget { name: "expression", max_bytes: 4096, dictionary: None },
+    FuzzTarget { name: "journal", max_bytes: 65_536, dictionary: None },
+    FuzzTarget { name: "plan", max_bytes: 4096, dictionary: Some("plan.dict") },
+];
 
 pub(crate) fn run(target: Option<&str>, seconds: u32) -> Result<()> {
-    setup::ensure(&[SetupNeed::CargoFuzz])?;
-    let chosen: Vec<_> = TARGETS.iter().filter(|(name, _)| target.is_none_or(|wanted| wanted == *name)).collect();
+    let chosen: Vec<_> = TARGETS.iter().filter(|known| target.is_none_or(|wanted| wanted == known.name)).collect();
     if chosen.is_empty() {
-        bail!("there are {}", TARGETS.map(|(name, _)| name).join(", "));
+        bail!("there is no such target; there are {}", TARGETS.map(|known| known.name).join(", "));
     }
+    setup::ensure(&[SetupNeed::CargoFuzz])?;
     let folder = workspace::target_dir()?.join("fuzz");
-    for (name, longest) in chosen {
+    for FuzzTarget { name, max_bytes, dictionary } in chosen {
         println!("fuzzing {name} for {seconds} s");
         let (work, findings) = (folder.join("corpus").join(name), folder.join("findings").join(name));
         fs::create_dir_all(&work)?;
@@ -32,8 +45,9 @@ pub(crate) fn run(target: Option<&str>, seconds: u32) -> Result<()> {
         let mut fuzz = cargo();
         fuzz.env("RUSTC_BOOTSTRAP", "1").args(["fuzz", "run", "--sanitizer", "none", "--target-dir"]).arg(&folder);
         fuzz.arg(name).arg(&work).arg(workspace::root().join("fuzz/corpus").join(name));
-        fuzz.args(["--".to_owned(), format!("-max_total_time={seconds}"), format!("-max_len={longest}")]);
+        fuzz.args(["--".to_owned(), format!("-max_total_time={seconds}"), format!("-max_len={max_bytes}")]);
         fuzz.args(["-timeout=20", "-print_final_stats=1"]).arg(format!("-artifact_prefix={}/", findings.display()));
+        fuzz.args(dictionary.map(|file| format!("-dict={}", workspace::root().join("fuzz").join(file).display())));
         run_command(&mut fuzz)?;
     }
     Ok(())

@@ -53,7 +53,7 @@ pub(super) async fn run(
     let (plan, label) = args.plan.checked_plan(&args.release, options.clone()).await?;
     screen.mask(plan.secrets.values());
     if args.expanded {
-        if plan.steps.iter().any(|step| step.host.is_some()) {
+        if plan.runs_on_hosts() {
             let message = "`--expanded` can't write a plan whose steps run on hosts yet";
             let hint = "`runner plan` shows what each step may reach on each host";
             return Err(vec![Diagnostic::new(ErrorCode::NotSupported, message).with_hint(hint)]);

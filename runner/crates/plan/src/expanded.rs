@@ -2,8 +2,8 @@
 //! the run.
 //!
 //! Invariant: the result is a valid plan, which grants its steps exactly the same. Plans of one meaning have one text: keys of `with`
-//! and lists of grants are sorted. Secrets stay lookups, and a password in a
-//! database URL is masked. Deliberately absent: comments, and what other environments differ in.
+//! and lists of grants are sorted. Secrets stay lookups, and a password in a database URL is masked. Deliberately absent: comments, what
+//! other environments differ in, and hosts, so a plan that [runs on hosts](Plan::runs_on_hosts) has no long form yet.
 
 use std::{path::Path, time::Duration};
 

@@ -322,6 +322,12 @@ impl Plan {
         self.steps.iter().chain(self.hooks.iter())
     }
 
+    /// Whether a step, or one of the setup, runs on hosts. The long form of such a plan would lose the hosts.
+    #[must_use]
+    pub fn runs_on_hosts(&self) -> bool {
+        self.setup.iter().chain(self.all_steps()).any(|step| step.host.is_some())
+    }
+
     /// The plan with the setup steps before the others.
     #[must_use]
     pub fn for_setup(mut self) -> Self {

@@ -66,6 +66,13 @@ fn only_the_chosen_environment_has_hosts() {
 }
 
 #[test]
+fn a_plan_runs_on_hosts_if_one_of_its_steps_or_of_its_setup_does() {
+    assert!(fleet("  pull: { on: web }\n  verify: {}\n").runs_on_hosts());
+    assert!(fleet("  verify: {}\nsetup: { pull: { on: worker } }\n").runs_on_hosts());
+    assert!(!fleet("  pull: { on: local }\n  verify: {}\n").runs_on_hosts());
+}
+
+#[test]
 fn addresses_are_those_of_ssh() {
     let ssh = |user: Option<&str>, host: &str, port| {
         Some(HostAddress::Ssh { user: user.map(str::to_owned), host: host.to_owned(), port })
