@@ -18,7 +18,7 @@ use crate::{
 /// Small archives, so that few attempts make several.
 const POLICY: ArchivePolicy = ArchivePolicy { length: 4, min_loose: 2 };
 
-fn state_of(folder: &Path) -> JournalState {
+pub(super) fn state_of(folder: &Path) -> JournalState {
     let history = HistoryFolder::open(folder).unwrap();
     let state = history.load(|_| {}).unwrap().state;
     assert_eq!(history.load_all(|_| {}).unwrap().state, state, "the snapshot says what the journals say");
@@ -30,7 +30,7 @@ fn switch() -> StepTarget {
 }
 
 /// An attempt of a run, as a deployment makes it.
-fn deploy(folder: &Path, run: &str) -> JournalState {
+pub(super) fn deploy(folder: &Path, run: &str) -> JournalState {
     let history = HistoryFolder::open(folder).unwrap();
     let loaded = history.load(|_| {}).unwrap();
     if loaded.state.epoch() > 0 {
@@ -52,7 +52,7 @@ fn deploy(folder: &Path, run: &str) -> JournalState {
 }
 
 /// A machine on which runs had so many attempts.
-fn machine(runs: &[(&str, usize)]) -> tempfile::TempDir {
+pub(super) fn machine(runs: &[(&str, usize)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (run, attempts) in runs {
         (0..*attempts).for_each(|_| drop(deploy(folder.path(), run)));
@@ -60,7 +60,7 @@ fn machine(runs: &[(&str, usize)]) -> tempfile::TempDir {
     folder
 }
 
-fn copy_of(folder: &Path) -> tempfile::TempDir {
+pub(super) fn copy_of(folder: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for (name, bytes) in files_in(folder) {
         std::fs::create_dir_all(copy.path().join(&name).parent().unwrap()).unwrap();
@@ -69,7 +69,7 @@ fn copy_of(folder: &Path) -> tempfile::TempDir {
     copy
 }
 
-fn files_in(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files_in(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for (inner, prefix) in [(folder.to_owned(), ""), (folder.join("archive"), "archive/")] {
         for entry in std::fs::read_dir(inner).into_iter().flatten().map(Result::unwrap) {
@@ -83,13 +83,13 @@ fn files_in(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// What another machine downloads.
-fn downloaded(folder: &Path, key: Option<&CheckpointKey>) -> UnpackedCheckpoint {
+pub(super) fn downloaded(folder: &Path, key: Option<&CheckpointKey>) -> UnpackedCheckpoint {
     let content = content_of(folder);
     let zip = content.pack(&identity(), 1, None, key);
     unpack_with_test_identity(&zip, (1, content.lines), key).unwrap()
 }
 
-fn restored(folder: &Path, key: Option<&CheckpointKey>) -> tempfile::TempDir {
+pub(super) fn restored(folder: &Path, key: Option<&CheckpointKey>) -> tempfile::TempDir {
     let other = tempfile::tempdir().unwrap();
     merge_into_folder(other.path(), &downloaded(folder, key), "artifact").unwrap();
     other
