@@ -7,7 +7,11 @@ use contract::{
     diagnostic::ExitKind,
     step::{Receipt, StepOutcome},
 };
-use journal::{Journal, JournalState, Redactor, StepTarget, event::Fingerprint, file::StepEffect};
+use journal::{
+    Journal, JournalState, Redactor, StepTarget,
+    event::{Fingerprint, JournalHeader},
+    file::StepEffect,
+};
 
 use super::*;
 use crate::{
@@ -31,13 +35,18 @@ fn switch() -> StepTarget {
 
 /// An attempt of a run, as a deployment makes it.
 pub(super) fn deploy(folder: &Path, run: &str) -> JournalState {
+    deploy_on_page(folder, run, None)
+}
+
+/// An attempt of a run in a workflow run.
+fn deploy_on_page(folder: &Path, run: &str, url: Option<&str>) -> JournalState {
     let history = HistoryFolder::open(folder).unwrap();
     let loaded = history.load(|_| {}).unwrap();
     if loaded.state.epoch() > 0 {
         history.record(&loaded.state, &loaded.summaries, POLICY, None).unwrap();
     }
     let epoch = loaded.state.epoch() + 1;
-    let header = header(epoch, run);
+    let header = JournalHeader { url: url.map(ToOwned::to_owned), ..header(epoch, run) };
     let path = folder.join(journal_name(epoch));
     let mut journal = Journal::create(&path, header, loaded, Redactor::default(), Box::new(|_| {})).unwrap();
     let (fingerprint, input) = (Fingerprint::default(), serde_json::json!({ "epoch": epoch }));
@@ -134,6 +143,27 @@ fn checkpoint_keeps_its_start_when_journals_move_into_an_archive() {
         before.journals.iter().map(|(_, bytes)| bytes).collect::<Vec<_>>()
     );
     assert_eq!(after.journals.len(), 8);
+}
+
+/// A job deploys one release, which a machine had begun before the workflow run, and then another one.
+#[test]
+fn checkpoint_of_a_later_process_begins_no_later() {
+    let folder = machine(&[("1-first", 3)]);
+    let page = Some("https://github.example/acme/shop/actions/runs/2");
+    let content = || CheckpointContent::of_run(folder.path(), page).unwrap();
+    assert_eq!(content().lines, 0, "nothing is of this workflow run");
+    deploy_on_page(folder.path(), "1-first", page);
+    let first = content();
+    deploy_on_page(folder.path(), "5-second", page);
+    let second = content();
+    assert_eq!((first.lines, second.lines), (16, 20));
+    let unpack = |content: &CheckpointContent| {
+        unpack_with_test_identity(&content.pack(&identity(), 1, None, None), (1, content.lines), None).unwrap()
+    };
+    assert!(contains_all(&unpack(&second), &unpack(&first)));
+    // What another workflow run did since changes nothing.
+    deploy_on_page(folder.path(), "6-other", Some("https://github.example/acme/shop/actions/runs/3"));
+    assert_eq!(content().lines, 24);
 }
 
 #[test]
