@@ -1,7 +1,7 @@
 //! Times one call of a module whose code is loaded: a store, an instance, the step's grants, the export, and all of it gone
 //! again. Prints the median in nanoseconds. For `cargo xtask bench steps`.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Result, anyhow};
 use contract::Label;
@@ -27,6 +27,7 @@ async fn main() -> Result<()> {
         notify: std::sync::Arc::new(|_| {}),
         pin_policy: PinPolicy::Disabled,
         scope: PreflightScope::Machine,
+        job_secrets: BTreeMap::new(),
     };
     let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
         .await

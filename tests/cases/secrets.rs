@@ -234,6 +234,71 @@ fn secret_in_a_control_value_is_refused_before_anything_runs() {
     }
 }
 
+/// The key of the checkpoints is in no plan; the runner has it from its environment.
+#[test]
+fn key_of_the_job_in_a_control_value_is_refused_before_anything_runs() {
+    let shop = |key: &str| {
+        let mut environment = TestEnvironment::new();
+        environment.set_variable("PAWL_KEY", key);
+        environment
+    };
+    let link = shop("live-link");
+    link.edit("deploy.yml", "link: current", "link: our-live-link");
+    link.pack("r1");
+    let path = shop("hunter2-dist");
+    path.edit("deploy.yml", "file:dist/shop", "file:hunter2-dist/shop");
+    path.edit("deploy.yml", "dist: \"./dist:ro\"", "dist: \".:ro\"");
+    let label = shop("r1-of-today");
+    label.pack("r1-of-today");
+    let mut digest = shop("x");
+    let content = digest.pack("r1");
+    digest.set_variable("PAWL_KEY", &content[20..28]);
+    for (environment, release, what) in [
+        (&link, "r1", "`with` of step `switch` contains the value of the job's secret `PAWL_KEY` at `link`"),
+        (&path, "r1", "`with` of step `pull` contains the value of the job's secret `PAWL_KEY` at `from`"),
+        (&label, "r1-of-today", "the release label contains the value of the job's secret `PAWL_KEY`"),
+        (&digest, "r1", "the release's digest contains the value of the job's secret `PAWL_KEY`"),
+    ] {
+        for command in [&["--local", "--release", release] as &[&str], &["plan", "--release", release]] {
+            let refused = environment.run(command);
+            refused.assert_exit(2).assert_stderr_contains(&format!("error[P0225]: {what}"));
+            refused.assert_stderr_contains("hint: take it out of this value");
+            assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "nothing was begun: {what}");
+        }
+        assert!(!environment.run(&["plan", "--release", release]).stderr.contains("hunter2-dist"), "it is not shown");
+    }
+    // A short one is found by chance in too many values.
+    let short = shop("live-12");
+    short.edit("deploy.yml", "link: current", "link: live-123");
+    short.pack("r1");
+    let warned = short.run(&["--local", "--release", "r1"]);
+    warned.assert_stderr_contains("warning: the value of the job's secret `PAWL_KEY` has fewer than 8 characters");
+    assert!(!warned.stderr.contains("P0225"), "{}", warned.stderr);
+}
+
+#[test]
+fn key_of_the_job_is_masked_in_texts_and_refused_in_a_receipt() {
+    let mut environment = link_environment("");
+    environment.edit("deploy.yml", "secrets: { NAME: env:NAME }\n", "");
+    environment.set_variable("PAWL_KEY", "hunter2-old");
+    environment.write("app/hunter2-old/index.html", "");
+    std::os::unix::fs::symlink("hunter2-old", environment.path("app/shop-live")).unwrap();
+    let refused = environment.run(&["--local", "--release", "one"]);
+    refused.assert_exit(1).assert_stderr_contains("error[P0304]: step `switch` failed on attempt 1");
+    refused.assert_stderr_contains("it returned the value of the job's secret `PAWL_KEY` in `notes.from`");
+    let show = plan("1").replace("secrets: { PASSWORD: env:DEPLOY_PASSWORD }\n", "");
+    let mut shown = TestEnvironment::with_plan(&show.replace("SECRET: \"${{ secrets.PASSWORD }}\", ", ""));
+    shown.set_variable("PAWL_KEY", "hunter2-old");
+    shown.write("work/show.sh", "echo 'raw hunter2-old'\necho 'raw hunter2-old' >&2\nexit 1\n");
+    let failed = shown.run(&["--local", "--release", "r1", "-v"]);
+    failed.assert_exit(1).assert_stderr_contains("raw ***");
+    assert!(!failed.stdout.contains("hunter2") && !failed.stderr.contains("hunter2"), "{}", failed.stderr);
+    for (path, bytes) in environment.tree().into_iter().chain(shown.tree()) {
+        let is_state = path.components().any(|part| part.as_os_str() == ".pawl");
+        assert!(!is_state || !String::from_utf8_lossy(&bytes).contains("hunter2"), "{}", path.display());
+    }
+}
+
 #[test]
 fn secret_that_earlier_outputs_complete_is_refused_before_the_step() {
     let environment = link_environment("shop-live-mark");

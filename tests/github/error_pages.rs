@@ -3,6 +3,7 @@
 use super::{
     forged::forge_checkpoint,
     freshness::ReplayedRun,
+    long_history::machine_with_damaged_base,
     resume::{
         KEY, artifact_after_post, ci_machine, configure_ci, failed_first_attempt, fresh_machine,
         machine_with_deployment, run_attempt, unzip_files,
@@ -12,7 +13,7 @@ use crate::{
     artifact_service::{FakeArtifactService, FakeServiceCall, InjectedFault},
     support::{
         TestEnvironment,
-        doc_blocks::{check_error_page, exit_code},
+        doc_blocks::{check_error_page, command_line, exit_code},
     },
 };
 
@@ -60,6 +61,15 @@ fn p0226_older_journal_in_place_of_the_newest() {
     let (run, _) = ReplayedRun::new(true, |_| {});
     run.replay();
     check_page("P0226", &mut run.next_machine(), 3);
+}
+
+#[test]
+fn p0611_damaged_snapshot_before_the_first_journal() {
+    let mut machine = machine_with_damaged_base(&FakeArtifactService::start());
+    machine.set_variable("GITHUB_ACTIONS", "false");
+    let output = machine.run(&["status"]);
+    output.assert_exit(exit_code("P0611"));
+    check_error_page("P0611", Some(&command_line(&["status"])), &output.stderr, &machine.shown_paths());
 }
 
 #[test]

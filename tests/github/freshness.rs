@@ -2,7 +2,9 @@
 //!
 //! Another job of the run needs no key for it: it puts an artifact back that had a valid MAC all along.
 
-use super::resume::{KEY, configure_ci, machine_with_deployment, only_artifact, run_attempt};
+use super::resume::{
+    BROKEN, FIXED, KEY, artifact_after_post, configure_ci, machine_with_deployment, only_artifact, run_attempt,
+};
 use crate::{
     artifact_service::{FakeArtifactService, FakeServiceCall, InjectedFault},
     support::{RunnerOutput, TestEnvironment},
@@ -177,4 +179,94 @@ fn deployments_of_another_job_have_a_mark_of_their_own() {
     let answer = run_attempt(&mut other, 3);
     assert!(!answer.stdout.contains("P0226"), "{}", answer.stdout);
     assert!(run.service.call_count(FakeServiceCall::DeploymentList) >= 2, "the second and the third attempt asked");
+}
+
+/// A job of which each release fails at `migrate`, the first effect of the commit phase, after `pull`, which only prepares. Before the
+/// workflow run, this machine had begun r1 three times.
+fn job_of_two_releases(service: &FakeArtifactService) -> (TestEnvironment, (String, Vec<u8>)) {
+    let mut machine = TestEnvironment::new();
+    machine.pack("r1");
+    machine.pack("r2");
+    machine.write("migrations/0003_orders.sql", BROKEN);
+    for _ in 0..3 {
+        machine.deploy("r1", &[]).assert_exit(1);
+    }
+    configure_ci(&mut machine, service);
+    machine.set_variable("PAWL_KEY", KEY);
+    machine.set_variable("GITHUB_SHA", "0123456789012345678901234567890123456789");
+    machine.set_variable("PAWL_DEPLOYMENTS", "true");
+    run_attempt(&mut machine, 1).assert_exit(1);
+    let of_r1 = artifact_after_post(&machine, service);
+    let of_r1 = (of_r1.clone(), service.content(&of_r1));
+    let second = machine.deploy("r2", &[]);
+    second.assert_exit(1);
+    assert!(second.decisions()[0].starts_with("pull run "), "{:?}", second.decisions());
+    (machine, of_r1)
+}
+
+/// The journal of the second release is shorter than that of the first, and all the same the newest.
+#[test]
+fn journal_of_another_release_in_the_same_job_is_resumed_from() {
+    let service = FakeArtifactService::start();
+    let (machine, (of_r1, _)) = job_of_two_releases(&service);
+    let newest = artifact_after_post(&machine, &service);
+    assert!(newest > of_r1, "{newest} contains {of_r1}");
+    let mut next = machine_with_deployment(&machine);
+    next.write("migrations/0003_orders.sql", FIXED);
+    next.set_variable("GITHUB_RUN_ATTEMPT", "2");
+    let answer = next.deploy("r2", &[]);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions()[..2], ["pull skip held", "migrate run failed-before"]);
+}
+
+/// The record of what only prepared r2 is in the newer journal, as is the mark of that attempt's end.
+#[test]
+fn journal_of_the_release_before_is_refused_in_place_of_the_newest() {
+    let service = FakeArtifactService::start();
+    let (machine, (of_r1, content)) = job_of_two_releases(&service);
+    service.remove_artifact(&artifact_after_post(&machine, &service));
+    service.add_artifact(&of_r1, &content);
+    for release in ["r1", "r2"] {
+        let mut next = machine_with_deployment(&machine);
+        next.set_variable("GITHUB_RUN_ATTEMPT", "2");
+        let answer = next.deploy(release, &[]);
+        answer.assert_exit(3);
+        assert!(answer.stdout.contains("P0226"), "{}", answer.stdout);
+        assert!(next.list(".pawl/shop").iter().all(|name| !name.ends_with(".journal")), "nothing was taken over");
+    }
+}
+
+/// Only effects of the commit phase wait for the mark. A machine that was lost in the prepare phase leaves a journal that is newer than
+/// the mark, or none: neither is refused, for no release, and what was prepared is probed or done again.
+#[test]
+fn journal_of_the_prepare_phase_needs_no_mark() {
+    for (is_stored, release, first) in [
+        (true, "r2", "pull run inputs-changed"),
+        (true, "r3", "pull skip held"),
+        (false, "r2", "pull skip held"),
+        (false, "r3", "pull run inputs-changed"),
+    ] {
+        let service = FakeArtifactService::start();
+        let (mut machine, _) = job_of_two_releases(&service);
+        let before = artifact_after_post(&machine, &service);
+        let content = service.content(&before);
+        // The second attempt prepares r3, and raises no mark.
+        machine.pack("r3");
+        machine.set_variable("GITHUB_RUN_ATTEMPT", "2");
+        service.inject_fault(FakeServiceCall::StatusCreate, .., InjectedFault::Status(403));
+        let second = machine.deploy("r3", &[]);
+        second.assert_exit(1);
+        assert!(second.decisions()[0].starts_with("pull run "), "{:?}", second.decisions());
+        let newest = artifact_after_post(&machine, &service);
+        if !is_stored {
+            service.remove_artifact(&newest);
+            service.add_artifact(&before, &content);
+        }
+        let mut next = machine_with_deployment(&machine);
+        next.write("migrations/0003_orders.sql", FIXED);
+        next.set_variable("GITHUB_RUN_ATTEMPT", "3");
+        let answer = next.deploy(release, &[]);
+        answer.assert_exit(0);
+        assert_eq!(answer.decisions()[0], first, "{is_stored} {release}");
+    }
 }

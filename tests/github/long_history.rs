@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Three deployments outside of CI, and then a failed first attempt of a CI run.
-fn machine_with_history(service: &FakeArtifactService, key: Option<&str>) -> TestEnvironment {
+pub(super) fn machine_with_history(service: &FakeArtifactService, key: Option<&str>) -> TestEnvironment {
     let mut machine = TestEnvironment::deployed();
     for _ in 0..2 {
         machine.deploy("r1", &[]).assert_exit(0);
@@ -70,4 +70,45 @@ fn snapshot_without_a_key_is_only_probed() {
         answer.assert_exit(0);
         assert_eq!(answer.decisions()[0], expected);
     }
+}
+
+/// Two attempts after the restored snapshot, which is cut.
+pub(super) fn machine_with_damaged_base(service: &FakeArtifactService) -> TestEnvironment {
+    let first = machine_with_history(service, Some(KEY));
+    artifact_after_post(&first, service);
+    let mut second = fresh_machine(&first);
+    run_attempt(&mut second, 2).assert_exit(0);
+    artifact_after_post(&second, service);
+    let base = second.read(BASE);
+    second.write(BASE, &base[1..]);
+    second
+}
+
+const BASE: &str = ".pawl/shop/test/snapshot-base.json";
+
+#[test]
+fn damaged_base_snapshot_is_told_and_repaired() {
+    let machine = machine_with_damaged_base(&FakeArtifactService::start());
+    let status_before = machine.run(&["status"]);
+    status_before.assert_exit(65);
+    let check = machine.run(&["state", "check"]);
+    check.assert_exit(65);
+    assert!(check.stdout.contains("snapshot-base.json: its content does not have the hash"), "{}", check.stdout);
+    assert!(check.stdout.contains("repair lets the history begin after epoch 4"), "{}", check.stdout);
+    machine.run(&["state", "repair", "--local"]).assert_exit(0);
+    machine.run(&["state", "check"]).assert_exit(0);
+    assert_eq!(epochs(&machine.run(&["history", "--json"])), [5, 4, 3, 2, 1]);
+    machine.run(&["logs", "--attempt", "5"]).assert_exit(0);
+    assert_eq!(machine.list(".pawl/shop/test/lost").len(), 2);
+}
+
+#[test]
+fn damaged_base_snapshot_is_taken_from_the_checkpoint() {
+    let service = FakeArtifactService::start();
+    let mut machine = machine_with_damaged_base(&service);
+    let answer = run_attempt(&mut machine, 3);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions()[..2], ["pull skip held", "migrate skip held"]);
+    machine.run(&["state", "check"]).assert_exit(0);
+    assert_eq!(epochs(&machine.run(&["history", "--json"])), [6, 5, 4, 3, 2, 1]);
 }

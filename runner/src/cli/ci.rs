@@ -3,6 +3,7 @@
 //! Deliberately absent: uploads and reports.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -93,9 +94,10 @@ pub(super) async fn record_nothing_begun(args: &PlanSourceArgs, problems: &[Diag
     }
 }
 
-/// The secrets that the job gives to this process.
-pub(super) fn job_secrets() -> Vec<Secret> {
-    JOB_SECRET_VARIABLES.iter().filter_map(|name| nonblank_variable(name)).map(Secret::new).collect()
+/// The secrets that the job gives to this process, by their variables.
+pub(super) fn job_secrets() -> BTreeMap<String, Secret> {
+    let secret = |&name: &&str| Some((name.to_owned(), Secret::new(nonblank_variable(name)?)));
+    JOB_SECRET_VARIABLES.iter().filter_map(secret).collect()
 }
 
 /// Adds checkpoints to a state, if this job can store artifacts; otherwise returns it unchanged, with a notice of the reason.

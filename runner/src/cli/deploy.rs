@@ -166,7 +166,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         resume_command: again,
         resolve_command,
     } = job;
-    screen.mask(plan.secrets.values().chain(&ci::job_secrets()));
+    screen.mask(plan.secrets.values().chain(ci::job_secrets().values()));
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let tell = Arc::clone(&setting.notify);
     let store = open_store(&plan, &*tell).map_err(one)?;

@@ -114,15 +114,15 @@ pub(super) async fn run(
     let label = "none".parse().expect("`none` is a label");
     let source = PlanSourceArgs { plan: args.plan.clone(), environment: args.environment.clone() };
     let mut plan = source.plan_for(&label)?;
-    screen.mask(plan.secrets.values());
+    let options = xdg_dirs::preflight_options(screen.stderr_notifier());
+    screen.mask(plan.secrets.values().chain(options.job_secrets.values()));
     resolve_recorded_outputs(&mut plan).map_err(|error| vec![error])?;
-    let redactor = Redactor::new(plan.secrets.values());
+    let redactor = Redactor::of_deployment(&plan.secrets, &options.job_secrets);
     let hidden = |mut diagnostic: Diagnostic| {
         diagnostic.message = redactor.redact(&diagnostic.message);
         diagnostic.hint = diagnostic.hint.map(|hint| redactor.redact(&hint));
         vec![diagnostic]
     };
-    let options = xdg_dirs::preflight_options(screen.stderr_notifier());
     let described = describe_steps(&plan, options).await.map_err(|error| vec![error])?;
     let step = migration_step(&described, args.step.as_deref())?;
     if let Some(unknown) = step.step.pending.values().flat_map(PendingValue::lookups).next() {

@@ -51,7 +51,7 @@ pub(super) async fn run(
     let scope = args.selection.overrides().preflight_scope();
     let options = PreflightOptions { scope, ..xdg_dirs::preflight_options(screen.stderr_notifier()) };
     let (plan, label) = args.plan.checked_plan(&args.release, options.clone()).await?;
-    screen.mask(plan.secrets.values());
+    screen.mask(plan.secrets.values().chain(options.job_secrets.values()));
     if args.expanded {
         if plan.runs_on_hosts() {
             let message = "`--expanded` can't write a plan whose steps run on hosts yet";
@@ -59,7 +59,7 @@ pub(super) async fn run(
             return Err(vec![Diagnostic::new(ErrorCode::NotSupported, message).with_hint(hint)]);
         }
         // A value may be a secret under another name.
-        let redactor = Redactor::of_plan(&plan.secrets);
+        let redactor = Redactor::of_deployment(&plan.secrets, &options.job_secrets);
         let answer = match screen.format() {
             OutputFormat::Json => json::line(&redactor.redact_json_values(plan.expanded())) + "\n",
             OutputFormat::Text => redactor.redact(&plan.expanded_text()),

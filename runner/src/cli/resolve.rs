@@ -91,7 +91,7 @@ pub(super) async fn run(
         return Err(one(attempts::no_attempts_error(&store)));
     };
     let plan = args.plan.plan_for(&release.label)?;
-    screen.mask(plan.secrets.values().chain(&ci::job_secrets()));
+    screen.mask(plan.secrets.values().chain(ci::job_secrets().values()));
     guards::check_allowed_user(&plan).await.map_err(one)?;
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
     let tell = screen.stderr_notifier();

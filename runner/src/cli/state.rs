@@ -10,7 +10,7 @@ use contract::{
     EnvironmentName,
     diagnostic::{Diagnostic, ExitKind},
 };
-use state::{LockRequest, StateFinding, StateStore};
+use state::{BaseRepair, LockRequest, StateFinding, StateStore};
 
 /// How long the end may take to reach a remote state.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -135,6 +135,7 @@ fn what(finding: &StateFinding) -> (String, Option<String>) {
             (format!("{error}; lines before it: {sound_lines}"), Some(path.display().to_string()))
         }
         StateFinding::DamagedArchive { path, error } => (error.to_string(), Some(path.display().to_string())),
+        StateFinding::DamagedBase { path, why, .. } => (why.clone(), Some(path.display().to_string())),
         StateFinding::OutdatedSnapshot => ("the snapshot or the index does not match the journals".to_owned(), None),
         StateFinding::Diverged(path) => ("differs from the remote's".to_owned(), Some(path.display().to_string())),
         StateFinding::NotUploaded(path) => {
@@ -161,6 +162,23 @@ fn repair_text(finding: &StateFinding, tense: Tense) -> String {
         StateFinding::DamagedArchive { .. } => {
             "restore it from a copy; only `why`, `logs` and `history` of old attempts need it".to_owned()
         }
+        StateFinding::DamagedBase { repair, .. } => match repair {
+            BaseRepair::Remake => {
+                format!("{} it again from an archive or another snapshot", verb("makes", "made"))
+            }
+            BaseRepair::Drop => {
+                format!("{} it to `lost`: the journals go back to the first attempt", verb("moves", "moved"))
+            }
+            BaseRepair::BeginAfter(epoch) => format!(
+                "{} the history begin after epoch {epoch}, whose snapshot is sound, and {} the journals up to it to `lost`; or restore \
+                 the file from a copy",
+                verb("lets", "let"),
+                if tense == Tense::Would { "moves" } else { "moved" }
+            ),
+            BaseRepair::None => {
+                "restore it from a copy, such as the newest artifact of the CI run that it came from".to_owned()
+            }
+        },
         StateFinding::OutdatedSnapshot => format!("{} them again from the journals", verb("makes", "made")),
         StateFinding::Diverged(_) => format!(
             "{} the remote's, and {} this one to `lost`",

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::source::{env_variable, is_ci};
+use super::{
+    ci,
+    source::{env_variable, is_ci},
+};
 use crate::agent::AgentFolders;
 use crate::deploy::{PinPolicy, PreflightOptions, PreflightScope};
 use contract::{
@@ -14,7 +17,13 @@ use sandbox::{NoticeHandler, UserPaths};
 /// The options of a preflight that compares modules with the lock file next to the plan.
 pub(super) fn preflight_options(tell: NoticeHandler) -> PreflightOptions {
     let pinning = if is_ci() { PinPolicy::Frozen } else { PinPolicy::AddNew };
-    PreflightOptions { cache_dirs: cache_dirs(), notify: tell, pin_policy: pinning, scope: PreflightScope::Machine }
+    PreflightOptions {
+        cache_dirs: cache_dirs(),
+        notify: tell,
+        pin_policy: pinning,
+        scope: PreflightScope::Machine,
+        job_secrets: ci::job_secrets(),
+    }
 }
 
 /// The identity of this machine; none, with a warning, if it can't be read or made.

@@ -8,9 +8,7 @@ use contract::{
     step::StepFailure,
     text::dotted_pointer,
 };
-use journal::{
-    JournalError, Redactor, SecretLocation, StepTarget, event::DecisionReason, secret_scanner::NOT_A_SECRET_HINT,
-};
+use journal::{JournalError, Redactor, SecretLocation, StepTarget, event::DecisionReason};
 use plan::PlanStep;
 use state::LockError;
 
@@ -214,7 +212,7 @@ impl AttemptError {
                 let message = format!("the record of step {step_target} contains {} in `{field}`", found.secret_text());
                 Diagnostic::new(ErrorCode::SecretInReceipt, message)
                     .with_cause("it was recorded before the plan called this value a secret")
-                    .with_hint(format!("{NOT_A_SECRET_HINT}; otherwise run `{again} --fresh`, and change the secret"))
+                    .with_hint(format!("{}; otherwise run `{again} --fresh`, and change the secret", found.hint()))
                     .with_exit(ExitKind::InDoubt)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),

@@ -27,7 +27,7 @@ use std::{
 
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
 use contract::{
-    Digest, Label, StepId, TargetName,
+    Digest, Label, Secret, StepId, TargetName,
     diagnostic::{Diagnostic, Notice},
     hash::Blake3Hash,
 };
@@ -59,6 +59,8 @@ pub struct PreflightOptions {
     pub pin_policy: PinPolicy,
     /// How much of the plan is checked.
     pub scope: PreflightScope,
+    /// The secrets that the CI job gives to the runner itself, by their environment variables.
+    pub job_secrets: BTreeMap<String, Secret>,
 }
 
 /// How much of a plan the preflight checks.
@@ -90,7 +92,7 @@ pub struct PreparedPlan {
     pub hooks: PlannedHooks,
     /// The modules, compared with the lock file.
     pub pins: ModulePins,
-    /// The redactor of the plan's secrets.
+    /// The redactor of the secrets of the plan and of the CI job.
     pub redactor: Redactor,
     /// Where each step runs.
     targets: BTreeMap<StepId, BTreeSet<TargetName>>,
@@ -395,7 +397,7 @@ impl UnresolvedPlan {
     /// # Errors
     /// The sandbox can't be set up, or the lock file can't be read.
     pub async fn load(plan: Plan, label: Label, options: PreflightOptions) -> Result<Self, Diagnostic> {
-        let PreflightOptions { cache_dirs, notify, pin_policy, scope } = options;
+        let PreflightOptions { cache_dirs, notify, pin_policy, scope, job_secrets } = options;
         let mut problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
         let runtime = modules::new_runtime(cache_dirs, &notify)?;
         let (modules, load_problems) = LoadedModules::load(&runtime, &plan).await;
@@ -411,7 +413,7 @@ impl UnresolvedPlan {
         planner.problems.extend(phase_order_error(&plan, &steps));
         planner.problems.extend(steps.iter().filter_map(|planned| module_of_this_machine(&plan, planned)));
         problems.extend(planner.problems);
-        let redactor = Redactor::of_plan(&plan.secrets);
+        let redactor = Redactor::of_deployment(&plan.secrets, &job_secrets);
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
         problems.extend(lookups::unknown_outputs(&plan, &steps, all()));
         problems.extend(secrets::secret_problems(&plan, &label, all(), &redactor));
@@ -423,7 +425,7 @@ impl UnresolvedPlan {
             problems.extend(machine_problems(&plan, checked).await);
         }
         let problems = in_order_of_the_plan(problems);
-        secrets::short_secret_notices(&plan.secrets).into_iter().for_each(|notice| notify(notice));
+        secrets::short_secret_notices(&plan.secrets, &job_secrets).into_iter().for_each(|notice| notify(notice));
         if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
             notify(notice);
         }

@@ -176,6 +176,7 @@ error_codes! {
     NoConditionalWrites, "P0608", Refused, "the object store ignores write conditions";
     InvalidStateManifest, "P0609", Journal, "the state's record is invalid";
     StateDiverged, "P0610", Journal, "the journals have diverged";
+    BaseSnapshotUnusable, "P0611", Journal, "the snapshot before the first journal cannot be used";
     // Faults of the runner.
     RunnerFault, "P0701", Bug, "an internal error";
 }

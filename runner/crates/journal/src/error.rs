@@ -6,11 +6,7 @@ use std::{
 };
 
 use super::{
-    event::JournalFormat,
-    file::MAX_JOURNAL_BYTES,
-    line,
-    line::LineError,
-    secret_scanner::{NOT_A_SECRET_HINT, SecretLocation},
+    event::JournalFormat, file::MAX_JOURNAL_BYTES, line, line::LineError, secret_scanner::SecretLocation,
     state::TransitionError,
 };
 use contract::{
@@ -59,7 +55,7 @@ impl From<&JournalError> for Diagnostic {
                 ErrorCode::JournalContradiction,
                 "if two machines wrote to copies of one state, keep the longer chain, move the other one out of the folder, and run again",
             ),
-            JournalError::SecretInRecord { .. } => (ErrorCode::SecretInInput, NOT_A_SECRET_HINT),
+            JournalError::SecretInRecord { found } => (ErrorCode::SecretInInput, found.hint()),
             JournalError::Fenced { .. } => {
                 (ErrorCode::LockLost, "nothing ran after this error; check `runner history`, then run again")
             }

@@ -17,7 +17,7 @@ use base64::{
 };
 use serde_json::Value;
 
-use super::secret_scanner::SecretScanner;
+use super::secret_scanner::{SecretScanner, job_secret_name};
 use contract::Secret;
 
 /// The replacement for a secret.
@@ -47,8 +47,16 @@ impl Redactor {
     /// Creates a redactor of a plan's secrets.
     #[must_use]
     pub fn of_plan(secrets: &BTreeMap<String, Secret>) -> Self {
-        let scanner = SecretScanner::new(secrets.iter().map(|(name, secret)| (name.as_str(), secret)));
-        Self { scanner, ..Self::new(secrets.values()) }
+        Self::of_deployment(secrets, &BTreeMap::new())
+    }
+
+    /// Creates a redactor of a plan's secrets, and of those that the CI job gives to the runner itself, by their environment variables.
+    #[must_use]
+    pub fn of_deployment(plan: &BTreeMap<String, Secret>, job: &BTreeMap<String, Secret>) -> Self {
+        let of_job: Vec<_> = job.iter().map(|(variable, secret)| (job_secret_name(variable), secret)).collect();
+        let of_plan = plan.iter().map(|(name, secret)| (name.as_str(), secret));
+        let scanner = SecretScanner::new(of_plan.chain(of_job.iter().map(|(name, secret)| (name.as_str(), *secret))));
+        Self { scanner, ..Self::new(plan.values().chain(job.values())) }
     }
 
     /// Creates a redactor of these secrets, and of each line of a multi-line secret. It refuses none in control values.

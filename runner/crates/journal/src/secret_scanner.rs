@@ -21,7 +21,20 @@ pub const MIN_REFUSED_CHARS: usize = 8;
 const MIN_REFUSED_LINE_CHARS: usize = 20;
 
 /// The hint for a user whose value only looks like a secret.
-pub const NOT_A_SECRET_HINT: &str = "not a secret? use `env.NAME` instead of `secrets`";
+const NOT_A_SECRET_HINT: &str = "not a secret? use `env.NAME` instead of `secrets`";
+
+/// The hint for a value that contains a secret of the CI job, which no plan needs.
+const JOB_SECRET_HINT: &str =
+    "take it out of this value; if it is there by chance, such as a word, give the job a long random secret";
+
+/// What the name of a secret of the CI job begins with, unlike that of a plan's secret.
+const JOB_SECRET_PREFIX: char = '$';
+
+/// The name of a secret that the CI job gives to the runner in an environment variable.
+#[must_use]
+pub fn job_secret_name(variable: &str) -> String {
+    format!("{JOB_SECRET_PREFIX}{variable}")
+}
 
 /// The secrets that control values must not contain, in all spellings.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +51,7 @@ pub struct SecretScanner {
 /// A secret in a control value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretLocation {
-    /// The name of the secret in the plan.
+    /// The name of the secret in the plan, or its [`job_secret_name`].
     pub secret: String,
     /// The JSON pointer to the value; empty for a value that is not JSON.
     pub pointer: String,
@@ -48,10 +61,19 @@ impl SecretLocation {
     /// The secret, for people: database passwords have the name `<step>.<database>`.
     #[must_use]
     pub fn secret_text(&self) -> String {
+        if let Some(variable) = self.secret.strip_prefix(JOB_SECRET_PREFIX) {
+            return format!("the value of the job's secret `{variable}`");
+        }
         match self.secret.split_once('.') {
             Some((step, database)) => format!("the password of database `{database}` of step `{step}`"),
             None => format!("the value of secret `{}`", self.secret),
         }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        if self.secret.starts_with(JOB_SECRET_PREFIX) { JOB_SECRET_HINT } else { NOT_A_SECRET_HINT }
     }
 
     fn under(self, parent: &str) -> Self {
@@ -173,7 +195,7 @@ impl SecretScanner {
                 Some(found) => {
                     let mut failure = receipt_failure(&found);
                     // The diagnostic of a failed probe has a hint of its own.
-                    failure.message += &format!("; {NOT_A_SECRET_HINT}");
+                    failure.message += &format!("; {}", found.hint());
                     ProbeFinding::Failed { failure }
                 }
                 None => ProbeFinding::Held { receipt },
@@ -198,7 +220,7 @@ fn receipt_failure(found: &SecretLocation) -> StepFailure {
         found.secret_text(),
         dotted_pointer(&found.pointer)
     );
-    StepFailure::new(FailureKind::Permanent, message).with_hint(NOT_A_SECRET_HINT).with_code(ErrorCode::SecretInReceipt)
+    StepFailure::new(FailureKind::Permanent, message).with_hint(found.hint()).with_code(ErrorCode::SecretInReceipt)
 }
 
 #[cfg(test)]
@@ -277,6 +299,13 @@ mod tests {
         assert_eq!(scanner.admit_finding(held.clone()), held);
         let succeeded = StepOutcome::Succeeded { receipt: good };
         assert_eq!(scanner.admit_outcome(succeeded.clone()), succeeded);
+    }
+
+    #[test]
+    fn a_secret_of_the_job_is_named_by_its_variable() {
+        let found = SecretLocation { secret: job_secret_name("PAWL_KEY"), pointer: String::new() };
+        assert_eq!(found.secret_text(), "the value of the job's secret `PAWL_KEY`");
+        assert_eq!(found.hint(), JOB_SECRET_HINT);
     }
 
     #[test]

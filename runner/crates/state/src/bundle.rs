@@ -25,12 +25,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
+pub(super) use chain::last_line_hash;
 pub use chain::{ChainComparison, contains_all};
 pub use collect::{CheckpointContent, CheckpointStart};
 pub use identity::{CheckpointIdentity, CheckpointKey, CheckpointSequence};
 pub use merge::merge_into_folder;
 
-use super::{StateError, history::BASE_SNAPSHOT_FILE, journal_name};
+use super::{StateError, base_snapshot::BASE_SNAPSHOT_FILE, journal_name};
 use contract::hash::Blake3Hash;
 use journal::{JournalState, JournalTrust, Snapshot};
 

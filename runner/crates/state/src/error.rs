@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     artifacts::ArtifactError,
+    base_snapshot::BaseRepair,
     record::{LockHolder, LockRecord},
 };
 use contract::diagnostic::{Diagnostic, ErrorCode};
@@ -26,6 +27,9 @@ pub enum StateError {
     /// The record of a remote place can't be read.
     #[error("can't read the state record in {location}")]
     InvalidManifest { location: String, why: String },
+    /// The snapshot before the first journal can't be used, and nothing here has the same state.
+    #[error("can't use {}, the snapshot before the first journal", path.display())]
+    BaseSnapshot { path: PathBuf, why: String, repair: BaseRepair },
     /// The local copy and the remote have diverged.
     #[error("{} and the journal in {location} have diverged", path.display())]
     Diverged { path: PathBuf, location: String, why: &'static str },
@@ -102,12 +106,31 @@ impl StateError {
             }
             Self::NotUploaded { why }
             | Self::KeyChanged { why, .. }
+            | Self::BaseSnapshot { why, .. }
             | Self::UnknownHighWaterMark { why }
             | Self::InvalidCheckpoint { why, .. }
             | Self::UnauthenticatedCheckpoint { why, .. } => why.clone(),
             Self::Artifact(error) => error.to_string(),
         }
     }
+}
+
+fn base_snapshot_hint(repair: BaseRepair) -> String {
+    const COPY: &str = "restore it from a copy, such as the newest artifact of the CI run that it came from";
+    let otherwise = match repair {
+        BaseRepair::Remake => "`runner state repair --local` makes it again".to_owned(),
+        BaseRepair::Drop => {
+            "`runner state repair --local` moves it to `lost`: the journals go back to the first attempt".to_owned()
+        }
+        BaseRepair::BeginAfter(epoch) => format!(
+            "`runner state repair --local` lets the history begin after epoch {epoch}, whose snapshot is sound, and moves the journals up to it to `lost`"
+        ),
+        BaseRepair::None => {
+            "move the folder away, and put what is live on record with `runner import --local --release LABEL`"
+                .to_owned()
+        }
+    };
+    format!("{COPY}; without a copy, {otherwise}")
 }
 
 impl From<&StateError> for Diagnostic {
@@ -157,6 +180,7 @@ impl From<&StateError> for Diagnostic {
             StateError::InvalidManifest { .. } => {
                 (ErrorCode::InvalidStateManifest, "if a newer runner wrote the state, use that version; otherwise find out which other program wrote there".to_owned())
             }
+            StateError::BaseSnapshot { repair, .. } => (ErrorCode::BaseSnapshotUnusable, base_snapshot_hint(*repair)),
             StateError::Diverged { .. } => (
                 ErrorCode::StateDiverged,
                 "`runner state repair --local` takes the remote's history: it moves this machine's journals to `lost`, and the next attempt probes the steps that they record as begun".to_owned(),
@@ -166,6 +190,7 @@ impl From<&StateError> for Diagnostic {
         match error {
             StateError::Io { source, .. } => diagnostic.with_cause(source),
             StateError::Artifact(_)
+            | StateError::BaseSnapshot { .. }
             | StateError::InvalidCheckpoint { .. }
             | StateError::UnauthenticatedCheckpoint { .. }
             | StateError::KeyChanged { .. }

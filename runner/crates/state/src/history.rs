@@ -21,10 +21,11 @@ use journal::{
 
 use super::{
     StateError, StateStore,
-    archive::{Archive, ArchiveRange, archives_in},
+    archive::{Archive, ArchiveRange},
     attempt_index::{AttemptIndex, INDEX_FILE},
+    base_snapshot::BaseFiles,
     journal_cache::WantedFile,
-    journal_files::{epoch_of, ignore_missing, journals_in, read_if_present, remove_if_present},
+    journal_files::{epoch_of, ignore_missing, journals_in, remove_if_present},
     lost_lines::BEGUN_FILE,
 };
 
@@ -32,9 +33,6 @@ use super::{
 pub(super) const SNAPSHOT_FILE: &str = "snapshot.json";
 /// The snapshot before that attempt.
 pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
-
-/// The snapshot before the first journal, if the earlier ones are only on another machine: unlike the others, it can't be made again.
-pub(super) const BASE_SNAPSHOT_FILE: &str = "snapshot-base.json";
 
 /// When old journals go into an archive.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +93,8 @@ pub(super) struct HistoryFolder<'a> {
     store: Option<&'a StateStore>,
     /// The state before the first journal: empty, unless the history was restored from a checkpoint.
     pub(super) base: JournalState,
+    /// Whether its file has that state, or none is needed.
+    is_base_sound: bool,
     pub(super) archives: Vec<ArchiveRange>,
     /// The journals that are in no archive, in epoch order.
     pub(super) loose: Vec<(u64, PathBuf)>,
@@ -223,19 +223,28 @@ impl<'a> HistoryFolder<'a> {
     }
 
     pub(super) fn open(folder: &Path) -> Result<Self, StateError> {
-        let mut loose = journals_in(folder)?;
-        let mut archives = archives_in(folder)?;
-        let base = read_base(&folder.join(BASE_SNAPSHOT_FILE))?;
+        let files = BaseFiles::of(folder)?;
+        let (base, is_base_sound) = files.read()?;
+        let BaseFiles { mut archives, journals: mut loose, .. } = files;
         archives.retain(|archive| archive.last > base.epoch());
         let archived = archives.last().map_or(base.epoch(), |archive| archive.last);
         // A killed process may have left journals that an archive has; a base snapshot may replace earlier ones.
         loose.retain(|(epoch, _)| *epoch > archived);
-        Ok(Self { folder: folder.to_owned(), store: None, base, archives, loose })
+        Ok(Self { folder: folder.to_owned(), store: None, base, is_base_sound, archives, loose })
     }
 
-    /// What is known before the first journal.
-    pub(super) fn loaded_base(&self) -> LoadedJournals {
-        LoadedJournals { state: self.base.clone(), ..LoadedJournals::default() }
+    /// What is known before the first journal: an archive says it itself.
+    pub(super) fn loaded_base(&self) -> Result<LoadedJournals, StateError> {
+        let state = match self.archives.first() {
+            Some(first) => self.read_archive(*first)?.before.map(|before| before.state).unwrap_or_default(),
+            None => {
+                if self.base.epoch() == 0 && self.store.is_none_or(StateStore::is_folder) {
+                    BaseFiles::of(&self.folder)?.ensure_not_missing()?;
+                }
+                self.base.clone()
+            }
+        };
+        Ok(LoadedJournals { state, ..LoadedJournals::default() })
     }
 
     /// The epoch of the newest attempt that may have a journal here; 0 if there is none.
@@ -288,7 +297,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     pub(super) fn load_all(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
-        let mut loaded = self.loaded_base();
+        let mut loaded = self.loaded_base()?;
         for range in &self.archives {
             for (name, bytes) in self.read_archive(*range)?.journals {
                 loaded.read_file(&self.folder.join(name), &bytes, false, &mut each)?;
@@ -335,7 +344,7 @@ impl<'a> HistoryFolder<'a> {
     /// The state after the newest archive.
     fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
         match self.archives.last() {
-            None => Ok(self.loaded_base()),
+            None => Ok(self.loaded_base()?),
             Some(range) => self.read_archive(*range)?.fold(&self.folder, u64::MAX),
         }
     }
@@ -452,7 +461,7 @@ impl<'a> HistoryFolder<'a> {
         Ok(loaded.state)
     }
 
-    /// Writes archive, index and snapshot, in this order.
+    /// Writes archive, index and snapshot, in this order; before them the base snapshot, if something stood in for it.
     pub(super) fn record(
         &self,
         state: &JournalState,
@@ -460,6 +469,9 @@ impl<'a> HistoryFolder<'a> {
         archives: ArchivePolicy,
         staging: Option<&Path>,
     ) -> Result<(), HistoryError> {
+        if !self.is_base_sound && staging.is_none_or(Path::exists) {
+            BaseFiles::of(&self.folder)?.replace(&self.base)?;
+        }
         let archived = self.archives.last().map_or(0, |archive| archive.last);
         let older = self.snapshot_header();
         let mut index = self.index(older)?;
@@ -561,15 +573,6 @@ fn prepend(later: &mut Vec<AttemptSummary>, mut earlier: Vec<AttemptSummary>) {
 
 fn read_snapshot(path: &Path) -> Option<Snapshot> {
     Snapshot::decode(&fs::read(path).ok()?).ok()
-}
-
-/// The base snapshot; the empty state if there is none.
-fn read_base(path: &Path) -> Result<JournalState, StateError> {
-    let Some(bytes) = read_if_present(path)? else { return Ok(JournalState::default()) };
-    let snapshot = Snapshot::decode_original(&bytes);
-    let snapshot =
-        snapshot.map_err(|error| StateError::io("read", path, io::Error::new(io::ErrorKind::InvalidData, error)))?;
-    Ok(snapshot.state)
 }
 
 fn remove_journals(journals: &[(u64, PathBuf)]) -> Result<(), StateError> {

@@ -31,6 +31,7 @@ use plan::{RemoteLocation, RemoteState, StateLocation};
 mod archive;
 pub mod artifacts;
 mod attempt_index;
+mod base_snapshot;
 pub mod bundle;
 pub mod checkpoints;
 mod deployment_lock;
@@ -59,6 +60,7 @@ mod state_folder;
 pub mod tail;
 mod upload;
 
+pub use base_snapshot::BaseRepair;
 pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};

@@ -39,11 +39,16 @@ pub(super) fn settle_lost_lines(journal: &LocalJournal<'_>, folder: &Path) -> Re
 
 /// Keeps lines that a journal loses.
 pub(super) fn keep_lost_lines(folder: &Path, epoch: u64, lines: &[u8]) -> Result<(), StateError> {
+    keep_lost_file(folder, &format!("attempt-{epoch:06}"), "lines", lines)
+}
+
+/// Keeps a file that a folder loses, as `lost/<stem>-<hash>.<extension>`.
+pub(super) fn keep_lost_file(folder: &Path, stem: &str, extension: &str, content: &[u8]) -> Result<(), StateError> {
     let lost = folder.join(LOST_FOLDER);
     fs::create_dir_all(&lost).map_err(|source| StateError::io("create", &lost, source))?;
-    let hash = Blake3Hash::of(lines).hex_prefix(8);
-    let path = lost.join(format!("attempt-{epoch:06}-{hash}.lines"));
-    replace_file(&path, lines).map_err(|source| StateError::io("write", &path, source))
+    let hash = Blake3Hash::of(content).hex_prefix(8);
+    let path = lost.join(format!("{stem}-{hash}.{extension}"));
+    replace_file(&path, content).map_err(|source| StateError::io("write", &path, source))
 }
 
 /// The files with lost lines.

@@ -1,5 +1,5 @@
 //! Checks a state as a whole, and repairs what needs no judgement: caches are made again, and lines that can't be read are moved away,
-//! with a note of the steps that they may have begun.
+//! with a note of the steps that they may have begun. What becomes of a base snapshot is in [`super::base_snapshot`].
 //!
 //! Nothing is deleted: what a repair takes out of a journal lies in `lost/`. Deliberately absent: damage in an archive or on a
 //! remote, which only a copy can mend.
@@ -11,8 +11,9 @@ use journal::{JournalEvent, JournalState, LoadedJournals, StepTarget, line};
 
 use super::{
     HistoryError, StateError, StateStore,
-    archive::ARCHIVE_FOLDER,
+    archive::{ARCHIVE_FOLDER, ArchiveRange},
     attempt_index::AttemptIndex,
+    base_snapshot::{BaseFiles, BaseRepair},
     history::{ARCHIVE_POLICY, HistoryFolder},
     journal_files::{read_if_present, whole_lines},
     lost_lines::{LOST_FOLDER, keep_lost_lines, note_begun_steps},
@@ -39,6 +40,15 @@ pub enum StateFinding {
         /// What is wrong.
         error: HistoryError,
     },
+    /// The snapshot before the first journal is missing, damaged or of another history.
+    DamagedBase {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+        /// What a repair does.
+        repair: BaseRepair,
+    },
     /// The snapshot or the index is missing, damaged or of another history. A repair makes both again.
     OutdatedSnapshot,
     /// A journal here and the remote's have diverged. A repair takes the remote's.
@@ -55,6 +65,7 @@ impl StateFinding {
     pub fn is_repairable(&self) -> bool {
         match self {
             Self::DamagedJournal { .. } | Self::OutdatedSnapshot | Self::Diverged(_) => true,
+            Self::DamagedBase { repair, .. } => *repair != BaseRepair::None,
             Self::DamagedArchive { .. } | Self::NotUploaded(_) | Self::LostLines(_) => false,
         }
     }
@@ -64,6 +75,7 @@ impl StateFinding {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::DamagedJournal { .. } | Self::DamagedArchive { .. } | Self::Diverged(_) => true,
+            Self::DamagedBase { repair, .. } => *repair != BaseRepair::Remake,
             Self::OutdatedSnapshot | Self::NotUploaded(_) | Self::LostLines(_) => false,
         }
     }
@@ -80,10 +92,20 @@ impl StateStore {
         if findings.is_empty() {
             // With a diverged copy, everything else would be told of the wrong history.
             self.pull_recent()?;
-            findings.extend(HistoryFolder::of(self)?.check()?);
+            findings.extend(self.check_history()?);
         }
         findings.extend(copy.not_uploaded.into_iter().map(StateFinding::NotUploaded));
         findings.extend(copy.lost.into_iter().map(StateFinding::LostLines));
+        Ok(findings)
+    }
+
+    fn check_history(&self) -> Result<Vec<StateFinding>, StateError> {
+        let base = if self.is_folder() { BaseFiles::of(self.folder())?.check()? } else { None };
+        let mut findings = Vec::from_iter(base);
+        // Without the state before them, nothing can be said of the journals.
+        if !findings.iter().any(StateFinding::is_damage) {
+            findings.extend(HistoryFolder::of(self)?.check()?);
+        }
         Ok(findings)
     }
 
@@ -100,6 +122,9 @@ impl StateStore {
     /// # Errors
     /// [`HistoryError`] when something can't be read or written.
     pub fn repair(&self) -> Result<(), HistoryError> {
+        if self.is_folder() {
+            BaseFiles::of(self.folder())?.repair()?;
+        }
         let history = HistoryFolder::of(self)?;
         for folder in [history.folder.clone(), history.folder.join(LOST_FOLDER), history.folder.join(ARCHIVE_FOLDER)] {
             remove_staged_files(&folder).map_err(|source| StateError::io("clean", &folder, source))?;
@@ -123,10 +148,17 @@ impl StateStore {
 
 impl HistoryFolder<'_> {
     fn check(&self) -> Result<Vec<StateFinding>, StateError> {
-        let mut loaded = self.loaded_base();
+        let damaged_archive = |range: ArchiveRange, error| {
+            Ok(vec![StateFinding::DamagedArchive { path: range.path(&self.folder), error }])
+        };
+        let mut loaded = match (self.loaded_base(), self.archives.first()) {
+            (Ok(loaded), _) => loaded,
+            (Err(error), Some(first)) => return damaged_archive(*first, error.into()),
+            (Err(error), None) => return Err(error),
+        };
         for range in &self.archives {
             if let Err(error) = self.fold_archive(*range, &mut loaded) {
-                return Ok(vec![StateFinding::DamagedArchive { path: range.path(&self.folder), error }]);
+                return damaged_archive(*range, error);
             }
         }
         self.fetch_journals(&self.loose)?;

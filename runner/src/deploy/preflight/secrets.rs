@@ -3,7 +3,7 @@
 //! Values with outputs of earlier steps are checked again when the outputs are known. Deliberately absent: grants. Their URLs,
 //! headers and variables are made for secrets, and fingerprints use the secrets' names.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{PlannedStep, span_of};
 use contract::{
@@ -13,7 +13,7 @@ use contract::{
 };
 use journal::{
     Redactor, SecretLocation,
-    secret_scanner::{MIN_REFUSED_CHARS, NOT_A_SECRET_HINT, is_refused},
+    secret_scanner::{MIN_REFUSED_CHARS, is_refused, job_secret_name},
 };
 use plan::Plan;
 
@@ -39,7 +39,7 @@ pub(super) fn secret_problems<'p>(
         } else if let Some(found) = scanner.find_in_json(&step.with) {
             let message =
                 format!("`with` of step `{}` contains {}{}", step.id, found.secret_text(), at_pointer(&found.pointer));
-            problems.push(at_value(plan, redactor, span_of(step, &found.pointer), message));
+            problems.push(at_value(plan, redactor, span_of(step, &found.pointer), message, found.hint()));
         }
     }
     problems
@@ -63,13 +63,13 @@ pub(in crate::deploy) fn input_problem(
         None => (format!("the input of step `{}`", step.id), found.pointer.as_str()),
     };
     let message = format!("{what} contains {}{}", found.secret_text(), at_pointer(pointer));
-    at_value(plan, redactor, span_of(step, pointer), message)
+    at_value(plan, redactor, span_of(step, pointer), message, found.hint())
 }
 
-/// A warning for each secret that is too short to be refused.
-pub(super) fn short_secret_notices<'s>(secrets: impl IntoIterator<Item = (&'s String, &'s Secret)>) -> Vec<Notice> {
-    let notice = |(name, secret): (&String, &Secret)| {
-        let location = SecretLocation { secret: name.clone(), pointer: String::new() };
+/// A warning for each secret of the plan and of the job that is too short to be refused.
+pub(super) fn short_secret_notices(plan: &BTreeMap<String, Secret>, job: &BTreeMap<String, Secret>) -> Vec<Notice> {
+    let notice = |(name, secret): (String, &Secret)| {
+        let location = SecretLocation { secret: name, pointer: String::new() };
         let what = location.secret_text();
         let message = format!(
             "{what} has fewer than {MIN_REFUSED_CHARS} characters: the runner masks it in messages, but can't keep it out of \
@@ -77,23 +77,24 @@ pub(super) fn short_secret_notices<'s>(secrets: impl IntoIterator<Item = (&'s St
         );
         (!is_refused(secret.reveal())).then(|| Notice::warning(message))
     };
-    secrets.into_iter().filter_map(notice).collect()
+    let of_plan = plan.iter().map(|(name, secret)| (name.clone(), secret));
+    of_plan.chain(job.iter().map(|(variable, secret)| (job_secret_name(variable), secret))).filter_map(notice).collect()
 }
 
 fn problem(what: &str, secret: &str) -> Diagnostic {
     let found = SecretLocation { secret: secret.to_owned(), pointer: String::new() };
     Diagnostic::new(ErrorCode::SecretInInput, format!("{what} contains {}", found.secret_text()))
         .with_cause(CAUSE)
-        .with_hint(NOT_A_SECRET_HINT)
+        .with_hint(found.hint())
 }
 
 /// An error at a value of the plan. If the plan's text contains a secret, the text is not shown.
-fn at_value(plan: &Plan, redactor: &Redactor, span: Range<usize>, message: String) -> Diagnostic {
+fn at_value(plan: &Plan, redactor: &Redactor, span: Range<usize>, message: String, hint: &str) -> Diagnostic {
     let text = &plan.source.text;
     let line_start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
     let line_end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
     let lines = &text[line_start..line_end];
-    let hint = Some(NOT_A_SECRET_HINT.to_owned());
+    let hint = Some(hint.to_owned());
     let diagnostic = if redactor.redact(lines) == lines {
         plan.error_at(ErrorCode::SecretInInput, span, message, "contains a secret", hint)
     } else {

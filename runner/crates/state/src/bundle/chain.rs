@@ -87,7 +87,7 @@ fn end_of(base: Option<&JournalState>) -> (u64, Option<Blake3Hash>) {
 }
 
 /// The hash of the last whole line.
-pub(super) fn last_line_hash(bytes: &[u8]) -> Option<Blake3Hash> {
+pub(crate) fn last_line_hash(bytes: &[u8]) -> Option<Blake3Hash> {
     let lines = crate::journal_files::whole_lines(bytes);
     let last = lines.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n').next()?;
     line::decode_newer(last).ok().map(|(_, hash)| hash)

@@ -1,10 +1,11 @@
 //! What goes into a checkpoint: the journals of this run, and the snapshot before them.
 //!
-//! The first journal is chosen once for a process, so that later checkpoints only grow. An attempt belongs to this run if it has the
-//! run of the newest attempt, or the page of this workflow run. Deliberately absent: attempts before those, which only the
-//! machine or the state has that recorded them.
+//! The first journal is chosen once for a process, so that later checkpoints only grow. It is the first one of all runs that have an
+//! attempt with the page of this workflow run: a later process of the job, which deploys another release, begins with the same one.
+//! Deliberately absent: attempts before those, which only the machine or the state has that recorded them.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
@@ -49,7 +50,8 @@ pub struct CheckpointStart {
 }
 
 impl CheckpointStart {
-    /// Finds the first journal of this run; `url` is the page of the workflow run. `None` if the folder has no attempt.
+    /// Finds the first journal of this run; `url` is the page of the workflow run. `None` if the folder has no attempt of it. Without
+    /// `url`, it is the run of the newest attempt.
     ///
     /// # Errors
     /// [`StateError`] when a file can't be read.
@@ -60,13 +62,18 @@ impl CheckpointStart {
             attempts.extend(header_of(path)?);
         }
         let Some((newest, newest_header)) = attempts.last() else { return Ok(None) };
-        let is_of_run =
-            |header: &JournalHeader| header.run == newest_header.run || url.is_some() && header.url.as_deref() == url;
-        let find_first = |attempts: &[(JournalEntry, JournalHeader)]| {
-            let at = attempts.iter().position(|(_, header)| is_of_run(header))?;
+        let mut runs = BTreeSet::new();
+        let mut find_first = |attempts: &[(JournalEntry, JournalHeader)]| {
+            let is_of_page = |header: &&JournalHeader| match url {
+                Some(_) => header.url.as_deref() == url,
+                None => header.run == newest_header.run,
+            };
+            let headers = attempts.iter().map(|(_, header)| header);
+            runs.extend(headers.filter(is_of_page).map(|header| header.run.clone()));
+            let at = attempts.iter().position(|(_, header)| runs.contains(&header.run))?;
             Some((at, attempts[at].0.clone()))
         };
-        let (mut at, mut first) = find_first(&attempts).expect("the newest attempt is of its own run");
+        let Some((mut at, mut first)) = find_first(&attempts) else { return Ok(None) };
         for range in history.archives.iter().rev() {
             // Only a run that began before all loose journals goes on in the archives.
             if at > 0 {

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::{BundleError, CheckpointJournal, UnpackedCheckpoint, chain::last_line_hash};
 use crate::{
-    StateError, epoch_of,
-    history::{BASE_SNAPSHOT_FILE, HistoryError, HistoryFolder},
+    StateError,
+    base_snapshot::{BASE_SNAPSHOT_FILE, BaseFiles},
+    epoch_of,
+    history::{HistoryError, HistoryFolder},
     journal_name, suggested_name,
 };
 use contract::hash::Blake3Hash;
@@ -39,7 +41,7 @@ enum Continuation {
 /// [`StateError`] when the histories have diverged, or when they can't be read together or written.
 pub fn merge_into_folder(folder: &Path, checkpoint: &UnpackedCheckpoint, location: &str) -> Result<(), StateError> {
     std::fs::create_dir_all(folder).map_err(|source| StateError::io("create", folder, source))?;
-    let merge = CheckpointMerge { history: HistoryFolder::open(folder)?, checkpoint, location };
+    let merge = CheckpointMerge { history: open_with_base_of(folder, checkpoint)?, checkpoint, location };
     let (after, base) = match merge.continuation()? {
         Continuation::Known => return Ok(()),
         Continuation::Base(base) => (base.epoch(), Some(base)),
@@ -60,6 +62,26 @@ pub fn merge_into_folder(folder: &Path, checkpoint: &UnpackedCheckpoint, locatio
     staged.into_iter().try_for_each(StagedMember::move_into_place)
 }
 
+/// Opens a folder. If its base snapshot is damaged and the checkpoint has the same, that one is taken.
+fn open_with_base_of(folder: &Path, checkpoint: &UnpackedCheckpoint) -> Result<HistoryFolder<'static>, StateError> {
+    match (HistoryFolder::open(folder), &checkpoint.base) {
+        (Err(StateError::BaseSnapshot { .. }), Some(base))
+            if BaseFiles::of(folder)?.restore(&believed(checkpoint, base, &JournalState::default()))? =>
+        {
+            HistoryFolder::open(folder)
+        }
+        (opened, _) => opened,
+    }
+}
+
+/// The state of a checkpoint's snapshot, with the trust that it has here.
+fn believed(checkpoint: &UnpackedCheckpoint, base: &JournalState, known: &JournalState) -> JournalState {
+    match checkpoint.trust {
+        JournalTrust::Authenticated => base.clone(),
+        JournalTrust::Untrusted => base.clone().distrusted(known),
+    }
+}
+
 struct CheckpointMerge<'a> {
     history: HistoryFolder<'a>,
     checkpoint: &'a UnpackedCheckpoint,
@@ -73,7 +95,7 @@ impl CheckpointMerge<'_> {
         let newest = history.newest_epoch();
         match &checkpoint.base {
             Some(base) if newest == 0 => {
-                Ok(Continuation::Base(Box::new(self.believed(base, &JournalState::default()))))
+                Ok(Continuation::Base(Box::new(believed(checkpoint, base, &JournalState::default()))))
             }
             Some(base) if theirs > newest => self.continues_unseen(base),
             Some(base) if theirs >= ours => {
@@ -102,7 +124,7 @@ impl CheckpointMerge<'_> {
         if !is_same_history || !is_known {
             return Err(self.diverged(local.epoch(), "the snapshot in it does not continue the copy on this machine"));
         }
-        Ok(Continuation::Base(Box::new(self.believed(base, &local))))
+        Ok(Continuation::Base(Box::new(believed(self.checkpoint, base, &local))))
     }
 
     /// The local history begins with a snapshot that is newer than the checkpoint's.
@@ -122,14 +144,6 @@ impl CheckpointMerge<'_> {
         }
         let is_older = journals.iter().all(|journal| journal.epoch < at);
         Ok(if is_older { Continuation::Known } else { Continuation::Local { at, base: None } })
-    }
-
-    /// The state of the checkpoint's snapshot, with the trust that it has here.
-    fn believed(&self, base: &JournalState, known: &JournalState) -> JournalState {
-        match self.checkpoint.trust {
-            JournalTrust::Authenticated => base.clone(),
-            JournalTrust::Untrusted => base.clone().distrusted(known),
-        }
     }
 
     /// The hash of the last local line up to the end of an attempt.

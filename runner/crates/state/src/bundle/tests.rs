@@ -1,6 +1,7 @@
 //! Tests of checkpoints: names, packing, forged and damaged content, another job's checkpoint, and merging into a
 //! folder.
 
+mod damaged_base;
 mod restore;
 
 use std::path::Path;

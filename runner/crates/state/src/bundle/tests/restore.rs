@@ -7,7 +7,11 @@ use contract::{
     diagnostic::ExitKind,
     step::{Receipt, StepOutcome},
 };
-use journal::{Journal, JournalState, Redactor, StepTarget, event::Fingerprint, file::StepEffect};
+use journal::{
+    Journal, JournalState, Redactor, StepTarget,
+    event::{Fingerprint, JournalHeader},
+    file::StepEffect,
+};
 
 use super::*;
 use crate::{
@@ -18,7 +22,7 @@ use crate::{
 /// Small archives, so that few attempts make several.
 const POLICY: ArchivePolicy = ArchivePolicy { length: 4, min_loose: 2 };
 
-fn state_of(folder: &Path) -> JournalState {
+pub(super) fn state_of(folder: &Path) -> JournalState {
     let history = HistoryFolder::open(folder).unwrap();
     let state = history.load(|_| {}).unwrap().state;
     assert_eq!(history.load_all(|_| {}).unwrap().state, state, "the snapshot says what the journals say");
@@ -30,14 +34,19 @@ fn switch() -> StepTarget {
 }
 
 /// An attempt of a run, as a deployment makes it.
-fn deploy(folder: &Path, run: &str) -> JournalState {
+pub(super) fn deploy(folder: &Path, run: &str) -> JournalState {
+    deploy_on_page(folder, run, None)
+}
+
+/// An attempt of a run in a workflow run.
+fn deploy_on_page(folder: &Path, run: &str, url: Option<&str>) -> JournalState {
     let history = HistoryFolder::open(folder).unwrap();
     let loaded = history.load(|_| {}).unwrap();
     if loaded.state.epoch() > 0 {
         history.record(&loaded.state, &loaded.summaries, POLICY, None).unwrap();
     }
     let epoch = loaded.state.epoch() + 1;
-    let header = header(epoch, run);
+    let header = JournalHeader { url: url.map(ToOwned::to_owned), ..header(epoch, run) };
     let path = folder.join(journal_name(epoch));
     let mut journal = Journal::create(&path, header, loaded, Redactor::default(), Box::new(|_| {})).unwrap();
     let (fingerprint, input) = (Fingerprint::default(), serde_json::json!({ "epoch": epoch }));
@@ -52,7 +61,7 @@ fn deploy(folder: &Path, run: &str) -> JournalState {
 }
 
 /// A machine on which runs had so many attempts.
-fn machine(runs: &[(&str, usize)]) -> tempfile::TempDir {
+pub(super) fn machine(runs: &[(&str, usize)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (run, attempts) in runs {
         (0..*attempts).for_each(|_| drop(deploy(folder.path(), run)));
@@ -60,7 +69,7 @@ fn machine(runs: &[(&str, usize)]) -> tempfile::TempDir {
     folder
 }
 
-fn copy_of(folder: &Path) -> tempfile::TempDir {
+pub(super) fn copy_of(folder: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for (name, bytes) in files_in(folder) {
         std::fs::create_dir_all(copy.path().join(&name).parent().unwrap()).unwrap();
@@ -69,7 +78,7 @@ fn copy_of(folder: &Path) -> tempfile::TempDir {
     copy
 }
 
-fn files_in(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files_in(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for (inner, prefix) in [(folder.to_owned(), ""), (folder.join("archive"), "archive/")] {
         for entry in std::fs::read_dir(inner).into_iter().flatten().map(Result::unwrap) {
@@ -83,13 +92,13 @@ fn files_in(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// What another machine downloads.
-fn downloaded(folder: &Path, key: Option<&CheckpointKey>) -> UnpackedCheckpoint {
+pub(super) fn downloaded(folder: &Path, key: Option<&CheckpointKey>) -> UnpackedCheckpoint {
     let content = content_of(folder);
     let zip = content.pack(&identity(), 1, None, key);
     unpack_with_test_identity(&zip, (1, content.lines), key).unwrap()
 }
 
-fn restored(folder: &Path, key: Option<&CheckpointKey>) -> tempfile::TempDir {
+pub(super) fn restored(folder: &Path, key: Option<&CheckpointKey>) -> tempfile::TempDir {
     let other = tempfile::tempdir().unwrap();
     merge_into_folder(other.path(), &downloaded(folder, key), "artifact").unwrap();
     other
@@ -134,6 +143,27 @@ fn checkpoint_keeps_its_start_when_journals_move_into_an_archive() {
         before.journals.iter().map(|(_, bytes)| bytes).collect::<Vec<_>>()
     );
     assert_eq!(after.journals.len(), 8);
+}
+
+/// A job deploys one release, which a machine had begun before the workflow run, and then another one.
+#[test]
+fn checkpoint_of_a_later_process_begins_no_later() {
+    let folder = machine(&[("1-first", 3)]);
+    let page = Some("https://github.example/acme/shop/actions/runs/2");
+    let content = || CheckpointContent::of_run(folder.path(), page).unwrap();
+    assert_eq!(content().lines, 0, "nothing is of this workflow run");
+    deploy_on_page(folder.path(), "1-first", page);
+    let first = content();
+    deploy_on_page(folder.path(), "5-second", page);
+    let second = content();
+    assert_eq!((first.lines, second.lines), (16, 20));
+    let unpack = |content: &CheckpointContent| {
+        unpack_with_test_identity(&content.pack(&identity(), 1, None, None), (1, content.lines), None).unwrap()
+    };
+    assert!(contains_all(&unpack(&second), &unpack(&first)));
+    // What another workflow run did since changes nothing.
+    deploy_on_page(folder.path(), "6-other", Some("https://github.example/acme/shop/actions/runs/3"));
+    assert_eq!(content().lines, 24);
 }
 
 #[test]
