@@ -13,6 +13,8 @@ mod cases {
     mod bad_plans;
     mod commands;
     mod denials;
+    mod documented_blocks;
+    mod documented_commands;
     mod downloads;
     mod drift;
     mod editor;

@@ -16,12 +16,14 @@ mod support;
 mod github {
     mod act;
     mod artifacts;
+    mod built_from_source;
     mod cancel;
     mod documented_workflows;
     mod error_pages;
     mod faults;
     mod forged;
     mod freshness;
+    mod gh;
     mod gitlab;
     mod launcher;
     mod long_history;

@@ -38,6 +38,8 @@ impl FollowedRecipe {
         machine.run(MachineUser::Root, "if id deploy >/dev/null 2>&1; then userdel deploy; fi");
         prepare(&machine);
         let mut recipe = Self { page, machine, exports: variables.to_owned() };
+        assert_eq!(recipe.page.other_blocks(), [], "{}: nothing follows these", recipe.page.path);
+        recipe.check_installation();
         for action in recipe.page.actions() {
             match action {
                 RecipeAction::WriteFile { path, content } if path.starts_with('/') => {
@@ -57,6 +59,31 @@ impl FollowedRecipe {
             }
         }
         recipe
+    }
+
+    /// Asserts that Debian has each package that the page installs.
+    fn check_installation(&self) {
+        let commands = self.page.typed_commands();
+        let lists: Vec<&str> = commands.iter().filter_map(|command| command.strip_prefix("apt-get install ")).collect();
+        let [packages] = lists[..] else { panic!("{} installs once: {commands:?}", self.page.path) };
+        self.machine.run(
+            MachineUser::Root,
+            &format!("for package in {packages}; do apt-cache show \"$package\" >/dev/null; done"),
+        );
+    }
+
+    /// Runs the commands for somebody who has no lock file yet, in a new `app`, and then what installs from it.
+    fn check_lock_file(&self, lock_file: &str, installed: &str) {
+        let mut commands = self.page.typed_commands();
+        commands.retain(|command| !command.starts_with("apt-get "));
+        assert!(!commands.is_empty(), "{} makes no {lock_file}", self.page.path);
+        let typed = commands.join("\n");
+        self.machine.run(
+            MachineUser::Deploy,
+            &format!(
+                "mkdir -p new/app\ncd new/app\n{typed}\ntest -s {lock_file}\nsh ~/shop/app/install.sh\ntest -e {installed}"
+            ),
+        );
     }
 
     /// Writes a file of the checkout.
@@ -176,6 +203,7 @@ fn node_recipe_deploys_and_rolls_back() {
         ("app/greeting/index.js", b"module.exports = 'Hello'\n"),
     ];
     let recipe = FollowedRecipe::new(RecipePage::read("node-systemd", &[]), |_| {}, "", &files);
+    recipe.check_lock_file("package-lock.json", "node_modules/.installed");
     recipe.check("node_modules/greeting/index.js", "sed -i \"1a throw new Error('no database');\" app/server.js");
 }
 
@@ -194,6 +222,7 @@ fn php_recipe_deploys_and_rolls_back() {
     ];
     let page = RecipePage::read("php-fpm", &[("8.2", &version)]);
     let recipe = FollowedRecipe::new(page, |_| {}, "", &files);
+    recipe.check_lock_file("composer.lock", "vendor/.installed");
     recipe.check("vendor/autoload.php", "sed -i \"1a throw new Exception('no database');\" app/public/index.php");
     assert_eq!(recipe.machine.run(MachineUser::Root, "cat /srv/shop/shared/migrated"), "r1\nr2\nr3\nr1\n");
 }

@@ -25,12 +25,19 @@ struct GuideLanguage {
 
 #[test]
 fn guide_builds_a_step_in_rust() {
-    follow_guide(&GuideLanguage {
+    let project = follow_guide(&GuideLanguage {
         heading: "### Rust",
         step: "warm",
         cached_paths: &["target"],
         required_programs: &["cargo"],
     });
+    // And then runs it without a plan.
+    fs::remove_file(project.join("deploy/hello.txt")).unwrap();
+    let [command] = &guide_commands("## Pinned modules")[..] else { panic!("the guide runs the step by one command") };
+    let (code, said) = run_in_shell(&project, command);
+    assert_eq!(code, 0, "{command}\n{said}");
+    let greeting = fs::read_to_string(project.join("deploy/hello.txt")).unwrap();
+    assert!(greeting.starts_with("Hello, Ada, from "), "{greeting}");
 }
 
 #[test]
@@ -63,8 +70,9 @@ fn guide_shows_the_example_step() {
     assert!(fs::read_to_string(example).unwrap().contains(shown), "copy {example} into the guide");
 }
 
+/// Follows a language's section; its project, in which the step is built.
 #[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
-fn follow_guide(language: &GuideLanguage) {
+fn follow_guide(language: &GuideLanguage) -> PathBuf {
     for program in language.required_programs {
         let found = env::split_paths(&env::var_os("PATH").unwrap()).any(|folder| folder.join(program).is_file());
         assert!(found, "{program} is missing: run `cargo xtask setup`");
@@ -110,6 +118,7 @@ fn follow_guide(language: &GuideLanguage) {
         assert!(code == 1 && said.contains(&format!("caused by: {why}")), "{code} {said}");
     }
     assert!(!work_dir.join("hello.txt").exists() && !project.join("hello.txt").exists());
+    project
 }
 
 /// The commands of a section of the guide, those apart that install what is needed.

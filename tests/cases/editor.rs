@@ -1,6 +1,7 @@
-//! An editor with `runner schema`: the real yaml-language-server completes keys and marks errors.
+//! An editor with `runner schema`: the real yaml-language-server completes keys and marks errors, with the settings of docs/plan.md.
 
 use std::{
+    fs,
     io::BufReader,
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -8,10 +9,12 @@ use std::{
 
 use lsp_server::{Message, Notification, Request, Response};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::support::TestEnvironment;
+use crate::support::{TestEnvironment, doc_blocks::fenced_block};
 
-const PLAN_URI: &str = "file:///plans/deploy.yml";
+/// The page that says how an editor finds the schema.
+const PAGE: &str = "docs/plan.md";
 
 /// A running language server, asked as an editor does.
 struct LanguageServer {
@@ -19,13 +22,17 @@ struct LanguageServer {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     settings: Value,
+    /// The folder that the editor has open.
+    folder: String,
+    /// The file that is edited.
+    file: String,
     requests: i32,
     version: i32,
 }
 
 impl LanguageServer {
-    /// Starts the server for plans with this schema.
-    fn start(schema: &Path) -> Self {
+    /// Starts the server for a folder, with the settings that the editor has below `yaml`.
+    fn start(folder: &Path, settings: Value) -> Self {
         let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
         let program = target.join("tools/yaml/node_modules/yaml-language-server/bin/yaml-language-server");
         assert!(program.is_file(), "yaml-language-server is missing: run `cargo xtask setup`");
@@ -33,14 +40,11 @@ impl LanguageServer {
         node.arg(program).arg("--stdio").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = node.spawn().unwrap_or_else(|error| panic!("node: {error}; run `cargo xtask setup`"));
         let (input, output) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
-        let settings = json!({
-            "schemas": { format!("file://{}", schema.display()): ["deploy.yml"] },
-            "validate": true,
-            "completion": true,
-            "schemaStore": { "enable": false },
-        });
-        let mut server = Self { process, input, output, settings, requests: 0, version: 1 };
-        server.call("initialize", json!({ "processId": null, "rootUri": null, "capabilities": {} }));
+        let folder = format!("file://{}", folder.display());
+        let workspace = json!({ "processId": null, "rootUri": folder, "capabilities": {}, "workspaceFolders": [{ "uri": folder, "name": "shop" }] });
+        let mut server =
+            Self { process, input, output, settings, folder, file: String::new(), requests: 0, version: 1 };
+        server.call("initialize", workspace);
         server.notify("initialized", json!({}));
         let settings = json!({ "settings": { "yaml": server.settings } });
         server.notify("workspace/didChangeConfiguration", settings);
@@ -74,9 +78,14 @@ impl LanguageServer {
         }
     }
 
-    /// Opens a plan; its errors, each with its line from 1.
-    fn open(&mut self, text: &str) -> Vec<(u64, String)> {
-        let document = json!({ "uri": PLAN_URI, "languageId": "yaml", "version": 1, "text": text });
+    fn uri(&self) -> String {
+        format!("{}/{}", self.folder, self.file)
+    }
+
+    /// Opens a file; its errors, each with its line from 1.
+    fn open(&mut self, file: &str, text: &str) -> Vec<(u64, String)> {
+        file.clone_into(&mut self.file);
+        let document = json!({ "uri": self.uri(), "languageId": "yaml", "version": 1, "text": text });
         self.notify("textDocument/didOpen", json!({ "textDocument": document }));
         self.errors()
     }
@@ -84,7 +93,7 @@ impl LanguageServer {
     fn change(&mut self, text: &str) -> Vec<(u64, String)> {
         // The server keeps what it has parsed of a version.
         self.version += 1;
-        let document = json!({ "uri": PLAN_URI, "version": self.version });
+        let document = json!({ "uri": self.uri(), "version": self.version });
         let change = json!({ "textDocument": document, "contentChanges": [{ "text": text }] });
         self.notify("textDocument/didChange", change);
         self.errors()
@@ -93,7 +102,8 @@ impl LanguageServer {
     fn errors(&mut self) -> Vec<(u64, String)> {
         loop {
             let Message::Notification(notification) = self.receive() else { continue };
-            if notification.method == "textDocument/publishDiagnostics" {
+            let params = &notification.params;
+            if notification.method == "textDocument/publishDiagnostics" && params["uri"] == self.uri() {
                 let errors = notification.params["diagnostics"].as_array().unwrap().iter();
                 let line = |error: &Value| error["range"]["start"]["line"].as_u64().unwrap() + 1;
                 return errors.map(|error| (line(error), error["message"].as_str().unwrap().to_owned())).collect();
@@ -108,8 +118,8 @@ impl LanguageServer {
         let line = before.matches('\n').count();
         let character = before.rsplit('\n').next().unwrap().len();
         let position = json!({ "line": line, "character": character });
-        let found =
-            self.call("textDocument/completion", json!({ "textDocument": { "uri": PLAN_URI }, "position": position }));
+        let document = json!({ "uri": self.uri() });
+        let found = self.call("textDocument/completion", json!({ "textDocument": document, "position": position }));
         found["items"].as_array().unwrap().iter().map(|item| item["label"].as_str().unwrap().to_owned()).collect()
     }
 }
@@ -135,14 +145,62 @@ steps:
   other: { uses: ./other.wasm, with: { anything: goes } }
 "#;
 
+/// A folder with the schema that the page says to save. The server's patterns find nothing below a folder whose name begins with a dot,
+/// as that of a test's environment does.
+fn folder_with_schema() -> TempDir {
+    let printed = TestEnvironment::new().run(&["schema"]);
+    printed.assert_exit(0);
+    let folder = tempfile::Builder::new().prefix("editor-").tempdir().unwrap();
+    fs::write(folder.path().join("pawl.schema.json"), &printed.stdout).unwrap();
+    folder
+}
+
+/// What the extension hands over by itself, but for the schemas that it would download.
+fn default_settings() -> Value {
+    json!({ "validate": true, "completion": true, "schemaStore": { "enable": false } })
+}
+
+/// The settings with those that the page has for `.vscode/settings.json`.
+fn settings_of_the_page() -> Value {
+    let shown: Value = serde_json::from_str(&fenced_block(PAGE, "\"yaml.")).unwrap();
+    let mut settings = default_settings();
+    for (name, value) in shown.as_object().unwrap() {
+        settings[name.strip_prefix("yaml.").unwrap()] = value.clone();
+    }
+    settings
+}
+
+#[test]
+fn settings_of_the_page_are_for_every_name_of_a_plan() {
+    let folder = folder_with_schema();
+    let mut server = LanguageServer::start(folder.path(), settings_of_the_page());
+    for (name, lines) in
+        [("deploy.yml", vec![1]), ("pawl.yml", vec![1]), ("shop.pawl.yml", vec![1]), ("compose.yml", vec![])]
+    {
+        // A schema that is not found is an error too.
+        assert_eq!(server.open(name, GOOD), [], "{name}");
+        let errors = server.change(&GOOD.replace("version: 1", "version: 2"));
+        assert_eq!(errors.iter().map(|(line, _)| *line).collect::<Vec<_>>(), lines, "{name}: {errors:?}");
+    }
+}
+
+#[test]
+fn comment_of_the_page_names_the_schema() {
+    let folder = folder_with_schema();
+    let comment = fenced_block(PAGE, "# yaml-language-server:");
+    let bad = GOOD.replace("version: 1", "version: 2");
+    let mut server = LanguageServer::start(folder.path(), default_settings());
+    server.open("deploy.yml", GOOD);
+    assert_eq!(server.change(&bad), []);
+    let errors = server.change(&format!("{comment}{bad}"));
+    assert_eq!(errors.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2], "{errors:?}");
+}
+
 #[test]
 fn language_server_completes_and_marks_plans() {
-    let environment = TestEnvironment::with_plan(GOOD);
-    let printed = environment.run(&["schema"]);
-    printed.assert_exit(0);
-    environment.write("deploy.schema.json", &printed.stdout);
-    let mut server = LanguageServer::start(&environment.path("deploy.schema.json"));
-    assert_eq!(server.open(GOOD), []);
+    let folder = folder_with_schema();
+    let mut server = LanguageServer::start(folder.path(), settings_of_the_page());
+    assert_eq!(server.open("deploy.yml", GOOD), []);
 
     let bad = GOOD
         .replace("version: 1", "version: 2")

@@ -3,22 +3,22 @@
 
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     process::{Command, Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::{TestEnvironment, wait_until};
+use crate::support::{TestEnvironment, doc_blocks::fenced_block, init_bare_repository, wait_until};
 
-/// A script of docs/elsewhere.md: the lines of the block that begins with `start`, without their indent.
-fn documented_script(start: &str) -> String {
-    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/elsewhere.md")).unwrap();
-    let lines: Vec<_> = page.lines().collect();
-    let first = lines.iter().position(|line| line.contains(start)).expect("the page has the script");
-    let indent = lines[first].len() - lines[first].trim_start().len();
-    let script = lines[first..].iter().take_while(|line| line.len() - line.trim_start().len() >= indent);
-    script.map(|line| format!("{}\n", &line[indent..])).collect()
+/// The script of the pipeline of docs/elsewhere.md that contains `part`: what its `command` has, which is its last key.
+fn documented_script(part: &str) -> String {
+    let pipeline = fenced_block("docs/elsewhere.md", part);
+    let command = pipeline.split_once("    command: ").expect("the pipeline has a command").1;
+    match command.strip_prefix("|\n") {
+        Some(lines) => lines.lines().map(|line| format!("{}\n", line.strip_prefix("      ").unwrap())).collect(),
+        None => command.to_owned(),
+    }
 }
 
 fn journal_text(environment: &TestEnvironment) -> String {
@@ -105,6 +105,25 @@ download) cp -r store/.pawl . ;;
 esac
 "#;
 
+/// The next job is on another machine, where nothing is but the repository.
+#[test]
+fn buildkite_pipeline_with_the_state_in_git_resumes_elsewhere() {
+    let mut job = BuildkiteJob::with_state_in_git();
+    let broken = "CREATE TABLE order (id INTEGER);\n";
+    job.environment.write("migrations/0003_orders.sql", broken);
+    let first = job.run();
+    assert_eq!(first.status.code(), Some(1), "{first:?}");
+    forget_machine(&job.environment);
+    job.check_out();
+    job.environment.write("migrations/0003_orders.sql", broken.replace("order", "orders"));
+    job.environment.set_variable("BUILDKITE_RETRY_COUNT", "1");
+    let retry = job.run();
+    let said = String::from_utf8(retry.stderr).unwrap();
+    assert_eq!(retry.status.code(), Some(0), "{said}");
+    assert!(said.contains("resume after `migrate` failed") && !said.contains(JOURNAL_LOST), "{said}");
+    assert_eq!(job.environment.read("deploy/test/current/VERSION"), "r1");
+}
+
 #[test]
 fn buildkite_script_resumes_after_a_failure_and_probes_without_a_journal() {
     let broken = "CREATE TABLE order (id INTEGER);\n";
@@ -178,8 +197,31 @@ struct BuildkiteJob {
 }
 
 impl BuildkiteJob {
+    /// That of the pipeline with artifacts.
     fn new() -> Self {
-        let script = documented_script("if [ \"$$BUILDKITE_RETRY_COUNT\"").replace("$$", "$");
+        Self::with_script(documented_script("artifact_paths:").replace("$$", "$"))
+    }
+
+    /// That of the pipeline without artifacts, in a checkout whose plan has the state that the page says.
+    fn with_state_in_git() -> Self {
+        let job = Self::with_script(documented_script("cancel_on_build_failing:"));
+        job.environment.edit("deploy.yml", "app: shop\n", "app: shop\nstate: git:origin\n");
+        init_bare_repository(&job.environment.home("remote"));
+        job.check_out();
+        job
+    }
+
+    /// Makes the folder a new checkout.
+    fn check_out(&self) {
+        let _ = fs::remove_dir_all(self.environment.path(".git"));
+        self.environment.git(&["init", "--quiet", "--initial-branch", "main"]);
+        let remote = self.environment.home("remote");
+        self.environment.git(&["remote", "add", "origin", remote.to_str().unwrap()]);
+        self.environment.git(&["add", "--all"]);
+        self.environment.git(&["commit", "--quiet", "--message", "as it is"]);
+    }
+
+    fn with_script(script: String) -> Self {
         let mut environment = TestEnvironment::new();
         environment.pack("r1");
         fs::create_dir(environment.path("store")).unwrap();
@@ -209,8 +251,7 @@ impl BuildkiteJob {
         let environment = &self.environment;
         let runner = format!("#!/bin/sh\nexec {} \"$@\" --env test\n", env!("CARGO_BIN_EXE_runner"));
         for (name, content) in [("buildkite-agent", BUILDKITE_STUB), ("runner", &runner)] {
-            environment.write(&format!("bin/{name}"), content);
-            fs::set_permissions(environment.path(format!("bin/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
+            environment.write_program(&format!("bin/{name}"), content);
         }
         let template = environment.command(&[]);
         let mut shell = Command::new("sh");

@@ -79,7 +79,7 @@ fn github_log_shows_a_resumed_attempt() {
 }
 
 /// The Markdown files below a folder, without the pages of errors, which have their own tests.
-fn pages_below(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn pages_below(folder: &Path) -> Vec<PathBuf> {
     let paths = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let (folders, mut pages): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
     pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
@@ -93,7 +93,7 @@ fn plans_on_pages_are_valid() {
     const STEPS: &str =
         "steps: { check: { uses: verify, with: { files: [{ path: VERSION }] }, grants: { dirs: { app: ./app } } } }\n";
     let mut count = 0;
-    for page in ["docs/plan.md", "docs/environments.md", "docs/migrate.md", "docs/checks.md"] {
+    for page in ["docs/plan.md", "docs/environments.md", "docs/migrate.md", "docs/checks.md", "docs/hosts.md"] {
         let text = read_page(page);
         for block in text.split("```yaml\n").skip(1) {
             let mut plan = block.split("```").next().unwrap().to_owned();
@@ -107,6 +107,11 @@ fn plans_on_pages_are_valid() {
             environment.set_variable("TEST_DATABASE_URL", "sqlite:./shop.db");
             environment.set_variable("DB_PASSWORD", "hunter2-hunter2");
             environment.set_variable("DEPLOY_TOKEN", "hunter3-hunter3");
+            // No host of a page is there; ssh says so at once.
+            environment.write_program("bin/ssh", "#!/bin/sh\nexit 255\n");
+            #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
+            let path = std::env::var("PATH").unwrap();
+            environment.set_variable("PATH", &format!("{}:{path}", environment.path("bin").display()));
             let in_test: &[&str] = if plan.contains("\nenvironments:\n") { &["--env", "test"] } else { &[] };
             let output = environment.run(&[&["plan", "--release", "r1"], in_test].concat());
             assert!(!output.stderr.contains("error[P01"), "{page}:\n{plan}\n{}", output.stderr);

@@ -1,10 +1,10 @@
 //! Steps on hosts that ssh reaches: real sshds on this machine, each with folders of its own.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use expect_test::expect;
 
-use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until, write_ssh_config};
+use crate::support::{RunnerOutput, SshHost, TestEnvironment, doc_blocks::fenced_block, wait_until, write_ssh_config};
 
 /// A plan for these hosts. `restart` writes `begun`, waits until the host has a file `go`, and adds a line to `restarts`.
 fn plan(hosts: &[&SshHost]) -> String {
@@ -176,6 +176,23 @@ fn a_killed_coordinator_learns_how_the_step_ended() {
     resumed.assert_exit(0);
     assert_eq!(not_skipped(&resumed), ["restart web-1 adopt", "verify web-1 run"]);
     assert_eq!(host.read("srv/restarts"), "2\n", "it ran once");
+}
+
+/// What ssh makes of the configuration on the page.
+#[test]
+fn ssh_goes_through_the_jump_host_of_the_page() {
+    let environment = TestEnvironment::new();
+    environment.write("ssh_config", fenced_block("docs/hosts.md", "ProxyJump"));
+    let options = |host: &str| {
+        let mut ssh = Command::new("ssh");
+        let output = ssh.args(["-G", "-F"]).arg(environment.path("ssh_config")).arg(host).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (inside, outside) = (options("10.0.0.7"), options("10.0.1.7"));
+    for option in ["proxyjump deploy@jump.example.com", "user deploy"] {
+        let has_option = |options: &str| options.lines().any(|line| line == option);
+        assert!(has_option(&inside) && !has_option(&outside), "{option}\n{inside}\n{outside}");
+    }
 }
 
 /// A host that only another one reaches, by ssh's own configuration.

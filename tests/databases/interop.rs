@@ -1,10 +1,14 @@
 //! Other tools' databases are taken over with nothing run again, and given back.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::{
+    doc_blocks::fenced_block,
     migration_fixture::{MigrationFixture, ProcessOutput, run_process, wait_until},
-    server::{ALL_ENGINES, TestDatabase, TestDbEngine},
+    server::{ALL_ENGINES, PASSWORD, TestDatabase, TestDbEngine, postgres_program},
 };
 
 /// Where `cargo xtask setup` puts them.
@@ -87,6 +91,42 @@ fn sqlx_database_is_taken_over_and_returned() {
 #[test]
 fn dbmate_database_is_taken_over_and_returned() {
     check_takeover_and_return("dbmate", |database, shop| run_dbmate(database, shop, "migrate"));
+}
+
+/// What the page says to find out whether the runner and sqlx-cli make the same schema.
+#[test]
+fn commands_of_the_page_find_no_difference_to_sqlx() {
+    let shown = fenced_block("docs/migrate.md", "sqlx migrate run");
+    let (theirs, ours) = (TestDatabase::new(TestDbEngine::Postgres), TestDatabase::new(TestDbEngine::Postgres));
+    let shop = MigrationFixture::new(&ours, ", format: sqlx");
+    for number in 1..=3 {
+        write_migration(&shop, "sqlx", number);
+    }
+    let script =
+        shown.replace("DIR", "migrations").replace("postgres://…/theirs", &format!("'{}'", theirs.plain_url()));
+    let script = script.replace("(schema theirs)", &format!("(schema {})", theirs.name));
+    let script = script.replace("(schema ours)", &format!("(schema {})", ours.name));
+    let compare = |script: &str| {
+        let mut bash = shop.command_under(Command::new("bash"), "state", &["-ec", script]);
+        let programs = [
+            tool_command("sqlx"),
+            Command::new(env!("CARGO_BIN_EXE_runner")),
+            Command::new(postgres_program("pg_dump")),
+        ];
+        let folders = programs.map(|program| Path::new(program.get_program()).parent().unwrap().to_owned());
+        #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
+        let path = std::env::var_os("PATH").unwrap();
+        let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&path))).unwrap();
+        let port = ours.server.as_ref().unwrap().port().to_string();
+        bash.env("PATH", path).env("PGHOST", "127.0.0.1").env("PGPORT", port);
+        bash.env("PGUSER", "postgres").env("PGPASSWORD", PASSWORD);
+        run_process(bash)
+    };
+    compare(&script).assert_exit(0).assert_contains("deployed r1 to ");
+    // It does find one.
+    ours.sql("create table t4 (id integer)");
+    let diff = &script[script.find("schema() {").unwrap()..];
+    compare(diff).assert_exit(1).assert_contains("> CREATE TABLE public.t4");
 }
 
 /// The history tables are those that the tools make, to the letter of the schema.

@@ -1,6 +1,7 @@
 //! What an operator asks and says: preview, lint, baseline, down, resolve.
 
 use crate::{
+    doc_blocks::fenced_block,
     migration_fixture::MigrationFixture,
     server::{ALL_ENGINES, TestDatabase, TestDbEngine},
 };
@@ -37,9 +38,9 @@ fn unsafe_statements_warn_deny_and_are_allowed() {
     for engine in ALL_ENGINES {
         let database = TestDatabase::new(engine);
         let shop = MigrationFixture::new(&database, "");
-        shop.write_migration("1_a.sql", "create table a (id integer, b integer);\n");
+        shop.write_migration("1_a.sql", "create table orders (id integer, note integer);\n");
         shop.deploy().assert_exit(0);
-        shop.write_migration("2_b.sql", "select 1;\nalter table a drop column b;\n");
+        shop.write_migration("2_b.sql", "select 1;\nalter table orders drop column note;\n");
         shop.run(&["migrate", "lint"])
             .assert_exit(0)
             .assert_contains("migrations/2_b.sql:2")
@@ -52,9 +53,11 @@ fn unsafe_statements_warn_deny_and_are_allowed() {
         crate::migration_fixture::run_process(annotated)
             .assert_exit(2)
             .assert_contains("::warning file=migrations/2_b.sql,line=2,title=ban-drop-column::");
-        shop.write_migration("2_b.sql", "select 1;\n-- pawl: allow ban-drop-column\nalter table a drop column b;\n");
+        // As the page allows it.
+        let allowed = fenced_block("docs/migrate.md", "-- pawl: allow ");
+        shop.write_migration("2_b.sql", format!("select 1;\n{allowed}"));
         shop.deploy().assert_exit(0);
-        shop.write_migration("3_c.sql", "drop table a;\n");
+        shop.write_migration("3_c.sql", "drop table orders;\n");
         shop.write("deploy.yml", plan);
         shop.deploy().assert_exit(0).assert_contains("migrations/3_c.sql:1").assert_contains("ban-drop-table");
     }

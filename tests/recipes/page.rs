@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::doc_blocks::page_path;
+use crate::doc_blocks::{FencedBlock, fenced_blocks, page_path};
 
 /// What one block of a page asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,22 @@ impl RecipePage {
 
     /// What its blocks ask for, in order. A block that begins with no comment, such as an output, asks for nothing.
     pub fn actions(&self) -> Vec<RecipeAction> {
-        blocks(&self.text).into_iter().filter_map(action).collect()
+        fenced_blocks(&self.text).iter().filter_map(|block| action(&block.text)).collect()
+    }
+
+    /// The commands after a prompt, in order, without the prompt.
+    pub fn typed_commands(&self) -> Vec<String> {
+        let blocks = fenced_blocks(&self.text).into_iter().filter(|block| block.language == "console");
+        let command = |line: &str| line[1..].trim_start().to_owned();
+        blocks.flat_map(|block| block.text.lines().map(command).collect::<Vec<_>>()).collect()
+    }
+
+    /// The blocks that no test looks at.
+    pub fn other_blocks(&self) -> Vec<FencedBlock> {
+        let is_output = |text: &str| text.starts_with("$ runner ");
+        let mut blocks = fenced_blocks(&self.text);
+        blocks.retain(|block| block.language != "console" && !is_output(&block.text) && action(&block.text).is_none());
+        blocks
     }
 
     /// The address of the application.
@@ -45,23 +60,11 @@ impl RecipePage {
     }
 }
 
-/// The texts between fences.
-fn blocks(page: &str) -> Vec<&str> {
-    let mut parts = page.split("\n```");
-    let mut found = Vec::new();
-    // A part that opens a block is followed by one that closes it.
-    parts.next();
-    while let (Some(block), Some(_)) = (parts.next(), parts.next()) {
-        found.push(block.split_once('\n').map_or("", |(_, text)| text));
-    }
-    found
-}
-
 fn action(block: &str) -> Option<RecipeAction> {
     let first = block.lines().next()?;
     let heads = ["# ", "; ", "// ", "-- ", "<?php // "];
     let says = heads.into_iter().find_map(|head| first.strip_prefix(head))?;
-    let content = format!("{block}\n");
+    let content = block.to_owned();
     let who = says.split_once(':').map_or("", |(who, _)| who);
     let path = says.split([' ', ':']).next().filter(|path| path.contains('.') || path.starts_with('/'));
     match (who, path) {

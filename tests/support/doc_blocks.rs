@@ -89,6 +89,38 @@ pub fn error_page_codes() -> Vec<String> {
     codes
 }
 
+/// A fenced block of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FencedBlock {
+    /// What the fence names, such as `sh`; empty if it names nothing.
+    pub language: String,
+    /// Its lines, each with its end.
+    pub text: String,
+}
+
+/// The fenced blocks of a Markdown text, in order.
+pub fn fenced_blocks(page: &str) -> Vec<FencedBlock> {
+    let mut blocks = Vec::new();
+    let mut lines = page.split_inclusive('\n');
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let text = lines.by_ref().take_while(|line| !line.starts_with("```")).collect();
+            blocks.push(FencedBlock { language: language.trim().to_owned(), text });
+        }
+    }
+    blocks
+}
+
+/// The text of the only block of a page that contains `part`.
+#[track_caller]
+pub fn fenced_block(page: &str, part: &str) -> String {
+    let blocks = fenced_blocks(&fs::read_to_string(page_path(page)).unwrap());
+    let mut found = blocks.into_iter().filter(|block| block.text.contains(part));
+    let block = found.next().unwrap_or_else(|| panic!("{page} has no block with {part:?}"));
+    assert_eq!(found.next(), None, "{page} has several blocks with {part:?}");
+    block.text
+}
+
 /// A file of the repository.
 pub fn page_path(path: &str) -> PathBuf {
     Path::new(ROOT).join(path)

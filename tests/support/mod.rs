@@ -150,6 +150,12 @@ impl TestEnvironment {
         fs::write(path, content).unwrap();
     }
 
+    /// Writes a file that can be executed.
+    pub fn write_program(&self, path: &str, content: &str) {
+        self.write(path, content);
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// Replaces a text in a file, which must be there.
     pub fn edit(&self, path: &str, from: &str, to: &str) {
         let text = self.read(path);

@@ -110,3 +110,40 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    /// What the Markdown files of a folder have between backticks that begins with `cargo xtask`.
+    fn commands_below(folder: &Path, found: &mut BTreeSet<String>) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                commands_below(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&path).unwrap();
+                let codes = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+                found.extend(codes.filter(|code| code.starts_with("cargo xtask ")).map(str::to_owned));
+            }
+        }
+    }
+
+    /// Each is asked for its help, which comes only if all before it is known.
+    #[test]
+    fn xtask_knows_every_command_that_a_page_names() {
+        let mut commands =
+            BTreeSet::from(["cargo xtask demo", "cargo xtask test", "cargo xtask pack r2"].map(str::to_owned));
+        let readme = fs::read_to_string(workspace::root().join("README.md")).unwrap();
+        assert!(commands.iter().all(|command| readme.contains(&format!("`{command}`"))), "{commands:?}");
+        commands_below(&workspace::root().join("docs"), &mut commands);
+        for command in commands {
+            let typed = command.replace(['[', ']'], "");
+            let words = typed.split_whitespace().skip(1).map(|word| if word == "N" { "1" } else { word });
+            let error = XtaskCli::try_parse_from(words.chain(["--help"])).err();
+            let kind = error.as_ref().map(clap::Error::kind);
+            assert_eq!(kind, Some(clap::error::ErrorKind::DisplayHelp), "{command}: {error:?}");
+        }
+    }
+}

@@ -142,7 +142,7 @@ pub(crate) const RECIPES: [SetupNeed; 7] = [
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
 /// For `test` as well: what is at GitHub's services beside us. It needs npm.
-pub(crate) const GITHUB_CLIENTS: [SetupNeed; 1] = [SetupNeed::ArtifactClient];
+pub(crate) const GITHUB_CLIENTS: [SetupNeed; 2] = [SetupNeed::Program("gh"), SetupNeed::ArtifactClient];
 /// For `test` as well: what runs GitLab's jobs, and what the jobs of docs/elsewhere.md use. It needs npm.
 pub(crate) const GITLAB_JOBS: [SetupNeed; 5] = [
     SetupNeed::Program("curl"),
@@ -180,17 +180,7 @@ impl fmt::Display for ManualSetupRequired {
 impl std::error::Error for ManualSetupRequired {}
 
 pub(crate) fn run() -> Result<()> {
-    let all: Vec<SetupNeed> = [SetupNeed::GuestToolchain, SetupNeed::CargoDeny]
-        .into_iter()
-        .chain(TOOLS)
-        .chain(DATABASES)
-        .chain(STEP_AUTHORING)
-        .chain(RECIPES)
-        .chain(STATE_AND_ACT)
-        .chain(LINTERS)
-        .chain(GITHUB_CLIENTS)
-        .chain(GITLAB_JOBS)
-        .collect();
+    let all = all_needs();
     if missing_needs(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
         return Ok(());
@@ -200,22 +190,45 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// What `test` and `check` need.
+fn all_needs() -> Vec<SetupNeed> {
+    [SetupNeed::GuestToolchain, SetupNeed::CargoDeny]
+        .into_iter()
+        .chain(TOOLS)
+        .chain(DATABASES)
+        .chain(STEP_AUTHORING)
+        .chain(RECIPES)
+        .chain(STATE_AND_ACT)
+        .chain(LINTERS)
+        .chain(GITHUB_CLIENTS)
+        .chain(GITLAB_JOBS)
+        .collect()
+}
+
 /// Installs what is missing of `needs`; silent when nothing is.
 pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
-    let mut packages = Vec::new();
+    let mut packages: Vec<String> = Vec::new();
     for need in missing_needs(needs) {
-        match need {
-            SetupNeed::GuestToolchain if add_target_with_rustup() => {}
-            SetupNeed::GuestToolchain => {
-                refresh_package_lists();
-                packages.extend(debian_toolchain());
+        if need == SetupNeed::GuestToolchain {
+            if add_target_with_rustup() {
+                continue;
             }
-            SetupNeed::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
-            SetupNeed::SystemPython => packages.extend(["python3", "python3-pip", "python3-venv"].map(str::to_owned)),
-            SetupNeed::PhpFpm => packages.extend(["php-fpm", "php-curl"].map(str::to_owned)),
-            SetupNeed::Postgres => packages.push("postgresql".to_owned()),
+            refresh_package_lists();
+        }
+        for package in debian_packages(need) {
+            if !packages.contains(&package) {
+                packages.push(package);
+            }
+        }
+        match need {
+            SetupNeed::GuestToolchain
+            | SetupNeed::PythonVenv
+            | SetupNeed::SystemPython
+            | SetupNeed::PhpFpm
+            | SetupNeed::Postgres
+            | SetupNeed::Program(_)
             // After the packages, which bring Python and npm.
-            SetupNeed::RustTool(_)
+            | SetupNeed::RustTool(_)
             | SetupNeed::YamlLanguageServer
             | SetupNeed::Dbmate
             | SetupNeed::ArtifactClient
@@ -223,12 +236,6 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::GunicornWheels
             | SetupNeed::Actionlint
             | SetupNeed::GitlabCiLocal => {}
-            SetupNeed::Program(name) => {
-                let package = debian_package(name).to_owned();
-                if !packages.contains(&package) {
-                    packages.push(package);
-                }
-            }
             SetupNeed::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
                 run_command(cargo().args(["install", "--debug", "--locked", "cargo-deny", "--version", "^0.20"]))?;
@@ -271,6 +278,29 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             bail!("still missing after the installation: {}", names.join(", "))
         }
     }
+}
+
+/// What a need asks of Debian.
+fn debian_packages(need: SetupNeed) -> Vec<String> {
+    let names: &[&str] = match need {
+        SetupNeed::GuestToolchain => return debian_toolchain(),
+        SetupNeed::PythonVenv => &["python3", "python3-venv"],
+        SetupNeed::SystemPython => &["python3", "python3-pip", "python3-venv"],
+        SetupNeed::PhpFpm => &["php-fpm", "php-curl"],
+        SetupNeed::Postgres => &["postgresql"],
+        SetupNeed::Program(name) => &[debian_package(name)],
+        SetupNeed::RustTool(_)
+        | SetupNeed::YamlLanguageServer
+        | SetupNeed::Dbmate
+        | SetupNeed::ArtifactClient
+        | SetupNeed::Pip(_)
+        | SetupNeed::GunicornWheels
+        | SetupNeed::Actionlint
+        | SetupNeed::GitlabCiLocal
+        | SetupNeed::CargoDeny
+        | SetupNeed::CargoFuzz => &[],
+    };
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 /// The Debian package of a program.
@@ -473,7 +503,47 @@ fn is_root() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::workspace;
+
+    /// Without a C compiler there is no xtask.
+    const C_COMPILER: [&str; 2] = ["gcc", "libc6-dev"];
+    const PAGES: [&str; 4] = [
+        "docs/steps.md",
+        "docs/recipes/node-systemd.md",
+        "docs/recipes/php-fpm.md",
+        "docs/recipes/python-supervisord.md",
+    ];
+
+    /// `php8.2-fpm` as `php-fpm`, `lld-22` as `lld`.
+    fn without_version(package: &str) -> String {
+        package.replace(|c: char| c.is_ascii_digit() || c == '.', "").trim_end_matches('-').to_owned()
+    }
+
+    #[test]
+    fn setup_installs_what_the_pages_install() {
+        let installed: BTreeSet<String> =
+            all_needs().into_iter().flat_map(debian_packages).map(|package| without_version(&package)).collect();
+        for page in PAGES {
+            let text = fs::read_to_string(workspace::root().join(page)).unwrap();
+            let lines = text.lines().filter(|line| line.starts_with(['$', '#']));
+            let lists: Vec<&str> = lines.filter_map(|line| Some(line.split_once("apt-get install ")?.1)).collect();
+            assert!(!lists.is_empty(), "{page}");
+            for package in lists.into_iter().flat_map(str::split_whitespace) {
+                let is_known = C_COMPILER.contains(&package) || installed.contains(&without_version(package));
+                assert!(is_known, "{page}: {package} is none of {installed:?}");
+            }
+        }
+    }
+
+    /// Where rustup is, the guide and this ask it for the same.
+    #[test]
+    fn setup_adds_the_target_of_the_guide() {
+        let guide = fs::read_to_string(workspace::root().join("docs/steps.md")).unwrap();
+        assert!(guide.contains(&format!("\n$ rustup target add {}\n", guest_build::TARGET)));
+    }
 
     #[test]
     fn missing_needs_lists_only_absent_programs() {

@@ -1,7 +1,7 @@
-//! The part of `check` about workflows: action.yml, .github/workflows, and every workflow that a document shows.
+//! The part of `check` about workflows: action.yml, .github/workflows, and every workflow and pipeline that a document shows.
 //!
-//! Three linters, none of which asks a network: zizmor for what is dangerous, check-jsonschema for what GitHub would
-//! refuse, actionlint for expressions. A document's workflows are the fenced blocks with `jobs:` in them.
+//! Three linters, none of which asks a network: zizmor for what is dangerous, check-jsonschema for what GitHub, GitLab and Buildkite
+//! would refuse, actionlint for expressions. A document's workflows are the fenced blocks with `jobs:` in them.
 
 use std::{
     fs,
@@ -21,14 +21,33 @@ pub(crate) fn run() -> Result<()> {
     let root = workspace::root();
     let mut workflows = files_with_extension(&root.join(".github/workflows"), "yml")?;
     ensure!(!workflows.is_empty(), "no workflows in .github/workflows");
-    let shown = extract_workflows(&root.join("docs"), scratch.path())?;
-    ensure!(!shown.is_empty(), "no document shows a workflow");
-    workflows.extend(shown);
-    run_linters(&root.join("action.yml"), &workflows)
+    let [shown, gitlab, buildkite] = [PipelineKind::Github, PipelineKind::Gitlab, PipelineKind::Buildkite]
+        .map(|kind| extract_pipelines(&root.join("docs"), scratch.path(), kind));
+    workflows.extend(shown?);
+    run_linters(&root.join("action.yml"), &workflows, &gitlab?, &buildkite?)
+}
+
+/// Whose pipelines they are, by a line that each of them has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PipelineKind {
+    Github,
+    Gitlab,
+    Buildkite,
+}
+
+impl PipelineKind {
+    fn matches(self, block: &str) -> bool {
+        let start = match self {
+            Self::Github => "jobs:",
+            Self::Gitlab => "  script:",
+            Self::Buildkite => "  - label:",
+        };
+        block.lines().any(|line| line.starts_with(start))
+    }
 }
 
 /// All linters run; what each says is shown.
-fn run_linters(action: &Path, workflows: &[PathBuf]) -> Result<()> {
+fn run_linters(action: &Path, workflows: &[PathBuf], gitlab: &[PathBuf], buildkite: &[PathBuf]) -> Result<()> {
     let mut failed = Vec::new();
     let mut check = |command: &mut Command| -> Result<()> {
         let output = command.output().with_context(|| format!("start {}", command_line(command)))?;
@@ -46,6 +65,10 @@ fn run_linters(action: &Path, workflows: &[PathBuf]) -> Result<()> {
     check(setup::linter_command("check-jsonschema")?.args(schema).arg(action))?;
     let schema = ["--builtin-schema", "vendor.github-workflows"];
     check(setup::linter_command("check-jsonschema")?.args(schema).args(workflows))?;
+    let schema = ["--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci"];
+    check(setup::linter_command("check-jsonschema")?.args(schema).args(gitlab))?;
+    let schema = ["--builtin-schema", "vendor.buildkite"];
+    check(setup::linter_command("check-jsonschema")?.args(schema).args(buildkite))?;
     check(setup::linter_command("actionlint")?.args(workflows))?;
     if failed.is_empty() {
         return Ok(());
@@ -53,19 +76,19 @@ fn run_linters(action: &Path, workflows: &[PathBuf]) -> Result<()> {
     bail!("{}", failed.join("; "))
 }
 
-/// Writes the workflows of a folder's documents as files.
-fn extract_workflows(folder: &Path, to: &Path) -> Result<Vec<PathBuf>> {
+/// Writes the pipelines of a folder's documents as files; there must be some.
+fn extract_pipelines(folder: &Path, to: &Path, kind: PipelineKind) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for document in files_with_extension(folder, "md")? {
         let name = document.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = fs::read_to_string(&document)?;
-        for (number, block) in yaml_blocks(&text).filter(|block| block.lines().any(|line| line == "jobs:")).enumerate()
-        {
-            let file = to.join(format!("{name}-{}.yml", number + 1));
+        for (number, block) in yaml_blocks(&text).filter(|block| kind.matches(block)).enumerate() {
+            let file = to.join(format!("{name}-{kind:?}-{}.yml", number + 1));
             fs::write(&file, block)?;
             found.push(file);
         }
     }
+    ensure!(!found.is_empty(), "no document shows a pipeline of {kind:?}");
     Ok(found)
 }
 

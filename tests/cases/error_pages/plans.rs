@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use super::{check_error, check_page};
 use crate::support::{
     TestEnvironment,
-    doc_blocks::{error_page_codes, page_path},
+    doc_blocks::{error_page_codes, fenced_blocks, page_path},
 };
 
 const DEPLOY: &[&str] = &["--local", "--release", "r1"];
@@ -33,6 +33,21 @@ fn plans_on_pages_cause_their_errors() {
         assert!(!environment.exists(".pawl"), "nothing was begun");
         check_error(&code, &environment, &rejected);
     }
+}
+
+#[test]
+fn corrected_plans_on_pages_no_longer_cause_their_errors() {
+    let mut count = 0;
+    for code in error_page_codes() {
+        let page = fs::read_to_string(page_path(&format!("docs/errors/{code}.md"))).unwrap();
+        let (_, advice) = page.split_once("\n## What to do\n").unwrap();
+        for plan in fenced_blocks(advice).into_iter().filter(|block| block.language == "yaml") {
+            let output = TestEnvironment::with_plan(&plan.text).run(DEPLOY);
+            assert!(!output.stderr.contains(&format!("error[{code}]")), "{code}:\n{}{}", plan.text, output.stderr);
+            count += 1;
+        }
+    }
+    assert!(count >= 15, "{count} corrected plans");
 }
 
 #[test]

@@ -1,0 +1,204 @@
+//! Every fenced block of the documentation, with the test that runs it or reads it out of the page. A new block fails here until a test
+//! of it is named, or it is said to be nothing that anybody runs.
+//!
+//! Three kinds of pages have rules of their own: the recipes, of which tests/recipes.rs leaves no block out; the pages of errors, whose
+//! examples the tests produce; and what a command generates between two comments.
+
+use std::{fs, path::PathBuf};
+
+use super::readme::pages_below;
+use crate::support::doc_blocks::{fenced_blocks, page_path};
+
+/// What becomes of a block.
+#[derive(Clone, Copy, Debug)]
+enum BlockUse {
+    /// A test of this file reads it out of the page, and runs or checks it.
+    Tested(&'static str, &'static str),
+    /// Nobody runs it: it is a picture, or describes a format.
+    Shown,
+}
+
+use BlockUse::{Shown, Tested};
+
+/// How a block begins, and what becomes of it.
+type BlockRow = (&'static str, BlockUse);
+
+const PLANS: BlockUse = Tested("tests/cases/readme.rs", "plans_on_pages_are_valid");
+const SESSION: BlockUse = Tested("tests/cases/readme.rs", "readme_shows_the_first_plans_session");
+const PACKAGES: BlockUse = Tested("xtask/src/setup.rs", "setup_installs_what_the_pages_install");
+const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
+const AUTHORS: &str = "tests/cases/authors.rs";
+
+/// The blocks of each page, in order.
+const PAGES: &[(&str, &[BlockRow])] = &[
+    (
+        "README.md",
+        &[
+            ("# Deploys a release", Tested("tests/cases/readme.rs", "readme_shows_the_example_plan")),
+            ("cargo build", Tested("xtask/tests/shown_commands.rs", "first_plan_of_the_readme_is_deployed_by_hand")),
+            ("$ runner --local --release r1", SESSION),
+            ("$ runner --local --release r2", SESSION),
+            ("$ runner --local --release r2", SESSION),
+            ("$ runner why pull", SESSION),
+            (
+                "- uses: pawl-deploy/pawl@",
+                Tested("tests/github/built_from_source.rs", "step_of_the_readme_builds_the_runner_and_deploys_with_it"),
+            ),
+        ],
+    ),
+    ("docs/adr/0001-tcp-import.md", &[("interface tcp {", Shown)]),
+    ("docs/adr/0005-secrets-and-sockets-by-name.md", &[("secrets: {", Shown)]),
+    ("docs/adr/0012-snapshot-index-archives.md", &[("lock/record", Shown)]),
+    ("docs/architecture.md", &[("  deploy.yml ──►", Shown), ("  runner ──", Shown)]),
+    ("docs/benchmarks.md", &[("double kills: ", Shown)]),
+    ("docs/checks.md", &[("version: 1", PLANS)]),
+    (
+        "docs/elsewhere.md",
+        &[
+            ("state: git:origin", Shown),
+            ("deploy:", Tested("tests/github/gitlab.rs", "retry_after_a_failure_resumes_with_the_state_in_git")),
+            ("deploy:", Tested("tests/github/gitlab.rs", "retry_after_a_failure_resumes_with_the_artifact")),
+            ("steps:", Tested("tests/cases/other_ci.rs", "buildkite_pipeline_with_the_state_in_git_resumes_elsewhere")),
+            (
+                "steps:",
+                Tested(
+                    "tests/cases/other_ci.rs",
+                    "buildkite_script_resumes_after_a_failure_and_probes_without_a_journal",
+                ),
+            ),
+            ("name: deploy", Tested(WORKFLOWS, "workflows_without_a_state_deploy")),
+        ],
+    ),
+    ("docs/environments.md", &[("environments:", PLANS), ("hooks:", PLANS)]),
+    (
+        "docs/github-log.md",
+        &[("$ runner --release r2", Tested("tests/cases/readme.rs", "github_log_shows_a_resumed_attempt"))],
+    ),
+    (
+        "docs/github.md",
+        &[
+            ("name: deploy", Tested(WORKFLOWS, "pushed_fix_resumes_with_the_recommended_workflow")),
+            ("name: deploy", Tested(WORKFLOWS, "workflows_without_a_state_deploy")),
+            ("name: operate", Tested(WORKFLOWS, "step_in_doubt_is_answered_from_github")),
+            ("name: deploy everywhere", Tested(WORKFLOWS, "matrix_deploys_to_each_environment")),
+            (
+                "name: deploy one",
+                Tested(WORKFLOWS, "reusable_workflow_that_a_matrix_calls_has_an_instance_for_each_call"),
+            ),
+            ("name: promote", Tested(WORKFLOWS, "release_is_promoted_from_test_to_prod")),
+        ],
+    ),
+    (
+        "docs/hosts.md",
+        &[
+            ("version: 1", PLANS),
+            ("environments:", PLANS),
+            ("Host 10.0.0.*", Tested("tests/cases/remote_hosts.rs", "ssh_goes_through_the_jump_host_of_the_page")),
+        ],
+    ),
+    ("docs/journal.md", &[("4214ce79 ", Shown), ("3bb66167 ", Shown), ("ad76f0f8 ", Shown), ("f4d40815 ", Shown)]),
+    ("docs/lock.md", &[("{ version: 2,", Shown), ("{ resource: shop/prod", Shown)]),
+    (
+        "docs/migrate.md",
+        &[
+            ("secrets: {", PLANS),
+            ("vars: {", PLANS),
+            ("-- pawl: allow", Tested("tests/databases/operator.rs", "unsafe_statements_warn_deny_and_are_allowed")),
+            (
+                "sqlx migrate run",
+                Tested("tests/databases/interop.rs", "commands_of_the_page_find_no_difference_to_sqlx"),
+            ),
+        ],
+    ),
+    (
+        "docs/plan.md",
+        &[
+            ("version: 1", PLANS),
+            ("# yaml-language-server:", Tested("tests/cases/editor.rs", "comment_of_the_page_names_the_schema")),
+            (
+                "{ \"yaml.schemas\":",
+                Tested("tests/cases/editor.rs", "settings_of_the_page_are_for_every_name_of_a_plan"),
+            ),
+            ("version: 1", PLANS),
+            ("version: 1", PLANS),
+            ("version: 1", PLANS),
+            ("version: 1", PLANS),
+        ],
+    ),
+    ("docs/recipes/README.md", &[("/srv/shop", Shown)]),
+    (
+        "docs/steps.md",
+        &[
+            ("$ sudo apt-get install gcc", PACKAGES),
+            ("$ sudo apt-get install rustc-web", PACKAGES),
+            ("runner new-step warm ", Tested(AUTHORS, "guide_builds_a_step_in_rust")),
+            ("$ sudo apt-get install nodejs", PACKAGES),
+            ("runner new-step warm-js ", Tested(AUTHORS, "guide_builds_a_step_in_javascript")),
+            ("$ sudo apt-get install python3", PACKAGES),
+            ("runner new-step warm-py ", Tested(AUTHORS, "guide_builds_a_step_in_python")),
+            ("use pawl_step::{", Tested(AUTHORS, "guide_shows_the_example_step")),
+            ("{", Shown),
+            ("\"behaves\": {", Shown),
+            ("{", Shown),
+            ("#[test]", Shown),
+            ("runner step --local", Tested(AUTHORS, "guide_builds_a_step_in_rust")),
+        ],
+    ),
+    (
+        "examples/shop/README.md",
+        &[(
+            "cargo xtask pack",
+            Tested("xtask/tests/shown_commands.rs", "commands_of_the_example_deploy_it_and_skip_it"),
+        )],
+    ),
+];
+
+/// The pages, by their path in the repository. Those of errors are not among them.
+fn pages() -> Vec<String> {
+    let folders = ["docs", "examples", "runner/templates"].map(page_path);
+    let mut pages: Vec<PathBuf> = folders.iter().flat_map(|folder| pages_below(folder)).collect();
+    pages.extend(["README.md", "CHANGELOG.md"].map(page_path));
+    let root = page_path("");
+    pages.iter().map(|page| page.strip_prefix(&root).unwrap().display().to_string()).collect()
+}
+
+/// Whether tests/recipes.rs follows this page, which asserts that it left no block out.
+fn is_followed_recipe(page: &str) -> bool {
+    let name = page.strip_prefix("docs/recipes/").and_then(|name| name.strip_suffix(".md"));
+    let tests = fs::read_to_string(page_path("tests/recipes.rs")).unwrap();
+    name.is_some_and(|name| tests.contains(&format!("RecipePage::read(\"{name}\"")))
+}
+
+#[test]
+fn every_block_of_the_documentation_has_its_test() {
+    for page in pages().iter().filter(|page| !is_followed_recipe(page)) {
+        let blocks = fenced_blocks(&fs::read_to_string(page_path(page)).unwrap());
+        let rows = PAGES.iter().find(|(name, _)| name == page).map_or(&[][..], |(_, rows)| rows);
+        for (number, block) in blocks.iter().enumerate() {
+            let start = block.text.lines().next().unwrap_or_default();
+            let is_known = rows.get(number).is_some_and(|(expected, _)| block.text.starts_with(expected));
+            assert!(
+                is_known,
+                "{page}: block {} ({start:?}) has no test: name the one that runs it in PAGES",
+                number + 1
+            );
+        }
+        assert_eq!(blocks.len(), rows.len(), "{page}: PAGES names a block that is gone");
+    }
+    let known = pages();
+    for (page, _) in PAGES {
+        assert!(known.iter().any(|known| known == page), "{page} is gone");
+    }
+}
+
+#[test]
+fn named_tests_exist() {
+    for (page, rows) in PAGES {
+        for (start, block_use) in *rows {
+            let Tested(file, test) = block_use else { continue };
+            let text = fs::read_to_string(page_path(file)).unwrap_or_else(|error| panic!("{page}: {file}: {error}"));
+            assert!(text.contains(&format!("fn {test}() {{")), "{page}: {start:?}: {file} has no test {test}");
+            assert!(text.contains(page), "{file} does not read {page}");
+        }
+    }
+}
