@@ -82,7 +82,7 @@ impl BaseFiles {
         };
         match self.stand_in()? {
             StandIn::Same(state) => Ok((*state, false)),
-            stand_in => Err(self.error(why, &stand_in)),
+            stand_in @ (StandIn::NotNeeded | StandIn::Later(_) | StandIn::Unknown) => Err(self.error(why, &stand_in)),
         }
     }
 
