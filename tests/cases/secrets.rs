@@ -246,8 +246,10 @@ fn key_of_the_job_in_a_control_value_is_refused_before_anything_runs() {
     link.edit("deploy.yml", "link: current", "link: our-live-link");
     link.pack("r1");
     let path = shop("hunter2-dist");
-    path.edit("deploy.yml", "file:dist/shop", "file:hunter2-dist/shop");
-    path.edit("deploy.yml", "dist: \"./dist:ro\"", "dist: \".:ro\"");
+    path.edit("deploy.yml", "file:dist/shop", "file:dist/hunter2-dist/shop");
+    path.pack("r1");
+    let archive = std::fs::read(path.path("dist/shop-r1.tar.zst")).unwrap();
+    path.write("dist/hunter2-dist/shop-r1.tar.zst", archive);
     let label = shop("r1-of-today");
     label.pack("r1-of-today");
     let mut digest = shop("x");

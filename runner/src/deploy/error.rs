@@ -235,14 +235,14 @@ impl AttemptError {
                 let resume = match &next.stop {
                     Some((stop, reason)) => {
                         let (_, _, hint) = in_doubt(stop, reason, resume_hint);
-                        format!("fix the cause; the next attempt would stop at step {stop}: {hint}")
+                        format!("fix the cause; the next attempt would stop at step {stop}: {hint};")
                     }
-                    None => format!("fix the cause and run `{again}` again"),
+                    None => format!("fix the cause and run `{again}` again,"),
                 };
                 Diagnostic::new(ErrorCode::Irreversible, message)
                     .with_cause("the plan marks it `irreversible: true`, and it ran after the release was exposed")
                     .with_cause(format!("not rolled back, last step first: {}", left.join(", ")))
-                    .with_hint(format!("{resume}; or run `runner rollback`"))
+                    .with_hint(format!("{resume} or run `runner rollback`"))
             }
             Self::Journal(error) => error.into(),
             Self::Lock(error) => error.into(),

@@ -64,7 +64,8 @@ impl BaseFiles {
     /// # Errors
     /// [`StateError`] when it can't be read.
     pub(super) fn of(folder: &Path) -> Result<Self, StateError> {
-        Ok(Self { folder: folder.to_owned(), archives: archives_in(folder)?, journals: journals_in(folder)? })
+        let journals = journals_in(folder)?;
+        Ok(Self { folder: folder.to_owned(), archives: archives_in(folder)?, journals })
     }
 
     /// The state before the first journal, and whether the file has it; the empty state if there is no file.
