@@ -4,10 +4,10 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::attempts::summary_json;
+use super::attempts::{summary_json, took_ms};
 use crate::report::{self, OutputFormat, json, messages, table::table};
 use contract::diagnostic::{Diagnostic, ExitKind};
-use contract::text::{WIDTH, format_duration, format_time, millis_between, truncate, wrap};
+use contract::text::{WIDTH, format_duration, format_time, truncate, wrap};
 use journal::state::AttemptSummary;
 use state::{ForcedRelease, StateStore};
 
@@ -71,7 +71,7 @@ fn table_row(attempt: &AttemptSummary) -> [String; 7] {
         header.epoch.to_string(),
         truncate(header.release.label.as_str(), 20),
         format_time(attempt.started_at),
-        format_duration(millis_between(attempt.started_at, attempt.last_entry_at)),
+        took_ms(attempt).map_or_else(|| "–".to_owned(), format_duration),
         match (&attempt.resolved_step, &attempt.command) {
             (Some(step_target), _) => format!("resolved {step_target}"),
             (None, Some(order)) => format!("{} ({order})", messages::result(attempt.exit, attempt.verified)),
@@ -131,7 +131,7 @@ mod tests {
             expect![[r#"
             EPOCH  RELEASE  BEGAN                 TOOK   RESULT       RUN         BY
             3      r2       2025-11-23 03:30:01Z  21 ms  deployed     2-bbbbbb/2  ann@host
-            2      r2       2025-11-23 03:20:01Z  11 ms  interrupted  2-bbbbbb/1  ann@host
+            2      r2       2025-11-23 03:20:01Z  –      interrupted  2-bbbbbb/1  ann@host
             1      r1       2025-11-23 03:10:00Z  1.3 s  deployed     1-aaaaaa/1  ann@host
         "#]],
         );

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use jiff::Timestamp;
 
 use super::{
-    attempts::summary_json,
+    attempts::{summary_json, took_ms},
     plan_file::CommandCompletion,
     source::{self, PlanSourceArgs},
     why,
@@ -152,7 +152,7 @@ impl<'a> EnvironmentView<'a> {
         row("live", &self.live_text());
         match (self.running(), self.state.attempts.last()) {
             (Some(running), _) => row("running", &self.running_text(running)),
-            (None, Some(last)) => row("last", &last_attempt_text(last)),
+            (None, Some(last)) => row("last", &self.last_attempt_text(last)),
             (None, None) => row("last", "no attempts yet"),
         }
         if let Some(unfinished) = self.unfinished() {
@@ -204,6 +204,23 @@ impl<'a> EnvironmentView<'a> {
             "{}: running{place} for {}, by {by}; epoch {epoch}, run {run}, attempt {number}, started {}",
             release.label,
             format_duration(millis_between(since, clock::now())),
+            format_time(attempt.started_at)
+        )
+    }
+
+    /// The last attempt, which is not running by the evidence of the lock.
+    fn last_attempt_text(&self, attempt: &AttemptSummary) -> String {
+        let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
+        let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
+        let doubt = match (attempt.exit, self.lock_status) {
+            (Some(_), _) => "",
+            (None, LockStatus::Stale) => " (killed)",
+            (None, LockStatus::Free | LockStatus::Held | LockStatus::Unknown) => " (killed, or still running)",
+        };
+        let took = took_ms(attempt).map_or_else(String::new, |ms| format!(", took {}", format_duration(ms)));
+        format!(
+            "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, started {} by {by}{took}",
+            release.label,
             format_time(attempt.started_at)
         )
     }
@@ -322,18 +339,6 @@ fn unrecorded_release(
     UnrecordedRelease::find(&plan, state)
 }
 
-fn last_attempt_text(attempt: &AttemptSummary) -> String {
-    let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
-    let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
-    let doubt = if attempt.exit.is_none() { " (killed, or still running)" } else { "" };
-    format!(
-        "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, started {} by {by}, took {}",
-        release.label,
-        format_time(attempt.started_at),
-        format_duration(millis_between(attempt.started_at, attempt.last_entry_at))
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -426,9 +431,8 @@ mod tests {
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
-                  last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
-                              run 2-bbbbbb, attempt 1, started 2025-11-23 03:20:01Z by ann@host,
-                              took 11 ms
+                  last        r2: interrupted at `migrate` (killed); epoch 2, run 2-bbbbbb,
+                              attempt 1, started 2025-11-23 03:20:01Z by ann@host
                   unfinished  run 2-bbbbbb is at `migrate`; to continue, deploy r2 again
                   lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
