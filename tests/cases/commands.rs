@@ -12,8 +12,7 @@ fn status_shows_the_live_release() {
     expect![[r#"
         test
           live        r1, verified, since [DATE] [DATE] by [WHO]
-          last        r1: deployed; epoch 1, run [RUN 1], attempt 1, started [DATE]
-                      [DATE] by [WHO], took [TIME]
+          last        r1: deployed; epoch 1, run [RUN 1], attempt 1, started [DATE] [DATE] by [WHO], took [TIME]
 
           STEP     STATE      RELEASE  EPOCH  RUN
           pull     succeeded  r1       1      [RUN 1]/1

@@ -16,9 +16,12 @@ use super::{
 };
 use crate::{
     deploy::UnrecordedRelease,
-    report::{self, OutputFormat, json, messages, table::table},
+    report::{
+        self, OutputFormat, json, messages,
+        table::{FieldLayout, table},
+    },
 };
-use contract::text::{self, WIDTH, format_duration, format_time, millis_between, truncate};
+use contract::text::{format_duration, format_time, millis_between, truncate};
 use contract::{
     EnvironmentName, TargetName,
     diagnostic::{Diagnostic, ExitKind},
@@ -41,7 +44,7 @@ pub(super) struct StatusArgs {
     pub(super) steps: bool,
 }
 
-/// Shows the state of environments, each with the store of its journals.
+/// Shows the state of environments, each with the store of its journals, in lines of at most `line_width` columns.
 ///
 /// As JSON, an array of `{environment, live: {release, verified, since}, unrecorded: {link, digest}, lock: {holder, epoch, since, standing}, last,
 /// running: {at, since}, unfinished: {run, release, stuck},
@@ -54,6 +57,7 @@ pub(super) fn run(
     plan: &PlanSourceArgs,
     environments: &[(EnvironmentName, StateStore)],
     form: OutputFormat,
+    line_width: usize,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
     let views = environments
@@ -62,7 +66,7 @@ pub(super) fn run(
         .collect::<Result<Vec<_>, _>>()?;
     let answer = match form {
         OutputFormat::Json => json::line(&views.iter().map(EnvironmentView::json).collect::<Value>()) + "\n",
-        OutputFormat::Text => views.iter().map(|view| view.text(args)).collect::<Vec<_>>().join("\n"),
+        OutputFormat::Text => views.iter().map(|view| view.text(args, line_width)).collect::<Vec<_>>().join("\n"),
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
@@ -140,15 +144,10 @@ impl<'a> EnvironmentView<'a> {
         }
     }
 
-    fn text(&self, args: &StatusArgs) -> String {
+    fn text(&self, args: &StatusArgs, line_width: usize) -> String {
         let mut answer = format!("{}\n", self.environment);
-        let mut row = |name: &str, value: &str| {
-            for (index, line) in text::wrap(value, WIDTH - INDENT, WIDTH - INDENT).iter().enumerate() {
-                let name = if index == 0 { name } else { "" };
-                answer.push_str(format!("  {name:<10}  {line}").trim_end());
-                answer.push('\n');
-            }
-        };
+        let layout = FieldLayout { value_column: INDENT, line_width };
+        let mut row = |name: &str, value: &str| layout.push(&mut answer, name, value);
         row("live", &self.live_text());
         match (self.running(), self.state.attempts.last()) {
             (Some(running), _) => row("running", &self.running_text(running)),
@@ -179,7 +178,7 @@ impl<'a> EnvironmentView<'a> {
         if args.steps && !self.step_targets.is_empty() {
             let rows: Vec<_> = self.step_targets.iter().map(|place| self.step_row(place)).collect();
             answer.push('\n');
-            answer.push_str(&table(2, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
+            answer.push_str(&table(2, line_width, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
         }
         answer
     }
@@ -347,6 +346,7 @@ mod tests {
 
     use super::*;
     use crate::report::fixture::{self, JournalFixture};
+    use contract::text::WIDTH;
     use plan::StateLocation;
 
     fn check(tape: &JournalFixture, args: &StatusArgs, form: OutputFormat, expected: Expect) {
@@ -363,7 +363,7 @@ mod tests {
         fs::write(environments[0].1.folder().join("lock"), record).unwrap();
         let mut out = Vec::new();
         let plan = PlanSourceArgs { plan: Some(root.path().join("no-plan.yml")), environment: None };
-        assert_eq!(run(args, &plan, &environments, form, &mut out).unwrap(), ExitKind::Success);
+        assert_eq!(run(args, &plan, &environments, form, WIDTH, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
         assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
         expected.assert_eq(&text);
