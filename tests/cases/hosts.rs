@@ -183,17 +183,17 @@ fn the_preview_shows_each_host() {
     expect![[r#"
         shop r1 → test (preview: nothing is changed)
           run    pull@web-1        prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/web-1) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/web-1 (read and write; from `dirs.app` of the plan)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
           run    pull@web-2        prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/web-2) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/web-2 (read and write; from `dirs.app` of the plan)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
           run    pull@worker-1     prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/worker-1) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)

@@ -15,7 +15,7 @@ fn preview_of_the_first_deployment_writes_nothing() {
     expect![[r#"
         shop r1 → test (preview: nothing is changed)
           run    pull     prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/test) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `grants`)
@@ -111,4 +111,18 @@ fn preview_marks_trusted_steps() {
     "#]]
     .assert_eq(&preview.stdout_snapshot());
     assert!(!environment.exists(".pawl"));
+}
+
+/// A change of one step's inputs may leave its outputs as they are.
+#[test]
+fn step_that_only_outputs_could_change_is_known_after_the_step_that_returns_them() {
+    let environment = TestEnvironment::deployed();
+    environment.write("migrations/0003_purchase.sql", "CREATE TABLE purchase (id INTEGER PRIMARY KEY);\n");
+    let preview = environment.run(&["plan", "--release", "r1", "--json"]).json();
+    let row = |index: usize| {
+        let step = &preview["steps"][index];
+        [&step["step"], &step["decision"], &step["unknown"]].map(|value| value.as_str().unwrap_or("null").to_owned())
+    };
+    assert_eq!(row(1), ["migrate", "run", "null"]);
+    assert_eq!(row(2), ["switch", "null", "it is known after `migrate`"]);
 }

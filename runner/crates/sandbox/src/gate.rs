@@ -48,6 +48,7 @@ pub(super) struct CapabilityGate {
     writable_dirs: Vec<PathBuf>,
     plan_dir: PathBuf,
     dirs: BTreeMap<String, (Dir, DirAccess)>,
+    missing_dirs: Vec<String>,
     client: Arc<net::NetClient>,
     dir_snapshots: DirSnapshotCache,
     /// The timeout of the call.
@@ -78,9 +79,9 @@ pub fn with_default_variables(mut environment: Vec<(String, String)>) -> Vec<(St
 impl CapabilityGate {
     /// Opens a step's grants for one purpose.
     ///
-    /// Apply creates missing writable directories. For a probe, a missing one is simply missing.
+    /// Apply creates missing writable directories. For a probe, a missing one is as good as an empty one.
     pub(super) fn open(step: &PlanStep, purpose: CallPurpose, folders: &DirSnapshotCache) -> Result<Self, StepFailure> {
-        let mut dirs = BTreeMap::new();
+        let (mut dirs, mut missing_dirs) = (BTreeMap::new(), Vec::new());
         for (name, grant) in &step.grants.dirs {
             let access = if purpose == CallPurpose::Mutate { grant.access } else { DirAccess::ReadOnly };
             let problem = |error: std::io::Error| {
@@ -102,7 +103,9 @@ impl CapabilityGate {
                 Ok(dir) => {
                     dirs.insert(name.to_string(), (dir, access));
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && grant.access == DirAccess::ReadWrite => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && grant.access == DirAccess::ReadWrite => {
+                    missing_dirs.push(name.to_string());
+                }
                 Err(error) => return Err(problem(error)),
             }
         }
@@ -115,6 +118,7 @@ impl CapabilityGate {
             writable_dirs: writable,
             plan_dir: step.plan_dir.clone(),
             dirs,
+            missing_dirs,
             client,
             dir_snapshots: folders.clone(),
             timeout: step.timeout,
@@ -140,6 +144,11 @@ impl CapabilityGate {
     /// The existing granted directories, with the access of this call.
     pub(super) fn dirs(&self) -> impl Iterator<Item = (&str, &Dir, DirAccess)> {
         self.dirs.iter().map(|(name, (dir, access))| (name.as_str(), dir, *access))
+    }
+
+    /// The granted directories that the step may create, and that do not exist yet.
+    pub(super) fn missing_dirs(&self) -> &[String] {
+        &self.missing_dirs
     }
 
     /// Whether this call may write files.
