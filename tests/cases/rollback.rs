@@ -138,3 +138,13 @@ fn hint_of_a_failed_rollback_names_what_the_next_one_skips() {
     assert_eq!((why("pull"), why("migrate")), ("skip".into(), "skip".into()));
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
 }
+
+#[test]
+fn misspelled_release_of_a_rollback_is_corrected() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    environment.deploy("r2", &[]).assert_exit(0);
+    let refused = environment.run(&["rollback", "--local", "--to", "r11"]);
+    refused.assert_exit(2).assert_stderr_contains("error[P0217]");
+    refused.assert_stderr_contains("hint: did you mean `r1`? `runner rollback --to r1 --local` goes back to it");
+}

@@ -114,9 +114,15 @@ impl PlanSourceArgs {
     pub(super) fn source(&self) -> Result<PlanSource, Diagnostic> {
         let path = &self.path()?;
         let unreadable = |why: &dyn std::fmt::Display| {
+            let advice = "name the plan with `--plan FILE`, or go to its folder";
+            let near = (!path.exists()).then(|| plan_file::near_plan(path)).flatten();
+            let hint = near.map_or_else(
+                || advice.to_owned(),
+                |near| format!("did you mean `{}`? otherwise {advice}", near.display()),
+            );
             Diagnostic::new(ErrorCode::PlanUnreadable, format!("can't read the plan {}", path.display()))
                 .with_cause(why)
-                .with_hint("name the plan with `--plan FILE`, or go to its folder")
+                .with_hint(hint)
         };
         let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
         let text = String::from_utf8(bytes).map_err(|error| unreadable(&format!("it is not UTF-8: {error}")))?;
