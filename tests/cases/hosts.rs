@@ -234,12 +234,12 @@ fn the_preview_shows_each_host() {
                    may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
                    may reach program /bin/sh -c test ! -e broken && echo worker-1 r1 >> restarts (from `with.program`)
                    TRUST: HOST — this step can do whatever this machine's user can
-          ?      verify@web-1      check
-                   not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
+          run    verify@web-1      check    first run
+                   check file app/current/VERSION  (the content `r1`)
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/web-1 (read only; from `dirs.app` of the plan)
-          ?      verify@web-2      check
-                   not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
+          run    verify@web-2      check    first run
+                   check file app/current/VERSION  (the content `r1`)
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/web-2 (read only; from `dirs.app` of the plan)
           programs get `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin and `HOME` = the home of the runner's user, unless the step sets them

@@ -80,6 +80,22 @@ fn plan_on_a_machine_without_any_folder_says_what_the_deployment_does() {
 }
 
 #[test]
+fn plan_on_a_new_machine_of_what_is_deployed_elsewhere_brings_it_there() {
+    let (_remote, first) = git_machine("");
+    let second = first.another_machine();
+    first.deploy("r1", &[]).assert_exit(0);
+    let expected = [
+        json!(["pull", "run", "absent"]),
+        json!(["migrate", "run", "absent"]),
+        json!(["switch", "run", "absent"]),
+        json!(["verify", "run", "upstream-ran"]),
+    ];
+    assert_eq!(foretold(&second), expected);
+    let decisions = ["pull run absent", "migrate run absent", "switch run absent", "verify run upstream-ran"];
+    second.deploy("r1", &[]).assert_exit(0).assert_decisions(&decisions);
+}
+
+#[test]
 fn new_machine_runs_a_step_that_only_another_one_did() {
     let (_remote, first) = git_machine(STEPS);
     check_step_runs_again(&first);

@@ -30,8 +30,9 @@ fn preview_of_the_first_deployment_writes_nothing() {
                    not known yet: it is known after `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
-          ?      verify   check
-                   not known yet: it is known after `pull`, `migrate` and `switch`
+          run    verify   check    first run
+                   check file app/current/VERSION  (the content `r1`)
+                   check file app/current/index.html  (a file that contains `Release r1`)
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only; from `grants`)
     "#]]

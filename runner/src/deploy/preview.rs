@@ -145,15 +145,21 @@ async fn preview_step(
     preview: &mut StepPreview,
 ) -> Result<Option<Map<String, Value>>, Vec<Diagnostic>> {
     let PreviewView { attempt: view, running } = view;
-    let is_missing = |step_target: &&StepTarget| !view.outputs.contains(step_target);
-    let missing = view.prepared.upstream_targets(planned).filter(is_missing);
-    let mut missing: Vec<&StepId> = missing.map(|step_target| &step_target.step).collect();
-    missing.dedup();
-    let depends_on_missing = || Some(format!("it is known after {}", join_step_names(&missing)));
+    let names = |is_meant: &dyn Fn(&StepTarget) -> bool| {
+        let targets = view.prepared.upstream_targets(planned).filter(|step_target| is_meant(step_target));
+        let mut names: Vec<&StepId> = targets.map(|step_target| &step_target.step).collect();
+        names.dedup();
+        names
+    };
+    let missing = names(&|step_target| !view.outputs.contains(step_target));
+    let running = names(&|step_target| running.contains(step_target));
+    // What a step will do may be needed besides its outputs.
+    let unsettled = if missing.is_empty() { &running } else { &missing };
+    let known_later = || Some(format!("it is known after {}", join_step_names(unsettled)));
     let resolved = match view.evaluate_input(planned, selected_by_name).await {
         Ok(resolved) => resolved,
-        Err(_) if !missing.is_empty() => {
-            preview.unknown_reason = depends_on_missing();
+        Err(_) if !unsettled.is_empty() => {
+            preview.unknown_reason = known_later();
             return Ok(None);
         }
         Err(AttemptError::Plan(diagnostic)) => return Err(vec![diagnostic]),
@@ -164,17 +170,16 @@ async fn preview_step(
         }
     };
     if !missing.is_empty() && depends_on_outputs(view, &resolved) {
-        preview.unknown_reason = depends_on_missing();
+        preview.unknown_reason = known_later();
         return Ok(None);
     }
-    let upstream_runs = view.prepared.upstream_targets(planned).any(|step_target| running.contains(step_target));
-    let decision = foresee_decision(view, &resolved, upstream_runs).await;
+    let decision = foresee_decision(view, &resolved, !running.is_empty()).await;
     if matches!(decision, Decision::Run { .. }) {
         let executor = view.prepared.executor(planned);
         match executor.preview(&planned.step, &resolved.input, CallChannel::unobserved()).await {
             Ok(changes) => preview.changes = changes,
-            Err(failure) if missing.is_empty() => preview.unknown_reason = Some(why_no_preview(planned, failure)),
-            Err(_) => preview.unknown_reason = depends_on_missing(),
+            Err(failure) if unsettled.is_empty() => preview.unknown_reason = Some(why_no_preview(planned, failure)),
+            Err(_) => preview.unknown_reason = known_later(),
         }
     }
     let outputs = foreseen_outputs(view, &resolved, &decision);

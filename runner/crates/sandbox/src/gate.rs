@@ -25,8 +25,8 @@ use hostio::{
     dir_snapshot::{DirSnapshot, DirSnapshotCache, PathReadError},
 };
 use plan::{
-    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, ModuleRef, PlanStep, SecretGrant,
-    StepGrants,
+    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, DirGrant, EnvGrant, ModuleRef, PlanStep,
+    SecretGrant, StepGrants,
 };
 
 /// The purpose of a call, which restricts its access.
@@ -76,10 +76,16 @@ pub fn with_default_variables(mut environment: Vec<(String, String)>) -> Vec<(St
     environment
 }
 
+/// Whether a directory that is missing comes to be when the plan is carried out.
+fn is_created(step: &PlanStep, grant: &DirGrant, purpose: CallPurpose) -> bool {
+    let is_below_writable = || step.writable_dirs.iter().any(|writable| grant.path.starts_with(writable));
+    grant.access == DirAccess::ReadWrite || purpose != CallPurpose::Mutate && is_below_writable()
+}
+
 impl CapabilityGate {
     /// Opens a step's grants for one purpose.
     ///
-    /// Apply creates missing writable directories. For a probe, a missing one is as good as an empty one.
+    /// Apply creates missing writable directories. For a probe, a missing one that a step of the plan creates is as good as an empty one.
     pub(super) fn open(step: &PlanStep, purpose: CallPurpose, folders: &DirSnapshotCache) -> Result<Self, StepFailure> {
         let (mut dirs, mut missing_dirs) = (BTreeMap::new(), Vec::new());
         for (name, grant) in &step.grants.dirs {
@@ -103,7 +109,7 @@ impl CapabilityGate {
                 Ok(dir) => {
                     dirs.insert(name.to_string(), (dir, access));
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && grant.access == DirAccess::ReadWrite => {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_created(step, grant, purpose) => {
                     missing_dirs.push(name.to_string());
                 }
                 Err(error) => return Err(problem(error)),
@@ -146,7 +152,7 @@ impl CapabilityGate {
         self.dirs.iter().map(|(name, (dir, access))| (name.as_str(), dir, *access))
     }
 
-    /// The granted directories that the step may create, and that do not exist yet.
+    /// The granted directories that do not exist yet, and that a step of the plan creates.
     pub(super) fn missing_dirs(&self) -> &[String] {
         &self.missing_dirs
     }
