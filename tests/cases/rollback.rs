@@ -130,12 +130,12 @@ fn hint_of_a_failed_rollback_names_what_the_next_one_skips() {
     }
     environment.write("deploy/test/broken", "");
     let failed = environment.run(&["rollback", "--local"]);
-    failed.assert_exit(1).assert_stderr_contains("again (skips: pull, migrate)");
+    failed.assert_exit(1).assert_stderr_contains("again (skips: pull, migrate, switch)");
     std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
     let next = environment.run(&["rollback", "--local", "--to", "r1"]);
     next.assert_exit(0).assert_stderr_contains("resume after `verify` failed");
     let why = |step: &str| environment.run(&["why", step, "--json"]).json()["decision"].clone();
-    assert_eq!((why("pull"), why("migrate")), ("skip".into(), "skip".into()));
+    assert_eq!(["pull", "migrate", "switch"].map(why), ["skip"; 3]);
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
 }
 
