@@ -146,21 +146,16 @@ impl FollowedRecipe {
     }
 }
 
-/// An output without what the speed of the machine changes: how many rounds a check waited, what npm says of its time, and where a
-/// line with a time is broken.
+/// An output without what the speed of the machine changes: how many rounds a check waited, and what npm says of its time.
 fn steady(output: &str) -> String {
     const CHECKED: &str = "  ran    verify   ";
     const ADDED: &str = "  out    install  added 1 package in ";
-    /// Where the text of a line of `runner status` begins.
-    const STATUS_INDENT: &str = "\n              ";
-    let is_status = output.starts_with("$ runner status");
-    let text = if is_status { output.replace(STATUS_INDENT, " ") } else { output.to_owned() };
     let steady_line = |line: &str| match line.strip_prefix(CHECKED).and_then(|count| count.split_once(" round")) {
         Some((_, after)) => format!("{CHECKED}1 round{}", after.trim_start_matches('s')),
         None if line.starts_with(ADDED) => format!("{ADDED}1s\n"),
         None => line.to_owned(),
     };
-    text.split_inclusive('\n').map(steady_line).collect()
+    output.split_inclusive('\n').map(steady_line).collect()
 }
 
 /// The wheels that `cargo xtask setup` downloads, each with its name.

@@ -51,18 +51,18 @@ fn missing_grant_is_rejected() {
     check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/x.tar.gz\", into: app }\n    grants: { dirs: { dist: ./dist:ro } }\n",
         expect![[r#"
-            error[P0202]: directory `dist` of step `pull` ([ROOT]/shop/dist) can't be read: No such file or directory (os error 2)
-             --> deploy.yml:4:3
-              |
-            4 |   pull:
-              |   ^^^^ this step needs it
-              hint: nothing was changed; fix this, then run the same command again
             error[P0122]: step `pull` needs a writable directory `app`, but the plan does not grant it
              --> deploy.yml:6:47
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }
               |                                               ^^^ not granted
               hint: add `app: "./app"` to `dirs:` in the step's `grants:`; the module needs it because it stores releases/ and shared/
+            error[P0202]: directory `dist` of step `pull` ([ROOT]/shop/dist) can't be read: No such file or directory (os error 2)
+             --> deploy.yml:7:29
+              |
+            7 |     grants: { dirs: { dist: ./dist:ro } }
+              |                             ^^^^^^^^^ this directory
+              hint: nothing was deployed; fix this, then run the same command again
         "#]],
     );
 }
@@ -195,7 +195,7 @@ fn missing_and_binary_plan_files_are_rejected() {
     expect![[r#"
         error[P0201]: can't read the plan deploi.yml
           caused by: No such file or directory (os error 2)
-          hint: name the plan with `--plan FILE`, or go to its folder
+          hint: did you mean `deploy.yml`? otherwise name the plan with `--plan FILE`, or go to its folder
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     environment.write("deploy.yml", [0xff, 0xfe, 0]);

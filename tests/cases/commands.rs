@@ -12,8 +12,7 @@ fn status_shows_the_live_release() {
     expect![[r#"
         test
           live        r1, verified, since [DATE] [DATE] by [WHO]
-          last        r1: deployed; epoch 1, run [RUN 1], attempt 1, started [DATE]
-                      [DATE] by [WHO], took [TIME]
+          last        r1: deployed; epoch 1, run [RUN 1], attempt 1, started [DATE] [DATE] by [WHO], took [TIME]
 
           STEP     STATE      RELEASE  EPOCH  RUN
           pull     succeeded  r1       1      [RUN 1]/1
@@ -160,11 +159,11 @@ fn doctor_reports_missing_files_and_folders() {
           caused by: directory `dist` ([ROOT]/shop/dist) can't be opened: No such file or directory (os error 2)
           hint: create it, or correct its path in `grants`
         error[P0202]: directory `dist` of step `pull` ([ROOT]/shop/dist) can't be read: No such file or directory (os error 2)
-         --> deploy.yml:7:3
-          |
-        7 |   pull:
-          |   ^^^^ this step needs it
-          hint: nothing was changed; fix this, then run the same command again
+          --> deploy.yml:10:54
+           |
+        10 |     grants: { dirs: { app: "${{ vars.root }}", dist: "./dist:ro" } }
+           |                                                      ^^^^^^^^^^^ this directory
+          hint: nothing was deployed; fix this, then run the same command again
     "#]]
     .assert_eq(&no_archive.stderr_snapshot());
     environment.pack("r1");
@@ -182,29 +181,29 @@ fn doctor_reports_missing_files_and_folders() {
           caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
           hint: create it, or correct its path in `grants`
         error[P0202]: directory `app` of step `pull` ([ROOT]/shop/deploy/test) can't be created: File exists (os error 17)
-         --> deploy.yml:7:3
-          |
-        7 |   pull:
-          |   ^^^^ this step needs it
-          hint: nothing was changed; fix this, then run the same command again
+          --> deploy.yml:10:28
+           |
+        10 |     grants: { dirs: { app: "${{ vars.root }}", dist: "./dist:ro" } }
+           |                            ^^^^^^^^^^^^^^^^^^ this directory
+          hint: nothing was deployed; fix this, then run the same command again
         error[P0202]: the folder of database `main` of step `migrate` can't be created: File exists (os error 17)
           --> deploy.yml:13:3
            |
         13 |   migrate:
            |   ^^^^^^^ this step needs it
-          hint: nothing was changed; fix this, then run the same command again
+          hint: nothing was deployed; fix this, then run the same command again
         error[P0202]: directory `app` of step `switch` ([ROOT]/shop/deploy/test) can't be created: File exists (os error 17)
-          --> deploy.yml:19:3
+          --> deploy.yml:22:28
            |
-        19 |   switch:
-           |   ^^^^^^ this step needs it
-          hint: nothing was changed; fix this, then run the same command again
+        22 |     grants: { dirs: { app: "${{ vars.root }}" } }
+           |                            ^^^^^^^^^^^^^^^^^^ this directory
+          hint: nothing was deployed; fix this, then run the same command again
         error[P0202]: directory `app` of step `verify` ([ROOT]/shop/deploy/test) can't be read: Not a directory (os error 20)
-          --> deploy.yml:23:3
+          --> deploy.yml:30:28
            |
-        23 |   verify:
-           |   ^^^^^^ this step needs it
-          hint: nothing was changed; fix this, then run the same command again
+        30 |     grants: { dirs: { app: "${{ vars.root }}:ro" } }
+           |                            ^^^^^^^^^^^^^^^^^^^^^ this directory
+          hint: nothing was deployed; fix this, then run the same command again
     "#]]
     .assert_eq(&no_folder.stderr_snapshot());
     fs::remove_file(environment.path("deploy/test")).unwrap();
@@ -237,13 +236,13 @@ fn doctor_lists_everything_that_it_finds() {
         9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: can't read the release archive file:dist/shop-r2.tar.zst: No such file or directory (os error 2)
-          hint: check that `--release` names a release whose archive is there
+          hint: check that `--release` names a release whose archive is there, such as r1
         error[P0202]: directory `migrations` of step `migrate` ([ROOT]/shop/migrations) can't be read: No such file or directory (os error 2)
-          --> deploy.yml:13:3
+          --> deploy.yml:17:27
            |
-        13 |   migrate:
-           |   ^^^^^^^ this step needs it
-          hint: nothing was changed; fix this, then run the same command again
+        17 |       dirs: { migrations: "./migrations:ro" }
+           |                           ^^^^^^^^^^^^^^^^^ this directory
+          hint: nothing was deployed; fix this, then run the same command again
         error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
           caused by: its stated checksum is [HASH], but its content has [HASH]
           hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`

@@ -183,17 +183,17 @@ fn the_preview_shows_each_host() {
     expect![[r#"
         shop r1 → test (preview: nothing is changed)
           run    pull@web-1        prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/web-1) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/web-1 (read and write; from `dirs.app` of the plan)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
           run    pull@web-2        prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/web-2) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/web-2 (read and write; from `dirs.app` of the plan)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
           run    pull@worker-1     prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/worker-1) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `dirs.dist` of the plan)
@@ -234,12 +234,12 @@ fn the_preview_shows_each_host() {
                    may reach directory `app` = [ROOT]/shop/deploy/worker-1 (read and write; from `dirs.app` of the plan)
                    may reach program /bin/sh -c test ! -e broken && echo worker-1 r1 >> restarts (from `with.program`)
                    TRUST: HOST — this step can do whatever this machine's user can
-          ?      verify@web-1      check
-                   not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
+          run    verify@web-1      check    first run
+                   check file app/current/VERSION  (the content `r1`)
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/web-1 (read only; from `dirs.app` of the plan)
-          ?      verify@web-2      check
-                   not known yet: it is known after `pull`, `migrate`, `switch` and `restart`
+          run    verify@web-2      check    first run
+                   check file app/current/VERSION  (the content `r1`)
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/web-2 (read only; from `dirs.app` of the plan)
           programs get `PATH` = /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin and `HOME` = the home of the runner's user, unless the step sets them

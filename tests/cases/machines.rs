@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
+
 use crate::support::{MotoServer, TestEnvironment, aws_variables, init_bare_repository};
 
 /// A step that leaves a file on its machine and can't be probed, then one that fails at first.
@@ -57,6 +59,42 @@ fn git_machine(steps: &str) -> (tempfile::TempDir, TestEnvironment) {
     (remote, first)
 }
 
+/// What `runner plan` says that a deployment does: steps, decisions and reasons.
+fn foretold(environment: &TestEnvironment) -> Vec<Value> {
+    let preview = environment.run(&["plan", "--release", "r1", "--json"]).assert_exit(0).json();
+    let steps = preview["steps"].as_array().unwrap().iter();
+    steps.map(|step| json!([step["step"], step["decision"], step["because"]])).collect()
+}
+
+#[test]
+fn plan_on_a_machine_without_any_folder_says_what_the_deployment_does() {
+    let (_remote, first) = git_machine(STEPS);
+    let second = first.another_machine();
+    first.deploy("r1", &[]).assert_exit(1);
+    assert!(!second.exists("deploy"));
+    let said = foretold(&second);
+    assert!(!second.exists("deploy"), "nothing is created");
+    assert_eq!(said[0], json!(["pull", "run", "absent"]));
+    assert_eq!(said[2], json!(["warm", "run", "made-elsewhere"]));
+    assert_eq!(said[3], json!(["gate", "run", "failed-before"]));
+}
+
+#[test]
+fn plan_on_a_new_machine_of_what_is_deployed_elsewhere_brings_it_there() {
+    let (_remote, first) = git_machine("");
+    let second = first.another_machine();
+    first.deploy("r1", &[]).assert_exit(0);
+    let expected = [
+        json!(["pull", "run", "absent"]),
+        json!(["migrate", "run", "absent"]),
+        json!(["switch", "run", "absent"]),
+        json!(["verify", "run", "upstream-ran"]),
+    ];
+    assert_eq!(foretold(&second), expected);
+    let decisions = ["pull run absent", "migrate run absent", "switch run absent", "verify run upstream-ran"];
+    second.deploy("r1", &[]).assert_exit(0).assert_decisions(&decisions);
+}
+
 #[test]
 fn new_machine_runs_a_step_that_only_another_one_did() {
     let (_remote, first) = git_machine(STEPS);
@@ -82,6 +120,17 @@ fn new_machine_of_a_bucket_does_too() {
 fn step_that_must_not_run_twice_stops_on_a_new_machine_until_an_operator_confirms_it() {
     let (_remote, first) = git_machine(&STEPS.replacen(", repeatable: true", "", 1));
     let second = end_at_the_gate(&first);
+    let expected = [
+        json!(["pull", "run", "absent"]),
+        json!(["migrate", "run", "absent"]),
+        json!(["warm", "stop", "made-elsewhere"]),
+        json!(["gate", null, null]),
+        json!(["switch", null, null]),
+        json!(["verify", null, null]),
+    ];
+    assert_eq!(foretold(&second), expected);
+    let text = second.run(&["plan", "--release", "r1"]).assert_exit(0).stdout.clone();
+    assert!(text.contains("not known yet: the deployment would stop at `warm`"), "{text}");
     let stopped = second.deploy("r1", &[]);
     stopped.assert_exit(3).assert_stderr_contains("error[P0407]").assert_stderr_contains("runner resolve --local warm");
     assert!(!second.exists("deploy/test/warm"));

@@ -66,8 +66,7 @@ fn why_explains_as_text() {
         `pull`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
           decision  skip: its effect still holds
-          record    succeeded in epoch 2, [DATE] [DATE] (r2, run [RUN 2],
-                    attempt 1)
+          record    succeeded in epoch 2, [DATE] [DATE] (r2, run [RUN 2], attempt 1)
           probe     its effect holds ([TIME])
     "#]]
     .assert_eq(&why("pull"));
@@ -75,21 +74,17 @@ fn why_explains_as_text() {
         `migrate`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
           decision  run: it failed last time
-          record    failed in epoch 2, [DATE] [DATE] (r2, run [RUN 2], attempt
-                    1); it said: migrations/0003_orders.sql:3:1: no such table: ordr
+          record    failed in epoch 2, [DATE] [DATE] (r2, run [RUN 2], attempt 1); it said: migrations/0003_orders.sql:3:1: no such table: ordr
           probe     not run
-          outcome   failed after [TIME]: migrations/0003_orders.sql:3:1: no such table:
-                    ordr
-          hint      correct the file: its statements were rolled back, and the files
-                    before it will not run again
+          outcome   failed after [TIME]: migrations/0003_orders.sql:3:1: no such table: ordr
+          hint      correct the file: its statements were rolled back, and the files before it will not run again
     "#]]
     .assert_eq(&why("migrate"));
     expect![[r#"
         `switch`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
           decision  none: the attempt did not reach it (failed at `migrate`)
-          record    succeeded in epoch 1, [DATE] [DATE] (r1, run [RUN 1],
-                    attempt 1)
+          record    succeeded in epoch 1, [DATE] [DATE] (r1, run [RUN 1], attempt 1)
           probe     not run
     "#]]
     .assert_eq(&why("switch"));

@@ -15,7 +15,7 @@ fn preview_of_the_first_deployment_writes_nothing() {
     expect![[r#"
         shop r1 → test (preview: nothing is changed)
           run    pull     prepare  first run
-                   not known yet: directory `app` ([ROOT]/shop/deploy/test) does not exist yet; the deployment creates it
+                   create app/releases/r1-[HASH]  (release r1 from file:dist/shop-r1.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
                    may reach directory `dist` = [ROOT]/shop/dist (read only; from `grants`)
@@ -30,8 +30,9 @@ fn preview_of_the_first_deployment_writes_nothing() {
                    not known yet: it is known after `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write; from `grants`)
-          ?      verify   check
-                   not known yet: it is known after `pull`, `migrate` and `switch`
+          run    verify   check    first run
+                   check file app/current/VERSION  (the content `r1`)
+                   check file app/current/index.html  (a file that contains `Release r1`)
                    needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only; from `grants`)
     "#]]
@@ -111,4 +112,18 @@ fn preview_marks_trusted_steps() {
     "#]]
     .assert_eq(&preview.stdout_snapshot());
     assert!(!environment.exists(".pawl"));
+}
+
+/// A change of one step's inputs may leave its outputs as they are.
+#[test]
+fn step_that_only_outputs_could_change_is_known_after_the_step_that_returns_them() {
+    let environment = TestEnvironment::deployed();
+    environment.write("migrations/0003_purchase.sql", "CREATE TABLE purchase (id INTEGER PRIMARY KEY);\n");
+    let preview = environment.run(&["plan", "--release", "r1", "--json"]).json();
+    let row = |index: usize| {
+        let step = &preview["steps"][index];
+        [&step["step"], &step["decision"], &step["unknown"]].map(|value| value.as_str().unwrap_or("null").to_owned())
+    };
+    assert_eq!(row(1), ["migrate", "run", "null"]);
+    assert_eq!(row(2), ["switch", "null", "it is known after `migrate`"]);
 }

@@ -67,20 +67,42 @@ fn promotion_with_another_module_than_the_verified_one_is_refused() {
     promote().assert_exit(2).assert_stderr_contains("step `verify`: it used `check.wasm`, and uses `verify` now");
 }
 
-#[test]
-fn changed_file_is_named_if_git_knows_the_verified_commit() {
+/// Test, pre and prod, with everything in git under the tag `r1`.
+fn in_git() -> TestEnvironment {
     let environment = three_environments();
     environment.git(&["init", "--quiet"]);
     environment.git(&["add", "deploy.yml", "migrations"]);
     environment.git(&["commit", "--quiet", "--message", "first"]);
     environment.git(&["tag", "r1"]);
-    environment.run(&["--local", "--env", "test"]).assert_exit(0);
-    environment.edit("migrations/0002_first_products.sql", "1900", "2000");
-    environment.write("migrations/0003_never_tested.sql", "CREATE TABLE untested (id INTEGER PRIMARY KEY);\n");
     environment
-        .run(&["promote", "--local", "--from", "test", "--to", "pre"])
-        .assert_exit(2)
-        .assert_stderr_contains("`migrations` differs: 0002_first_products.sql, 0003_never_tested.sql");
+}
+
+#[test]
+fn changed_file_is_named_if_git_knows_the_verified_commit() {
+    for label in [None, Some(["--release", "r1"])] {
+        let environment = in_git();
+        let arguments: Vec<_> = ["--local", "--env", "test"].into_iter().chain(label.into_iter().flatten()).collect();
+        environment.run(&arguments).assert_exit(0);
+        environment.edit("migrations/0002_first_products.sql", "1900", "2000");
+        environment.write("migrations/0003_never_tested.sql", "CREATE TABLE untested (id INTEGER PRIMARY KEY);\n");
+        environment
+            .run(&["promote", "--local", "--from", "test", "--to", "pre"])
+            .assert_exit(2)
+            .assert_stderr_contains("`migrations` differs: 0002_first_products.sql, 0003_never_tested.sql")
+            .assert_stderr_contains("check out commit ");
+    }
+}
+
+#[test]
+fn commit_that_was_edited_does_not_stand_for_a_release() {
+    let environment = in_git();
+    environment.edit("migrations/0002_first_products.sql", "1900", "2000");
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    let status = environment.run(&["status", "--env", "test", "--json"]).json();
+    assert_eq!(status[0]["live"]["commit"], serde_json::Value::Null);
+    environment.edit("migrations/0002_first_products.sql", "2000", "2100");
+    let promoted = environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
+    promoted.assert_exit(2).assert_stderr_contains("hint: restore the files; or deploy to `test`");
 }
 
 #[test]

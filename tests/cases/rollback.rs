@@ -118,3 +118,33 @@ fn rollback_in_which_a_step_looks_up_an_unrecorded_output_does_not_begin() {
     environment.run(&["rollback", "--local"]).assert_exit(0);
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r2");
 }
+
+/// What a rollback leaves out, the next one does too.
+#[test]
+fn hint_of_a_failed_rollback_names_what_the_next_one_skips() {
+    let environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: broken, exists: false }\n");
+    for label in ["r1", "r2"] {
+        environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    environment.write("deploy/test/broken", "");
+    let failed = environment.run(&["rollback", "--local"]);
+    failed.assert_exit(1).assert_stderr_contains("again (skips: pull, migrate, switch)");
+    std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
+    let next = environment.run(&["rollback", "--local", "--to", "r1"]);
+    next.assert_exit(0).assert_stderr_contains("resume after `verify` failed");
+    let why = |step: &str| environment.run(&["why", step, "--json"]).json()["decision"].clone();
+    assert_eq!(["pull", "migrate", "switch"].map(why), ["skip"; 3]);
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
+}
+
+#[test]
+fn misspelled_release_of_a_rollback_is_corrected() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    environment.deploy("r2", &[]).assert_exit(0);
+    let refused = environment.run(&["rollback", "--local", "--to", "r11"]);
+    refused.assert_exit(2).assert_stderr_contains("error[P0217]");
+    refused.assert_stderr_contains("hint: did you mean `r1`? `runner rollback --to r1 --local` goes back to it");
+}

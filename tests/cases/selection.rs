@@ -77,7 +77,7 @@ fn start_from_never_takes_the_outputs_of_another_release() {
         let refused = environment.deploy("r2", &[option, "switch"]);
         refused.assert_exit(2);
         assert_eq!(refused.result_line()["code"], "P0224");
-        refused.assert_stderr_contains("it last ran for another release, r1");
+        refused.assert_stderr_contains("it last ran for r1, and only the last run of a step is on record");
         environment.run(&["plan", "--release", "r2", option, "switch"]).assert_exit(2);
     }
     assert_eq!(environment.live_target(), live);
@@ -115,7 +115,7 @@ fn only_fails_without_the_outputs_of_earlier_steps() {
     refused.assert_exit(2);
     expect![[r#"
         note: wrote deploy.lock, which pins the modules; commit it
-        error[P0224]: step `switch` needs the outputs of `pull`, and none are recorded for r1
+        error[P0224]: step `switch` needs the outputs of `pull` for r1, which are not on record
           caused by: it never ran here
           hint: `pull` must run for r1 first: deploy without `--only`, or deploy with `--until pull` first
     "#]]

@@ -30,7 +30,12 @@ pub(super) fn load_state(store: &StateStore) -> Result<JournalState, Diagnostic>
     Ok(store.load(|_| {}).map_err(|error| Diagnostic::from(&error))?.state)
 }
 
-/// The summary of an attempt as JSON. `exit` is null if it was killed, or is still running.
+/// How long an attempt took, in milliseconds. None if it was killed, or is still running: its journal ends with the last step that began.
+pub(super) fn took_ms(attempt: &AttemptSummary) -> Option<u64> {
+    attempt.exit.map(|_| millis_between(attempt.started_at, attempt.last_entry_at))
+}
+
+/// The summary of an attempt as JSON. `exit` and `took-ms` are null if it was killed, or is still running.
 pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
     let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
     json!({
@@ -41,7 +46,7 @@ pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
         "by": by,
         "began": attempt.started_at,
         "last": attempt.last_entry_at,
-        "took-ms": millis_between(attempt.started_at, attempt.last_entry_at),
+        "took-ms": took_ms(attempt),
         "exit": attempt.exit,
         "verified": attempt.verified,
         "stuck": attempt.failed_step,

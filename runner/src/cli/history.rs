@@ -4,10 +4,10 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::attempts::summary_json;
+use super::attempts::{summary_json, took_ms};
 use crate::report::{self, OutputFormat, json, messages, table::table};
 use contract::diagnostic::{Diagnostic, ExitKind};
-use contract::text::{WIDTH, format_duration, format_time, millis_between, truncate, wrap};
+use contract::text::{format_duration, format_time, truncate, wrap};
 use journal::state::AttemptSummary;
 use state::{ForcedRelease, StateStore};
 
@@ -19,7 +19,7 @@ pub(super) struct HistoryArgs {
     pub(super) limit: usize,
 }
 
-/// Lists attempts, as a table, or as a JSON array of `{epoch, run, attempt, release, by, began, last, took-ms, exit,
+/// Lists attempts, as a table of at most `line_width` columns, or as a JSON array of `{epoch, run, attempt, release, by, began, last, took-ms, exit,
 /// verified, stuck, lock-released: {by, at, message}}`.
 ///
 /// # Errors
@@ -28,6 +28,7 @@ pub(super) fn run(
     args: &HistoryArgs,
     store: &StateStore,
     form: OutputFormat,
+    line_width: usize,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
     let attempts = store.newest_attempts(args.limit).map_err(|error| Diagnostic::from(&error))?;
@@ -48,14 +49,14 @@ pub(super) fn run(
         OutputFormat::Text if attempts.is_empty() => "no attempts yet\n".to_owned(),
         OutputFormat::Text => {
             let rows: Vec<_> = attempts.iter().map(table_row).collect();
-            let mut answer = table(0, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows);
+            let mut answer = table(0, line_width, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows);
             let shown = |one: &&ForcedRelease| attempts.iter().any(|attempt| attempt.header.epoch == one.epoch);
             for ForcedRelease { epoch, holder, by, at, message } in released.iter().rev().filter(shown) {
                 let line = format!(
                     "lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}",
                     format_time(*at)
                 );
-                let lines = wrap(&line, WIDTH, WIDTH - 2).join("\n  ");
+                let lines = wrap(&line, line_width, line_width.saturating_sub(2)).join("\n  ");
                 answer.push_str(&format!("\n{lines}\n"));
             }
             answer
@@ -71,7 +72,7 @@ fn table_row(attempt: &AttemptSummary) -> [String; 7] {
         header.epoch.to_string(),
         truncate(header.release.label.as_str(), 20),
         format_time(attempt.started_at),
-        format_duration(millis_between(attempt.started_at, attempt.last_entry_at)),
+        took_ms(attempt).map_or_else(|| "–".to_owned(), format_duration),
         match (&attempt.resolved_step, &attempt.command) {
             (Some(step_target), _) => format!("resolved {step_target}"),
             (None, Some(order)) => format!("{} ({order})", messages::result(attempt.exit, attempt.verified)),
@@ -88,6 +89,7 @@ mod tests {
 
     use super::*;
     use crate::report::fixture::{self, JournalFixture};
+    use contract::text::WIDTH;
     use plan::StateLocation;
 
     fn check(tape: &JournalFixture, limit: usize, form: OutputFormat, expected: Expect) {
@@ -96,7 +98,7 @@ mod tests {
         let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
         tape.write(store.folder());
         let mut out = Vec::new();
-        assert_eq!(run(&HistoryArgs { limit }, &store, form, &mut out).unwrap(), ExitKind::Success);
+        assert_eq!(run(&HistoryArgs { limit }, &store, form, WIDTH, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
         assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
         expected.assert_eq(&text);
@@ -131,7 +133,7 @@ mod tests {
             expect![[r#"
             EPOCH  RELEASE  BEGAN                 TOOK   RESULT       RUN         BY
             3      r2       2025-11-23 03:30:01Z  21 ms  deployed     2-bbbbbb/2  ann@host
-            2      r2       2025-11-23 03:20:01Z  11 ms  interrupted  2-bbbbbb/1  ann@host
+            2      r2       2025-11-23 03:20:01Z  –      interrupted  2-bbbbbb/1  ann@host
             1      r1       2025-11-23 03:10:00Z  1.3 s  deployed     1-aaaaaa/1  ann@host
         "#]],
         );

@@ -40,7 +40,11 @@ pub(super) async fn run(args: &ImportArgs, screen: &CommandOutput) -> Result<Exi
     let request = DeployRequest {
         plan,
         release: RequestedRelease { label, digest: None },
-        commit: source::release_commit(&args.plan, &args.release),
+        // A named release was put there earlier, perhaps from another commit.
+        commit: match args.release.release {
+            Some(_) => source::ci_commit(),
+            None => source::release_commit(&args.plan, &args.release),
+        },
         // Nothing of the plan runs but checks.
         preflight: PreflightOptions { scope: PreflightScope::Plan, ..xdg_dirs::preflight_options(screen.notifier()) },
         overrides: DeployOverrides { command: Some(IMPORT), ..DeployOverrides::default() },

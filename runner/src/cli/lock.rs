@@ -8,8 +8,8 @@ use super::{
     guards,
     source::{self, PlanSourceArgs},
 };
-use crate::report::{self, OutputFormat, json};
-use contract::text::{self, WIDTH, format_duration, format_time, millis_between};
+use crate::report::{self, OutputFormat, json, table::FieldLayout};
+use contract::text::{self, format_duration, format_time, millis_between};
 use contract::{
     EnvironmentName,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
@@ -51,7 +51,7 @@ pub(super) struct LockReleaseArgs {
     message: Option<String>,
 }
 
-/// Shows locks, as JSON an array of `{environment, place, standing, resource, epoch, holder: {who, url, purpose}, since,
+/// Shows locks, in lines of at most `line_width` columns, as JSON an array of `{environment, place, standing, resource, epoch, holder: {who, url, purpose}, since,
 /// counter, ttl-ms}`; or releases one, as JSON `{released: {epoch, holder, …}}`, null if it was free.
 ///
 /// # Errors
@@ -59,6 +59,7 @@ pub(super) struct LockReleaseArgs {
 pub(super) async fn run(
     command: &LockSubcommand,
     form: OutputFormat,
+    line_width: usize,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let answer = match command {
@@ -67,7 +68,7 @@ pub(super) async fn run(
             let locks = locks.collect::<Result<Vec<_>, _>>().map_err(|error| vec![error])?;
             match form {
                 OutputFormat::Json => json::line(&locks.iter().map(LockView::json).collect::<Value>()) + "\n",
-                OutputFormat::Text => locks.iter().map(LockView::text).collect::<Vec<_>>().join("\n"),
+                OutputFormat::Text => locks.iter().map(|lock| lock.text(line_width)).collect::<Vec<_>>().join("\n"),
             }
         }
         LockSubcommand::Release(args) => release_lock(args, form).await?,
@@ -138,15 +139,10 @@ impl LockView {
         object
     }
 
-    fn text(&self) -> String {
+    fn text(&self, line_width: usize) -> String {
         let mut answer = format!("{}\n", self.environment);
-        let mut row = |name: &str, value: &str| {
-            for (index, line) in text::wrap(value, WIDTH - INDENT, WIDTH - INDENT).iter().enumerate() {
-                let name = if index == 0 { name } else { "" };
-                answer.push_str(format!("  {name:<8}  {line}").trim_end());
-                answer.push('\n');
-            }
-        };
+        let layout = FieldLayout { value_column: INDENT, line_width };
+        let mut row = |name: &str, value: &str| layout.push(&mut answer, name, value);
         let record = self.record.as_ref();
         let ttl = record.and_then(|record| record.ttl_ms).map(format_duration);
         row(
@@ -165,7 +161,10 @@ impl LockView {
             if let Some(holder) = &record.holder {
                 row("holder", &holder.who);
                 holder.url.iter().for_each(|url| row("job", url));
-                holder.purpose.iter().for_each(|purpose| row("for", &text::truncate(purpose, WIDTH - INDENT)));
+                holder
+                    .purpose
+                    .iter()
+                    .for_each(|purpose| row("for", &text::truncate(purpose, line_width.saturating_sub(INDENT))));
                 let since = format_duration(millis_between(record.since, clock::now()));
                 row("since", &format!("{}, {since} ago", format_time(record.since)));
             }
@@ -206,7 +205,7 @@ mod tests {
             record: Some(record),
             status: LockStatus::Unknown,
         };
-        let text = view.text();
+        let text = view.text(80);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let (head, _) = text.split_once("  since").unwrap();
         expect![[r#"

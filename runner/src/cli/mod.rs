@@ -227,7 +227,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
 fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let out: &mut dyn Write = &mut std::io::stdout();
-    let form = screen.format();
+    let (form, line_width) = (screen.format(), output::answer_width());
     match cli.command.unwrap_or(CliCommand::Deploy(Deferred(cli.deploy))) {
         CliCommand::Deploy(Deferred(args)) => block_on(deploy::run(&args, SetupMode::WithoutSetup, screen)),
         CliCommand::Setup(Deferred(args)) => block_on(deploy::run(&args, SetupMode::WithSetup, screen)),
@@ -241,18 +241,20 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Step(Deferred(args)) => block_on(step::run(&args, screen)),
         CliCommand::Doctor(Deferred(args)) => block_on(doctor::run(&args, screen, out)),
         CliCommand::Status(Deferred(PlanArgs { plan, args })) => {
-            status::run(&args, &plan, &plan.stores()?, form, out).map_err(one)
+            status::run(&args, &plan, &plan.stores()?, form, line_width, out).map_err(one)
         }
         CliCommand::History(Deferred(PlanArgs { plan, args })) => {
-            history::run(&args, &plan.store()?, form, out).map_err(one)
+            history::run(&args, &plan.store()?, form, line_width, out).map_err(one)
         }
-        CliCommand::Why(Deferred(PlanArgs { plan, args })) => why::run(&args, &plan.store()?, form, out).map_err(one),
+        CliCommand::Why(Deferred(PlanArgs { plan, args })) => {
+            why::run(&args, &plan, &plan.store()?, form, line_width, out).map_err(one)
+        }
         CliCommand::Logs(Deferred(PlanArgs { plan, args })) => logs::run(&args, &plan.store()?, form, out).map_err(one),
         CliCommand::Migrate(Deferred(args)) => block_on(migrate::run(&args, screen, out)),
         CliCommand::Modules(Deferred(PlanArgs { plan, args })) => block_on(modules::run(&args, &plan, screen, out)),
         CliCommand::NewStep(Deferred(args)) => new_step::run(&args, form, out).map_err(one),
         CliCommand::Journal(Deferred(command)) => journal::run(&command, form, out).map_err(one),
-        CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, out)),
+        CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, line_width, out)),
         CliCommand::State(Deferred(command)) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
         CliCommand::Agent => block_on(async {

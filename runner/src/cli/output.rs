@@ -21,6 +21,7 @@ use crate::report::{
 use contract::{
     AttemptNumber, Secret,
     diagnostic::{Diagnostic, ExitKind, NoticeSeverity},
+    text,
 };
 use journal::{JournalState, event::JournalHeader};
 use sandbox::NoticeHandler;
@@ -70,6 +71,11 @@ pub(super) enum OutputPurpose {
     Answer,
     /// The command deploys: its progress is the output, and a job gets a summary and outputs.
     Deployment,
+}
+
+/// The columns of a line of an answer, after which it is wrapped: on a terminal only, so that `grep` finds a line elsewhere.
+pub(super) fn answer_width() -> usize {
+    if std::io::stdout().is_terminal() { text::WIDTH } else { usize::MAX }
 }
 
 impl CommandOutput {

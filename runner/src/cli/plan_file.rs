@@ -64,6 +64,16 @@ fn plans_in(folder: &Path) -> Option<Vec<String>> {
     Some(plans)
 }
 
+/// The file that was most likely meant by the name of a plan that does not exist.
+pub(super) fn near_plan(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let names = folder.unwrap_or(Path::new(".")).read_dir().ok()?;
+    let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let plans: Vec<_> = names.filter(|name| name.ends_with(".yml") || name.ends_with(".yaml")).collect();
+    let near = plan::closest_match(path.file_name()?.to_str()?, plans.iter().map(String::as_str))?;
+    Some(folder.map_or_else(|| near.into(), |folder| folder.join(near)))
+}
+
 fn is_plan_name(name: &str) -> bool {
     PLAN_NAMES.contains(&name) || name.strip_suffix(PLAN_SUFFIX).is_some_and(|stem| !stem.is_empty())
 }

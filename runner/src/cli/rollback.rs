@@ -200,7 +200,19 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
     if let Some(label) = asked {
         return match head.verified.iter().rfind(|release| release.label == *label) {
             Some(release) => Ok(release.clone()),
-            None => none(format!("{label} was not verified in {}", store.resource())),
+            None => {
+                let is_known = state.attempts.iter().any(|attempt| attempt.header.release.label == *label);
+                let labels = head.verified.iter().filter(|release| !is_live(release)).map(|it| it.label.as_str());
+                let refused = none(format!("{label} was not verified in {}", store.resource()));
+                match plan::closest_match(label.as_str(), labels).filter(|_| !is_known) {
+                    Some(near) => refused.map_err(|error| {
+                        error.with_hint(format!(
+                            "did you mean `{near}`? `runner {ROLLBACK} --to {near}` goes back to it"
+                        ))
+                    }),
+                    None => refused,
+                }
+            }
         };
     }
     // A rollback that was interrupted continues to its target.

@@ -59,15 +59,31 @@ pub(super) fn user_at_host() -> String {
     format!("{user}@{host}")
 }
 
-/// The commit of the release: from the CI; or from git, if git also names the release.
+/// The commit that the CI builds, if it names one.
+pub(super) fn ci_commit() -> Option<String> {
+    let names = ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT"];
+    names.iter().find_map(|name| env_variable(name)).filter(|commit| !commit.is_empty())
+}
+
+/// The commit that a release is deployed from: from the CI, or else from git. A label that git did not choose does not say that files were
+/// edited since, so with such a label only a work tree without edits has a commit.
 pub(super) fn release_commit(plan: &PlanSourceArgs, release: &ReleaseArgs) -> Option<String> {
-    let ci = ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT"].iter().find_map(|name| env_variable(name));
-    if release.release.is_some() || ci.is_some() {
-        return ci.filter(|commit| !commit.is_empty());
-    }
-    let git = Command::new("git").arg("-C").arg(plan.folder()).args(["rev-parse", "HEAD"]).output().ok()?;
-    let commit = String::from_utf8(git.stdout).ok().filter(|_| git.status.success())?;
-    Some(commit.trim().to_owned())
+    ci_commit().or_else(|| {
+        let (commit, is_edited) = head_commit(plan.folder())?;
+        (release.release.is_none() || !is_edited).then_some(commit)
+    })
+}
+
+/// The commit that is checked out, and whether a file of it was edited. None outside a repository.
+fn head_commit(folder: &Path) -> Option<(String, bool)> {
+    // A deployment outside a repository needs no git, and does not wait for it.
+    std::path::absolute(folder).ok()?.ancestors().find(|folder| folder.join(".git").exists())?;
+    let arguments = ["status", "--porcelain=v2", "--branch", "--no-ahead-behind", "--untracked-files=no"];
+    let git = Command::new("git").arg("--no-optional-locks").arg("-C").arg(folder).args(arguments).output().ok()?;
+    let text = String::from_utf8(git.stdout).ok().filter(|_| git.status.success())?;
+    let commit = text.lines().find_map(|line| line.strip_prefix("# branch.oid "))?;
+    let is_commit = commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_commit.then(|| (commit.to_owned(), text.lines().any(|line| !line.starts_with('#'))))
 }
 
 /// The page of this job, if the CI names it.
@@ -98,9 +114,15 @@ impl PlanSourceArgs {
     pub(super) fn source(&self) -> Result<PlanSource, Diagnostic> {
         let path = &self.path()?;
         let unreadable = |why: &dyn std::fmt::Display| {
+            let advice = "name the plan with `--plan FILE`, or go to its folder";
+            let near = (!path.exists()).then(|| plan_file::near_plan(path)).flatten();
+            let hint = near.map_or_else(
+                || advice.to_owned(),
+                |near| format!("did you mean `{}`? otherwise {advice}", near.display()),
+            );
             Diagnostic::new(ErrorCode::PlanUnreadable, format!("can't read the plan {}", path.display()))
                 .with_cause(why)
-                .with_hint("name the plan with `--plan FILE`, or go to its folder")
+                .with_hint(hint)
         };
         let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
         let text = String::from_utf8(bytes).map_err(|error| unreadable(&format!("it is not UTF-8: {error}")))?;

@@ -9,16 +9,19 @@ use serde_json::{Value, json};
 use jiff::Timestamp;
 
 use super::{
-    attempts::summary_json,
+    attempts::{summary_json, took_ms},
     plan_file::CommandCompletion,
     source::{self, PlanSourceArgs},
     why,
 };
 use crate::{
     deploy::UnrecordedRelease,
-    report::{self, OutputFormat, json, messages, table::table},
+    report::{
+        self, OutputFormat, json, messages,
+        table::{FieldLayout, table},
+    },
 };
-use contract::text::{self, WIDTH, format_duration, format_time, millis_between, truncate};
+use contract::text::{format_duration, format_time, millis_between, truncate};
 use contract::{
     EnvironmentName, TargetName,
     diagnostic::{Diagnostic, ExitKind},
@@ -41,7 +44,7 @@ pub(super) struct StatusArgs {
     pub(super) steps: bool,
 }
 
-/// Shows the state of environments, each with the store of its journals.
+/// Shows the state of environments, each with the store of its journals, in lines of at most `line_width` columns.
 ///
 /// As JSON, an array of `{environment, live: {release, verified, since}, unrecorded: {link, digest}, lock: {holder, epoch, since, standing}, last,
 /// running: {at, since}, unfinished: {run, release, stuck},
@@ -54,6 +57,7 @@ pub(super) fn run(
     plan: &PlanSourceArgs,
     environments: &[(EnvironmentName, StateStore)],
     form: OutputFormat,
+    line_width: usize,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
     let views = environments
@@ -62,7 +66,7 @@ pub(super) fn run(
         .collect::<Result<Vec<_>, _>>()?;
     let answer = match form {
         OutputFormat::Json => json::line(&views.iter().map(EnvironmentView::json).collect::<Value>()) + "\n",
-        OutputFormat::Text => views.iter().map(|view| view.text(args)).collect::<Vec<_>>().join("\n"),
+        OutputFormat::Text => views.iter().map(|view| view.text(args, line_width)).collect::<Vec<_>>().join("\n"),
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
@@ -140,19 +144,14 @@ impl<'a> EnvironmentView<'a> {
         }
     }
 
-    fn text(&self, args: &StatusArgs) -> String {
+    fn text(&self, args: &StatusArgs, line_width: usize) -> String {
         let mut answer = format!("{}\n", self.environment);
-        let mut row = |name: &str, value: &str| {
-            for (index, line) in text::wrap(value, WIDTH - INDENT, WIDTH - INDENT).iter().enumerate() {
-                let name = if index == 0 { name } else { "" };
-                answer.push_str(format!("  {name:<10}  {line}").trim_end());
-                answer.push('\n');
-            }
-        };
+        let layout = FieldLayout { value_column: INDENT, line_width };
+        let mut row = |name: &str, value: &str| layout.push(&mut answer, name, value);
         row("live", &self.live_text());
         match (self.running(), self.state.attempts.last()) {
             (Some(running), _) => row("running", &self.running_text(running)),
-            (None, Some(last)) => row("last", &last_attempt_text(last)),
+            (None, Some(last)) => row("last", &self.last_attempt_text(last)),
             (None, None) => row("last", "no attempts yet"),
         }
         if let Some(unfinished) = self.unfinished() {
@@ -179,7 +178,7 @@ impl<'a> EnvironmentView<'a> {
         if args.steps && !self.step_targets.is_empty() {
             let rows: Vec<_> = self.step_targets.iter().map(|place| self.step_row(place)).collect();
             answer.push('\n');
-            answer.push_str(&table(2, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
+            answer.push_str(&table(2, line_width, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
         }
         answer
     }
@@ -204,6 +203,23 @@ impl<'a> EnvironmentView<'a> {
             "{}: running{place} for {}, by {by}; epoch {epoch}, run {run}, attempt {number}, started {}",
             release.label,
             format_duration(millis_between(since, clock::now())),
+            format_time(attempt.started_at)
+        )
+    }
+
+    /// The last attempt, which is not running by the evidence of the lock.
+    fn last_attempt_text(&self, attempt: &AttemptSummary) -> String {
+        let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
+        let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
+        let doubt = match (attempt.exit, self.lock_status) {
+            (Some(_), _) => "",
+            (None, LockStatus::Stale) => " (killed)",
+            (None, LockStatus::Free | LockStatus::Held | LockStatus::Unknown) => " (killed, or still running)",
+        };
+        let took = took_ms(attempt).map_or_else(String::new, |ms| format!(", took {}", format_duration(ms)));
+        format!(
+            "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, started {} by {by}{took}",
+            release.label,
             format_time(attempt.started_at)
         )
     }
@@ -322,18 +338,6 @@ fn unrecorded_release(
     UnrecordedRelease::find(&plan, state)
 }
 
-fn last_attempt_text(attempt: &AttemptSummary) -> String {
-    let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
-    let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
-    let doubt = if attempt.exit.is_none() { " (killed, or still running)" } else { "" };
-    format!(
-        "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, started {} by {by}, took {}",
-        release.label,
-        format_time(attempt.started_at),
-        format_duration(millis_between(attempt.started_at, attempt.last_entry_at))
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -342,6 +346,7 @@ mod tests {
 
     use super::*;
     use crate::report::fixture::{self, JournalFixture};
+    use contract::text::WIDTH;
     use plan::StateLocation;
 
     fn check(tape: &JournalFixture, args: &StatusArgs, form: OutputFormat, expected: Expect) {
@@ -358,7 +363,7 @@ mod tests {
         fs::write(environments[0].1.folder().join("lock"), record).unwrap();
         let mut out = Vec::new();
         let plan = PlanSourceArgs { plan: Some(root.path().join("no-plan.yml")), environment: None };
-        assert_eq!(run(args, &plan, &environments, form, &mut out).unwrap(), ExitKind::Success);
+        assert_eq!(run(args, &plan, &environments, form, WIDTH, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
         assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
         expected.assert_eq(&text);
@@ -426,9 +431,8 @@ mod tests {
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
-                  last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
-                              run 2-bbbbbb, attempt 1, started 2025-11-23 03:20:01Z by ann@host,
-                              took 11 ms
+                  last        r2: interrupted at `migrate` (killed); epoch 2, run 2-bbbbbb,
+                              attempt 1, started 2025-11-23 03:20:01Z by ann@host
                   unfinished  run 2-bbbbbb is at `migrate`; to continue, deploy r2 again
                   lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 

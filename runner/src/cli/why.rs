@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, io::Write};
 
 use serde_json::{Value, json};
 
-use super::attempts::read_attempt;
-use crate::report::{self, OutputFormat, json, messages};
-use contract::text::{self, WIDTH, format_duration, format_time};
+use super::{attempts::read_attempt, plan_file::CommandCompletion, source::PlanSourceArgs};
+use crate::report::{self, OutputFormat, json, messages, table::FieldLayout};
+use contract::text::{format_duration, format_time};
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
     hash::Blake3Hash,
@@ -16,7 +16,7 @@ use contract::{
 };
 use journal::{
     JournalEvent, RecordStatus, StepRecord, StepStatus, StepTarget,
-    event::{Decision, Fingerprint, JournalEntry, JournalHeader, ProbeInput},
+    event::{Decision, Fingerprint, JournalEntry, JournalHeader, ProbeInput, Release},
     state::AttemptSummary,
 };
 use state::{RecordedAttempt, StateStore};
@@ -37,18 +37,21 @@ pub(super) struct WhyArgs {
     pub(super) attempt: Option<u64>,
 }
 
-/// Explains why a step ran, was skipped, was stopped or was not reached; for several targets, one after the other.
+/// Explains why a step ran, was skipped, was stopped or was not reached; for several targets, one after the other. The lines
+/// have at most `line_width` columns.
 ///
 /// As JSON, one object a line and target: `{step, target, epoch, run, attempt, release, decision, because, words, changed:
 /// [{component, old, new}], probe: {finding, question, took-ms, words}, record: {status, run, attempt, epoch, release,
-/// began}, outcome: {result, took-ms, failure}, undone}`. A missing value is null.
+/// began}, outcome: {result, took-ms, failure}, again: {release, outcome}, undone}`. A missing value is null.
 ///
 /// # Errors
 /// P0210 when the attempt has no such step; otherwise as [`read_attempt`].
 pub(super) fn run(
     args: &WhyArgs,
+    plan: &PlanSourceArgs,
     store: &StateStore,
     form: OutputFormat,
+    line_width: usize,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
     let reading = read_attempt(store, args.attempt)?;
@@ -57,9 +60,12 @@ pub(super) fn run(
     if asked.is_empty() {
         return Err(no_such_step_error(&args.step, &reading.summary, &places));
     }
+    let commands = CommandCompletion::new(plan.plan.as_deref(), plan.environment.as_deref());
     let evidence = asked.into_iter().map(|place| StepEvidence::gather(place, &reading));
     let answer: String = match form {
-        OutputFormat::Text => evidence.map(|evidence| evidence.text()).collect::<Vec<_>>().join("\n"),
+        OutputFormat::Text => {
+            evidence.map(|evidence| evidence.text(&commands, line_width)).collect::<Vec<_>>().join("\n")
+        }
         OutputFormat::Json => evidence.map(|evidence| json::line(&evidence.json()) + "\n").collect(),
     };
     report::write_answer(out, &answer)?;
@@ -126,9 +132,18 @@ struct StepEvidence<'a> {
     fingerprint: Option<&'a Fingerprint>,
     probe: Option<(ProbeInput, u64, &'a ProbeFinding)>,
     outcome: Option<(u64, &'a StepOutcome)>,
+    /// How it went for the release that a rollback switched back to. The rest is about the release of the attempt.
+    repetition: Option<Repetition<'a>>,
     /// Its status after the last event.
     status: StepStatus,
     undo_failure: Option<&'a StepFailure>,
+}
+
+/// The run of a step for another release than that of the attempt.
+#[derive(Clone, Copy)]
+struct Repetition<'a> {
+    release: &'a Release,
+    outcome: Option<(u64, &'a StepOutcome)>,
 }
 
 /// A component of the fingerprint that differs from the one on record.
@@ -149,6 +164,7 @@ impl<'a> StepEvidence<'a> {
             fingerprint: None,
             probe: None,
             outcome: None,
+            repetition: None,
             status: StepStatus::NotReached,
             undo_failure: None,
         };
@@ -160,6 +176,15 @@ impl<'a> StepEvidence<'a> {
 
     fn observe(&mut self, event: &'a JournalEvent) {
         if event.step_target() == Some(self.step_target) {
+            if let JournalEvent::Intent { release: Some(release), .. } = event {
+                self.repetition = Some(Repetition { release, outcome: None });
+            }
+            if let Some(repetition) = &mut self.repetition {
+                if let JournalEvent::Outcome { took_ms, outcome, .. } = event {
+                    repetition.outcome = Some((*took_ms, outcome));
+                }
+                return;
+            }
             self.status = self.status.after(event);
         }
         match event {
@@ -214,19 +239,14 @@ impl<'a> StepEvidence<'a> {
         old.difference(new).into_iter().map(change).collect()
     }
 
-    fn text(&self) -> String {
+    fn text(&self, commands: &CommandCompletion, line_width: usize) -> String {
         let JournalHeader { environment, run, attempt, epoch, release, .. } = &self.summary.header;
         let mut answer = format!(
             "{}, epoch {epoch}: {} to {environment} (run {run}, attempt {attempt})\n\n",
             self.step_target, release.label
         );
-        let mut row = |name: &str, value: &str| {
-            for (index, line) in text::wrap(value, WIDTH - INDENT, WIDTH - INDENT).iter().enumerate() {
-                let name = if index == 0 { name } else { "" };
-                answer.push_str(format!("  {name:<8}  {line}").trim_end());
-                answer.push('\n');
-            }
-        };
+        let layout = FieldLayout { value_column: INDENT, line_width };
+        let mut row = |name: &str, value: &str| layout.push(&mut answer, name, value);
         match self.decisions.split_first() {
             None => row("decision", &format!("none: {}", self.not_reached_text())),
             Some((first, then)) => {
@@ -247,8 +267,12 @@ impl<'a> StepEvidence<'a> {
         if let Some(outcome) = self.outcome_text() {
             row("outcome", &outcome);
         }
-        if let Some(hint) = self.failure().and_then(|failure| failure.hint.as_ref()) {
-            row("hint", hint);
+        if let Some(hint) = self.outcome.and_then(|(_, outcome)| failure(outcome)?.hint.as_ref()) {
+            row("hint", &commands.text(hint));
+        }
+        if let Some(Repetition { release, outcome }) = self.repetition {
+            let ended = outcome.map_or_else(|| self.no_outcome_text(), outcome_text);
+            row("again", &format!("for {}: {ended}", release.label));
         }
         match (self.is_undone(), self.undo_failure) {
             (None, _) => {}
@@ -301,25 +325,19 @@ impl<'a> StepEvidence<'a> {
     fn outcome_text(&self) -> Option<String> {
         match (self.outcome, self.fingerprint) {
             (None, None) => None,
-            (None, Some(_)) => Some("none on record: the step was killed, or is still running".to_owned()),
-            (Some((ms, StepOutcome::Succeeded { receipt })), _) => {
-                let notes = messages::notes(&receipt.notes);
-                let notes = if notes.is_empty() { notes } else { format!(": {notes}") };
-                Some(format!("succeeded in {}{notes}", format_duration(ms)))
-            }
-            (Some((ms, StepOutcome::Failed { failure })), _) => {
-                Some(format!("failed after {}: {}", format_duration(ms), messages::failure(failure)))
-            }
-            (Some((ms, StepOutcome::Unknown { failure })), _) => {
-                Some(format!("unknown after {}: {}", format_duration(ms), messages::failure(failure)))
-            }
+            (None, Some(_)) => Some(self.no_outcome_text()),
+            (Some(outcome), _) => Some(outcome_text(outcome)),
         }
     }
 
-    fn failure(&self) -> Option<&'a StepFailure> {
-        match self.outcome {
-            Some((_, StepOutcome::Failed { failure } | StepOutcome::Unknown { failure })) => Some(failure),
-            Some((_, StepOutcome::Succeeded { .. })) | None => None,
+    /// Why a step that was begun has no outcome on record.
+    fn no_outcome_text(&self) -> String {
+        match self.summary.exit {
+            None => "none on record: the step was killed, or is still running".to_owned(),
+            Some(ExitKind::Interrupted) => "unknown: the step was interrupted".to_owned(),
+            Some(_) => {
+                format!("unknown: the attempt ended before it ({})", messages::result(self.summary.exit, false))
+            }
         }
     }
 
@@ -372,13 +390,37 @@ impl<'a> StepEvidence<'a> {
                 "release": record.intent.release,
                 "began": record.intent.attempt_started_at,
             })),
-            "outcome": self.outcome.map(|(took_ms, outcome)| json!({
-                "result": messages::outcome(outcome),
-                "took-ms": took_ms,
-                "failure": self.failure(),
+            "outcome": self.outcome.map(outcome_json),
+            "again": self.repetition.map(|Repetition { release, outcome }| json!({
+                "release": release,
+                "outcome": outcome.map(outcome_json),
             })),
             "undone": self.is_undone(),
         })
+    }
+}
+
+fn outcome_text((ms, outcome): (u64, &StepOutcome)) -> String {
+    let took = format_duration(ms);
+    match outcome {
+        StepOutcome::Succeeded { receipt } => {
+            let notes = messages::notes(&receipt.notes);
+            let notes = if notes.is_empty() { notes } else { format!(": {notes}") };
+            format!("succeeded in {took}{notes}")
+        }
+        StepOutcome::Failed { failure } => format!("failed after {took}: {}", messages::failure(failure)),
+        StepOutcome::Unknown { failure } => format!("unknown after {took}: {}", messages::failure(failure)),
+    }
+}
+
+fn outcome_json((took_ms, outcome): (u64, &StepOutcome)) -> Value {
+    json!({ "result": messages::outcome(outcome), "took-ms": took_ms, "failure": failure(outcome) })
+}
+
+fn failure(outcome: &StepOutcome) -> Option<&StepFailure> {
+    match outcome {
+        StepOutcome::Failed { failure } | StepOutcome::Unknown { failure } => Some(failure),
+        StepOutcome::Succeeded { .. } => None,
     }
 }
 

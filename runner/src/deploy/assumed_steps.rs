@@ -49,8 +49,10 @@ pub(super) fn check_assumed_steps(
         let dependent = steps().find(|(index, later)| is_evaluated(*index) && needs(later));
         if let Some((_, dependent)) = dependent {
             let (id, label) = (&assumed.step.id, &prepared.release.label);
-            let message =
-                format!("step `{}` needs the outputs of `{id}`, and none are recorded for {label}", dependent.step.id);
+            let message = format!(
+                "step `{}` needs the outputs of `{id}` for {label}, which are not on record",
+                dependent.step.id
+            );
             let cause = why_not_recorded(state, assumed);
             let hint = format!(
                 "`{id}` must run for {label} first: deploy without `--{option}`, or deploy with `--until {id}` first"
@@ -134,7 +136,7 @@ fn why_not_recorded(state: &JournalState, planned: &PlannedStep) -> String {
         RecordStatus::Succeeded(_) if record.trust == JournalTrust::Untrusted => {
             "its record is unauthenticated".to_owned()
         }
-        RecordStatus::Succeeded(_) => format!("it last ran for another release, {label}"),
+        RecordStatus::Succeeded(_) => format!("it last ran for {label}, and only the last run of a step is on record"),
         RecordStatus::Intended => format!("it last ran for {label}, and its outcome is unknown"),
         RecordStatus::Failed(_) => format!("it last ran for {label}, and failed"),
         RecordStatus::Undoing(_) | RecordStatus::Reverted => format!("it last ran for {label}, and was undone"),

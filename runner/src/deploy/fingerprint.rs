@@ -16,6 +16,9 @@ use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope,
 /// The version of the step contract that modules are built for.
 const CONTRACT_VERSION: &str = "pawl:step@0.1.1";
 
+/// The component about the outputs of the steps that a step depends on.
+pub(super) const UPSTREAM: &str = "upstream";
+
 /// The data that a fingerprint is computed from.
 pub(super) struct FingerprintParts<'a> {
     pub(super) module: &'a Digest,
@@ -41,7 +44,7 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
         ("config".to_owned(), Blake3Hash::of_json(parts.config)),
         ("grants".to_owned(), Blake3Hash::of_json(&grants_json(parts.grants, parts.folder))),
         ("target".to_owned(), Blake3Hash::of(parts.target.as_str().as_bytes())),
-        ("upstream".to_owned(), Blake3Hash::of_json(&Value::Object(upstream))),
+        (UPSTREAM.to_owned(), Blake3Hash::of_json(&Value::Object(upstream))),
         ("release".to_owned(), Blake3Hash::of(release.as_bytes())),
     ]);
     components.extend(parts.inputs.into_iter().map(|(name, hash)| (format!("input:{name}"), hash)));

@@ -43,6 +43,11 @@ pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed
             && prepared.remote_executor(planned).is_none_or(|remote| !is_interrupted && remote.is_connected())
     };
     for planned in prepared.steps.iter().filter(is_known) {
+        // A rollback is continued by another one, which leaves out the same steps.
+        if attempt.overrides().leaves_out_of_rollback(planned) {
+            skipped.push(&planned.step_target);
+            continue;
+        }
         let Ok(resolved) = view.evaluate_input(planned, false).await else { continue };
         let action = decision::decide(&view.decision_input(&resolved, None));
         if is_failed(planned) {

@@ -121,11 +121,16 @@ impl JournalFixture {
 
     /// The step is about to run; `components` are its fingerprint, without the release.
     pub(crate) fn begin(self, step: &str, reason: DecisionReason, components: &[(&str, &str)]) -> Self {
-        self.decide(step, Decision::Run { reason }).intent(step, components)
+        self.decide(step, Decision::Run { reason }).intent(step, components, None)
+    }
+
+    /// A rollback is about to run the step for the release that it switched back to.
+    fn repeat(self, step: &str, release: &str) -> Self {
+        self.intent(step, &[("config", "1"), ("module", "m")], Some(self::release(release)))
     }
 
     /// Adds an intent; `components` are its fingerprint, without the release.
-    fn intent(self, step: &str, components: &[(&str, &str)]) -> Self {
+    fn intent(self, step: &str, components: &[(&str, &str)], for_release: Option<Release>) -> Self {
         let components = components.iter().copied().chain([("release", self.release.as_str())]);
         let hashes = components.map(|(name, content)| (name.to_owned(), Blake3Hash::of(content.as_bytes())));
         let fingerprint = Fingerprint(hashes.collect::<BTreeMap<_, _>>());
@@ -136,7 +141,7 @@ impl JournalFixture {
             fingerprint,
             input: json!({}),
             exposes,
-            release: None,
+            release: for_release,
         };
         self.push(1, intent)
     }
@@ -299,7 +304,7 @@ pub(crate) fn adopted_without_record() -> JournalFixture {
         .attempt(3, "2-bbbbbb", 2, "r2")
         .skip("pull")
         .probe("migrate", 4, ProbeFinding::Held { receipt: held.clone() })
-        .intent("migrate", &[("config", "1"), ("module", "m")])
+        .intent("migrate", &[("config", "1"), ("module", "m")], None)
         .decide("migrate", Decision::Adopt { reason, receipt: held })
         .skip("migrate")
         .run("switch", new_release(), 2, json!({}))
@@ -319,6 +324,22 @@ pub(crate) fn rolled_back() -> JournalFixture {
         .end("verify", 5_020, StepOutcome::Failed { failure: why })
         .push(1, JournalEvent::UndoIntent { step_target: step_target("switch") })
         .push(2, JournalEvent::UndoOutcome { step_target: step_target("switch"), failure: None })
+        .push(1, JournalEvent::SwitchedBack { release: release("r1"), doubt: None })
+        .ended(ExitKind::RolledBack)
+}
+
+/// The same, and the check runs again for the release that is live again.
+pub(crate) fn repeated(ended: StepOutcome) -> JournalFixture {
+    let why = failure("GET /health gave 500, not 200", json!({}));
+    clean()
+        .attempt(2, "2-bbbbbb", 1, "r2")
+        .run("switch", new_release(), 2, json!({}))
+        .begin("verify", DecisionReason::UpstreamRan, &[("config", "1"), ("module", "m")])
+        .end("verify", 5_020, StepOutcome::Failed { failure: why })
+        .push(1, JournalEvent::UndoIntent { step_target: step_target("switch") })
+        .push(2, JournalEvent::UndoOutcome { step_target: step_target("switch"), failure: None })
+        .repeat("verify", "r1")
+        .end("verify", 20, ended)
         .push(1, JournalEvent::SwitchedBack { release: release("r1"), doubt: None })
         .ended(ExitKind::RolledBack)
 }

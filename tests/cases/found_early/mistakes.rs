@@ -211,7 +211,7 @@ fn mistakes_in_directories_and_databases() {
             name: "read-only directory that does not exist",
             edits: &[("scripts: \"./scripts:ro\"", "scripts: \"./scripts:ro\", conf: \"./conf:ro\"")],
             code: "P0202",
-            at: "  warm:",
+            at: "conf: \"./conf:ro\"",
             hint: "fix this",
             fix: &[("$ mkdir conf", "")],
         },

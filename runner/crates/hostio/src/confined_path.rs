@@ -7,7 +7,7 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +37,16 @@ pub fn open_dir(path: &Path, access: DirAccess, writable: &[PathBuf]) -> io::Res
         }
         opened => opened,
     }
+}
+
+/// Opens an empty directory without a name, in which nothing can be created.
+pub fn open_empty_dir() -> io::Result<Dir> {
+    let random = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+    let path = std::env::temp_dir().join(format!("pawl-{random:016x}"));
+    fs::DirBuilder::new().mode(0o700).create(&path)?;
+    let dir = Dir::open_ambient_dir(&path, ambient_authority());
+    fs::remove_dir(&path)?;
+    dir
 }
 
 /// The path of a granted file, which need not exist, without links below a writable directory.
@@ -96,6 +106,14 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_in_an_empty_directory_and_nothing_gets_there() {
+        let empty = Dir::open_ambient_dir(fd_path(&open_empty_dir().unwrap()), ambient_authority()).unwrap();
+        assert_eq!(empty.entries().unwrap().count(), 0);
+        assert_eq!(empty.open("file").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(empty.create("file").unwrap_err().kind(), ErrorKind::NotFound);
+    }
 
     #[test]
     fn links_below_a_writable_directory_stay_inside() {

@@ -296,7 +296,7 @@ pub struct JournalHeader {
     pub runner: String,
     /// The operator: `user@host`.
     pub by: String,
-    /// The commit of the release, if a CI or git names it.
+    /// The commit that the release was deployed from, if a CI or git names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// The page of the CI run, which all attempts of a CI run share.

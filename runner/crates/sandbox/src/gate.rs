@@ -25,8 +25,8 @@ use hostio::{
     dir_snapshot::{DirSnapshot, DirSnapshotCache, PathReadError},
 };
 use plan::{
-    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, ModuleRef, PlanStep, SecretGrant,
-    StepGrants,
+    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, DirGrant, EnvGrant, ModuleRef, PlanStep,
+    SecretGrant, StepGrants,
 };
 
 /// The purpose of a call, which restricts its access.
@@ -50,6 +50,7 @@ pub(super) struct CapabilityGate {
     writable_dirs: Vec<PathBuf>,
     plan_dir: PathBuf,
     dirs: BTreeMap<String, (Dir, DirAccess)>,
+    missing_dirs: Vec<String>,
     client: Arc<net::NetClient>,
     dir_snapshots: DirSnapshotCache,
     /// The timeout of the call.
@@ -77,12 +78,18 @@ pub fn with_default_variables(mut environment: Vec<(String, String)>) -> Vec<(St
     environment
 }
 
+/// Whether a directory that is missing comes to be when the plan is carried out.
+fn is_created(step: &PlanStep, grant: &DirGrant, purpose: CallPurpose) -> bool {
+    let is_below_writable = || step.writable_dirs.iter().any(|writable| grant.path.starts_with(writable));
+    grant.access == DirAccess::ReadWrite || purpose != CallPurpose::Mutate && is_below_writable()
+}
+
 impl CapabilityGate {
     /// Opens a step's grants for one purpose.
     ///
-    /// Apply creates missing writable directories. For a probe, a missing one is simply missing.
+    /// Apply creates missing writable directories. For a probe, a missing one that a step of the plan creates is as good as an empty one.
     pub(super) fn open(step: &PlanStep, purpose: CallPurpose, folders: &DirSnapshotCache) -> Result<Self, StepFailure> {
-        let mut dirs = BTreeMap::new();
+        let (mut dirs, mut missing_dirs) = (BTreeMap::new(), Vec::new());
         for (name, grant) in &step.grants.dirs {
             let access = if purpose == CallPurpose::Mutate { grant.access } else { DirAccess::ReadOnly };
             let problem = |error: std::io::Error| {
@@ -104,7 +111,9 @@ impl CapabilityGate {
                 Ok(dir) => {
                     dirs.insert(name.to_string(), (dir, access));
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && grant.access == DirAccess::ReadWrite => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_created(step, grant, purpose) => {
+                    missing_dirs.push(name.to_string());
+                }
                 Err(error) => return Err(problem(error)),
             }
         }
@@ -117,6 +126,7 @@ impl CapabilityGate {
             writable_dirs: writable,
             plan_dir: step.plan_dir.clone(),
             dirs,
+            missing_dirs,
             client,
             dir_snapshots: folders.clone(),
             timeout: step.timeout,
@@ -142,6 +152,11 @@ impl CapabilityGate {
     /// The existing granted directories, with the access of this call.
     pub(super) fn dirs(&self) -> impl Iterator<Item = (&str, &Dir, DirAccess)> {
         self.dirs.iter().map(|(name, (dir, access))| (name.as_str(), dir, *access))
+    }
+
+    /// The granted directories that do not exist yet, and that a step of the plan creates.
+    pub(super) fn missing_dirs(&self) -> &[String] {
+        &self.missing_dirs
     }
 
     /// Whether this call may write files.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cap_std::fs::Dir;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
@@ -51,17 +52,27 @@ impl HostState {
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         wasi.stdout(GuestOutputStream::new(log.clone(), MessageLevel::Info))
             .stderr(GuestOutputStream::new(log.clone(), MessageLevel::Warn));
+        let mut preopen = |name: &str, dir: &Dir, permissions| {
+            let opened = wasi.preopened_dir(confined_path::fd_path(dir), format!("/{name}"), permissions);
+            opened.map(|_| ()).map_err(|error| unopened(name, &error))
+        };
         for (name, dir, access) in gate.dirs() {
             let permissions = match access {
                 DirAccess::ReadOnly => FsPerms::ReadOnly,
                 DirAccess::ReadWrite => FsPerms::ReadWrite,
             };
-            wasi.preopened_dir(confined_path::fd_path(dir), format!("/{name}"), permissions).map_err(|error| {
-                super::failure(FailureKind::Permanent, format!("directory `{name}` can't be opened: {error}"))
-            })?;
+            preopen(name, dir, permissions)?;
+        }
+        for name in gate.missing_dirs() {
+            let empty = confined_path::open_empty_dir().map_err(|error| unopened(name, &error))?;
+            preopen(name, &empty, FsPerms::ReadOnly)?;
         }
         Ok(Self { gate: Arc::new(gate), limits, log, channel, programs, fence, table, wasi: wasi.build() })
     }
+}
+
+fn unopened(name: &str, error: &dyn std::fmt::Display) -> StepFailure {
+    super::failure(FailureKind::Permanent, format!("directory `{name}` can't be opened: {error}"))
 }
 
 impl WasiView for HostState {

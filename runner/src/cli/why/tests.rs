@@ -4,6 +4,8 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::report::fixture::{self, JournalFixture};
+use contract::text::WIDTH;
+use journal::event::DecisionReason;
 use plan::StateLocation;
 
 fn answer(tape: &JournalFixture, step: &str, attempt: Option<u64>, form: OutputFormat) -> Result<String, Diagnostic> {
@@ -12,7 +14,8 @@ fn answer(tape: &JournalFixture, step: &str, attempt: Option<u64>, form: OutputF
     let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
     tape.write(store.folder());
     let mut out = Vec::new();
-    run(&WhyArgs { step: step.to_owned(), attempt }, &store, form, &mut out)?;
+    let plan = PlanSourceArgs { plan: None, environment: Some("test".to_owned()) };
+    run(&WhyArgs { step: step.to_owned(), attempt }, &plan, &store, form, WIDTH, &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -182,12 +185,71 @@ fn it_was_undone() {
 }
 
 #[test]
+fn it_was_interrupted() {
+    check(
+        &fixture::killed().ended(ExitKind::Interrupted),
+        "migrate",
+        expect![[r#"
+            `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+
+              decision  run: the release changed
+              changed   release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   unknown: the step was interrupted
+        "#]],
+    );
+}
+
+#[test]
+fn it_ran_again_for_the_release_before() {
+    let broken = StepOutcome::Failed { failure: fixture::failure("GET /health gave 404, not 200", json!({})) };
+    check(
+        &fixture::repeated(broken.clone()),
+        "verify",
+        expect![[r#"
+            `verify`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+
+              decision  run: an earlier step ran
+              changed   release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   failed after 5.0 s: GET /health gave 500, not 200
+              hint      fix the file and run again
+              again     for r1: failed after 20 ms: GET /health gave 404, not 200
+        "#]],
+    );
+    let json = answer(&fixture::repeated(broken), "verify", None, OutputFormat::Json).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["outcome"]["failure"]["message"], "GET /health gave 500, not 200");
+    assert_eq!(
+        (&json["again"]["release"]["label"], &json["again"]["outcome"]["result"]),
+        (&"r1".into(), &"failed".into())
+    );
+}
+
+#[test]
+fn command_in_its_hint_names_the_environment() {
+    let hint = Some("`runner logs verify` shows more".to_owned());
+    let failure = StepFailure { hint, ..fixture::failure("no", json!({})) };
+    let failed = fixture::clean()
+        .attempt(2, "2-bbbbbb", 1, "r2")
+        .begin("verify", DecisionReason::UpstreamRan, &[])
+        .end("verify", 5, StepOutcome::Failed { failure })
+        .ended(ExitKind::Failed);
+    let text = answer(&failed, "verify", None, OutputFormat::Text).unwrap();
+    assert!(text.contains("  hint      `runner logs verify --env test` shows more\n"), "{text}");
+}
+
+#[test]
 fn json_has_the_same_answer() {
     expect![[r#"
-        {"step":"migrate","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":"run","because":"changed","words":"its configuration, migrations and the release changed","changed":[{"component":"config","old":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487","new":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"},{"component":"input:migrations","old":null,"new":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0"},{"component":"release","old":"5966598b377ee4e39c81bb5c2496b1b33494d9dd089b72b8c4e350f51d95995c","new":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"}],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":{"result":"failed","took-ms":41,"failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}},"undone":null}
+        {"step":"migrate","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":"run","because":"changed","words":"its configuration, migrations and the release changed","changed":[{"component":"config","old":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487","new":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"},{"component":"input:migrations","old":null,"new":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0"},{"component":"release","old":"5966598b377ee4e39c81bb5c2496b1b33494d9dd089b72b8c4e350f51d95995c","new":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"}],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":{"result":"failed","took-ms":41,"failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}},"again":null,"undone":null}
     "#]].assert_eq(&answer(&fixture::failed(), "migrate", None, OutputFormat::Json).unwrap());
     expect![[r#"
-        {"step":"verify","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":null,"because":null,"words":"the attempt did not reach it (failed at `migrate`)","changed":[],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":null,"undone":null}
+        {"step":"verify","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":null,"because":null,"words":"the attempt did not reach it (failed at `migrate`)","changed":[],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":null,"again":null,"undone":null}
     "#]].assert_eq(&answer(&fixture::failed(), "verify", None, OutputFormat::Json).unwrap());
 }
 

@@ -1,6 +1,10 @@
 //! Determines the release, with its digest, before anything runs.
 
-use contract::diagnostic::{Diagnostic, ErrorCode};
+use contract::{
+    Label,
+    diagnostic::{Diagnostic, ErrorCode},
+    step::FailureKind,
+};
 use journal::event::Release;
 use plan::{Plan, PlanStep};
 
@@ -31,14 +35,34 @@ pub(super) async fn resolve_release(
             (Err(_), Some(known)) => Some(known.clone()),
             (Err(failure), None) => {
                 let message = format!("can't determine the digest of release {label}");
-                let diagnostic =
-                    plan.error_at(ErrorCode::ReleaseDigestUnavailable, span, message, "its source", failure.hint);
+                let others =
+                    if failure.kind == FailureKind::NotFound { packed_labels(&ready.step, &label) } else { None };
+                let such_as = others.map_or_else(String::new, |labels| format!(", such as {}", labels.join(", ")));
+                let hint = failure.hint.map(|hint| hint + &such_as);
+                let diagnostic = plan.error_at(ErrorCode::ReleaseDigestUnavailable, span, message, "its source", hint);
                 return Err(diagnostic.with_cause(failure.message));
             }
         };
         return Ok(Release { label, digest });
     }
     Ok(Release { label, digest: None })
+}
+
+/// The labels of other releases whose archives are in the same directory, the most similar one first; none if there are none.
+fn packed_labels(step: &PlanStep, label: &Label) -> Option<Vec<String>> {
+    const MOST: usize = 5;
+    let archive = step.grants.host_path(step.with["from"].as_str()?.strip_prefix("file:")?)?;
+    let (before, after) = archive.file_name()?.to_str()?.split_once(label.as_str())?;
+    let names = archive.parent()?.read_dir().ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let label_of = |name: String| Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned());
+    let mut labels: Vec<_> = names.filter_map(label_of).filter(|other| other.parse::<Label>().is_ok()).collect();
+    labels.sort_unstable();
+    if let Some(near) = plan::closest_match(label.as_str(), labels.iter().map(String::as_str)).map(str::to_owned) {
+        labels.retain(|other| *other != near);
+        labels.insert(0, near);
+    }
+    labels.truncate(MOST);
+    (!labels.is_empty()).then_some(labels)
 }
 
 /// A step with what it is granted of this machine.

@@ -1,6 +1,6 @@
 //! Checks the granted resources: directories, the folders of SQLite databases, and free disk space.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use super::PlannedStep;
 use contract::{
@@ -59,14 +59,21 @@ pub(super) fn unreadable_dirs<'p>(plan: &Plan, steps: impl Iterator<Item = &'p P
 }
 
 fn dir_error(plan: &Plan, step: &PlanStep, name: &GrantName, path: &Path, why: &str) -> Diagnostic {
-    resource_error(plan, step, &format!("directory `{name}` of step `{}` ({}) {why}", step.id, path.display()))
+    let message = format!("directory `{name}` of step `{}` ({}) {why}", step.id, path.display());
+    match step.dir_spans.get(name) {
+        Some(span) => error_at(plan, span, &message, "this directory"),
+        None => resource_error(plan, step, &message),
+    }
 }
 
 /// The error for a granted resource that is missing or unusable.
 pub(super) fn resource_error(plan: &Plan, step: &PlanStep, message: &str) -> Diagnostic {
-    let hint = Some("nothing was changed; fix this, then run the same command again".to_owned());
-    let mut diagnostic =
-        plan.error_at(ErrorCode::ResourceNotReady, step.span.clone(), message, "this step needs it", hint);
+    error_at(plan, &step.span, message, "this step needs it")
+}
+
+fn error_at(plan: &Plan, span: &Range<usize>, message: &str, label: &str) -> Diagnostic {
+    let hint = Some("nothing was deployed; fix this, then run the same command again".to_owned());
+    let mut diagnostic = plan.error_at(ErrorCode::ResourceNotReady, span.clone(), message, label, hint);
     diagnostic.exit = ExitKind::Refused;
     diagnostic
 }
