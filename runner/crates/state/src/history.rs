@@ -25,8 +25,8 @@ use super::{
     attempt_index::{AttemptIndex, INDEX_FILE},
     base_snapshot::BaseFiles,
     journal_cache::WantedFile,
-    journal_files::{epoch_of, ignore_missing, journals_in, remove_if_present},
-    lost_lines::BEGUN_FILE,
+    journal_files::{epoch_of, ignore_missing, journals_in, read_if_present, remove_if_present},
+    lost_lines::{BEGUN_FILE, keep_lost_file},
 };
 
 /// The snapshot after the newest attempt that has ended.
@@ -90,7 +90,7 @@ pub enum AttemptChoice {
 pub(super) struct HistoryFolder<'a> {
     pub(super) folder: PathBuf,
     /// Where files that are not here are downloaded from.
-    store: Option<&'a StateStore>,
+    pub(super) store: Option<&'a StateStore>,
     /// The state before the first journal: empty, unless the history was restored from a checkpoint.
     pub(super) base: JournalState,
     /// Whether its file has that state, or none is needed.
@@ -322,6 +322,19 @@ impl<'a> HistoryFolder<'a> {
             .try_for_each(|name| remove_if_present(&self.folder.join(name)))
     }
 
+    /// Keeps the snapshots in `lost`: they may know what the journals do not say any more.
+    ///
+    /// # Errors
+    /// [`StateError`] when a file can't be read or written.
+    pub(super) fn keep_snapshots(&self) -> Result<(), StateError> {
+        for (name, stem) in [(SNAPSHOT_FILE, "snapshot"), (PREVIOUS_SNAPSHOT_FILE, "snapshot-previous")] {
+            if let Some(bytes) = read_if_present(&self.folder.join(name))? {
+                keep_lost_file(&self.folder, stem, "json", &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Folds the loose journals before an epoch.
     fn read_loose(
         &self,
@@ -389,7 +402,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// The index file, if it is the one with this hash.
-    fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<AttemptIndex>, StateError> {
+    pub(super) fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<AttemptIndex>, StateError> {
         if let Some(index) = AttemptIndex::read(&self.folder, hash) {
             return Ok(Some(index));
         }

@@ -41,6 +41,7 @@ mod folder_protocol;
 mod git;
 mod git_import;
 mod history;
+mod history_check;
 pub mod http;
 mod journal_cache;
 mod journal_files;

@@ -1,5 +1,6 @@
 //! Checks a state as a whole, and repairs what needs no judgement: caches are made again, and lines that can't be read are moved away,
-//! with a note of the steps that they may have begun. What becomes of a base snapshot is in [`super::base_snapshot`].
+//! with a note of the steps that they may have begun. What is wrong is found in [`super::history_check`]; what becomes of a base snapshot is in
+//! [`super::base_snapshot`].
 //!
 //! Nothing is deleted: what a repair takes out of a journal lies in `lost/`. Deliberately absent: damage in an archive or on a
 //! remote, which only a copy can mend.
@@ -7,12 +8,11 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use hostio::atomic_file::{remove_staged_files, replace_file};
-use journal::{JournalEvent, JournalState, LoadedJournals, StepTarget, line};
+use journal::{JournalEvent, StepTarget, line};
 
 use super::{
     HistoryError, StateError, StateStore,
-    archive::{ARCHIVE_FOLDER, ArchiveRange},
-    attempt_index::AttemptIndex,
+    archive::ARCHIVE_FOLDER,
     base_snapshot::{BaseFiles, BaseRepair},
     history::{ARCHIVE_POLICY, HistoryFolder},
     journal_files::{read_if_present, whole_lines},
@@ -40,6 +40,22 @@ pub enum StateFinding {
         /// What is wrong.
         error: HistoryError,
     },
+    /// A journal can't be read, or the one before it is missing, and the snapshot stands for both. Nothing to repair.
+    DamagedOldJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The journal that the snapshot continues, or one before it, has lost lines that only the snapshot stands for.
+    LostJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+        /// What a repair does.
+        repair: BaseRepair,
+    },
     /// The snapshot before the first journal is missing, damaged or of another history.
     DamagedBase {
         /// The file.
@@ -65,18 +81,42 @@ impl StateFinding {
     pub fn is_repairable(&self) -> bool {
         match self {
             Self::DamagedJournal { .. } | Self::OutdatedSnapshot | Self::Diverged(_) => true,
-            Self::DamagedBase { repair, .. } => *repair != BaseRepair::None,
-            Self::DamagedArchive { .. } | Self::NotUploaded(_) | Self::LostLines(_) => false,
+            Self::DamagedBase { repair, .. } | Self::LostJournal { repair, .. } => *repair != BaseRepair::None,
+            Self::DamagedArchive { .. }
+            | Self::DamagedOldJournal { .. }
+            | Self::NotUploaded(_)
+            | Self::LostLines(_) => false,
         }
     }
 
-    /// Whether deployments can't go on because of it.
+    /// Whether the snapshot has what the journals have lost, and can't be made again.
+    fn needs_snapshot(&self) -> bool {
+        match self {
+            Self::DamagedOldJournal { .. } => true,
+            Self::LostJournal { repair, .. } => *repair == BaseRepair::None,
+            Self::DamagedJournal { .. }
+            | Self::DamagedArchive { .. }
+            | Self::DamagedBase { .. }
+            | Self::OutdatedSnapshot
+            | Self::Diverged(_)
+            | Self::NotUploaded(_)
+            | Self::LostLines(_) => false,
+        }
+    }
+
+    /// Whether it keeps deployments from going on, or has lost state.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::DamagedJournal { .. } | Self::DamagedArchive { .. } | Self::Diverged(_) => true,
+            Self::DamagedJournal { .. }
+            | Self::LostJournal { .. }
+            | Self::DamagedArchive { .. }
+            | Self::Diverged(_) => true,
             Self::DamagedBase { repair, .. } => *repair != BaseRepair::Remake,
-            Self::OutdatedSnapshot | Self::NotUploaded(_) | Self::LostLines(_) => false,
+            Self::DamagedOldJournal { .. }
+            | Self::OutdatedSnapshot
+            | Self::NotUploaded(_)
+            | Self::LostLines(_) => false,
         }
     }
 }
@@ -129,11 +169,29 @@ impl StateStore {
         for folder in [history.folder.clone(), history.folder.join(LOST_FOLDER), history.folder.join(ARCHIVE_FOLDER)] {
             remove_staged_files(&folder).map_err(|source| StateError::io("clean", &folder, source))?;
         }
-        for finding in history.check()? {
-            if let StateFinding::DamagedJournal { path, sound_lines, later, .. } = finding {
-                history.move_lines_away(&path, sound_lines)?;
-                later.iter().try_for_each(|path| history.move_lines_away(path, 0))?;
+        let findings = history.check()?;
+        for finding in &findings {
+            match finding {
+                StateFinding::DamagedJournal { path, sound_lines, later, .. } => {
+                    history.move_lines_away(path, *sound_lines)?;
+                    later.iter().try_for_each(|path| history.move_lines_away(path, 0))?;
+                }
+                StateFinding::LostJournal { repair: BaseRepair::BeginAfter(_), .. } => history.begin_after_snapshot()?,
+                StateFinding::LostJournal { .. }
+                | StateFinding::DamagedOldJournal { .. }
+                | StateFinding::DamagedArchive { .. }
+                | StateFinding::DamagedBase { .. }
+                | StateFinding::OutdatedSnapshot
+                | StateFinding::Diverged(_)
+                | StateFinding::NotUploaded(_)
+                | StateFinding::LostLines(_) => {}
             }
+        }
+        if findings.iter().any(StateFinding::needs_snapshot) {
+            return Ok(());
+        }
+        if findings.iter().any(|finding| finding.is_damage() && finding.is_repairable()) {
+            history.keep_snapshots()?;
         }
         let history = HistoryFolder::of(self)?;
         let loaded = history.load_all(|_| {})?;
@@ -147,36 +205,17 @@ impl StateStore {
 }
 
 impl HistoryFolder<'_> {
-    fn check(&self) -> Result<Vec<StateFinding>, StateError> {
-        let damaged_archive = |range: ArchiveRange, error| {
-            Ok(vec![StateFinding::DamagedArchive { path: range.path(&self.folder), error }])
-        };
-        let mut loaded = match (self.loaded_base(), self.archives.first()) {
-            (Ok(loaded), _) => loaded,
-            (Err(error), Some(first)) => return damaged_archive(*first, error.into()),
-            (Err(error), None) => return Err(error),
-        };
-        for range in &self.archives {
-            if let Err(error) = self.fold_archive(*range, &mut loaded) {
-                return damaged_archive(*range, error);
-            }
+    /// Lets the history begin after the snapshot. Lines of its journal that it does not have are lost.
+    fn begin_after_snapshot(&self) -> Result<(), StateError> {
+        let Some(snapshot) = self.snapshot() else { return Ok(()) };
+        let known = snapshot.state;
+        if let Some((_, path)) = self.loose.iter().find(|(epoch, _)| *epoch == known.epoch()) {
+            let content = read_if_present(path)?.unwrap_or_default();
+            let count = usize::try_from(known.line_count).unwrap_or(usize::MAX);
+            let length: usize = content.split_inclusive(|byte| *byte == b'\n').take(count).map(<[u8]>::len).sum();
+            note_begun_steps(&self.folder, self.steps_in(&content[length..]))?;
         }
-        self.fetch_journals(&self.loose)?;
-        for (index, (_, path)) in self.loose.iter().enumerate() {
-            let before = loaded.state.clone();
-            if let Err(error) = loaded.read_path(path, index + 1 == self.loose.len(), |_| {}) {
-                let sound_lines = sound_lines(&before, path)?;
-                let later = self.loose[index + 1..].iter().map(|(_, path)| path.clone()).collect();
-                let error = error.into();
-                return Ok(vec![StateFinding::DamagedJournal { path: path.clone(), error, sound_lines, later }]);
-            }
-        }
-        let is_current = self.snapshot().is_some_and(|snapshot| {
-            let read = self.load(|_| {}).is_ok_and(|read| read.state == loaded.state);
-            read && AttemptIndex::read(&self.folder, snapshot.index).is_some()
-        });
-        let is_outdated = !is_current && loaded.state.epoch() > 0 && loaded.state.newer_format.is_none();
-        Ok(is_outdated.then_some(StateFinding::OutdatedSnapshot).into_iter().collect())
+        BaseFiles::of(&self.folder)?.begin_after(&known)
     }
 
     /// Moves the lines of a journal from one on away, and notes the steps that they may have begun.
@@ -232,17 +271,6 @@ fn begun_step(event: &JournalEvent) -> Option<StepTarget> {
         | JournalEvent::Ended { .. }
         | JournalEvent::Unrecognized => None,
     }
-}
-
-/// How many lines of a journal can be folded after a state.
-fn sound_lines(before: &JournalState, path: &std::path::Path) -> Result<usize, StateError> {
-    let content = read_if_present(path)?.unwrap_or_default();
-    let lines: Vec<_> = whole_lines(&content).split_inclusive(|byte| *byte == b'\n').collect();
-    let is_sound = |count: &usize| {
-        let mut loaded = LoadedJournals { state: before.clone(), ..LoadedJournals::default() };
-        loaded.read_file(path, &lines[..*count].concat(), true, |_| {}).is_ok()
-    };
-    Ok((1..=lines.len()).rev().find(is_sound).unwrap_or(0))
 }
 
 #[cfg(test)]
