@@ -140,6 +140,9 @@ fn what(finding: &StateFinding) -> (String, Option<String>) {
         StateFinding::DamagedArchive { path, error } => (error.to_string(), Some(path.display().to_string())),
         StateFinding::DamagedBase { path, why, .. } => (why.clone(), Some(path.display().to_string())),
         StateFinding::OutdatedSnapshot => ("the snapshot or the index does not match the journals".to_owned(), None),
+        StateFinding::DamagedBegunFile(path) => {
+            ("the list of steps that may have begun can't be read".to_owned(), Some(path.display().to_string()))
+        }
         StateFinding::Diverged(path) => ("differs from the remote's".to_owned(), Some(path.display().to_string())),
         StateFinding::NotUploaded(path) => {
             ("has lines that are not uploaded yet".to_owned(), Some(path.display().to_string()))
@@ -196,6 +199,9 @@ fn repair_text(finding: &StateFinding, tense: Tense) -> String {
                 "restore it from a copy, such as the newest artifact of the CI run that it came from".to_owned()
             }
         },
+        StateFinding::DamagedBegunFile(_) => {
+            "the next attempt counts every step as begun, and probes it before it acts".to_owned()
+        }
         StateFinding::OutdatedSnapshot => format!("{} them again from the journals", verb("makes", "made")),
         StateFinding::Diverged(_) => format!(
             "{} the remote's, and {} this one to `lost`",

@@ -8,15 +8,14 @@
 //! done ([`super::local_copy`]).
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
 use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
 use hostio::atomic_file::replace_unsynced_file;
 use journal::{
-    JournalError, JournalState, LoadedJournals, Snapshot, SnapshotHeader, StepTarget, event::JournalEntry,
-    state::AttemptSummary,
+    JournalError, JournalState, LoadedJournals, Snapshot, SnapshotHeader, event::JournalEntry, state::AttemptSummary,
 };
 
 use super::{
@@ -24,9 +23,10 @@ use super::{
     archive::{Archive, ArchiveRange},
     attempt_index::{AttemptIndex, INDEX_FILE},
     base_snapshot::BaseFiles,
+    begun_steps::{BEGUN_FILE, BegunSteps},
     journal_cache::WantedFile,
     journal_files::{epoch_of, ignore_missing, journals_in, read_if_present, remove_if_present},
-    lost_lines::{BEGUN_FILE, keep_lost_file},
+    lost_lines::keep_lost_file,
 };
 
 /// The snapshot after the newest attempt that has ended.
@@ -143,14 +143,8 @@ impl StateStore {
     ///
     /// # Errors
     /// [`StateError`] when the list can't be read.
-    pub fn lost_records(&self) -> Result<Vec<StepTarget>, StateError> {
-        let path = self.folder().join(BEGUN_FILE);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StateError::io("read", &path, source)),
-        };
-        serde_json::from_slice(&text).map_err(|error| StateError::io("read", &path, error.into()))
+    pub fn lost_records(&self) -> Result<BegunSteps, StateError> {
+        BegunSteps::read(self.folder())
     }
 
     /// Removes the list of [`lost_records`](Self::lost_records), once a journal has them.
@@ -158,11 +152,7 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when it can't be removed.
     pub fn forget_lost_records(&self) -> Result<(), StateError> {
-        let path = self.folder().join(BEGUN_FILE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove_if_present(&self.folder().join(BEGUN_FILE))
     }
 
     /// Writes the snapshot and the index, if there are attempts that they do not have: `loaded` is all that was read under the lock.
@@ -355,7 +345,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// The state after the newest archive.
-    fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
+    pub(super) fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
         match self.archives.last() {
             None => Ok(self.loaded_base()?),
             Some(range) => self.read_archive(*range)?.fold(&self.folder, u64::MAX),

@@ -32,6 +32,7 @@ mod archive;
 pub mod artifacts;
 mod attempt_index;
 mod base_snapshot;
+mod begun_steps;
 pub mod bundle;
 pub mod checkpoints;
 mod deployment_lock;
@@ -62,6 +63,7 @@ pub mod tail;
 mod upload;
 
 pub use base_snapshot::BaseRepair;
+pub use begun_steps::BegunSteps;
 pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};

@@ -5,7 +5,10 @@
 //! Nothing is deleted: what a repair takes out of a journal lies in `lost/`. Deliberately absent: damage in an archive or on a
 //! remote, which only a copy can mend.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use hostio::atomic_file::{remove_staged_files, replace_file};
 use journal::{JournalEvent, StepTarget, line};
@@ -14,9 +17,10 @@ use super::{
     HistoryError, StateError, StateStore,
     archive::ARCHIVE_FOLDER,
     base_snapshot::{BaseFiles, BaseRepair},
+    begun_steps::{BegunSteps, damaged_begun_file, note_begun_steps},
     history::{ARCHIVE_POLICY, HistoryFolder},
-    journal_files::{read_if_present, whole_lines},
-    lost_lines::{LOST_FOLDER, keep_lost_lines, note_begun_steps},
+    journal_files::{read_if_present, remove_if_present, whole_lines},
+    lost_lines::{LOST_FOLDER, keep_lost_lines},
 };
 
 /// Something that a check found.
@@ -71,6 +75,8 @@ pub enum StateFinding {
     Diverged(PathBuf),
     /// A journal here has lines that the next deployment uploads. Nothing to repair.
     NotUploaded(PathBuf),
+    /// The list of steps that lost lines say have begun can't be read: the next attempt counts all as begun. Nothing to repair.
+    DamagedBegunFile(PathBuf),
     /// Lines that were moved away earlier. Nothing to repair.
     LostLines(PathBuf),
 }
@@ -84,6 +90,7 @@ impl StateFinding {
             Self::DamagedBase { repair, .. } | Self::LostJournal { repair, .. } => *repair != BaseRepair::None,
             Self::DamagedArchive { .. }
             | Self::DamagedOldJournal { .. }
+            | Self::DamagedBegunFile(_)
             | Self::NotUploaded(_)
             | Self::LostLines(_) => false,
         }
@@ -97,6 +104,7 @@ impl StateFinding {
             Self::DamagedJournal { .. }
             | Self::DamagedArchive { .. }
             | Self::DamagedBase { .. }
+            | Self::DamagedBegunFile(_)
             | Self::OutdatedSnapshot
             | Self::Diverged(_)
             | Self::NotUploaded(_)
@@ -114,6 +122,7 @@ impl StateFinding {
             | Self::Diverged(_) => true,
             Self::DamagedBase { repair, .. } => *repair != BaseRepair::Remake,
             Self::DamagedOldJournal { .. }
+            | Self::DamagedBegunFile(_)
             | Self::OutdatedSnapshot
             | Self::NotUploaded(_)
             | Self::LostLines(_) => false,
@@ -134,6 +143,7 @@ impl StateStore {
             self.pull_recent()?;
             findings.extend(self.check_history()?);
         }
+        findings.extend(damaged_begun_file(self.folder())?.map(StateFinding::DamagedBegunFile));
         findings.extend(copy.not_uploaded.into_iter().map(StateFinding::NotUploaded));
         findings.extend(copy.lost.into_iter().map(StateFinding::LostLines));
         Ok(findings)
@@ -170,17 +180,20 @@ impl StateStore {
             remove_staged_files(&folder).map_err(|source| StateError::io("clean", &folder, source))?;
         }
         let findings = history.check()?;
+        if findings.iter().any(|finding| finding.is_damage() && finding.is_repairable()) {
+            history.keep_snapshots()?;
+        }
         for finding in &findings {
             match finding {
                 StateFinding::DamagedJournal { path, sound_lines, later, .. } => {
-                    history.move_lines_away(path, *sound_lines)?;
-                    later.iter().try_for_each(|path| history.move_lines_away(path, 0))?;
+                    history.take_out(path, *sound_lines, later)?;
                 }
                 StateFinding::LostJournal { repair: BaseRepair::BeginAfter(_), .. } => history.begin_after_snapshot()?,
                 StateFinding::LostJournal { .. }
                 | StateFinding::DamagedOldJournal { .. }
                 | StateFinding::DamagedArchive { .. }
                 | StateFinding::DamagedBase { .. }
+                | StateFinding::DamagedBegunFile(_)
                 | StateFinding::OutdatedSnapshot
                 | StateFinding::Diverged(_)
                 | StateFinding::NotUploaded(_)
@@ -189,9 +202,6 @@ impl StateStore {
         }
         if findings.iter().any(StateFinding::needs_snapshot) {
             return Ok(());
-        }
-        if findings.iter().any(|finding| finding.is_damage() && finding.is_repairable()) {
-            history.keep_snapshots()?;
         }
         let history = HistoryFolder::of(self)?;
         let loaded = history.load_all(|_| {})?;
@@ -206,47 +216,90 @@ impl StateStore {
 
 impl HistoryFolder<'_> {
     /// Lets the history begin after the snapshot. Lines of its journal that it does not have are lost.
-    fn begin_after_snapshot(&self) -> Result<(), StateError> {
+    fn begin_after_snapshot(&self) -> Result<(), HistoryError> {
         let Some(snapshot) = self.snapshot() else { return Ok(()) };
         let known = snapshot.state;
         if let Some((_, path)) = self.loose.iter().find(|(epoch, _)| *epoch == known.epoch()) {
             let content = read_if_present(path)?.unwrap_or_default();
             let count = usize::try_from(known.line_count).unwrap_or(usize::MAX);
-            let length: usize = content.split_inclusive(|byte| *byte == b'\n').take(count).map(<[u8]>::len).sum();
-            note_begun_steps(&self.folder, self.steps_in(&content[length..]))?;
+            note_begun_steps(&self.folder, self.begun_in(&content, length_of_lines(&content, count))?)?;
         }
-        BaseFiles::of(&self.folder)?.begin_after(&known)
+        Ok(BaseFiles::of(&self.folder)?.begin_after(&known)?)
     }
 
-    /// Moves the lines of a journal from one on away, and notes the steps that they may have begun.
-    fn move_lines_away(&self, path: &std::path::Path, sound_lines: usize) -> Result<(), StateError> {
+    /// Moves the lines of a damaged journal from one on away, and those of all later journals. First the steps that they may have begun
+    /// are noted, so that a kill loses none.
+    fn take_out(&self, damaged: &Path, sound_lines: usize, later: &[PathBuf]) -> Result<(), HistoryError> {
+        let content = read_if_present(damaged)?.unwrap_or_default();
+        let length = length_of_lines(&content, sound_lines);
+        // Something is not as it was written, even where each line can be read.
+        let mut begun = self.begun_in(&content, length)?.union(self.steps_known_by(&content)?);
+        if sound_lines == 0 && events_in(&content).next().flatten().is_some() {
+            // It does not follow the journal before it: others are missing, and nobody knows what they said.
+            begun = BegunSteps::All;
+        }
+        for path in later {
+            begun = begun.union(self.begun_in(&read_if_present(path)?.unwrap_or_default(), 0)?);
+        }
+        note_begun_steps(&self.folder, begun)?;
+        self.move_lines_away(damaged, length)?;
+        Ok(later.iter().try_for_each(|path| self.move_lines_away(path, 0))?)
+    }
+
+    /// Moves the bytes of a journal from one on away.
+    fn move_lines_away(&self, path: &Path, length: usize) -> Result<(), StateError> {
         let content = read_if_present(path)?.unwrap_or_default();
-        let sound: usize = content.split_inclusive(|byte| *byte == b'\n').take(sound_lines).map(<[u8]>::len).sum();
-        let lost = &content[sound..];
-        keep_lost_lines(&self.folder, super::epoch_of(path).unwrap_or_default(), lost)?;
-        note_begun_steps(&self.folder, self.steps_in(lost))?;
-        if sound == 0 {
-            return fs::remove_file(path).map_err(|source| StateError::io("remove", path, source));
+        keep_lost_lines(&self.folder, super::epoch_of(path).unwrap_or_default(), &content[length..])?;
+        if length == 0 {
+            return remove_if_present(path);
         }
-        replace_file(path, &content[..sound]).map_err(|source| StateError::io("write", path, source))
+        replace_file(path, &content[..length]).map_err(|source| StateError::io("write", path, source))
     }
 
-    /// The steps that lines are about; all known steps, if a line can't be read.
-    fn steps_in(&self, lines: &[u8]) -> BTreeSet<StepTarget> {
+    /// The steps that the lines of a journal from a byte on may have begun; all that it can be about, if one can't be read.
+    fn begun_in(&self, content: &[u8], length: usize) -> Result<BegunSteps, HistoryError> {
         let mut steps = BTreeSet::new();
-        for text in whole_lines(lines).split(|byte| *byte == b'\n').filter(|text| !text.is_empty()) {
-            match line::decode(text) {
-                Ok((entry, _)) => steps.extend(begun_step(&entry.event)),
-                Err(_) => steps.extend(self.known_steps()),
+        for event in events_in(&content[length..]) {
+            match event {
+                Some(event) => steps.extend(begun_step(&event)),
+                None => return self.steps_known_by(content),
             }
         }
-        steps
+        Ok(BegunSteps::Named(steps))
     }
 
-    fn known_steps(&self) -> BTreeSet<StepTarget> {
-        let state = self.snapshot().map(|snapshot| snapshot.state);
-        state.map(|state| state.records.into_keys().collect()).unwrap_or_default()
+    /// All steps that unreadable lines of a journal can be about: those with a record, and those that any readable line here names.
+    /// Without the plan of its attempt, that may be any step.
+    fn steps_known_by(&self, content: &[u8]) -> Result<BegunSteps, HistoryError> {
+        if !events_in(content).any(|event| matches!(event, Some(JournalEvent::Plan { .. }))) {
+            return Ok(BegunSteps::All);
+        }
+        let mut steps = BTreeSet::new();
+        let known = self.snapshot().map(|snapshot| snapshot.state.records).unwrap_or_default();
+        steps.extend(known.into_keys().chain(self.archived_state()?.state.records.into_keys()));
+        for (_, path) in &self.loose {
+            for event in events_in(&read_if_present(path)?.unwrap_or_default()).flatten() {
+                match event {
+                    JournalEvent::Plan { steps: planned, .. } => {
+                        steps.extend(planned.into_iter().map(|step| step.step_target));
+                    }
+                    event => steps.extend(event.step_target().cloned()),
+                }
+            }
+        }
+        Ok(BegunSteps::Named(steps))
     }
+}
+
+/// The events of whole lines; `None` for one that can't be read.
+fn events_in(lines: &[u8]) -> impl Iterator<Item = Option<JournalEvent>> {
+    let lines = whole_lines(lines).split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    lines.map(|line| line::decode(line).ok().map(|(entry, _)| entry.event))
+}
+
+/// The number of bytes of the first lines.
+fn length_of_lines(content: &[u8], lines: usize) -> usize {
+    content.split_inclusive(|byte| *byte == b'\n').take(lines).map(<[u8]>::len).sum()
 }
 
 /// The step that an event says has begun.
@@ -283,7 +336,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         keep_lost_lines(folder.path(), 3, b"one\n").unwrap();
         keep_lost_lines(folder.path(), 3, b"two\n").unwrap();
-        let kept = fs::read_dir(folder.path().join("lost")).unwrap().count();
+        let kept = std::fs::read_dir(folder.path().join("lost")).unwrap().count();
         assert_eq!(kept, 2);
     }
 }
