@@ -134,9 +134,15 @@ fn what(finding: &StateFinding) -> (String, Option<String>) {
         StateFinding::DamagedJournal { path, error, sound_lines, .. } => {
             (format!("{error}; lines before it: {sound_lines}"), Some(path.display().to_string()))
         }
+        StateFinding::DamagedOldJournal { path, why } | StateFinding::LostJournal { path, why, .. } => {
+            (why.clone(), Some(path.display().to_string()))
+        }
         StateFinding::DamagedArchive { path, error } => (error.to_string(), Some(path.display().to_string())),
         StateFinding::DamagedBase { path, why, .. } => (why.clone(), Some(path.display().to_string())),
         StateFinding::OutdatedSnapshot => ("the snapshot or the index does not match the journals".to_owned(), None),
+        StateFinding::DamagedBegunFile(path) => {
+            ("the list of steps that may have begun can't be read".to_owned(), Some(path.display().to_string()))
+        }
         StateFinding::Diverged(path) => ("differs from the remote's".to_owned(), Some(path.display().to_string())),
         StateFinding::NotUploaded(path) => {
             ("has lines that are not uploaded yet".to_owned(), Some(path.display().to_string()))
@@ -162,6 +168,20 @@ fn repair_text(finding: &StateFinding, tense: Tense) -> String {
         StateFinding::DamagedArchive { .. } => {
             "restore it from a copy; only `why`, `logs` and `history` of old attempts need it".to_owned()
         }
+        StateFinding::DamagedOldJournal { .. } => {
+            "the snapshot stands for it, so deployments go on; only `why` and `logs` of old attempts need it; restore it from a copy if there is one".to_owned()
+        }
+        StateFinding::LostJournal { repair, .. } => match repair {
+            BaseRepair::BeginAfter(epoch) => format!(
+                "{} the history begin after epoch {epoch}, whose snapshot is sound, and {} the journals up to it to `lost`; or restore \
+                 the file from a copy",
+                verb("lets", "let"),
+                if tense == Tense::Would { "moves" } else { "moved" }
+            ),
+            BaseRepair::Remake | BaseRepair::Drop | BaseRepair::None => {
+                "the snapshot knows more than the journals; restore the file from a copy".to_owned()
+            }
+        },
         StateFinding::DamagedBase { repair, .. } => match repair {
             BaseRepair::Remake => {
                 format!("{} it again from an archive or another snapshot", verb("makes", "made"))
@@ -179,6 +199,9 @@ fn repair_text(finding: &StateFinding, tense: Tense) -> String {
                 "restore it from a copy, such as the newest artifact of the CI run that it came from".to_owned()
             }
         },
+        StateFinding::DamagedBegunFile(_) => {
+            "the next attempt counts every step as begun, and probes it before it acts".to_owned()
+        }
         StateFinding::OutdatedSnapshot => format!("{} them again from the journals", verb("makes", "made")),
         StateFinding::Diverged(_) => format!(
             "{} the remote's, and {} this one to `lost`",

@@ -66,6 +66,8 @@ impl<'a> RunningAttempt<'a> {
         let observer = observe(&loaded.state, &header);
         let path = request.store.journal_path(epoch);
         let lost = request.store.lost_records().map_err(HistoryError::from)?;
+        let planned = request.prepared.step_records().into_iter().map(|step| step.step_target);
+        let lost = lost.among(planned.chain(loaded.state.records.keys().cloned()).collect());
         let mut journal = Journal::create_staged(lock.staging(), &path, header.clone(), loaded, redactor, observer)?;
         let torn = torn_tail.map(|(path, bytes)| {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -123,16 +123,21 @@ impl BaseFiles {
                 self.keep_damaged_file()?;
                 remove_if_present(&self.path())
             }
-            StandIn::Later(state) => {
-                // From here on, the journals up to its end are not read.
-                self.replace(&state)?;
-                for (epoch, path) in self.journals.iter().filter(|(epoch, _)| *epoch <= state.epoch()) {
-                    keep_lost_lines(&self.folder, *epoch, &read_if_present(path)?.unwrap_or_default())?;
-                    remove_if_present(path)?;
-                }
-                Ok(())
-            }
+            StandIn::Later(state) => self.begin_after(&state),
         }
+    }
+
+    /// Lets the history begin after a state: the journals up to it are not read any more, and move to `lost`.
+    ///
+    /// # Errors
+    /// [`StateError`] when a file can't be read or written.
+    pub(super) fn begin_after(&self, state: &JournalState) -> Result<(), StateError> {
+        self.replace(state)?;
+        for (epoch, path) in self.journals.iter().filter(|(epoch, _)| *epoch <= state.epoch()) {
+            keep_lost_lines(&self.folder, *epoch, &read_if_present(path)?.unwrap_or_default())?;
+            remove_if_present(path)?;
+        }
+        Ok(())
     }
 
     /// Writes a state that the first journal here continues into the file; returns whether it is continued.

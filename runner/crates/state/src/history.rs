@@ -8,15 +8,14 @@
 //! done ([`super::local_copy`]).
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
 use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
 use hostio::atomic_file::replace_unsynced_file;
 use journal::{
-    JournalError, JournalState, LoadedJournals, Snapshot, SnapshotHeader, StepTarget, event::JournalEntry,
-    state::AttemptSummary,
+    JournalError, JournalState, LoadedJournals, Snapshot, SnapshotHeader, event::JournalEntry, state::AttemptSummary,
 };
 
 use super::{
@@ -24,9 +23,10 @@ use super::{
     archive::{Archive, ArchiveRange},
     attempt_index::{AttemptIndex, INDEX_FILE},
     base_snapshot::BaseFiles,
+    begun_steps::{BEGUN_FILE, BegunSteps},
     journal_cache::WantedFile,
-    journal_files::{epoch_of, ignore_missing, journals_in, remove_if_present},
-    lost_lines::BEGUN_FILE,
+    journal_files::{epoch_of, ignore_missing, journals_in, read_if_present, remove_if_present},
+    lost_lines::keep_lost_file,
 };
 
 /// The snapshot after the newest attempt that has ended.
@@ -90,7 +90,7 @@ pub enum AttemptChoice {
 pub(super) struct HistoryFolder<'a> {
     pub(super) folder: PathBuf,
     /// Where files that are not here are downloaded from.
-    store: Option<&'a StateStore>,
+    pub(super) store: Option<&'a StateStore>,
     /// The state before the first journal: empty, unless the history was restored from a checkpoint.
     pub(super) base: JournalState,
     /// Whether its file has that state, or none is needed.
@@ -143,14 +143,8 @@ impl StateStore {
     ///
     /// # Errors
     /// [`StateError`] when the list can't be read.
-    pub fn lost_records(&self) -> Result<Vec<StepTarget>, StateError> {
-        let path = self.folder().join(BEGUN_FILE);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StateError::io("read", &path, source)),
-        };
-        serde_json::from_slice(&text).map_err(|error| StateError::io("read", &path, error.into()))
+    pub fn lost_records(&self) -> Result<BegunSteps, StateError> {
+        BegunSteps::read(self.folder())
     }
 
     /// Removes the list of [`lost_records`](Self::lost_records), once a journal has them.
@@ -158,11 +152,7 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when it can't be removed.
     pub fn forget_lost_records(&self) -> Result<(), StateError> {
-        let path = self.folder().join(BEGUN_FILE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, error)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove_if_present(&self.folder().join(BEGUN_FILE))
     }
 
     /// Writes the snapshot and the index, if there are attempts that they do not have: `loaded` is all that was read under the lock.
@@ -322,6 +312,19 @@ impl<'a> HistoryFolder<'a> {
             .try_for_each(|name| remove_if_present(&self.folder.join(name)))
     }
 
+    /// Keeps the snapshots in `lost`: they may know what the journals do not say any more.
+    ///
+    /// # Errors
+    /// [`StateError`] when a file can't be read or written.
+    pub(super) fn keep_snapshots(&self) -> Result<(), StateError> {
+        for (name, stem) in [(SNAPSHOT_FILE, "snapshot"), (PREVIOUS_SNAPSHOT_FILE, "snapshot-previous")] {
+            if let Some(bytes) = read_if_present(&self.folder.join(name))? {
+                keep_lost_file(&self.folder, stem, "json", &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Folds the loose journals before an epoch.
     fn read_loose(
         &self,
@@ -342,7 +345,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// The state after the newest archive.
-    fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
+    pub(super) fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
         match self.archives.last() {
             None => Ok(self.loaded_base()?),
             Some(range) => self.read_archive(*range)?.fold(&self.folder, u64::MAX),
@@ -389,7 +392,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// The index file, if it is the one with this hash.
-    fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<AttemptIndex>, StateError> {
+    pub(super) fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<AttemptIndex>, StateError> {
         if let Some(index) = AttemptIndex::read(&self.folder, hash) {
             return Ok(Some(index));
         }

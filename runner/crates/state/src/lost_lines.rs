@@ -1,36 +1,33 @@
 //! Lines of journals that the remote state does not have, and never will: another attempt ran without them.
 //!
-//! They are moved to the folder `lost`, so nothing is deleted. Steps that they say have begun are noted in `begun.json`: the
+//! They are moved to the folder `lost`, so nothing is deleted. Steps that they say have begun are noted ([`super::begun_steps`]): the
 //! next attempt probes them. Each step here may be repeated after a kill. Deliberately absent: the decision, which is in
 //! [`super::tail`].
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use super::{
     StateError,
-    journal_files::{read_if_present, whole_lines},
+    begun_steps::{BegunSteps, note_begun_steps},
+    journal_files::whole_lines,
     tail::{LocalJournal, TailDecision, tail_decision},
 };
 use contract::hash::Blake3Hash;
 use hostio::atomic_file::replace_file;
-use journal::StepTarget;
 
 /// The folder of lost lines, in a state folder.
 pub(super) const LOST_FOLDER: &str = "lost";
-/// The steps that lost lines say have begun, in a state folder.
-pub(super) const BEGUN_FILE: &str = "begun.json";
 
 /// Moves the lines of a journal that the remote does not have away, unless they may still be uploaded. Returns whether it did:
 /// then the journal must become the remote's copy.
 pub(super) fn settle_lost_lines(journal: &LocalJournal<'_>, folder: &Path) -> Result<bool, StateError> {
     let begun = match tail_decision(journal) {
         TailDecision::Keep => return Ok(false),
-        TailDecision::Cut => BTreeSet::new(),
-        TailDecision::Quarantine { begun } => begun,
+        TailDecision::Cut => BegunSteps::default(),
+        TailDecision::Quarantine { begun } => BegunSteps::Named(begun),
     };
     keep_lost_lines(folder, journal.epoch, &whole_lines(journal.content)[journal.acknowledged..])?;
     note_begun_steps(folder, begun)?;
@@ -59,18 +56,4 @@ pub(super) fn lost_files_in(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
     let mut paths: Vec<_> = paths.collect::<Result<_, _>>().map_err(|source| StateError::io("read", &lost, source))?;
     paths.sort();
     Ok(paths)
-}
-
-/// Adds steps to the side file.
-pub(super) fn note_begun_steps(folder: &Path, begun: BTreeSet<StepTarget>) -> Result<(), StateError> {
-    if begun.is_empty() {
-        return Ok(());
-    }
-    let path = folder.join(BEGUN_FILE);
-    let known = read_if_present(&path)?.unwrap_or_default();
-    // A file that can't be read was written by hand; the steps that are known now count all the same.
-    let mut steps: BTreeSet<StepTarget> = serde_json::from_slice(&known).unwrap_or_default();
-    steps.extend(begun);
-    let text = serde_json::to_vec(&steps).map_err(|error| StateError::io("write", &path, error.into()))?;
-    replace_file(&path, &text).map_err(|source| StateError::io("write", &path, source))
 }

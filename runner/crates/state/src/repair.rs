@@ -1,22 +1,26 @@
 //! Checks a state as a whole, and repairs what needs no judgement: caches are made again, and lines that can't be read are moved away,
-//! with a note of the steps that they may have begun. What becomes of a base snapshot is in [`super::base_snapshot`].
+//! with a note of the steps that they may have begun. What is wrong is found in [`super::history_check`]; what becomes of a base snapshot is in
+//! [`super::base_snapshot`].
 //!
 //! Nothing is deleted: what a repair takes out of a journal lies in `lost/`. Deliberately absent: damage in an archive or on a
 //! remote, which only a copy can mend.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use hostio::atomic_file::{remove_staged_files, replace_file};
-use journal::{JournalEvent, JournalState, LoadedJournals, StepTarget, line};
+use journal::{JournalEvent, StepTarget, line};
 
 use super::{
     HistoryError, StateError, StateStore,
-    archive::{ARCHIVE_FOLDER, ArchiveRange},
-    attempt_index::AttemptIndex,
+    archive::ARCHIVE_FOLDER,
     base_snapshot::{BaseFiles, BaseRepair},
+    begun_steps::{BegunSteps, damaged_begun_file, note_begun_steps},
     history::{ARCHIVE_POLICY, HistoryFolder},
-    journal_files::{read_if_present, whole_lines},
-    lost_lines::{LOST_FOLDER, keep_lost_lines, note_begun_steps},
+    journal_files::{read_if_present, remove_if_present, whole_lines},
+    lost_lines::{LOST_FOLDER, keep_lost_lines},
 };
 
 /// Something that a check found.
@@ -40,6 +44,22 @@ pub enum StateFinding {
         /// What is wrong.
         error: HistoryError,
     },
+    /// A journal can't be read, or the one before it is missing, and the snapshot stands for both. Nothing to repair.
+    DamagedOldJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The journal that the snapshot continues, or one before it, has lost lines that only the snapshot stands for.
+    LostJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+        /// What a repair does.
+        repair: BaseRepair,
+    },
     /// The snapshot before the first journal is missing, damaged or of another history.
     DamagedBase {
         /// The file.
@@ -55,6 +75,8 @@ pub enum StateFinding {
     Diverged(PathBuf),
     /// A journal here has lines that the next deployment uploads. Nothing to repair.
     NotUploaded(PathBuf),
+    /// The list of steps that lost lines say have begun can't be read: the next attempt counts all as begun. Nothing to repair.
+    DamagedBegunFile(PathBuf),
     /// Lines that were moved away earlier. Nothing to repair.
     LostLines(PathBuf),
 }
@@ -65,18 +87,45 @@ impl StateFinding {
     pub fn is_repairable(&self) -> bool {
         match self {
             Self::DamagedJournal { .. } | Self::OutdatedSnapshot | Self::Diverged(_) => true,
-            Self::DamagedBase { repair, .. } => *repair != BaseRepair::None,
-            Self::DamagedArchive { .. } | Self::NotUploaded(_) | Self::LostLines(_) => false,
+            Self::DamagedBase { repair, .. } | Self::LostJournal { repair, .. } => *repair != BaseRepair::None,
+            Self::DamagedArchive { .. }
+            | Self::DamagedOldJournal { .. }
+            | Self::DamagedBegunFile(_)
+            | Self::NotUploaded(_)
+            | Self::LostLines(_) => false,
         }
     }
 
-    /// Whether deployments can't go on because of it.
+    /// Whether the snapshot has what the journals have lost, and can't be made again.
+    fn needs_snapshot(&self) -> bool {
+        match self {
+            Self::DamagedOldJournal { .. } => true,
+            Self::LostJournal { repair, .. } => *repair == BaseRepair::None,
+            Self::DamagedJournal { .. }
+            | Self::DamagedArchive { .. }
+            | Self::DamagedBase { .. }
+            | Self::DamagedBegunFile(_)
+            | Self::OutdatedSnapshot
+            | Self::Diverged(_)
+            | Self::NotUploaded(_)
+            | Self::LostLines(_) => false,
+        }
+    }
+
+    /// Whether it keeps deployments from going on, or has lost state.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::DamagedJournal { .. } | Self::DamagedArchive { .. } | Self::Diverged(_) => true,
+            Self::DamagedJournal { .. }
+            | Self::LostJournal { .. }
+            | Self::DamagedArchive { .. }
+            | Self::Diverged(_) => true,
             Self::DamagedBase { repair, .. } => *repair != BaseRepair::Remake,
-            Self::OutdatedSnapshot | Self::NotUploaded(_) | Self::LostLines(_) => false,
+            Self::DamagedOldJournal { .. }
+            | Self::DamagedBegunFile(_)
+            | Self::OutdatedSnapshot
+            | Self::NotUploaded(_)
+            | Self::LostLines(_) => false,
         }
     }
 }
@@ -94,6 +143,7 @@ impl StateStore {
             self.pull_recent()?;
             findings.extend(self.check_history()?);
         }
+        findings.extend(damaged_begun_file(self.folder())?.map(StateFinding::DamagedBegunFile));
         findings.extend(copy.not_uploaded.into_iter().map(StateFinding::NotUploaded));
         findings.extend(copy.lost.into_iter().map(StateFinding::LostLines));
         Ok(findings)
@@ -129,11 +179,29 @@ impl StateStore {
         for folder in [history.folder.clone(), history.folder.join(LOST_FOLDER), history.folder.join(ARCHIVE_FOLDER)] {
             remove_staged_files(&folder).map_err(|source| StateError::io("clean", &folder, source))?;
         }
-        for finding in history.check()? {
-            if let StateFinding::DamagedJournal { path, sound_lines, later, .. } = finding {
-                history.move_lines_away(&path, sound_lines)?;
-                later.iter().try_for_each(|path| history.move_lines_away(path, 0))?;
+        let findings = history.check()?;
+        if findings.iter().any(|finding| finding.is_damage() && finding.is_repairable()) {
+            history.keep_snapshots()?;
+        }
+        for finding in &findings {
+            match finding {
+                StateFinding::DamagedJournal { path, sound_lines, later, .. } => {
+                    history.take_out(path, *sound_lines, later)?;
+                }
+                StateFinding::LostJournal { repair: BaseRepair::BeginAfter(_), .. } => history.begin_after_snapshot()?,
+                StateFinding::LostJournal { .. }
+                | StateFinding::DamagedOldJournal { .. }
+                | StateFinding::DamagedArchive { .. }
+                | StateFinding::DamagedBase { .. }
+                | StateFinding::DamagedBegunFile(_)
+                | StateFinding::OutdatedSnapshot
+                | StateFinding::Diverged(_)
+                | StateFinding::NotUploaded(_)
+                | StateFinding::LostLines(_) => {}
             }
+        }
+        if findings.iter().any(StateFinding::needs_snapshot) {
+            return Ok(());
         }
         let history = HistoryFolder::of(self)?;
         let loaded = history.load_all(|_| {})?;
@@ -147,67 +215,91 @@ impl StateStore {
 }
 
 impl HistoryFolder<'_> {
-    fn check(&self) -> Result<Vec<StateFinding>, StateError> {
-        let damaged_archive = |range: ArchiveRange, error| {
-            Ok(vec![StateFinding::DamagedArchive { path: range.path(&self.folder), error }])
-        };
-        let mut loaded = match (self.loaded_base(), self.archives.first()) {
-            (Ok(loaded), _) => loaded,
-            (Err(error), Some(first)) => return damaged_archive(*first, error.into()),
-            (Err(error), None) => return Err(error),
-        };
-        for range in &self.archives {
-            if let Err(error) = self.fold_archive(*range, &mut loaded) {
-                return damaged_archive(*range, error);
-            }
+    /// Lets the history begin after the snapshot. Lines of its journal that it does not have are lost.
+    fn begin_after_snapshot(&self) -> Result<(), HistoryError> {
+        let Some(snapshot) = self.snapshot() else { return Ok(()) };
+        let known = snapshot.state;
+        if let Some((_, path)) = self.loose.iter().find(|(epoch, _)| *epoch == known.epoch()) {
+            let content = read_if_present(path)?.unwrap_or_default();
+            let count = usize::try_from(known.line_count).unwrap_or(usize::MAX);
+            note_begun_steps(&self.folder, self.begun_in(&content, length_of_lines(&content, count))?)?;
         }
-        self.fetch_journals(&self.loose)?;
-        for (index, (_, path)) in self.loose.iter().enumerate() {
-            let before = loaded.state.clone();
-            if let Err(error) = loaded.read_path(path, index + 1 == self.loose.len(), |_| {}) {
-                let sound_lines = sound_lines(&before, path)?;
-                let later = self.loose[index + 1..].iter().map(|(_, path)| path.clone()).collect();
-                let error = error.into();
-                return Ok(vec![StateFinding::DamagedJournal { path: path.clone(), error, sound_lines, later }]);
-            }
-        }
-        let is_current = self.snapshot().is_some_and(|snapshot| {
-            let read = self.load(|_| {}).is_ok_and(|read| read.state == loaded.state);
-            read && AttemptIndex::read(&self.folder, snapshot.index).is_some()
-        });
-        let is_outdated = !is_current && loaded.state.epoch() > 0 && loaded.state.newer_format.is_none();
-        Ok(is_outdated.then_some(StateFinding::OutdatedSnapshot).into_iter().collect())
+        Ok(BaseFiles::of(&self.folder)?.begin_after(&known)?)
     }
 
-    /// Moves the lines of a journal from one on away, and notes the steps that they may have begun.
-    fn move_lines_away(&self, path: &std::path::Path, sound_lines: usize) -> Result<(), StateError> {
+    /// Moves the lines of a damaged journal from one on away, and those of all later journals. First the steps that they may have begun
+    /// are noted, so that a kill loses none.
+    fn take_out(&self, damaged: &Path, sound_lines: usize, later: &[PathBuf]) -> Result<(), HistoryError> {
+        let content = read_if_present(damaged)?.unwrap_or_default();
+        let length = length_of_lines(&content, sound_lines);
+        // Something is not as it was written, even where each line can be read.
+        let mut begun = self.begun_in(&content, length)?.union(self.steps_known_by(&content)?);
+        if sound_lines == 0 && events_in(&content).next().flatten().is_some() {
+            // It does not follow the journal before it: others are missing, and nobody knows what they said.
+            begun = BegunSteps::All;
+        }
+        for path in later {
+            begun = begun.union(self.begun_in(&read_if_present(path)?.unwrap_or_default(), 0)?);
+        }
+        note_begun_steps(&self.folder, begun)?;
+        self.move_lines_away(damaged, length)?;
+        Ok(later.iter().try_for_each(|path| self.move_lines_away(path, 0))?)
+    }
+
+    /// Moves the bytes of a journal from one on away.
+    fn move_lines_away(&self, path: &Path, length: usize) -> Result<(), StateError> {
         let content = read_if_present(path)?.unwrap_or_default();
-        let sound: usize = content.split_inclusive(|byte| *byte == b'\n').take(sound_lines).map(<[u8]>::len).sum();
-        let lost = &content[sound..];
-        keep_lost_lines(&self.folder, super::epoch_of(path).unwrap_or_default(), lost)?;
-        note_begun_steps(&self.folder, self.steps_in(lost))?;
-        if sound == 0 {
-            return fs::remove_file(path).map_err(|source| StateError::io("remove", path, source));
+        keep_lost_lines(&self.folder, super::epoch_of(path).unwrap_or_default(), &content[length..])?;
+        if length == 0 {
+            return remove_if_present(path);
         }
-        replace_file(path, &content[..sound]).map_err(|source| StateError::io("write", path, source))
+        replace_file(path, &content[..length]).map_err(|source| StateError::io("write", path, source))
     }
 
-    /// The steps that lines are about; all known steps, if a line can't be read.
-    fn steps_in(&self, lines: &[u8]) -> BTreeSet<StepTarget> {
+    /// The steps that the lines of a journal from a byte on may have begun; all that it can be about, if one can't be read.
+    fn begun_in(&self, content: &[u8], length: usize) -> Result<BegunSteps, HistoryError> {
         let mut steps = BTreeSet::new();
-        for text in whole_lines(lines).split(|byte| *byte == b'\n').filter(|text| !text.is_empty()) {
-            match line::decode(text) {
-                Ok((entry, _)) => steps.extend(begun_step(&entry.event)),
-                Err(_) => steps.extend(self.known_steps()),
+        for event in events_in(&content[length..]) {
+            match event {
+                Some(event) => steps.extend(begun_step(&event)),
+                None => return self.steps_known_by(content),
             }
         }
-        steps
+        Ok(BegunSteps::Named(steps))
     }
 
-    fn known_steps(&self) -> BTreeSet<StepTarget> {
-        let state = self.snapshot().map(|snapshot| snapshot.state);
-        state.map(|state| state.records.into_keys().collect()).unwrap_or_default()
+    /// All steps that unreadable lines of a journal can be about: those with a record, and those that any readable line here names.
+    /// Without the plan of its attempt, that may be any step.
+    fn steps_known_by(&self, content: &[u8]) -> Result<BegunSteps, HistoryError> {
+        if !events_in(content).any(|event| matches!(event, Some(JournalEvent::Plan { .. }))) {
+            return Ok(BegunSteps::All);
+        }
+        let mut steps = BTreeSet::new();
+        let known = self.snapshot().map(|snapshot| snapshot.state.records).unwrap_or_default();
+        steps.extend(known.into_keys().chain(self.archived_state()?.state.records.into_keys()));
+        for (_, path) in &self.loose {
+            for event in events_in(&read_if_present(path)?.unwrap_or_default()).flatten() {
+                match event {
+                    JournalEvent::Plan { steps: planned, .. } => {
+                        steps.extend(planned.into_iter().map(|step| step.step_target));
+                    }
+                    event => steps.extend(event.step_target().cloned()),
+                }
+            }
+        }
+        Ok(BegunSteps::Named(steps))
     }
+}
+
+/// The events of whole lines; `None` for one that can't be read.
+fn events_in(lines: &[u8]) -> impl Iterator<Item = Option<JournalEvent>> {
+    let lines = whole_lines(lines).split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    lines.map(|line| line::decode(line).ok().map(|(entry, _)| entry.event))
+}
+
+/// The number of bytes of the first lines.
+fn length_of_lines(content: &[u8], lines: usize) -> usize {
+    content.split_inclusive(|byte| *byte == b'\n').take(lines).map(<[u8]>::len).sum()
 }
 
 /// The step that an event says has begun.
@@ -234,17 +326,6 @@ fn begun_step(event: &JournalEvent) -> Option<StepTarget> {
     }
 }
 
-/// How many lines of a journal can be folded after a state.
-fn sound_lines(before: &JournalState, path: &std::path::Path) -> Result<usize, StateError> {
-    let content = read_if_present(path)?.unwrap_or_default();
-    let lines: Vec<_> = whole_lines(&content).split_inclusive(|byte| *byte == b'\n').collect();
-    let is_sound = |count: &usize| {
-        let mut loaded = LoadedJournals { state: before.clone(), ..LoadedJournals::default() };
-        loaded.read_file(path, &lines[..*count].concat(), true, |_| {}).is_ok()
-    };
-    Ok((1..=lines.len()).rev().find(is_sound).unwrap_or(0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +336,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         keep_lost_lines(folder.path(), 3, b"one\n").unwrap();
         keep_lost_lines(folder.path(), 3, b"two\n").unwrap();
-        let kept = fs::read_dir(folder.path().join("lost")).unwrap().count();
+        let kept = std::fs::read_dir(folder.path().join("lost")).unwrap().count();
         assert_eq!(kept, 2);
     }
 }

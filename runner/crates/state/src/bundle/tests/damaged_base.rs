@@ -82,9 +82,12 @@ impl RestoredFolder {
     fn found(&self) -> Option<BaseRepair> {
         let bases = self.store.check().unwrap().into_iter().filter_map(|finding| match finding {
             StateFinding::DamagedBase { repair, .. } => Some(repair),
-            StateFinding::DamagedJournal { .. } | StateFinding::DamagedArchive { .. } | StateFinding::Diverged(_) => {
-                panic!("{finding:?}")
-            }
+            StateFinding::DamagedJournal { .. }
+            | StateFinding::DamagedOldJournal { .. }
+            | StateFinding::LostJournal { .. }
+            | StateFinding::DamagedArchive { .. }
+            | StateFinding::DamagedBegunFile(_)
+            | StateFinding::Diverged(_) => panic!("{finding:?}"),
             StateFinding::OutdatedSnapshot | StateFinding::NotUploaded(_) | StateFinding::LostLines(_) => None,
         });
         bases.last()
