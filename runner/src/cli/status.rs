@@ -210,7 +210,10 @@ impl<'a> EnvironmentView<'a> {
     /// The last attempt, which is not running by the evidence of the lock.
     fn last_attempt_text(&self, attempt: &AttemptSummary) -> String {
         let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
-        let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
+        let ending = match &attempt.resolved_step {
+            Some(step_target) => format!("an operator resolved {step_target}"),
+            None => messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref()),
+        };
         let doubt = match (attempt.exit, self.lock_status) {
             (Some(_), _) => "",
             (None, LockStatus::Stale) => " (killed)",

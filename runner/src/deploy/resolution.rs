@@ -87,7 +87,8 @@ pub async fn resolve_step(request: ResolutionRequest<'_>) -> Result<StepResoluti
 
     let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| Diagnostic::from(&error))?;
     store.record_loaded(&loaded, lock.staging()).map_err(|error| Diagnostic::from(&error))?;
-    let (header, exit, verified) = (header(&request, last, epoch), end_of_run(last), last.verified);
+    let (header, exit) = (header(&request, last, epoch), end_of_run(last));
+    let verified = last.verified && resolution != Resolution::Undone;
     let redactor = prepared.redactor.clone();
     let path = store.journal_path(epoch);
     let written = async {
