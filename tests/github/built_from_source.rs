@@ -111,7 +111,7 @@ impl BuildJob {
 fn remove_variables_of_this_test(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        let is_of_cargo = name == "CARGO"
+        let is_of_cargo = ["CARGO", "OUT_DIR"].contains(&name.as_str())
             || ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|start| name.starts_with(start));
         let is_of_a_job =
             ["GITHUB_", "ACTIONS_", "RUNNER_", "INPUT_", "PAWL_"].iter().any(|start| name.starts_with(start));

@@ -241,10 +241,10 @@ fn journal_of_the_release_before_is_refused_in_place_of_the_newest() {
 #[test]
 fn journal_of_the_prepare_phase_needs_no_mark() {
     for (is_stored, release, first) in [
-        (true, "r2", "pull run inputs-changed"),
+        (true, "r2", "pull run changed"),
         (true, "r3", "pull skip held"),
         (false, "r2", "pull skip held"),
-        (false, "r3", "pull run inputs-changed"),
+        (false, "r3", "pull run changed"),
     ] {
         let service = FakeArtifactService::start();
         let (mut machine, _) = job_of_two_releases(&service);

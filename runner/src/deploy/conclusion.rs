@@ -92,6 +92,7 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError, next: &NextAtt
     let resume_hint = ResumeHint {
         resume_command: &attempt.request.resume_command,
         resolve_command: attempt.request.resolve_command.as_deref(),
+        has_checkpoints: attempt.request.store.checkpoints().is_some(),
         next,
     };
     let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);

@@ -48,6 +48,8 @@ pub struct ResumeHint<'a> {
     pub resume_command: &'a str,
     /// The command that records how a step ended, if there is a plan file.
     pub resolve_command: Option<&'a str>,
+    /// Whether journals come from the artifacts of a CI run, where only a key authenticates them.
+    pub has_checkpoints: bool,
     /// What the next attempt does.
     pub next: &'a NextAttempt,
 }
@@ -319,10 +321,14 @@ fn in_doubt(
                 Some(finding) => format!("its record is unauthenticated or missing, and its probe reported: {finding}"),
                 None => "its record is unauthenticated or missing, and it has no probe".to_owned(),
             };
-            let done = resume_hint.resolve("; if it finished, run", step_target, "done");
-            let hint = format!(
-                "check what it did{done}; if it did not finish, {run_it_again}; in CI, a `key` authenticates the journal of a job"
-            );
+            let hint = if resume_hint.has_checkpoints {
+                format!(
+                    "give the job a `key` to authenticate its journal; or check what the step did, then {run_it_again} to run it again"
+                )
+            } else {
+                let done = resume_hint.resolve("; if it finished, run", step_target, "done");
+                format!("check what it did{done}; if it did not finish, {run_it_again}")
+            };
             (ErrorCode::RecordUnconfirmed, why, hint)
         }
         DecisionReason::Unknown { why } => {

@@ -165,7 +165,12 @@ async fn preview_step(
         Err(AttemptError::Plan(diagnostic)) => return Err(vec![diagnostic]),
         Err(error) => {
             let next = NextAttempt::default();
-            let resume_hint = ResumeHint { resume_command: "runner plan", resolve_command: None, next: &next };
+            let resume_hint = ResumeHint {
+                resume_command: "runner plan",
+                resolve_command: None,
+                has_checkpoints: false,
+                next: &next,
+            };
             return Err(vec![error.diagnostic(view.header.attempt, &resume_hint)]);
         }
     };
