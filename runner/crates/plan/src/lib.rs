@@ -46,6 +46,7 @@ mod secrets;
 mod server_url;
 mod state_location;
 mod step;
+mod syntax_hint;
 #[cfg(test)]
 mod tests;
 mod type_hint;
