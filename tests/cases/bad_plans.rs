@@ -88,10 +88,10 @@ fn unknown_module_is_rejected() {
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n",
         expect![[r#"
             error[P0120]: `pul` is not an official module
-             --> deploy.yml:4:3
+             --> deploy.yml:5:11
               |
-            4 |   pull:
-              |   ^^^^ this step uses it
+            5 |     uses: pul
+              |           ^^^ this step uses it
               hint: did you mean `pull`?
         "#]],
     );
@@ -103,10 +103,10 @@ fn missing_module_file_is_rejected() {
         "version: 1\napp: shop\nsteps:\n  mine:\n    uses: ./steps/mine.wasm\n",
         expect![[r#"
         error[P0120]: can't read [ROOT]/shop/steps/mine.wasm
-         --> deploy.yml:4:3
+         --> deploy.yml:5:11
           |
-        4 |   mine:
-          |   ^^^^ this step uses it
+        5 |     uses: ./steps/mine.wasm
+          |           ^^^^^^^^^^^^^^^^^ this step uses it
           caused by: No such file or directory (os error 2)
           hint: check the path; it is relative to the plan's folder; build the module first, if it is your own
     "#]],

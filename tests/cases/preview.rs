@@ -127,3 +127,19 @@ fn step_that_only_outputs_could_change_is_known_after_the_step_that_returns_them
     assert_eq!(row(1), ["migrate", "run", "null"]);
     assert_eq!(row(2), ["switch", "null", "it is known after `migrate`"]);
 }
+
+#[test]
+fn preview_lists_the_headers_that_a_grant_sends() {
+    let mut environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\nsecrets: { TOK: env:SHOP_TOK }\n\
+         http: { api: { origin: \"http://127.0.0.1:5\", methods: [GET], headers: { x-a: \"Bearer ${{ secrets.TOK }}\" } } }\n\
+         steps:\n  verify:\n    with: { http: [{ url: \"http://127.0.0.1:5/\" }] }\n    grants: { http: [api] }\n",
+    );
+    environment.set_variable("SHOP_TOK", "correct-horse-battery");
+    let shown = environment.run(&["plan", "--release", "r1"]);
+    shown.assert_exit(0);
+    let expected =
+        "may reach http://127.0.0.1:5 (GET; sends `x-a: Bearer ${{ secrets.TOK }}`; from `http.api` of the plan)";
+    assert!(shown.stdout.contains(expected), "{}", shown.stdout);
+    assert!(!shown.stdout.contains("correct-horse"), "{}", shown.stdout);
+}

@@ -2,7 +2,8 @@
 
 use contract::text::dotted_pointer;
 use plan::{
-    ArgumentPattern, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, GrantSource, NetworkScope, SecretAccess, StepGrants,
+    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, EnvGrant, GrantSource, NetworkScope,
+    SecretAccess, StepGrants,
 };
 
 /// The grants of a step, one per line.
@@ -20,8 +21,10 @@ pub(super) fn grant_lines(grants: &StepGrants) -> Vec<String> {
     lines.extend(grants.http.iter().map(|grant| {
         let methods = grant.methods.as_ref().map_or(String::new(), |methods| format!("{}; ", methods.join(", ")));
         let private = if grant.network == NetworkScope::Private { "also private addresses; " } else { "" };
+        let sent = |(name, value): &(String, ConfidentialText)| format!("sends `{name}: {}`; ", value.written);
+        let headers: String = grant.headers.iter().map(sent).collect();
         let from = source_text(&grant.source, "http");
-        format!("{}://{}:{} ({methods}{private}from {from})", grant.scheme, grant.host, grant.port)
+        format!("{}://{}:{} ({methods}{private}{headers}from {from})", grant.scheme, grant.host, grant.port)
     }));
     lines.extend(grants.tcp.iter().map(|address| format!("tcp {address}")));
     for grant in &grants.programs {

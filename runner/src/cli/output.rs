@@ -140,6 +140,7 @@ impl CommandOutput {
             color: self.color,
             interactive: self.interactive_mode,
             continues_after: last.map(|last| messages::continues_after(last.exit, last.failed_step.as_ref())),
+            logs_command: self.commands.text("`runner logs`"),
         };
         let reporter: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {
             (OutputFormat::Json, _) => Box::new(JsonLinesReporter::new(Box::new(std::io::stdout()))),

@@ -185,7 +185,13 @@ impl<'a> AttemptView<'a> {
             Some(mismatch) => {
                 let span = step.with_spans.get(&mismatch.pointer).unwrap_or(&step.span).clone();
                 let message = format!("invalid `with` of step `{}` for module `{}`", step.id, planned.description.name);
-                Err(AttemptError::Plan(plan.error_at(ErrorCode::InvalidConfig, span, message, mismatch.message, None)))
+                Err(AttemptError::Plan(plan.error_at(
+                    ErrorCode::InvalidConfig,
+                    span,
+                    message,
+                    mismatch.message,
+                    mismatch.hint,
+                )))
             }
         }
     }

@@ -51,9 +51,9 @@ pub(super) struct ThrottledLines {
 }
 
 impl ThrottledLines {
-    /// A sentence about the lines that are left out before these.
-    pub(super) fn gap(&self) -> Option<String> {
-        (self.left_out > 0).then(|| format!("[… {} lines left out; `runner logs` shows more …]", self.left_out))
+    /// A sentence about the lines that are left out before these; `logs_command` is the command that shows them.
+    pub(super) fn gap(&self, logs_command: &str) -> Option<String> {
+        (self.left_out > 0).then(|| format!("[… {} lines left out; {logs_command} shows more …]", self.left_out))
     }
 }
 
@@ -133,5 +133,8 @@ mod tests {
         assert_eq!((shown[0].text.as_str(), shown.last().unwrap().text.as_str()), ("0", "999999"));
         let tail = &shown[shown.len() - LAST_LINES..];
         assert_eq!(tail[0].text, "999980");
+        let gap = ThrottledLines { left_out: 7, lines: Vec::new() }.gap("`runner logs --env prod`");
+        assert_eq!(gap.as_deref(), Some("[… 7 lines left out; `runner logs --env prod` shows more …]"));
+        assert_eq!(ThrottledLines::default().gap("`runner logs`"), None);
     }
 }

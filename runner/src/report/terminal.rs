@@ -82,6 +82,8 @@ pub struct ReportOptions {
     /// The event that this attempt continues after, from [`super::messages::continues_after`]; none for the first attempt of a
     /// run.
     pub continues_after: Option<String>,
+    /// The command that shows the whole log of the attempt, in backticks, with the options that it needs.
+    pub logs_command: String,
 }
 
 /// Reports an attempt to people.
@@ -187,7 +189,7 @@ impl TerminalReporter {
     /// Writes lines of a program.
     fn write_output(&mut self, label: &str, output: &ThrottledLines) {
         let (width, color) = (self.formatter.label_width(), self.options.color);
-        let gap = output.gap().map(|gap| format_output("…", label, &gap, width, color));
+        let gap = output.gap(&self.options.logs_command).map(|gap| format_output("…", label, &gap, width, color));
         let lines = output.lines.iter();
         let lines = lines.map(|line| format_output(line.stream.short_name(), label, &line.text, width, color));
         let text: String = gap.into_iter().chain(lines).collect();

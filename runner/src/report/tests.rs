@@ -64,6 +64,7 @@ fn plain_options(verbosity: Verbosity, continues: Option<&str>) -> ReportOptions
         color: ColorMode::Off,
         interactive: InteractiveMode::No,
         continues_after: continues.map(str::to_owned),
+        logs_command: "`runner logs`".to_owned(),
     }
 }
 

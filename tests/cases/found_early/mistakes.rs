@@ -1,6 +1,7 @@
 //! The table: one mistake each.
 
-use super::{Mistake, check_mistakes};
+use super::{COMMANDS, Mistake, check_mistakes, errors_of, prepared};
+use crate::support::TestEnvironment;
 
 #[test]
 fn mistakes_in_requests_and_pointers() {
@@ -44,6 +45,22 @@ fn mistakes_in_requests_and_pointers() {
             at: "http: [{ url",
             hint: "did you mean `http://127.0.0.1:8080/health`?",
             fix: &[("url: \"127.0.0.1:8080/health\"", "url: \"$1\"")],
+        },
+        Mistake {
+            name: "URL whose scheme lacks its colon",
+            edits: &[("http: [{ url: \"http://127.0.0.1:${{ vars.port }}", "http: [{ url: \"http//127.0.0.1:8080")],
+            code: "P0121",
+            at: "http: [{ url",
+            hint: "did you mean `http://127.0.0.1:8080/health`?",
+            fix: &[("url: \"http//127.0.0.1:8080/health\"", "url: \"$1\"")],
+        },
+        Mistake {
+            name: "URL without a host",
+            edits: &[("http: [{ url: \"http://127.0.0.1:${{ vars.port }}", "http: [{ url: \"http:///127.0.0.1:8080")],
+            code: "P0121",
+            at: "http: [{ url",
+            hint: "write a full URL, such as `http://127.0.0.1:8080/health`",
+            fix: &[("url: \"http:///127.0.0.1:8080/health\"", "url: \"$1\"")],
         },
         Mistake {
             name: "lookup without its dollar",
@@ -324,4 +341,119 @@ fn mistakes_in_sources_modules_and_lookups() {
             fix: &[("\"${{ env.SHOP_PORT }}\"", "8080")],
         },
     ]);
+}
+
+#[test]
+fn mistakes_in_settings_that_belong_together() {
+    check_mistakes(&[
+        Mistake {
+            name: "more successes in a row than rounds",
+            edits: &[("      files: [", "      consecutive: 6\n      files: [")],
+            code: "P0121",
+            at: "consecutive: 6",
+            hint: "write `tries: 6`",
+            fix: &[("consecutive: 6", "consecutive: 6\n      $1")],
+        },
+        Mistake {
+            name: "as many successes in a row as rounds that are written",
+            edits: &[("      files: [", "      consecutive: 3\n      tries: 2\n      files: [")],
+            code: "P0121",
+            at: "consecutive: 3",
+            hint: "or `consecutive: 2`",
+            fix: &[("consecutive: 3", "$2")],
+        },
+        Mistake {
+            name: "file that must not exist, with content",
+            edits: &[("in: app, equals:", "in: app, exists: false, equals:")],
+            code: "P0121",
+            at: "exists: false",
+            hint: "or `exists: false`",
+            fix: &[("$1, ", "")],
+        },
+        Mistake {
+            name: "marker in an input",
+            edits: &[("inputs: [scripts/warm.sh]", "inputs: [scripts/warm.sh, app]")],
+            code: "P0121",
+            at: "marker: app/.warm",
+            hint: "put it elsewhere",
+            fix: &[("warm.sh, app]", "warm.sh]")],
+        },
+        Mistake {
+            name: "two kinds of evidence",
+            edits: &[("marker: app/.warm", "marker: app/.warm\n      creates: app/warm")],
+            code: "P0121",
+            at: "creates: app/warm",
+            hint: "keep one of them",
+            fix: &[("      creates: app/warm\n", "")],
+        },
+        Mistake {
+            name: "shared path in another",
+            edits: &[("into: app }", "into: app, shared: [data/, data/uploads] }")],
+            code: "P0121",
+            at: "shared:",
+            hint: "remove `data/uploads`",
+            fix: &[(", data/uploads]", "]")],
+        },
+        Mistake {
+            name: "misspelled format of migrations",
+            edits: &[("database: main, lock", "database: main, format: plian, lock")],
+            code: "P0121",
+            at: "format: plian",
+            hint: "did you mean `plain`?",
+            fix: &[("format: plian", "format: $1")],
+        },
+        Mistake {
+            name: "misspelled rule",
+            edits: &[("database: main, lock", "database: main, lint-skip: [ban-drop-colum], lock")],
+            code: "P0121",
+            at: "lint-skip:",
+            hint: "did you mean `ban-drop-column`?",
+            fix: &[("[ban-drop-colum]", "[$1]")],
+        },
+        Mistake {
+            name: "status that is none",
+            edits: &[("method: GET, json", "method: GET, status: 600, json")],
+            code: "P0121",
+            at: "status: 600",
+            hint: "write a number from 100 to 599",
+            fix: &[("status: 600", "status: 200")],
+        },
+        Mistake {
+            name: "duration that is a number",
+            edits: &[("timeout: 2s }]", "timeout: 2 }]")],
+            code: "P0121",
+            at: "timeout: 2 }]",
+            hint: "write a duration: `timeout: 2s`",
+            fix: &[("timeout: 2 }]", "$1 }]")],
+        },
+    ]);
+}
+
+#[test]
+fn check_without_checks_is_refused() {
+    let environment = TestEnvironment::with_plan("version: 1\napp: shop\nsteps:\n  verify:\n    with: { tries: 1 }\n");
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused
+        .assert_exit(2)
+        .assert_stderr_contains("error[P0121]")
+        .assert_stderr_contains("at least one of `http`, `tcp`, `files`, `sql` is needed")
+        .assert_stderr_contains("add one, such as `http: [{ url: … }]`");
+}
+
+/// The first two files have one number: the step itself would find it after the pull.
+#[test]
+fn two_migrations_with_one_number_are_found_before_the_first_step() {
+    let environment = prepared();
+    environment.write("migrations/0007_a.sql", "CREATE TABLE a (id INTEGER);\n");
+    environment.write("migrations/0007_b.sql", "CREATE TABLE b (id INTEGER);\n");
+    for command in [COMMANDS[0], COMMANDS[2]] {
+        let refused = environment.run(command);
+        refused.assert_exit(2).assert_stderr_contains("`0007_a.sql` and `0007_b.sql` have the same number");
+        assert_eq!(errors_of(&refused), [("P0204".to_owned(), Some(12))], "{}", refused.stderr);
+        assert!(!environment.exists("deploy/releases"));
+    }
+    // What an earlier step may still change is left to the step.
+    environment.edit("deploy.yml", "migrations: \"./migrations:ro\"", "migrations: ./migrations");
+    environment.run(COMMANDS[0]).assert_exit(1);
+    assert!(environment.exists("deploy/releases"));
 }

@@ -114,6 +114,8 @@ fn value_of_the_wrong_type_is_shown_as_it_must_be() {
     for (with, hint) in [
         ("tcp: \"db:5432\"", "write a list: `tcp: [\"db:5432\"]`"),
         ("tries: \"3\"", "write a number: `tries: 3`"),
+        ("interval: 1", "write a duration: `interval: 1s`"),
+        ("http: [{ url: \"http://127.0.0.1:9/\", timeout: 5 }]", "write a duration: `timeout: 5s`"),
         ("http: [{ url: \"http://127.0.0.1:9/\", json: up }]", "write a mapping: `json: { NAME: … }`"),
     ] {
         let plan = format!("version: 1\napp: shop\nsteps:\n  verify:\n    with: {{ {with} }}\n");
@@ -136,7 +138,8 @@ fn directory_may_begin_with_a_slash_wherever_it_is_named() {
     environment.edit("deploy.yml", "marker: /app/made/warm", "marker: app/made/warm, inputs: [/app/made]");
     environment
         .run(&[&deploy[..], &["--rerun", "warm"]].concat())
-        .assert_stderr_contains("lies in the input `/app/made`");
+        .assert_exit(2)
+        .assert_stderr_contains("`app/made/warm` lies in the input `/app/made`");
 }
 
 /// The texts in backticks that the hints of a refused plan begin with, each once.

@@ -55,6 +55,30 @@ fn mistakes_in_programs() {
             fix: &[("$ $1", "")],
         },
         Mistake {
+            name: "script without its first line",
+            edits: &[("$ sed -i 1d scripts/warm.sh", "")],
+            code: "P0233",
+            at: "program: \"${{ vars.warm }}\"",
+            hint: "begin a script with a line such as `#!/bin/sh`",
+            fix: &[("$ sed -i '1i $1' scripts/warm.sh", "")],
+        },
+        Mistake {
+            name: "script with a byte order mark",
+            edits: &[("$ sed -i '1s/^/\\xEF\\xBB\\xBF/' scripts/warm.sh", "")],
+            code: "P0233",
+            at: "program: \"${{ vars.warm }}\"",
+            hint: "run `sed -i ",
+            fix: &[("$ $1", "")],
+        },
+        Mistake {
+            name: "program that is empty",
+            edits: &[("$ : > scripts/warm.sh", "")],
+            code: "P0233",
+            at: "program: \"${{ vars.warm }}\"",
+            hint: "write the program",
+            fix: &[("$ echo '#!/bin/sh' > scripts/warm.sh", "")],
+        },
+        Mistake {
             name: "directory instead of a program",
             edits: &[("scripts/warm.sh }", "scripts }")],
             code: "P0233",
@@ -270,6 +294,7 @@ fn step_that_can_not_start_its_program_says_why() {
             "names `/bin/no-such-shell`, and there is no such file",
         ),
         ("printf '#!/bin/sh\\r\\n' > out/app; chmod +x out/app", "ends in a carriage return"),
+        ("echo x > out/app; chmod +x out/app", "neither an executable for this system nor a script"),
     ] {
         let environment = making("none");
         let tool = environment.path("src/out/app").display().to_string();
@@ -311,4 +336,15 @@ fn program_on_the_path_of_the_step_is_found() {
     environment.edit("deploy.yml", "/tools:/bin:/usr/bin", "/bin:/usr/bin");
     let refused = environment.run(COMMANDS[1]);
     refused.assert_exit(2).assert_stderr_contains("can't run `warm`: it is not in any folder on the step's PATH, ");
+}
+
+#[test]
+fn program_in_the_folder_of_the_plan_is_meant_without_its_path() {
+    let environment =
+        TestEnvironment::with_plan("version: 1\napp: shop\nsteps:\n  build:\n    program: [ok.sh]\n    trust: host\n");
+    write_program(&environment, "ok.sh", "#!/bin/sh\n");
+    let refused = environment.run(COMMANDS[0]);
+    refused.assert_exit(2).assert_stderr_contains("did you mean `./ok.sh`, in the plan's folder?");
+    environment.edit("deploy.yml", "[ok.sh]", "[./ok.sh]");
+    environment.run(COMMANDS[0]).assert_exit(0);
 }

@@ -29,6 +29,10 @@ pub(super) fn origin(text: &str) -> Result<(String, String, u16), AddressError> 
             false => address_error(why, format!("write `https://{bare}`")),
         };
     }
+    // The parser takes the first name of a path for a host.
+    if text.split_once("://").is_some_and(|(_, rest)| rest.starts_with(['/', '\\'])) {
+        return address_error("it has no host or port", EXAMPLE);
+    }
     let url = match Url::parse(text) {
         Ok(url) => url,
         Err(error) => return address_error(error.to_string(), EXAMPLE),

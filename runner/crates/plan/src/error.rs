@@ -161,7 +161,7 @@ impl PlanErrorCollector {
     }
 }
 
-/// The candidate that was most likely meant: the nearest one by edit distance, if it is near.
+/// The candidate that was most likely meant: the same one in other letters, or the nearest one by edit distance, if it is near.
 pub fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const MAX_COMPARED: usize = 64;
     // A third of the letters may be wrong; in a word of one letter none, or every word would be near.
@@ -169,6 +169,10 @@ pub fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a st
     let near = (letters / 3).max(usize::from(letters > 1));
     if letters > MAX_COMPARED {
         return None;
+    }
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    if let Some(same) = candidates.iter().copied().find(|candidate| candidate.eq_ignore_ascii_case(text)) {
+        return Some(same);
     }
     candidates
         .into_iter()

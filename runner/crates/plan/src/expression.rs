@@ -203,7 +203,13 @@ pub(super) enum TemplatePart {
 /// `written` is the source of the scalar and `start` its offset, for the positions of errors: a scalar's value and its source
 /// differ by quotes, escapes and folds, but a lookup nearly always appears in the source unchanged.
 pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<TemplatePart>, PlanError> {
-    let mut parts = Vec::new();
+    let (parts, mut errors) = parse_all(text, written, start);
+    if errors.is_empty() { Ok(parts) } else { Err(errors.swap_remove(0)) }
+}
+
+/// The same, with all errors, and the pieces besides.
+pub(super) fn parse_all(text: &str, written: &str, start: usize) -> (Vec<TemplatePart>, Vec<PlanError>) {
+    let (mut parts, mut errors) = (Vec::new(), Vec::new());
     let mut literal = String::new();
     let mut rest = text;
     let mut seen = 0;
@@ -226,12 +232,16 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Templ
             let Some(end) = end else {
                 let error =
                     PlanError::new(ErrorCode::InvalidLookup, "a lookup has no end").at(&span, "`}}` is missing");
-                return Err(error.hint("write `${{ vars.name }}`, or `$${{` for a literal `${{`"));
+                errors.push(error.hint("write `${{ vars.name }}`, or `$${{` for a literal `${{`"));
+                return (parts, errors);
             };
             if !literal.is_empty() {
                 parts.push(TemplatePart::Text(std::mem::take(&mut literal)));
             }
-            parts.push(TemplatePart::Lookup { lookup: lookup(inside[..end].trim(), &span)?, span });
+            match lookup(inside[..end].trim(), &span) {
+                Ok(lookup) => parts.push(TemplatePart::Lookup { lookup, span }),
+                Err(error) => errors.push(error),
+            }
             rest = &inside[end + 2..];
         } else {
             literal.push('$');
@@ -242,7 +252,7 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Templ
     if !literal.is_empty() || parts.is_empty() {
         parts.push(TemplatePart::Text(literal));
     }
-    Ok(parts)
+    (parts, errors)
 }
 
 /// Whether a text is a lookup, as between `${{` and `}}`.

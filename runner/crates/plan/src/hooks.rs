@@ -152,6 +152,7 @@ fn program_step(
         after_undo: None,
         effects: EffectPlace::Here,
         span: key.span.clone(),
+        uses_span: key.span.clone(),
         dir_spans: BTreeMap::new(),
         with_spans: BTreeMap::from([(String::new(), node.span.clone())]),
         with_key_spans: BTreeMap::new(),

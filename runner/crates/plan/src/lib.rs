@@ -46,6 +46,7 @@ mod secrets;
 mod server_url;
 mod state_location;
 mod step;
+mod syntax_hint;
 #[cfg(test)]
 mod tests;
 mod type_hint;
@@ -266,6 +267,9 @@ pub struct PlanStep {
     /// The byte range of the step's name in the source, for errors.
     #[serde(skip)]
     pub span: Range<usize>,
+    /// The byte range of what names its module: the value of `uses`, or else the step's name.
+    #[serde(skip)]
+    pub uses_span: Range<usize>,
     /// The byte ranges of the granted directories, for errors.
     #[serde(skip)]
     pub dir_spans: BTreeMap<GrantName, Range<usize>>,

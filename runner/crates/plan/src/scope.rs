@@ -251,13 +251,9 @@ impl LookupScope<'_> {
             problems.push(error);
             return None;
         }
-        let parts = match expression::parse(text, written, span.start) {
-            Ok(parts) => parts,
-            Err(error) => {
-                problems.push(error);
-                return None;
-            }
-        };
+        let (parts, errors) = expression::parse_all(text, written, span.start);
+        let is_valid = errors.is_empty();
+        errors.into_iter().for_each(|error| problems.push(error));
         let pieces: Vec<_> = parts
             .into_iter()
             .map(|part| match part {
@@ -265,7 +261,8 @@ impl LookupScope<'_> {
                 TemplatePart::Lookup { lookup, span } => self.look_up(lookup, span, site, problems),
             })
             .collect();
-        pieces.into_iter().collect()
+        // All errors of the string are found before it is given up.
+        if is_valid { pieces.into_iter().collect() } else { None }
     }
 
     fn look_up(

@@ -8,12 +8,13 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use super::{
     PlanSource, RemoteLocation, RemoteState, StateLocation,
     error::{PlanError, PlanErrorCollector},
-    fields::{self, MappingFields},
+    fields::MappingFields,
     paths,
     scope::{LookupScope, LookupSite},
+    step,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{Secret, duration::parse_duration, error_code::ErrorCode};
+use contract::{Secret, error_code::ErrorCode};
 
 /// The lease of a remote lock, unless the plan sets another.
 const DEFAULT_LOCK_TTL: Duration = Duration::from_secs(30);
@@ -218,9 +219,9 @@ fn lock_ttl(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Op
     let Some((key, node)) = fields.entry("lock") else { return Some(DEFAULT_LOCK_TTL) };
     let inner = MappingFields::read(node, "`lock`", &key.span, &["ttl"], problems)?;
     let Some(node) = inner.get("ttl") else { return Some(DEFAULT_LOCK_TTL) };
-    let ttl = parse_duration(fields::literal(node, "`ttl`", problems)?).ok();
     let (least, most) = TTL_RANGE;
-    let ttl = ttl.filter(|ttl| (least..=most).contains(ttl));
+    let ttl =
+        step::duration(node, "`ttl`", problems).map(|ttl| Some(ttl).filter(|ttl| (least..=most).contains(ttl)))?;
     if ttl.is_none() {
         let error = PlanError::new(ErrorCode::InvalidValue, "`ttl` is not a valid lease for a lock");
         problems.push(error.at(&node.span, "not between 1s and 1h").hint("write `ttl: 30s`"));

@@ -222,6 +222,7 @@ fn on_place(
             // Which host of the group does it makes no difference to its effect.
             effects: if place.once { EffectPlace::Elsewhere } else { effects },
             span: key.span.clone(),
+            uses_span: fields.get("uses").map_or_else(|| key.span.clone(), |uses| uses.span.clone()),
             dir_spans,
             with_spans: config.spans,
             with_key_spans: config.key_spans,

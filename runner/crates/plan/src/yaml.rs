@@ -15,6 +15,7 @@ use serde_json::Number;
 use super::{
     error::{PlanError, PlanErrorCollector},
     scalar,
+    syntax_hint::{SyntaxHint, syntax_hint},
 };
 use contract::error_code::ErrorCode;
 
@@ -349,8 +350,12 @@ impl YamlTreeBuilder<'_> {
             return not_yaml("the indentation contains a tab", &(tab..tab + 1), "a tab")
                 .hint("indent with spaces only");
         }
+        let message = "the plan is not valid YAML";
+        if let Some(SyntaxHint { span, hint }) = syntax_hint(self.text, at, error.info()) {
+            return not_yaml(message, &span, error.info()).hint(hint);
+        }
         let end = self.text[at..].chars().next().map_or(at, |first| at + first.len_utf8());
-        not_yaml("the plan is not valid YAML", &(at..end), error.info())
+        not_yaml(message, &(at..end), error.info())
     }
 
     /// The first tab in the indentation near a syntax error; anywhere after it if the parser itself reports a tab.

@@ -47,6 +47,12 @@ impl MigratesBehavior {
         text_at(config, &self.dir).unwrap_or_default()
     }
 
+    /// The JSON pointer to the value that names the directory.
+    #[must_use]
+    pub fn dir_pointer(&self) -> &str {
+        &self.dir
+    }
+
     /// The database that a configuration names; empty if it names none.
     #[must_use]
     pub fn database<'c>(&self, config: &'c Value) -> &'c str {

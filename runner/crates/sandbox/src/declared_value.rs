@@ -30,6 +30,8 @@ pub enum ValueKind {
     WorkingDir,
     /// A path below a granted directory, without the directory's name.
     RelativePath,
+    /// A list of such paths, none of which lies in another.
+    SeparatePaths,
     /// `file:DIR/PATH` or a URL.
     Source,
     /// A program that is run with the `arguments` beside it, and no others.
@@ -71,6 +73,7 @@ const VALUE_KINDS: &[(&str, ValueKind)] = &[
     ("dir-name", ValueKind::DirName),
     ("dir-path", ValueKind::DirPath),
     ("relative-path", ValueKind::RelativePath),
+    ("separate-paths", ValueKind::SeparatePaths),
     ("program", ValueKind::Program),
     ("arguments", ValueKind::Arguments),
     ("command", ValueKind::Command),

@@ -7,7 +7,11 @@ use jsonschema::error::ValidationErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{behavior::ModuleBehaviors, plain_schema};
+use super::{
+    behavior::ModuleBehaviors,
+    plain_schema,
+    schema_violation::{SchemaViolation, violations_of},
+};
 use contract::step::{StepFailure, StepPhase};
 use journal::file::StepEffect;
 
@@ -189,19 +193,6 @@ impl DescriptionError {
     }
 }
 
-/// A configuration value that violates the schema.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchemaViolation {
-    /// The JSON pointer to the value.
-    pub pointer: String,
-    /// The violation.
-    pub message: String,
-    /// Of an unknown setting, the settings that are possible there.
-    pub known_settings: Vec<String>,
-    /// The setting that is required and missing, if that is the violation.
-    pub missing_setting: Option<String>,
-}
-
 impl ModuleDescription {
     /// Reads a description whose schema is known to be one: the module is official, or was asked before.
     pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
@@ -260,9 +251,11 @@ impl ModuleDescription {
         }
         let compile = || self.compile_schema().expect("it was compiled before this description was kept");
         let validator = self.validator.get_or_init(compile);
-        let is_known = |error: &jsonschema::ValidationError<'_>| !is_pending(&error.instance_path().to_string());
-        let violations = |error| schema_violations_of(error, &self.config);
-        validator.iter_errors(config).filter(is_known).flat_map(violations).collect()
+        // A value that may not be there at all is wrong whatever it will be.
+        let is_known = |error: &jsonschema::ValidationError<'_>| {
+            matches!(error.kind(), ValidationErrorKind::FalseSchema) || !is_pending(&error.instance_path().to_string())
+        };
+        validator.iter_errors(config).filter(is_known).flat_map(|error| violations_of(&error, &self.config)).collect()
     }
 
     /// The values of a configuration that name input files.
@@ -298,43 +291,6 @@ impl ModuleDescription {
         });
         (source, digest)
     }
-}
-
-/// Converts a schema error for the plan's author: each unknown key gets its own position.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of jsonschema")]
-fn schema_violations_of(error: jsonschema::ValidationError<'_>, schema: &Value) -> Vec<SchemaViolation> {
-    let pointer = error.instance_path().to_string();
-    let violation = |message: String, missing_setting| SchemaViolation {
-        pointer: pointer.clone(),
-        message,
-        known_settings: Vec::new(),
-        missing_setting,
-    };
-    match error.kind() {
-        ValidationErrorKind::AdditionalProperties { unexpected } => {
-            let known = known_settings(schema, &error.schema_path().to_string());
-            let unknown = |name: &String| SchemaViolation {
-                pointer: format!("{pointer}/{}", contract::text::pointer_token(name)),
-                message: "unknown setting".to_owned(),
-                known_settings: known.clone(),
-                missing_setting: None,
-            };
-            unexpected.iter().map(unknown).collect()
-        }
-        ValidationErrorKind::Required { property } => {
-            let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
-            vec![violation(format!("`{name}` is missing"), Some(name))]
-        }
-        // The library's text is clear enough for the rest.
-        _ => vec![violation(error.to_string(), None)],
-    }
-}
-
-/// The properties beside the `additionalProperties` at a path of the schema.
-fn known_settings(schema: &Value, path: &str) -> Vec<String> {
-    let object = path.rfind('/').and_then(|end| schema.pointer(&path[..end]));
-    let properties = object.and_then(|object| object.get("properties")).and_then(Value::as_object);
-    properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
 }
 
 /// Calls `each` with every annotation of a schema and the matching configuration value.
@@ -400,8 +356,7 @@ mod tests {
         let wrong_type = SchemaViolation {
             pointer: "/from".into(),
             message: "7 is not of type \"string\"".into(),
-            known_settings: Vec::new(),
-            missing_setting: None,
+            ..SchemaViolation::default()
         };
         assert_eq!(found, [wrong_type]);
         assert_eq!(description().schema_violations(&json!({"from": 7}), |pointer| pointer == "/from"), []);
@@ -410,9 +365,11 @@ mod tests {
         let expected = [("/form", "unknown setting", settings, None), ("", "`from` is missing", &[], Some("from"))];
         let expected = expected.map(|(pointer, message, known, missing)| SchemaViolation {
             pointer: pointer.into(),
+            is_key: !known.is_empty(),
             message: message.into(),
             known_settings: known.iter().map(|name| (*name).to_owned()).collect(),
-            missing_setting: missing.map(str::to_owned),
+            missing_settings: missing.into_iter().map(str::to_owned).collect(),
+            hint: None,
         });
         assert_eq!(found, expected);
     }

@@ -132,7 +132,7 @@ impl ModuleLoadError {
             Self::EngineSetup(_) => (ErrorCode::RunnerFault, "report this as a bug in the runner".to_owned()),
         };
         let mut diagnostic =
-            plan.error_at(code, step.span.clone(), self.to_string(), "this step uses it".to_owned(), Some(hint));
+            plan.error_at(code, step.uses_span.clone(), self.to_string(), "this step uses it".to_owned(), Some(hint));
         match self {
             Self::Read { source, .. } => diagnostic = diagnostic.with_cause(source),
             Self::Registry { source, .. } => diagnostic = diagnostic.with_cause(source),

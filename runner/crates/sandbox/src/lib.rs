@@ -30,7 +30,9 @@ mod precompiled;
 mod process;
 mod program;
 mod program_inputs;
+mod schema_violation;
 mod secrets;
+mod value_relation;
 
 use std::time::{Duration, Instant};
 
@@ -40,18 +42,19 @@ use wasmtime::{Store, component::ResourceTableError};
 pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use channel::{CallChannel, CallMessage, ProgramOutput};
 pub use declared_value::{DeclaredValue, ValueKind};
-pub use description::{
-    CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength, SchemaViolation,
-};
+pub use description::{CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength};
 pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names, official_schemas};
 pub use gate::{CallPurpose, argv_may_match, module_display_name, with_default_variables};
 pub use inputs::{InputError, release_digest};
 pub use migrations::open_migrations;
 pub use modules::{NoticeHandler, RegistryError, UserPaths};
 pub use program::{
-    GUARD_ARGUMENT, LeftoverProgram, ProgramFault, end_leftover_programs, find_program, run_program_guard, usual_path,
+    FileFormat, GUARD_ARGUMENT, LeftoverProgram, ProgramFault, end_leftover_programs, find_program, run_program_guard,
+    usual_path,
 };
 pub use program_inputs::resolve_in_plan;
+pub use schema_violation::SchemaViolation;
+pub use value_relation::{RelationKind, ValueRelation};
 
 use self::{
     bindings::{Module as Instance, exported, types},

@@ -50,8 +50,34 @@ fn satisfies(keywords: &Map<String, Value>, keyword: &str, operand: &Value, valu
             let is_named = |name: &String| named.is_some_and(|named| named.contains_key(name));
             members.iter().all(|(name, member)| is_named(name) || accepts(operand, member))
         }),
+        "anyOf" => operand.as_array().is_some_and(|schemas| schemas.iter().any(|schema| accepts(schema, value))),
+        "not" => refuses(operand, value),
+        // It counts with its `then`. An `else` is not accepted.
+        "if" => true,
+        "then" => keywords.get("if").is_none_or(|condition| refuses(condition, value)) || accepts(operand, value),
         _ => false,
     }
+}
+
+/// Whether a value certainly violates a schema.
+fn refuses(schema: &Value, value: &Value) -> bool {
+    let Value::Object(keywords) = schema else { return *schema == Value::Bool(false) };
+    keywords.iter().any(|(keyword, operand)| match keyword.as_str() {
+        "required" => value.as_object().zip(operand.as_array()).is_some_and(|(members, names)| {
+            names.iter().any(|name| name.as_str().is_some_and(|name| !members.contains_key(name)))
+        }),
+        "properties" => value.as_object().zip(operand.as_object()).is_some_and(|(members, properties)| {
+            members.iter().any(|(name, member)| properties.get(name).is_some_and(|schema| refuses(schema, member)))
+        }),
+        // Numbers are equal in several forms.
+        "const" => !operand.is_number() && is_scalar(operand) && value != operand,
+        "anyOf" => operand.as_array().is_some_and(|schemas| schemas.iter().all(|schema| refuses(schema, value))),
+        _ => false,
+    })
+}
+
+fn is_scalar(value: &Value) -> bool {
+    !value.is_array() && !value.is_object()
 }
 
 fn has_type(name: &Value, value: &Value) -> bool {
@@ -96,6 +122,13 @@ mod tests {
             json!({ "additionalProperties": texts }),
             json!({ "pattern": "^a" }),
             json!({ "not": { "type": "object" } }),
+            json!({ "not": { "required": ["b"] } }),
+            json!({ "not": { "anyOf": [{ "required": ["a"] }, { "properties": { "b": { "const": "ab" } } }] } }),
+            json!({ "anyOf": [{ "required": ["a"] }, { "required": ["b"] }] }),
+            json!({ "anyOf": [{ "const": "a" }, { "type": "object" }] }),
+            json!({ "if": { "required": ["a"], "properties": { "a": { "const": "a" } } }, "then": { "properties": { "c": false } } }),
+            json!({ "if": { "const": 1 }, "then": false }),
+            json!({ "if": { "const": null }, "else": false }),
             json!({ "propertyNames": { "maxLength": 1 } }),
             json!({ "uniqueItems": true }),
         ]

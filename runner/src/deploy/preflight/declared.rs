@@ -1,4 +1,4 @@
-//! Checks the values that a module's schema declares (`x-pawl-value`) against the step's grants, before anything runs.
+//! Checks the values that a module's schema declares (`x-pawl-value`) against the step's grants and each other, before anything runs.
 //!
 //! Invariant: a value that is known only later is checked as far as it is known, and never refused for the rest. Deliberately
 //! absent: names of modules (a declaration is all that counts), files and programs on this machine ([`machine`](super::machine)),
@@ -8,6 +8,7 @@ mod grant_lines;
 mod network;
 mod paths;
 mod programs;
+mod relations;
 mod texts;
 
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use contract::{
     text::dotted_pointer,
 };
 use plan::{Plan, PlanStep};
-use sandbox::{CapabilityKind, DeclaredValue, ModuleDescription, ValueKind};
+use sandbox::{CapabilityKind, DeclaredValue, ModuleDescription, ValueKind, ValueRelation};
 use serde_json::Value;
 
 use super::span_of;
@@ -40,6 +41,7 @@ pub(super) struct DeclaredStep<'a> {
     pub(super) plan: &'a Plan,
     pub(super) step: &'a PlanStep,
     pub(super) values: Vec<DeclaredValue>,
+    relations: Vec<ValueRelation>,
 }
 
 /// As much of a text as is known before the run.
@@ -52,7 +54,8 @@ pub(super) enum KnownText<'a> {
 
 impl<'a> DeclaredStep<'a> {
     pub(super) fn new(plan: &'a Plan, step: &'a PlanStep, description: &ModuleDescription) -> Self {
-        Self { plan, step, values: description.declared_values(&step.with) }
+        let (values, relations) = (description.declared_values(&step.with), description.value_relations(&step.with));
+        Self { plan, step, values, relations }
     }
 
     /// All errors of the declared values. `upstream` are the steps that this one waits for; none if they are not known.
@@ -70,6 +73,7 @@ impl<'a> DeclaredStep<'a> {
             ValueKind::DirName => self.check_dir_name(value),
             ValueKind::DirPath | ValueKind::WorkingDir => self.check_dir_path(value),
             ValueKind::RelativePath => self.check_relative_path(value),
+            ValueKind::SeparatePaths => self.check_separate_paths(value),
             ValueKind::Program | ValueKind::Command => self.check_argv(value),
             ValueKind::ProgramEnvironment => return self.check_program_environment(value),
             ValueKind::Duration => self.check_duration(value),
@@ -112,6 +116,7 @@ impl<'a> DeclaredStep<'a> {
             | ValueKind::DirPath
             | ValueKind::WorkingDir
             | ValueKind::RelativePath
+            | ValueKind::SeparatePaths
             | ValueKind::Program
             | ValueKind::Command
             | ValueKind::ProgramEnvironment

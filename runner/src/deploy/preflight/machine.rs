@@ -72,7 +72,7 @@ impl<'a> MachineCheck<'a> {
             Ok(path) | Err(ProgramFault::NotExecutable { path } | ProgramFault::CarriageReturn { path }) => {
                 path.as_path()
             }
-            Err(ProgramFault::Interpreter { path, .. }) => path.as_path(),
+            Err(ProgramFault::Interpreter { path, .. } | ProgramFault::Format { path, .. }) => path.as_path(),
             Err(ProgramFault::NotOnPath { .. } | ProgramFault::Missing | ProgramFault::Directory) => Path::new(program),
         };
         if looked_at.is_absolute() && self.may_be_made(&normalize(looked_at)) {
@@ -86,19 +86,33 @@ impl<'a> MachineCheck<'a> {
         let step = &self.planned.step;
         let program = self.declared.argv(value)?.first().copied().flatten()?.to_owned();
         let message = format!("step `{}` can't run `{program}`: {fault}", step.id);
+        let in_plan = self.in_plan_hint(&program).filter(|_| matches!(fault, ProgramFault::NotOnPath { .. }));
+        let is_in_plan = in_plan.is_some();
         let mut hint = match fault {
-            ProgramFault::NotOnPath { .. } => self.path_hint(&program),
+            ProgramFault::NotOnPath { .. } => in_plan.unwrap_or_else(|| self.path_hint(&program)),
             ProgramFault::Missing
             | ProgramFault::Directory
             | ProgramFault::NotExecutable { .. }
             | ProgramFault::Interpreter { .. }
-            | ProgramFault::CarriageReturn { .. } => fault.hint(&program),
+            | ProgramFault::CarriageReturn { .. }
+            | ProgramFault::Format { .. } => fault.hint(&program),
         };
-        if matches!(fault, ProgramFault::NotOnPath { .. } | ProgramFault::Missing) {
+        if matches!(fault, ProgramFault::NotOnPath { .. } | ProgramFault::Missing) && !is_in_plan {
             hint += &self.installer_hint(value);
         }
         let span = span_of(step, &value.pointer);
         Some(self.plan.error_at(ErrorCode::ProgramUnusable, span, message, "can't be run", Some(hint)))
+    }
+
+    /// What was meant by a name that is not on the `PATH`, if the plan's folder has such a program.
+    fn in_plan_hint(&self, program: &str) -> Option<String> {
+        let PlanStep { written_grants, plan_dir, .. } = &self.planned.step;
+        let places = match written_grants {
+            WrittenGrants::Keys(keys) if keys.contains_key("programs") => " Write it in `programs:` too.",
+            WrittenGrants::Keys(_) | WrittenGrants::LeftOut | WrittenGrants::NoPlace => "",
+        };
+        let is_there = plan_dir.join(program).is_file();
+        is_there.then(|| format!("did you mean `./{program}`, in the plan's folder?{places}"))
     }
 
     /// How a program that is not on the `PATH` can be named in this step.
@@ -197,14 +211,19 @@ impl<'a> MachineCheck<'a> {
     /// The path of `DIR/PATH` in a directory that is there and that nothing can change before the step runs.
     fn granted_path<'v>(&'v self, value: &'v DeclaredValue) -> Option<(&'v str, PathBuf)> {
         let KnownText::Whole(text) = self.declared.text(value)? else { return None };
+        Some((text, self.unchanging_path(text)?))
+    }
+
+    /// The path of `DIR/PATH`, under the same conditions.
+    pub(super) fn unchanging_path(&self, dir_path: &str) -> Option<PathBuf> {
         let grants = &self.planned.step.grants;
-        let ((grant, _), path) = (grants.dir_of(text)?, grants.host_path(text)?);
+        let ((grant, _), path) = (grants.dir_of(dir_path)?, grants.host_path(dir_path)?);
         // A missing directory is an error of its own.
         if grant.access == DirAccess::ReadWrite || !grant.path.is_dir() {
             return None;
         }
         // Whatever a program that runs before does, it may make this.
-        (self.earlier_programs.is_none() && !self.may_be_made(&normalize(&path))).then_some((text, path))
+        (self.earlier_programs.is_none() && !self.may_be_made(&normalize(&path))).then_some(path)
     }
 
     /// Whether an earlier step may make what a program lacks.
@@ -221,7 +240,8 @@ impl<'a> MachineCheck<'a> {
             ProgramFault::Missing
             | ProgramFault::Directory
             | ProgramFault::NotExecutable { .. }
-            | ProgramFault::CarriageReturn { .. } => false,
+            | ProgramFault::CarriageReturn { .. }
+            | ProgramFault::Format { .. } => false,
         }
     }
 

@@ -4,11 +4,11 @@
 //! that a deployment with nothing to migrate connects to no database. Deliberately absent: the lint rules, which are in
 //! the `db` crate.
 
-use super::{PlannedStep, resources::resource_error};
+use super::{PlannedStep, machine::MachineCheck, resources::resource_error, span_of};
 use crate::deploy::{Executor as _, executor::LocalExecutor};
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, Notice, SourceLocation},
-    step::StepFailure,
+    step::{FailureKind, StepFailure},
 };
 use db::migrate::LintLevel;
 use journal::{JournalState, RecordStatus};
@@ -40,7 +40,7 @@ impl MigrationPreflight<'_> {
     pub(super) async fn check_step(&self, planned: &PlannedStep, step: &PlanStep) -> Vec<Diagnostic> {
         match &planned.description.behaviors.migrates {
             Some(migrates) if !self.has_succeeded_with_same_files(planned, step).await => {
-                self.lint_step(step, migrates).await
+                self.lint_step(planned, step, migrates).await
             }
             Some(_) | None => Vec::new(),
         }
@@ -58,11 +58,14 @@ impl MigrationPreflight<'_> {
             .is_ok_and(|inputs| inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash)))
     }
 
-    async fn lint_step(&self, step: &PlanStep, migrates: &MigratesBehavior) -> Vec<Diagnostic> {
+    async fn lint_step(&self, planned: &PlannedStep, step: &PlanStep, migrates: &MigratesBehavior) -> Vec<Diagnostic> {
         let linted = async { self.local.runtime().migrations(step, migrates).await?.lint().await };
         let (found, severity) = match linted.await {
             Ok(found) => found,
-            // An earlier step may still create the directory, and the step itself reports an invalid file.
+            Err(failure) if is_of_a_file(&failure) => {
+                return self.file_problem(planned, step, migrates, failure).into_iter().collect();
+            }
+            // An earlier step may still create the directory, and the step itself reports the rest.
             Err(failure) if !is_unreachable(&failure) => return Vec::new(),
             Err(failure) => {
                 let message = format!("step `{}`: {}", step.id, failure.message);
@@ -88,6 +91,26 @@ impl MigrationPreflight<'_> {
             found.iter().map(|lint| format!("{}:{}: {} ({})", lint.file, lint.line, lint.message, lint.rule)).collect();
         vec![diagnostic]
     }
+
+    /// The error of an invalid file, such as one with the number of another; none if an earlier step may still change the files.
+    fn file_problem(
+        &self,
+        planned: &PlannedStep,
+        step: &PlanStep,
+        migrates: &MigratesBehavior,
+        failure: StepFailure,
+    ) -> Option<Diagnostic> {
+        MachineCheck::new(self.plan, planned).unchanging_path(migrates.dir(&step.with))?;
+        let message = format!("step `{}` can't use its migrations: {}", step.id, failure.message);
+        let span = span_of(step, migrates.dir_pointer());
+        Some(self.plan.error_at(ErrorCode::InputUnreadable, span, message, "these files", failure.hint))
+    }
+}
+
+/// Whether a file of the directory is invalid.
+fn is_of_a_file(failure: &StepFailure) -> bool {
+    matches!(failure.kind, FailureKind::InvalidConfig | FailureKind::BadContent | FailureKind::Limit)
+        && failure.details.contains_key("file")
 }
 
 fn is_unreachable(failure: &StepFailure) -> bool {

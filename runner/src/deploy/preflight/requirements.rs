@@ -26,8 +26,11 @@ pub(super) fn step_problems(
 ) -> Vec<Diagnostic> {
     let violations = description.schema_violations(&step.with, |pointer| step.pending.contains_key(pointer));
     let violations = without_consequences(violations);
-    let mut values = DeclaredStep::new(plan, step, description).problems(upstream);
-    values.retain(|value| violations.iter().all(|violation| violation.pointer != value.pointer));
+    let declared = DeclaredStep::new(plan, step, description);
+    let is_wrong = |pointer: &str| violations.iter().any(|violation| violation.pointer == pointer);
+    let mut values = declared.problems(upstream);
+    values.retain(|value| !is_wrong(&value.pointer));
+    values.extend(declared.relation_problems(is_wrong));
     let mut needs = missing_grants(plan, step, description);
     // What is no name at all is explained by the value itself.
     let is_name = |pointer: &str| {
@@ -59,7 +62,7 @@ fn without_consequences(mut violations: Vec<SchemaViolation>) -> Vec<SchemaViola
         .collect();
     violations.retain(|violation| {
         let is_meant = |(object, name): &(String, String)| {
-            violation.pointer == *object && violation.missing_setting.as_ref() == Some(name)
+            violation.pointer == *object && violation.missing_settings.contains(name)
         };
         !meant.iter().any(is_meant)
     });
@@ -72,13 +75,14 @@ fn schema_problem(
     description: &ModuleDescription,
     violation: SchemaViolation,
 ) -> Diagnostic {
-    let SchemaViolation { pointer, message: label, known_settings, missing_setting: _ } = violation;
+    let SchemaViolation { pointer, is_key, message: label, hint, known_settings, missing_settings: _ } = violation;
     let at = if pointer.is_empty() { String::new() } else { format!(" at `{}`", dotted_pointer(&pointer)) };
     let message = format!("invalid `with` of step `{}` for module `{}`{at}", step.id, description.name);
     let written = pointer.rsplit('/').next().unwrap_or_default();
     let near = closest_match(written, known_settings.iter().map(String::as_str));
     let meant = near.map(|near| format!("did you mean `{near}`?"));
-    let hint = meant.or_else(|| type_hint(&description.config, &step.with, &pointer)).unwrap_or_else(|| {
+    let typed = || type_hint(&description.config, &step.with, &pointer);
+    let hint = hint.or(meant).or_else(typed).unwrap_or_else(|| {
         let keys = description.config["properties"].as_object().into_iter().flat_map(|map| map.keys());
         let keys: Vec<_> = match known_settings.is_empty() {
             true => keys.map(String::as_str).collect(),
@@ -88,8 +92,8 @@ fn schema_problem(
         let accepts = format!("{place} `{}` accepts {}; see docs/plan.md", description.name, quoted_list(keys));
         accepts.trim_start().to_owned()
     });
-    // A setting that is unknown is a wrong key.
-    let key = step.with_key_spans.get(&pointer).filter(|_| !known_settings.is_empty());
+    // A setting that is unknown is a wrong key; so is one that can't be used beside another.
+    let key = step.with_key_spans.get(&pointer).filter(|_| is_key);
     let span = key.cloned().unwrap_or_else(|| span_of(step, &pointer));
     plan.error_at(ErrorCode::InvalidConfig, span, message, label, Some(hint))
 }

@@ -19,6 +19,11 @@ pub(super) fn type_hint(schema: &Value, with: &Value, pointer: &str) -> Option<S
         ("array", Value::Null) => ("a list", "[…]".to_owned()),
         ("array", scalar) => ("a list", format!("[{}]", scalar_text(scalar)?)),
         ("object", _) => ("a mapping", format!("{{ {}: … }}", first_key(schema))),
+        ("string", _) if schema.get("x-pawl-value").is_some_and(|kind| kind == "duration") => {
+            let default = schema.get("default").and_then(Value::as_str).unwrap_or("5s").to_owned();
+            let seconds = written.as_u64().map(|seconds| format!("{seconds}s"));
+            ("a duration", seconds.unwrap_or(default))
+        }
         ("string", Value::Number(number)) => ("a string", format!("\"{number}\"")),
         ("string", Value::Bool(value)) => ("a string", format!("\"{value}\"")),
         ("string", _) => ("a string", "\"…\"".to_owned()),
@@ -74,6 +79,7 @@ mod tests {
             "http": { "type": "array", "items": { "type": "object", "required": ["url"], "properties": { "status": { "type": "integer" } } } },
             "env": { "type": "object" },
             "tty": { "type": "boolean" },
+            "interval": { "type": "string", "default": "1s", "x-pawl-value": "duration" },
         } });
         for (with, pointer, hint) in [
             (json!({ "args": "--all" }), "/args", Some("write a list: `args: [\"--all\"]`")),
@@ -84,6 +90,8 @@ mod tests {
             (json!({ "env": [] }), "/env", Some("write a mapping: `env: { NAME: … }`")),
             (json!({ "tty": "yes" }), "/tty", Some("write `true` or `false`: `tty: true`")),
             (json!({ "tty": true }), "/tty", None),
+            (json!({ "interval": 3 }), "/interval", Some("write a duration: `interval: 3s`")),
+            (json!({ "interval": true }), "/interval", Some("write a duration: `interval: 1s`")),
             (json!({ "more": 1 }), "/more", None),
         ] {
             assert_eq!(type_hint(&schema, &with, pointer).as_deref(), hint, "{pointer}");

@@ -159,7 +159,7 @@ impl GroupedLogReporter {
         self.open_group_for(step_target, &label);
         let (width, color) = (self.formatter.label_width(), self.options.color);
         let format = |keyword: &str, text: &str| terminal::format_output(keyword, &label, text, width, color);
-        if let Some(gap) = output.gap() {
+        if let Some(gap) = output.gap(&self.options.logs_command) {
             self.workflow.with_stream(|stream| stream.write_foreign(&format("…", &gap)));
         }
         let lines: String = output.lines.iter().map(|line| format(line.stream.short_name(), &line.text)).collect();

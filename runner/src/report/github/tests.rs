@@ -80,6 +80,7 @@ fn options(verbosity: Verbosity, continues: Option<&str>) -> ReportOptions {
         color: ColorMode::Off,
         interactive: InteractiveMode::No,
         continues_after: continues.map(str::to_owned),
+        logs_command: "`runner logs`".to_owned(),
     }
 }
 

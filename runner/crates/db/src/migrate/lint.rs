@@ -257,3 +257,32 @@ fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit>
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The schema of `migrate` lists the rules, so that a misspelled one is found.
+    #[test]
+    fn schema_lists_each_rule_that_can_be_skipped() {
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../../steps/migrate/config.schema.json")).unwrap();
+        let listed = schema["properties"]["lint-skip"]["items"]["enum"].as_array().unwrap();
+        let listed: Vec<&str> = listed.iter().map(|rule| rule.as_str().unwrap()).collect();
+        for rule in SQUAWK_RULES {
+            assert!(listed.contains(&rule.to_string().as_str()), "{rule}");
+        }
+        let unsafe_sql = "DROP TABLE a; DROP SCHEMA a; DELETE FROM a; UPDATE a SET b = 1; TRUNCATE TABLE a; \
+            ALTER TABLE a DROP COLUMN b; ALTER TABLE a RENAME COLUMN b TO c; ALTER TABLE a RENAME TO b; \
+            ALTER TABLE a ADD COLUMN b INT NOT NULL; ALTER TABLE a ADD CONSTRAINT c FOREIGN KEY (b) REFERENCES d (e)";
+        let found: Vec<_> = Parser::parse_sql(&MySqlDialect {}, unsafe_sql)
+            .unwrap()
+            .iter()
+            .flat_map(|ast| check_statement(ast, &[]))
+            .collect();
+        assert_eq!(found.len(), 10, "{found:?}");
+        for (rule, _, _) in found {
+            assert!(listed.contains(&rule), "{rule}");
+        }
+    }
+}

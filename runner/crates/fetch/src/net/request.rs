@@ -77,7 +77,16 @@ pub fn parse_url(text: &str) -> Result<Url, NetError> {
     let invalid = |why: String| NetError::InvalidUrl { url: before_query.to_owned(), why };
     let url = Url::parse(text).map_err(|fault| invalid(fault.to_string()))?;
     check_url(&url).map_err(|why| invalid(why.to_owned()))?;
+    if !has_host(text, url.scheme()) {
+        return Err(invalid("it has no host".to_owned()));
+    }
     Ok(url)
+}
+
+/// Whether a host follows the scheme. The parser takes the first name of a path for one.
+fn has_host(text: &str, scheme: &str) -> bool {
+    let rest = text.trim_start().get(scheme.len()..).and_then(|rest| rest.strip_prefix("://"));
+    rest.is_some_and(|rest| !rest.starts_with(['/', '\\']))
 }
 
 pub(super) fn check_url(url: &Url) -> Result<(), &'static str> {

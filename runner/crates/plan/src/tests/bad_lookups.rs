@@ -5,6 +5,35 @@ use expect_test::expect;
 use super::{check, check_step, good, parse};
 
 #[test]
+fn each_bad_lookup_of_a_string_is_found() {
+    check(
+        "version: 1\napp: shop\nsteps:\n  a: { uses: x, with: { a: \"${{ RELEASE }}-${{ vars }}-${{ vars.b }}\" } }\n",
+        expect![[r#"
+            error[P0108]: `RELEASE` cannot be looked up
+             --> deploy.yml:4:29
+              |
+            4 |   a: { uses: x, with: { a: "${{ RELEASE }}-${{ vars }}-${{ vars.b }}" } }
+              |                             ^^^^^^^^^^^^^^ unknown
+              hint: did you mean `release`?
+
+            error[P0109]: `vars` is not a lookup
+             --> deploy.yml:4:44
+              |
+            4 |   a: { uses: x, with: { a: "${{ RELEASE }}-${{ vars }}-${{ vars.b }}" } }
+              |                                            ^^^^^^^^^^^ `vars` needs one name
+              hint: write `vars.NAME`
+
+            error[P0108]: environment `default` has no variable `b`
+             --> deploy.yml:4:56
+              |
+            4 |   a: { uses: x, with: { a: "${{ RELEASE }}-${{ vars }}-${{ vars.b }}" } }
+              |                                                        ^^^^^^^^^^^^^ undefined
+              hint: define it under `vars:`, as in `vars: { b: … }`
+        "#]],
+    );
+}
+
+#[test]
 fn undefined() {
     check(
         "version: 1\napp: shop\nvars: { root: /srv }\nsteps:\n  a: { uses: x, with: { a: \"${{ vars.rot }}\", b: \"${{ vars.nothing }}\", c: \"${{ env.UNSET }}\" } }\n",

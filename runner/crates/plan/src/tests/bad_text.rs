@@ -75,6 +75,7 @@ fn not_yaml() {
           |
         2 | app: "shop
           |      ^ while scanning a quoted scalar, found unexpected end of stream
+          hint: close it with `"`
     "#]],
     );
     check(
@@ -85,6 +86,7 @@ fn not_yaml() {
           |
         2 | app: shop: x
           |          ^ mapping values are not allowed in this context
+          hint: quote it: `"shop: x"`
     "#]],
     );
     check(

@@ -297,6 +297,17 @@ fn invalid_state_locations() {
               hint: write `ttl: 30s`
         "#]],
     );
+    check(
+        &format!("version: 1\napp: shop\nstate: git:origin\nlock: {{ ttl: 5 }}\n{steps}"),
+        expect![[r#"
+            error[P0118]: `5` is not a duration
+             --> deploy.yml:4:14
+              |
+            4 | lock: { ttl: 5 }
+              |              ^ not a duration
+              hint: add a unit: `5s` or `5m`
+        "#]],
+    );
 }
 
 #[test]

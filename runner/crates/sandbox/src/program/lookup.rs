@@ -12,6 +12,8 @@ use std::{
 
 use rustix::fs::{Access, access};
 
+use super::file_format::FileFormat;
+
 /// The other folders where programs usually are, for hints.
 const USUAL_FOLDERS: &[&str] = &["/usr/local/bin", "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
@@ -33,6 +35,8 @@ pub enum ProgramFault {
     Interpreter { path: PathBuf, interpreter: String, fault: Box<ProgramFault> },
     /// Its first line ends in a carriage return, which the kernel takes for a part of the name.
     CarriageReturn { path: PathBuf },
+    /// The system can't run what is in the file.
+    Format { path: PathBuf, format: FileFormat },
 }
 
 impl fmt::Display for ProgramFault {
@@ -49,6 +53,12 @@ impl fmt::Display for ProgramFault {
                 write!(f, "its first line names `{interpreter}`, and {fault}")
             }
             Self::CarriageReturn { .. } => f.write_str("its first line ends in a carriage return, as on Windows"),
+            Self::Format { format, .. } => f.write_str(match format {
+                FileFormat::Empty => "the file is empty",
+                FileFormat::ByteOrderMark => "it begins with a byte order mark, so its first line is not a `#!` line",
+                FileFormat::OtherMachine => "it is an executable for another kind of machine",
+                FileFormat::Unknown => "it is neither an executable for this system nor a script",
+            }),
         }
     }
 }
@@ -71,9 +81,18 @@ impl ProgramFault {
                 | Self::Missing
                 | Self::Directory
                 | Self::Interpreter { .. }
-                | Self::CarriageReturn { .. } => format!("install `{interpreter}`, or correct the first line"),
+                | Self::CarriageReturn { .. }
+                | Self::Format { .. } => format!("install `{interpreter}`, or correct the first line"),
             },
             Self::CarriageReturn { path } => format!("run `sed -i 's/\\r$//' {}`", path.display()),
+            Self::Format { path, format } => match format {
+                FileFormat::Empty => "write the program, or correct the path".to_owned(),
+                FileFormat::ByteOrderMark => format!("run `sed -i '1s/^\\xEF\\xBB\\xBF//' {}`", path.display()),
+                FileFormat::OtherMachine => {
+                    "install a build for this system; `file` shows what it was built for".to_owned()
+                }
+                FileFormat::Unknown => "begin a script with a line such as `#!/bin/sh`".to_owned(),
+            },
         }
     }
 }
@@ -116,7 +135,11 @@ fn check_file(path: &Path, search_path: &str) -> Result<(), ProgramFault> {
     if !is_executable(path) {
         return Err(ProgramFault::NotExecutable { path: path.to_owned() });
     }
-    let Some(shebang) = Shebang::read(path) else { return Ok(()) };
+    let Ok(start) = read_start(path) else { return Ok(()) };
+    if let Some(format) = FileFormat::unusable(&start) {
+        return Err(ProgramFault::Format { path: path.to_owned(), format });
+    }
+    let Some(shebang) = Shebang::parse(&start) else { return Ok(()) };
     if shebang.line.ends_with('\r') {
         return Err(ProgramFault::CarriageReturn { path: path.to_owned() });
     }
@@ -146,15 +169,19 @@ fn check_interpreter(interpreter: &str) -> Result<(), ProgramFault> {
     }
 }
 
+fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    File::open(path)?.take(MAX_SHEBANG_BYTES).read_to_end(&mut start)?;
+    Ok(start)
+}
+
 /// The first line of a script, after `#!`.
 struct Shebang {
     line: String,
 }
 
 impl Shebang {
-    fn read(path: &Path) -> Option<Self> {
-        let mut start = Vec::new();
-        File::open(path).ok()?.take(MAX_SHEBANG_BYTES).read_to_end(&mut start).ok()?;
+    fn parse(start: &[u8]) -> Option<Self> {
         let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
         let line = std::str::from_utf8(line).ok()?.trim_matches([' ', '\t']).to_owned();
         (!line.is_empty()).then_some(Self { line })
@@ -210,7 +237,7 @@ mod tests {
         assert_eq!(find_program("/bin/sh", "/nowhere"), Ok("/bin/sh".into()));
         assert_eq!(find_program("sh", "/nowhere:/bin"), Ok("/bin/sh".into()));
         assert_eq!(find_program("bin/x", "/nowhere"), Ok("bin/x".into()));
-        for script in ["#!/bin/sh\n", "#! /bin/sh -e\n", "#!/usr/bin/env sh\n", "#!/usr/bin/env -S sh -e\n", "plain"] {
+        for script in ["#!/bin/sh\n", "#! /bin/sh -e\n", "#!/usr/bin/env sh\n", "#!/usr/bin/env -S sh -e\n"] {
             assert_eq!(fault_of(script, 0o755).1, None, "{script}");
         }
     }
@@ -229,6 +256,15 @@ mod tests {
         assert_eq!(fault, Some(ProgramFault::NotExecutable { path: path.clone() }));
         let (folder, fault) = fault_of("#!/bin/sh\r\n", 0o755);
         assert_eq!(fault, Some(ProgramFault::CarriageReturn { path: folder.path().join("deploy.sh") }));
+        for (content, expected) in [
+            ("", FileFormat::Empty),
+            ("\u{feff}#!/bin/sh\n", FileFormat::ByteOrderMark),
+            ("echo hi\n", FileFormat::Unknown),
+        ] {
+            let (folder, fault) = fault_of(content, 0o755);
+            let path = folder.path().join("deploy.sh");
+            assert_eq!(fault, Some(ProgramFault::Format { path, format: expected }), "{content:?}");
+        }
         assert_eq!(interpreter_fault("#!/bin/bsh -e\n"), ("/bin/bsh".to_owned(), ProgramFault::Missing));
         assert_eq!(interpreter_fault("#!/usr\n"), ("/usr".to_owned(), ProgramFault::Directory));
         let (interpreter, fault) = interpreter_fault("#!/usr/bin/env no-such-program\n");

@@ -8,6 +8,7 @@
 //! grants, which are checked before.
 
 mod capture;
+mod file_format;
 pub(crate) mod guard;
 mod lookup;
 mod protocol;
@@ -16,6 +17,7 @@ mod running;
 mod terminal;
 
 pub(crate) use capture::CapturedOutput;
+pub use file_format::FileFormat;
 pub use guard::{GUARD_ARGUMENT, run_program_guard};
 pub use lookup::{ProgramFault, find_program, usual_path};
 pub use records::{LeftoverProgram, end_leftover_programs};

@@ -46,11 +46,8 @@ impl DeclaredStep<'_> {
                 Some(self.not_granted(value, CapabilityKind::Http, &what, hint))
             }
             Err(NetError::InvalidUrl { url, why }) => {
-                let hint = match url.contains("://") {
-                    true => "write a full URL, such as `http://127.0.0.1:8080/health`".to_owned(),
-                    false => format!("did you mean `http://{}`?", url.trim_start_matches('/')),
-                };
-                Some(self.invalid(value, &format!("`{url}` is not a valid URL: {why}"), "not a URL", hint))
+                let why = format!("`{url}` is not a valid URL: {why}");
+                Some(self.invalid(value, &why, "not a URL", url_hint(&url)))
             }
             Ok(()) | Err(_) => None,
         }
@@ -111,6 +108,25 @@ impl DeclaredStep<'_> {
     }
 }
 
+/// What to write for a text that is no URL.
+fn url_hint(text: &str) -> String {
+    // `http//host` and `http:/host`, but not `http:///path`, whose host nobody knows.
+    let scheme = ["https", "http"]
+        .into_iter()
+        .find(|scheme| text.starts_with(&format!("{scheme}:")) || text.starts_with(&format!("{scheme}//")));
+    let after_scheme = scheme.map(|scheme| (scheme, text[scheme.len()..].trim_start_matches([':', '/'])));
+    match after_scheme {
+        _ if text.contains("://") => "write a full URL, such as `http://127.0.0.1:8080/health`".to_owned(),
+        Some((scheme, rest)) if !rest.is_empty() => format!("did you mean `{scheme}://{rest}`?"),
+        // A path has no host.
+        _ if text.is_empty() || text.starts_with('/') => {
+            let path = if text.len() > 1 { text } else { "/health" };
+            format!("write a full URL, such as `http://127.0.0.1:8080{path}`")
+        }
+        _ => format!("did you mean `http://{text}`?"),
+    }
+}
+
 /// The URL up to its path, if that much is known.
 fn origin_of_prefix(prefix: &str) -> Option<&str> {
     let authority = prefix.find("://")? + 3;
@@ -121,6 +137,21 @@ fn origin_of_prefix(prefix: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_that_is_no_url_gets_the_url_that_was_meant() {
+        for (text, hint) in [
+            ("http//127.0.0.1:1/", "did you mean `http://127.0.0.1:1/`?"),
+            ("https:/shop.example/x", "did you mean `https://shop.example/x`?"),
+            ("127.0.0.1:8080/health", "did you mean `http://127.0.0.1:8080/health`?"),
+            ("httpd.example", "did you mean `http://httpd.example`?"),
+            ("/ready", "write a full URL, such as `http://127.0.0.1:8080/ready`"),
+            ("http:///x", "write a full URL, such as `http://127.0.0.1:8080/health`"),
+            ("ftp://h/", "write a full URL, such as `http://127.0.0.1:8080/health`"),
+        ] {
+            assert_eq!(url_hint(text), hint, "{text}");
+        }
+    }
 
     #[test]
     fn origin_is_known_once_the_path_begins() {
