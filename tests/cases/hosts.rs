@@ -137,10 +137,8 @@ fn status_tells_hosts_apart_while_they_differ() {
     let status = environment.run(&["status"]);
     expect![[r#"
         test
-          live        not the same on all hosts: r2 on web-1, r1 on web-2, r1 on
-                      worker-1
-          last        r2: failed at `switch` on web-2; epoch 2, run [RUN 2], attempt 1,
-                      started [DATE] [DATE] by [WHO], took [TIME]
+          live        not the same on all hosts: r2 on web-1, r1 on web-2, r1 on worker-1
+          last        r2: failed at `switch` on web-2; epoch 2, run [RUN 2], attempt 1, started [DATE] [DATE] by [WHO], took [TIME]
           unfinished  run [RUN 2] is at `switch` on web-2; to continue, deploy r2 again
     "#]]
     .assert_eq(&status.stdout_snapshot());
