@@ -149,11 +149,11 @@ struct JournalDamage<'h> {
 
 impl JournalDamage<'_> {
     fn covered_by_snapshot(self) -> StateFinding {
-        let why = match &self.error {
-            JournalError::IllegalTransition { seq: 0, source: TransitionError::Chain { .. }, .. } => {
-                "the journal before it is missing or damaged".to_owned()
-            }
-            error => error.to_string(),
+        let is_unchained =
+            matches!(self.error, JournalError::IllegalTransition { seq: 0, source: TransitionError::Chain { .. }, .. });
+        let why = match is_unchained {
+            true => "the journal before it is missing or damaged".to_owned(),
+            false => self.error.to_string(),
         };
         StateFinding::DamagedOldJournal { path: self.path.to_owned(), why }
     }

@@ -281,11 +281,9 @@ impl HistoryFolder<'_> {
         steps.extend(known.into_keys().chain(self.archived_state()?.state.records.into_keys()));
         for (_, path) in &self.loose {
             for event in events_in(&read_if_present(path)?.unwrap_or_default()).flatten() {
-                match event {
-                    JournalEvent::Plan { steps: planned, .. } => {
-                        steps.extend(planned.into_iter().map(|step| step.step_target));
-                    }
-                    event => steps.extend(event.step_target().cloned()),
+                steps.extend(event.step_target().cloned());
+                if let JournalEvent::Plan { steps: planned, .. } = event {
+                    steps.extend(planned.into_iter().map(|step| step.step_target));
                 }
             }
         }

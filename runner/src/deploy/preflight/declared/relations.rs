@@ -54,13 +54,12 @@ impl DeclaredStep<'_> {
                 KnownText::Prefix(_) => None,
             })
             .collect();
-        let mut pairs =
-            paths.iter().enumerate().flat_map(|(end, later)| paths[..end].iter().map(move |one| (one, later)));
-        let nested = |(one, other): (&(usize, &str), &(usize, &str))| match lies_in(other.1, one.1) {
-            true => Some((*other, *one)),
-            false => lies_in(one.1, other.1).then_some((*one, *other)),
+        let is_nested = |inner: &(usize, &str), outer: &(usize, &str)| {
+            // Of two equal ones, the later.
+            inner.0 != outer.0 && lies_in(inner.1, outer.1) && (inner.0 > outer.0 || !lies_in(outer.1, inner.1))
         };
-        let (inner, outer) = pairs.find_map(nested)?;
+        let mut pairs = paths.iter().flat_map(|inner| paths.iter().map(move |outer| (inner, outer)));
+        let (inner, outer) = pairs.find(|(inner, outer)| is_nested(inner, outer))?;
         let at = DeclaredValue { pointer: format!("{}/{}", value.pointer, inner.0), ..value.clone() };
         let why = format!("`{}` lies in `{}`, which the list has too", inner.1, outer.1);
         Some(self.invalid(&at, &why, "in another path", format!("remove `{}`", inner.1)))
