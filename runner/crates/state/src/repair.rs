@@ -188,7 +188,9 @@ impl StateStore {
                 StateFinding::DamagedJournal { path, sound_lines, later, .. } => {
                     history.take_out(path, *sound_lines, later)?;
                 }
-                StateFinding::LostJournal { repair: BaseRepair::BeginAfter(_), .. } => history.begin_after_snapshot()?,
+                StateFinding::LostJournal { repair: BaseRepair::BeginAfter(_), .. } => {
+                    history.begin_after_snapshot()?
+                }
                 StateFinding::LostJournal { .. }
                 | StateFinding::DamagedOldJournal { .. }
                 | StateFinding::DamagedArchive { .. }
