@@ -1,6 +1,8 @@
 //! `runner state check|repair`: damage is told, and repaired without moving files by hand.
 
-use crate::support::TestEnvironment;
+use serde_json::json;
+
+use crate::support::{TestEnvironment, init_bare_repository};
 
 const FOLDER: &str = ".pawl/shop/test";
 
@@ -58,7 +60,7 @@ fn damaged_journal_is_cut_and_its_steps_are_probed() {
     environment.run(&["state", "repair"]).assert_exit(2).assert_stderr_contains("error[P0208]");
     environment.run(&["state", "repair", "--local"]).assert_exit(0);
     let lost = environment.list(&format!("{FOLDER}/lost"));
-    assert_eq!(lost.len(), 2, "{lost:?}");
+    assert_eq!(lost.len(), 3, "two journals and a snapshot: {lost:?}");
     environment.run(&["state", "check"]).assert_exit(0);
     let live = environment.live_target();
     // What the lost lines say has begun is probed, and nothing runs twice.
@@ -67,4 +69,112 @@ fn damaged_journal_is_cut_and_its_steps_are_probed() {
     assert!(next.decisions().iter().all(|decision| !decision.starts_with("migrate run")), "{:?}", next.decisions());
     assert_eq!(environment.live_target(), live);
     assert_eq!(environment.sql("SELECT count(*) FROM product"), "2");
+}
+
+#[test]
+fn damaged_journal_that_the_snapshot_covers_is_told_and_left_alone() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    environment.deploy("r2", &[]).assert_exit(0);
+    flip(&environment, "attempt-000001.journal");
+    let (before, status) = (environment.list(FOLDER), environment.run(&["status", "--json"]).json());
+    let check = environment.run(&["state", "check", "--json"]);
+    check.assert_exit(0);
+    let finding = &check.json()[0]["findings"][0];
+    assert!(finding["path"].as_str().unwrap().ends_with("attempt-000001.journal"), "{finding}");
+    assert!(finding["repair"].as_str().unwrap().starts_with("the snapshot stands for it"), "{finding}");
+    environment.run(&["state", "repair", "--local"]).assert_exit(0);
+    assert_eq!(environment.list(FOLDER), before, "the snapshot and the later journal are still there");
+    assert_eq!(environment.run(&["status", "--json"]).json(), status);
+    let next = environment.deploy("r2", &[]);
+    next.assert_exit(0);
+    assert!(next.decisions().iter().all(|decision| decision.ends_with("skip held")), "{:?}", next.decisions());
+    // The release before is still on record.
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+}
+
+#[test]
+fn newest_journal_that_is_lost_is_told_and_the_snapshot_takes_its_place() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    environment.deploy("r2", &[]).assert_exit(0);
+    let status = environment.run(&["status", "--json"]).json();
+    std::fs::remove_file(environment.path(format!("{FOLDER}/attempt-000002.journal"))).unwrap();
+    let check = environment.run(&["state", "check"]);
+    check.assert_exit(65);
+    assert!(check.stdout.contains("attempt-000002.journal: it is missing"), "{}", check.stdout);
+    assert!(check.stdout.contains("begin after epoch 2"), "{}", check.stdout);
+    environment.run(&["state", "repair", "--local"]).assert_exit(0);
+    assert_eq!(environment.run(&["state", "check"]).stdout, "test\n  sound\n");
+    assert_eq!(environment.run(&["status", "--json"]).json()[0]["live"], status[0]["live"]);
+    let next = environment.deploy("r2", &[]);
+    next.assert_exit(0);
+    assert!(next.decisions().iter().all(|decision| decision.ends_with("skip held")), "{:?}", next.decisions());
+}
+
+/// A step that must not run twice, killed while it ran; a bit of its intent is flipped, and the state is repaired.
+fn repaired_after_charge() -> (TestEnvironment, String) {
+    let folder = FOLDER.replace("test", "default");
+    let script = "echo charged >> charged; test -e quick || kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat)";
+    let charge = json!({
+        "uses": "run", "trust": "host",
+        "with": { "program": "/bin/sh", "args": ["-c", script], "dir": "work" },
+        "grants": { "dirs": { "work": "work" }, "programs": [["/bin/sh", "-c", script]] },
+    });
+    let plan = json!({ "version": 1, "app": "shop", "steps": { "charge": charge } });
+    let environment = TestEnvironment::with_plan(&plan.to_string());
+    let killed = environment.deploy("r1", &[]);
+    assert!(killed.code.is_none(), "{}", killed.stderr);
+    environment.write("work/quick", "");
+    let path = format!("{folder}/attempt-000001.journal");
+    let text = environment.read(&path);
+    environment.write(&path, text.replacen("\"type\":\"intent\"", "\"type\":\"inteNt\"", 1));
+    environment.deploy("r1", &[]).assert_exit(65).assert_stderr_contains("P0602");
+    environment.run(&["state", "repair", "--local"]).assert_exit(0);
+    (environment, folder)
+}
+
+#[test]
+fn step_whose_intent_is_unreadable_does_not_run_twice() {
+    let (environment, _) = repaired_after_charge();
+    environment.deploy("r1", &[]).assert_exit(3);
+    // And it stays so, whoever tries again.
+    environment.deploy("r1", &[]).assert_exit(3);
+    assert_eq!(environment.read("work/charged"), "charged\n");
+}
+
+#[test]
+fn list_of_begun_steps_that_is_unreadable_counts_for_all_steps() {
+    let (environment, folder) = repaired_after_charge();
+    let path = format!("{folder}/begun.json");
+    let text = environment.read(&path);
+    environment.write(&path, &text[..text.len() - 3]);
+    let check = environment.run(&["state", "check"]);
+    check.assert_exit(0);
+    assert!(
+        check.stdout.contains("begun.json: the list of steps that may have begun can't be read"),
+        "{}",
+        check.stdout
+    );
+    environment.deploy("r1", &[]).assert_exit(3);
+    assert_eq!(environment.read("work/charged"), "charged\n");
+    assert!(!environment.exists(&path), "the journal has them now");
+}
+
+#[test]
+fn state_that_another_machine_went_on_with_is_sound() {
+    let (remote, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    init_bare_repository(remote.path());
+    let first = TestEnvironment::new();
+    first.edit("deploy.yml", "app: shop\n", &format!("app: shop\nstate: git:{}\n", remote.path().display()));
+    first.edit("deploy.yml", "root: ./deploy/test", &format!("root: {}", target.path().display()));
+    first.pack("r1");
+    let (second, third) = (first.another_machine(), first.another_machine());
+    first.deploy("r1", &[]).assert_exit(0);
+    second.deploy("r1", &[]).assert_exit(0);
+    for machine in [&first, &second, &third] {
+        let check = machine.run(&["state", "check"]);
+        check.assert_exit(0);
+        assert_eq!(check.stdout, "test\n  sound\n");
+    }
 }

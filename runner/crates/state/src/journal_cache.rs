@@ -2,8 +2,8 @@
 //!
 //! Invariant: a journal here is the beginning of the remote's, or the remote's with lines that are not uploaded yet. Lines
 //! that can't be uploaded any more, since a later attempt ran without them, are moved away ([`super::lost_lines`]); only two
-//! different histories are an error. Journals come before the snapshot that needs them. Deliberately absent: the content of
-//! journals, apart from where lines end.
+//! different histories are an error. A line that fails its checksum here is no other history: the remote's replaces it. Journals come
+//! before the snapshot that needs them. Deliberately absent: the content of journals, apart from checksums and where lines end.
 
 use std::{fs, path::Path};
 
@@ -138,7 +138,8 @@ impl LocalCopy<'_> {
             let path = self.folder.join(journal_name(journal.epoch));
             let here = read_if_present(&path)?.unwrap_or_default();
             match compare(journal, &here) {
-                JournalComparison::Diverged => return Err(self.diverged(&path)),
+                JournalComparison::Diverged if !may_be_damaged(journal, &here) => return Err(self.diverged(&path)),
+                JournalComparison::Diverged => wanted_journals.push((*journal, path, here)),
                 JournalComparison::Shorter => wanted_journals.push((*journal, path, here)),
                 JournalComparison::Same | JournalComparison::Longer => {
                     self.settle_tail(journal, &path, &here, newest)?;
@@ -165,7 +166,7 @@ impl LocalCopy<'_> {
             self.check(content.len() as u64 == journal.bytes && Blake3Hash::of(&content) == journal.hash, || {
                 format!("the journal of epoch {}", journal.epoch)
             })?;
-            if !content.starts_with(whole_lines(&here)) {
+            if !content.starts_with(whole_lines(&here)) && !is_damaged_copy(&here, &content) {
                 return Err(self.diverged(&path));
             }
             write_atomically(&path, &content)?;
@@ -277,6 +278,25 @@ pub(super) fn compare(journal: &RemoteJournal, here: &[u8]) -> JournalComparison
         Some(_) if lines.len() == length => JournalComparison::Same,
         Some(_) => JournalComparison::Longer,
     }
+}
+
+/// Whether a journal here may be the remote's with damaged lines. Lines that are not uploaded yet would be lost with it.
+fn may_be_damaged(journal: &RemoteJournal, here: &[u8]) -> bool {
+    whole_lines(here).len() as u64 <= journal.bytes && lines(here).any(|line| !is_sound(line))
+}
+
+/// Whether a journal here is the beginning of the remote's, apart from lines that fail their checksum here and not there.
+pub(super) fn is_damaged_copy(here: &[u8], there: &[u8]) -> bool {
+    let is_same_or_damaged = |(here, there): (&[u8], &[u8])| here == there || !is_sound(here) && is_sound(there);
+    lines(here).count() <= lines(there).count() && lines(here).zip(lines(there)).all(is_same_or_damaged)
+}
+
+fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
+    whole_lines(content).split_inclusive(|byte| *byte == b'\n')
+}
+
+fn is_sound(line: &[u8]) -> bool {
+    line.strip_suffix(b"\n").is_some_and(|line| journal::line::decode_newer(line).is_ok())
 }
 
 /// Whether the last line of a journal says that its attempt has ended.

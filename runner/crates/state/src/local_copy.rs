@@ -14,7 +14,7 @@ use std::{
 use super::{
     StateError, StateStore,
     archive::ArchiveRange,
-    journal_cache::{JournalComparison, LocalCopy, WantedFile, compare},
+    journal_cache::{JournalComparison, LocalCopy, WantedFile, compare, is_damaged_copy},
     journal_files::{journals_in, read_if_present, remove_if_present, whole_lines},
     lost_lines::{lost_files_in, settle_lost_lines},
     manifest::RemoteArchive,
@@ -210,6 +210,10 @@ fn common_length(
         JournalComparison::Same | JournalComparison::Longer => Ok(None),
         JournalComparison::Shorter | JournalComparison::Diverged => {
             let there = remote.read_files(record, &journal.parts)?.concat();
+            if is_damaged_copy(here, &there) {
+                // The next download replaces it.
+                return Ok(None);
+            }
             let same = here.iter().zip(&there).take_while(|(here, there)| here == there).count();
             Ok(Some(whole_lines(&here[..same]).len()))
         }

@@ -1,5 +1,7 @@
 //! Histories of folders: whatever is damaged or left half done, the state is that of the journals, and the next attempt heals it.
 
+mod damage;
+
 use std::time::Duration;
 
 use contract::{

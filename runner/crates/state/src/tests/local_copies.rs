@@ -261,3 +261,32 @@ fn steps_that_lost_lines_say_have_begun_are_noted_once() {
         assert_eq!(lost(second.path()).len(), 1);
     }
 }
+
+#[test]
+fn damaged_lines_here_become_the_remote_s_and_other_lines_do_not() {
+    let line = |text: &str| {
+        let event = JournalEvent::Torn { file: text.to_owned(), bytes: 1 };
+        String::from_utf8(line::encode(&JournalEntry { seq: 0, prev: None, at: clock::now(), event }).bytes).unwrap()
+    };
+    let (first, second, other) = (line("first"), line("second"), line("other"));
+    let (remote, damaged) = (format!("{first}{second}"), second.replace("second", "Second"));
+    let (place, here) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
+    place.deploy(here.path(), &[(1, &remote)]);
+    for content in [
+        format!("{first}{damaged}"),
+        first.replace("first", "First"),
+        format!("{}{second}", first.replace("first", "First")),
+    ] {
+        let machine = tempfile::tempdir().unwrap();
+        let path = machine.path().join(journal_name(1));
+        fs::write(&path, &content).unwrap();
+        place.pull(machine.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), remote);
+    }
+    // Another history, and lines that are not uploaded yet.
+    for content in [format!("{other}{damaged}"), format!("{first}{damaged}{other}")] {
+        let machine = tempfile::tempdir().unwrap();
+        fs::write(machine.path().join(journal_name(1)), &content).unwrap();
+        assert!(matches!(place.pull(machine.path()), Err(StateError::Diverged { .. })), "{content}");
+    }
+}
