@@ -133,7 +133,7 @@ struct StepEvidence<'a> {
     probe: Option<(ProbeInput, u64, &'a ProbeFinding)>,
     outcome: Option<(u64, &'a StepOutcome)>,
     /// How it went for the release that a rollback switched back to. The rest is about the release of the attempt.
-    repetition: Option<RepeatedStep<'a>>,
+    repetition: Option<StepRepetition<'a>>,
     /// Its status after the last event.
     status: StepStatus,
     undo_failure: Option<&'a StepFailure>,
@@ -141,7 +141,7 @@ struct StepEvidence<'a> {
 
 /// The run of a step for another release than that of the attempt.
 #[derive(Clone, Copy)]
-struct RepeatedStep<'a> {
+struct StepRepetition<'a> {
     release: &'a Release,
     outcome: Option<(u64, &'a StepOutcome)>,
 }
@@ -177,7 +177,7 @@ impl<'a> StepEvidence<'a> {
     fn observe(&mut self, event: &'a JournalEvent) {
         if event.step_target() == Some(self.step_target) {
             if let JournalEvent::Intent { release: Some(release), .. } = event {
-                self.repetition = Some(RepeatedStep { release, outcome: None });
+                self.repetition = Some(StepRepetition { release, outcome: None });
             }
             if let Some(repetition) = &mut self.repetition {
                 if let JournalEvent::Outcome { took_ms, outcome, .. } = event {
@@ -270,7 +270,7 @@ impl<'a> StepEvidence<'a> {
         if let Some(hint) = self.outcome.and_then(|(_, outcome)| failure(outcome)?.hint.as_ref()) {
             row("hint", &commands.text(hint));
         }
-        if let Some(RepeatedStep { release, outcome }) = self.repetition {
+        if let Some(StepRepetition { release, outcome }) = self.repetition {
             let ended = outcome.map_or_else(|| self.no_outcome_text(), outcome_text);
             row("again", &format!("for {}: {ended}", release.label));
         }
@@ -391,7 +391,7 @@ impl<'a> StepEvidence<'a> {
                 "began": record.intent.attempt_started_at,
             })),
             "outcome": self.outcome.map(outcome_json),
-            "again": self.repetition.map(|RepeatedStep { release, outcome }| json!({
+            "again": self.repetition.map(|StepRepetition { release, outcome }| json!({
                 "release": release,
                 "outcome": outcome.map(outcome_json),
             })),
