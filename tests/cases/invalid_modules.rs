@@ -13,11 +13,12 @@ fn check_rejected_module(file: impl AsRef<[u8]>, expected: Expect) {
     let environment = TestEnvironment::with_plan(PLAN);
     environment.write("warm.wasm", file);
     let refused = environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_stderr_contains("--> deploy.yml:4:3");
+    refused.assert_exit(2).assert_stderr_contains("--> deploy.yml:5:11");
     assert!(!environment.exists(".pawl"), "nothing was begun");
     // Only the error itself: the excerpt is the same each time.
     let stderr = refused.stderr_snapshot();
-    let lines = stderr.lines().filter(|line| line.contains(": ")).map(|line| format!("{}\n", line.trim()));
+    let is_error = |line: &&str| line.contains(": ") && !line.contains(" | ");
+    let lines = stderr.lines().filter(is_error).map(|line| format!("{}\n", line.trim()));
     expected.assert_eq(&lines.collect::<String>());
 }
 

@@ -167,7 +167,7 @@ fn evidence_that_contradicts_itself_is_rejected() {
         environment(both, "").run(DEPLOY).assert_exit(2).assert_stderr_contains("error[P0121]");
     }
     let own_input = environment(", marker: app/out/m, inputs: [app/out]", "echo end >> ../app/runs\n");
-    own_input.run(DEPLOY).assert_exit(1).assert_stderr_contains("lies in the input `app/out`");
+    own_input.run(DEPLOY).assert_exit(2).assert_stderr_contains("lies in the input `app/out`");
     assert_eq!(runs(&own_input), 0);
     let read_only = environment(", marker: work/m", "");
     read_only.run(DEPLOY).assert_exit(2).assert_stderr_contains("error[P0122]");

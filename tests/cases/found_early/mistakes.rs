@@ -304,7 +304,7 @@ fn mistakes_in_sources_modules_and_lookups() {
             name: "misspelled module",
             edits: &[("uses: switch", "uses: swich")],
             code: "P0120",
-            at: "  switch:",
+            at: "uses: swich",
             hint: "did you mean `switch`?",
             fix: &[("uses: swich", "uses: $1")],
         },

@@ -108,7 +108,9 @@ pub(super) fn blank_out_passwords(text: &str) -> Option<String> {
         // A lookup may contain spaces; then the token ends before the `@`, and there is no password to hide.
         let Some((account, _)) = text[begin..end].rsplit_once('@') else { continue };
         let Some((user, password)) = account.split_once(':') else { continue };
-        if begin < at || password.is_empty() || password.starts_with("${{") && password.ends_with("}}") {
+        // In the reference of a module, a registry's port and a digest stand there.
+        let is_module = text[..found].ends_with("oci");
+        if is_module || begin < at || password.is_empty() || password.starts_with("${{") && password.ends_with("}}") {
             continue;
         }
         let start = begin + user.len() + 1;

@@ -23,9 +23,11 @@ pub(super) fn syntax_hint(text: &str, at: usize, info: &str) -> Option<SyntaxHin
         let value = value_around(text, &line, at)?;
         return Some(SyntaxHint { span: at..at + 1, ..quote_hint(text, value) });
     }
-    if info.contains("expected key") && (rest.starts_with("- ") || rest == "-") {
+    let before = &text[line.start..at];
+    if info.contains("expected key") && before.trim() == "-" {
+        let dash = line.start + before.len() - before.trim_start().len();
         let hint = "indent the list below its key, or remove the `-`".to_owned();
-        return Some(SyntaxHint { span: at..at + 1, hint });
+        return Some(SyntaxHint { span: dash..dash + 1, hint });
     }
     if info.contains("quoted scalar") && rest.starts_with(['"', '\'']) {
         return Some(SyntaxHint { span: at..at + 1, hint: format!("close it with `{}`", &rest[..1]) });

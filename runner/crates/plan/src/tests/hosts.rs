@@ -207,6 +207,13 @@ steps:
                |                    ^^^^^^^^^^^^^^^^ undefined
               hint: add `on: GROUP` to the step, with a group of the environment's `hosts`
 
+            error[P0108]: host `a@b` has no variable `x`
+              --> deploy.yml:15:29
+               |
+            15 |   d: { on: web, with: { x: "${{ host.vars.x }} ${{ host.slot }}" } }
+               |                             ^^^^^^^^^^^^^^^^^^ undefined
+              hint: add `vars: { x: … }` to host `a@b`
+
             error[P0109]: `host.slot` is not a lookup
               --> deploy.yml:15:48
                |
