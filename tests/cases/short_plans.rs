@@ -57,7 +57,7 @@ fn long_form_finds_the_environment_before() {
 fn preview_says_where_each_grant_comes_from() {
     let plan = "version: 1\napp: shop\ndirs: { app: ./app }\nhttp: { api: \"https://api.example.com\" }\nsteps:\n  \
                 check: { uses: verify, with: { tries: 1, http: [{ url: \"http://127.0.0.1:9/x\" }] }, grants: { dirs: [\"app:ro\"] } }\n  \
-                other: { uses: verify, with: { tries: 1 }, grants: { http: [api], dirs: { own: ./app } } }\n  \
+                other: { uses: verify, with: { tries: 1, files: [{ path: VERSION }] }, grants: { http: [api], dirs: { own: ./app } } }\n  \
                 build: { program: [./build.sh, all], trust: host }\n";
     let environment = TestEnvironment::with_plan(plan);
     environment.write("build.sh", "#!/bin/sh\nexit 0\n");
