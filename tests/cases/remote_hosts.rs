@@ -38,7 +38,7 @@ environments:
   switch: {{ on: web, with: {{ link: current }}, grants: {{ dirs: [app] }} }}
   restart:
     on: web
-    program: [/bin/sh, -c, "touch begun; until test -e go; do sleep 0.02; done; echo ${{{{ release }}}} $TOKEN | wc -w >> restarts; test ! -e broken"]
+    program: [/bin/sh, -c, "touch begun; until test -e go || test ! -e begun; do sleep 0.02; done; echo ${{{{ release }}}} $TOKEN | wc -w >> restarts; test ! -e broken"]
     trust: host
     with: {{ dir: app }}
     grants: {{ dirs: [app], env: {{ TOKEN: "${{{{ secrets.TOKEN }}}}" }} }}
@@ -128,7 +128,7 @@ fn only_the_failed_host_runs_again() {
     failed.assert_exit(1);
     expect![[r#"
         error[P0301]: step `restart` on web-2 failed on attempt 1
-          caused by: `/bin/sh -c 'touch begun; until test -e go; do sleep 0.02; done; echo r1 $TOKEN | wc -w >> restarts; test ! -e broken'` exited with status 1: it wrote nothing
+          caused by: `/bin/sh -c 'touch begun; until test -e go || test ! -e begun; do sleep 0.02; done; echo r1 $TOKEN | wc -w >> restarts; test ! -e broken'` exited with status 1: it wrote nothing
           caused by: the same on web-3
           hint: read the full output with `runner logs`, and fix the cause; then run `runner --local --release r1` again (skips: pull, migrate, switch, restart on web-1)
     "#]]

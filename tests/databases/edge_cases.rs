@@ -100,7 +100,7 @@ fn duplicate_number_is_rejected() {
         |_| vec![("1_a.sql", Vec::new()), ("01_b.sql", Vec::new())],
         "",
         |_, _, shop| {
-            shop.deploy().assert_exit(1).assert_contains("error[P0").assert_contains("`01_b.sql` and `1_a.sql`");
+            shop.deploy().assert_exit(2).assert_contains("error[P0204]").assert_contains("`01_b.sql` and `1_a.sql`");
         },
     );
 }
@@ -111,7 +111,7 @@ fn name_without_a_number_is_rejected() {
         |_| vec![("orders.sql", Vec::new())],
         "",
         |_, _, shop| {
-            shop.deploy().assert_exit(1).assert_contains("error[P0").assert_contains("migrations/orders.sql");
+            shop.deploy().assert_exit(2).assert_contains("error[P0204]").assert_contains("migrations/orders.sql");
         },
     );
 }
