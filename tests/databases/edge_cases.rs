@@ -154,8 +154,8 @@ fn nul_and_invalid_utf8_are_rejected() {
         "",
         |_, _, shop| {
             shop.deploy()
-                .assert_exit(1)
-                .assert_contains("error[P0")
+                .assert_exit(2)
+                .assert_contains("error[P0204]")
                 .assert_contains("migrations/1_a.sql:2")
                 .assert_contains("NUL");
         },
@@ -165,8 +165,8 @@ fn nul_and_invalid_utf8_are_rejected() {
         "",
         |_, _, shop| {
             shop.deploy()
-                .assert_exit(1)
-                .assert_contains("error[P0")
+                .assert_exit(2)
+                .assert_contains("error[P0204]")
                 .assert_contains("migrations/1_a.sql:3")
                 .assert_contains("UTF-8");
         },

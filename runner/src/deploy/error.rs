@@ -425,7 +425,7 @@ pub(super) fn failure_location(failure: &StepFailure, step: &PlanStep) -> Option
 }
 
 /// A failure in one line: location and message.
-fn failure_summary(failure: &StepFailure) -> String {
+pub(super) fn failure_summary(failure: &StepFailure) -> String {
     let text = |name: &str| failure.details.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
     let line = failure.details.get("line").and_then(serde_json::Value::as_u64);
     match (text("file"), line) {

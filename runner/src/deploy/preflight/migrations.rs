@@ -5,7 +5,7 @@
 //! the `db` crate.
 
 use super::{PlannedStep, machine::MachineCheck, resources::resource_error, span_of};
-use crate::deploy::{Executor as _, executor::LocalExecutor};
+use crate::deploy::{Executor as _, error::failure_summary, executor::LocalExecutor};
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, Notice, SourceLocation},
     step::{FailureKind, StepFailure},
@@ -101,9 +101,13 @@ impl MigrationPreflight<'_> {
         failure: StepFailure,
     ) -> Option<Diagnostic> {
         MachineCheck::new(self.plan, planned).unchanging_path(migrates.dir(&step.with))?;
-        let message = format!("step `{}` can't use its migrations: {}", step.id, failure.message);
-        let span = span_of(step, migrates.dir_pointer());
-        Some(self.plan.error_at(ErrorCode::InputUnreadable, span, message, "these files", failure.hint))
+        let message = format!("step `{}` can't use its migrations", step.id);
+        let (span, cause) = (span_of(step, migrates.dir_pointer()), failure_summary(&failure));
+        Some(
+            self.plan
+                .error_at(ErrorCode::InputUnreadable, span, message, "these files", failure.hint)
+                .with_cause(cause),
+        )
     }
 }
 
