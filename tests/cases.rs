@@ -50,6 +50,7 @@ mod cases {
     mod readme;
     mod registries;
     mod remote_hosts;
+    mod rendered_files;
     mod repeated_steps;
     mod reports;
     mod resolve;

@@ -332,6 +332,7 @@ fn reason_code(reason: &DecisionReason) -> &'static str {
         DecisionReason::HostRecord => "host-record",
         DecisionReason::Always => "always",
         DecisionReason::InvalidInput { .. } => "invalid-input",
+        DecisionReason::RehearsalFailed { .. } => "rehearsal-failed",
         DecisionReason::UpstreamRan => "upstream-ran",
         DecisionReason::CheckFailed { .. } => "check-failed",
         DecisionReason::Fresh => "fresh",

@@ -28,6 +28,7 @@ pub mod pins;
 mod preflight;
 mod preview;
 mod prune;
+mod rehearsal;
 mod release_folders;
 mod request;
 mod resolution;

@@ -55,6 +55,42 @@ fn socket_is_requested_by_its_granted_name() {
 }
 
 #[test]
+fn socket_without_http_is_asked_and_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut request = String::new();
+        std::io::Read::read_to_string(&mut peer, &mut request).unwrap();
+        std::io::Write::write_all(&mut peer, format!("you said {request}").as_bytes()).unwrap();
+    });
+    let grants = json!({ "sockets": { "admin": format!("unix:{}", path.display()) } });
+    let answered = GuestFixture::new(json!({ "do": "exchange", "name": "admin", "text": "show map" }), grants).run();
+    assert_eq!(answered.outputs["answer"], "you said show map", "{answered:#?}");
+    server.join().unwrap();
+    let gone = json!({ "sockets": { "admin": "unix:/run/no-such.sock" } });
+    let refused = GuestFixture::new(json!({ "do": "exchange", "name": "admin", "text": "x" }), gone).run();
+    refused.assert_failure("transient", "unix:/run/no-such.sock");
+}
+
+#[test]
+fn socket_that_a_step_could_have_linked_elsewhere_is_not_followed() {
+    let outside = tempfile::tempdir().unwrap();
+    let path = outside.path().join("engine.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let fixture = GuestFixture::new(json!({ "do": "nothing" }), json!({}));
+    let app = fixture.environment.path("app");
+    std::fs::create_dir(&app).unwrap();
+    std::os::unix::fs::symlink(&path, app.join("slot.sock")).unwrap();
+    let grants = json!({ "dirs": { "app": "./app" }, "sockets": { "slot": "unix:./app/slot.sock" } });
+    let fixture = fixture
+        .with_step_field("grants", grants)
+        .with_step_field("with", json!({ "do": "exchange", "name": "slot", "text": "x" }));
+    fixture.run().assert_failure("denied", "outside the directory");
+}
+
+#[test]
 fn program_receives_the_secret_in_a_granted_variable() {
     // The value itself would be refused: the arguments are recorded.
     let (length, start) = (NGINX_TOKEN.len(), &NGINX_TOKEN[..6]);

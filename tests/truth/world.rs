@@ -217,6 +217,10 @@ impl Executor for Doubles {
         Ok(Vec::new())
     }
 
+    async fn rehearse(&self, _step: &PlanStep, _input: &Value, _channel: CallChannel) -> Result<(), StepFailure> {
+        Ok(())
+    }
+
     async fn probe(&self, step: &PlanStep, input: &Value, _channel: CallChannel) -> ProbeFinding {
         let mut world = self.0.borrow_mut();
         let release = release_of(input);

@@ -70,7 +70,8 @@ fn describe_module(engine: &wasmtime::Engine, compiled: &[u8]) -> Result<String>
     store.set_epoch_deadline(1);
     let instance = linker.instantiate(&mut store, &component).map_err(fault)?;
     let step = component.component_type();
-    let (name, _) = step.exports(engine).next().context("a module exports its step")?;
+    let is_step = |name: &str| name.starts_with("pawl:step/step@");
+    let (name, _) = step.exports(engine).find(|(name, _)| is_step(name)).context("a module exports its step")?;
     let (_, step) = instance.get_export(&mut store, None, name).context("a module exports its step")?;
     let (_, function) = instance.get_export(&mut store, Some(&step), "describe").context("a step describes itself")?;
     let function = instance.get_typed_func::<(), (String,)>(&mut store, function).map_err(fault)?;

@@ -267,6 +267,10 @@ async fn run_export(
             Ok(changes) => AgentAnswer::Preview { changes },
             Err(failure) => AgentAnswer::Failed { failure },
         },
+        Export::Rehearse { input } => match runtime.rehearse(module, step, &input, channel).await {
+            Ok(()) => AgentAnswer::Rehearsed,
+            Err(failure) => AgentAnswer::Failed { failure },
+        },
         Export::Probe { input } => AgentAnswer::Finding { finding: runtime.probe(module, step, &input, channel).await },
         Export::Apply { step_target, key, fingerprint, input, effect } => {
             let Some(session) = session else { return not_begun("the session has not begun") };

@@ -111,6 +111,7 @@ pub struct BeginSession {
 pub enum Export {
     InputHashes { config: Value },
     Preview { input: Value },
+    Rehearse { input: Value },
     Probe { input: Value },
     Apply { step_target: StepTarget, key: String, fingerprint: Fingerprint, input: Value, effect: StepEffect },
     Revert { step_target: StepTarget, input: Value, receipt: Receipt },
@@ -131,6 +132,7 @@ pub enum AgentAnswer {
     Preview {
         changes: Vec<sandbox::PreviewChange>,
     },
+    Rehearsed,
     Finding {
         finding: ProbeFinding,
     },

@@ -36,6 +36,7 @@ pub(super) fn grant_lines(grants: &StepGrants) -> Vec<String> {
         EnvGrant::SetByStep => format!("environment `{name}`, which the step sets"),
     }));
     lines.extend(grants.sockets.iter().map(|(name, path)| format!("socket `{name}` = unix:{}", path.display())));
+    lines.extend(grants.renders.iter().map(|(name, dir)| format!("renders into `{name}` = {}", dir.path.display())));
     lines.extend(grants.secrets.iter().map(|(name, grant)| match grant.access {
         SecretAccess::Use => format!("secret `{name}` (to use)"),
         SecretAccess::Reveal => format!("secret `{name}` (to use and to see)"),

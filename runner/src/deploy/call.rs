@@ -43,6 +43,17 @@ impl JournaledCall<'_> {
         Ok(journal.borrow_mut().record_probe(&step_target, probed_input, began.elapsed(), finding)?)
     }
 
+    /// Calls the module's rehearsal with an input. Returns why the step would be refused.
+    pub(super) async fn rehearse(self, input: &Value) -> Result<Option<StepFailure>, AttemptError> {
+        let Self { journal, interrupt, executor, planned } = self;
+        let (channel, received) = channel(journal, interrupt);
+        let rehearse = executor.rehearse(&planned.step, input, channel);
+        let abort = interrupt.grace_period_over();
+        let answer = run_with_messages(journal, &planned.step_target, received, rehearse, abort).await?;
+        interrupt.check()?;
+        Ok(answer.err())
+    }
+
     /// Calls `apply`, and records its outcome. `step` is the planned step with the environment of its programs added.
     pub(super) async fn apply(self, step: &PlanStep, intent: StepIntent) -> Result<StepOutcome, AttemptError> {
         let Self { journal, interrupt, executor, planned } = self;

@@ -21,6 +21,8 @@ pub enum AttemptError {
     InDoubt { step_target: StepTarget, reason: DecisionReason },
     /// An import does not find what a step leaves.
     NotImported { step_target: StepTarget, why: String },
+    /// Steps would be refused, as their rehearsals say. No commit step has begun.
+    RehearsalFailed { step_target: StepTarget, failure: StepFailure, others: Vec<(StepTarget, StepFailure)> },
     /// An error in the plan that only showed during the attempt.
     Plan(Diagnostic),
     /// A host that steps run on can't be worked on.
@@ -113,7 +115,7 @@ impl AttemptError {
             Self::InDoubt { .. } | Self::SecretInReceipt { .. } | Self::UndoFailed { .. } => 2,
             Self::Irreversible { .. } | Self::NotImported { .. } => 3,
             Self::Failed { outcome_known: false, .. } => 4,
-            Self::Failed { outcome_known: true, .. } => 5,
+            Self::Failed { outcome_known: true, .. } | Self::RehearsalFailed { .. } => 5,
             Self::Plan(_) | Self::Host(_) => 6,
             Self::OnSeveralTargets { gravest, .. } => gravest.rank(),
         }
@@ -131,6 +133,7 @@ impl AttemptError {
             Self::Failed { step_target, .. }
             | Self::InDoubt { step_target, .. }
             | Self::NotImported { step_target, .. }
+            | Self::RehearsalFailed { step_target, .. }
             | Self::SecretInReceipt { step_target, .. }
             | Self::UndoFailed { step_target, .. }
             | Self::Irreversible { step_target, .. } => Some(step_target),
@@ -141,7 +144,7 @@ impl AttemptError {
     /// A short text of the error, without secrets, for warnings about hooks and pruning.
     pub(super) fn short_text(&self, redactor: &Redactor) -> String {
         match self {
-            Self::Failed { failure, .. } => redactor.redact(&failure.message),
+            Self::Failed { failure, .. } | Self::RehearsalFailed { failure, .. } => redactor.redact(&failure.message),
             Self::OnSeveralTargets { gravest, .. } => gravest.short_text(redactor),
             Self::Interrupted => "interrupted before it ran".to_owned(),
             Self::Plan(diagnostic) | Self::Host(diagnostic) => redactor.redact(&diagnostic.message),
@@ -196,6 +199,17 @@ impl AttemptError {
                     }
                     None => format!("{advice}; then run `{again}` again{skipped}"),
                 })
+            }
+            Self::RehearsalFailed { step_target, failure, others } => {
+                let message = format!("step {step_target} would be refused, so no commit step was begun");
+                let others = others.iter().map(|(step_target, failure)| {
+                    format!("step {step_target} would be refused too: {}", failure_summary(failure))
+                });
+                let mut diagnostic =
+                    Diagnostic::new(ErrorCode::RehearsalFailed, message).with_cause(failure_summary(failure));
+                diagnostic.causes.extend(others);
+                let advice = failure.hint.as_deref().unwrap_or("fix the cause");
+                diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
             }
             Self::InDoubt { step_target, reason } => {
                 let (code, why, hint) = in_doubt(step_target, reason, resume_hint);
@@ -257,7 +271,9 @@ impl AttemptError {
 /// What happened on the other targets, in a line for each kind.
 fn on_other_targets(gravest: &AttemptError, others: &[AttemptError]) -> Vec<String> {
     let words = |error: &AttemptError| match error.gravest() {
-        AttemptError::Failed { failure, .. } | AttemptError::UndoFailed { failure, .. } => failure_summary(failure),
+        AttemptError::Failed { failure, .. }
+        | AttemptError::RehearsalFailed { failure, .. }
+        | AttemptError::UndoFailed { failure, .. } => failure_summary(failure),
         AttemptError::Plan(diagnostic) | AttemptError::Host(diagnostic) => diagnostic.message.clone(),
         AttemptError::InDoubt { .. } => "the step is in doubt and was not run".to_owned(),
         AttemptError::Interrupted => "interrupted".to_owned(),
@@ -376,6 +392,7 @@ fn in_doubt(
         | DecisionReason::Always
         | DecisionReason::HostRecord
         | DecisionReason::InvalidInput { .. }
+        | DecisionReason::RehearsalFailed { .. }
         | DecisionReason::UndoUnfinished
         | DecisionReason::NotInRollback => (ErrorCode::StepInDoubt, "outcome unknown".to_owned(), accept),
     }

@@ -44,6 +44,12 @@ pub trait Executor {
         channel: CallChannel,
     ) -> Result<Vec<PreviewChange>, StepFailure>;
 
+    /// Finds out whether `apply` would be refused, without changing anything.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    async fn rehearse(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> Result<(), StepFailure>;
+
     /// Probes whether the effect of an input holds.
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding;
 
@@ -106,6 +112,10 @@ impl Executor for LocalExecutor {
         channel: CallChannel,
     ) -> Result<Vec<PreviewChange>, StepFailure> {
         self.runtime.preview(self.module(step), step, input, channel).await
+    }
+
+    async fn rehearse(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> Result<(), StepFailure> {
+        self.runtime.rehearse(self.module(step), step, input, channel).await
     }
 
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding {

@@ -114,10 +114,18 @@ fn grants_json(grants: &StepGrants, folder: &Path) -> Value {
         .iter()
         .map(|(name, grant)| (name.clone(), json!(grant.access == SecretAccess::Reveal)))
         .collect();
-    json!({
+    let mut all = json!({
         "dirs": dirs, "http": http, "tcp": grants.tcp, "databases": databases, "programs": programs, "env": env,
         "sockets": sockets, "secrets": secrets,
-    })
+    });
+    // Absent without any: the fingerprints of older runners have no such member.
+    if !grants.renders.is_empty() {
+        let renders = grants.renders.iter();
+        let renders: Map<_, _> =
+            renders.map(|(name, dir)| (name.to_string(), json!(relative_to(folder, &dir.path)))).collect();
+        all["renders"] = renders.into();
+    }
+    all
 }
 
 /// The database that a URL names, without user, password and options.

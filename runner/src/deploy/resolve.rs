@@ -163,12 +163,21 @@ impl<'a> AttemptView<'a> {
             "outputs": upstream,
             "epoch": header.epoch,
             "lineage": lineage(&header.app, &header.environment, self.state),
+            "timeout-ms": u64::try_from(planned.step.timeout.as_millis()).unwrap_or(u64::MAX),
             "head": { "live": self.state.live_before(target, &header.run, &header.release) },
         });
         if let Some(host) = &planned.step.host {
             input["host"] = json!({ "name": host.name, "address": host.address.host() });
         }
         input
+    }
+
+    /// The input of a rehearsal: what later commit steps return is not known yet, so values that need it are null.
+    pub(super) fn rehearsal_input(&self, planned: &PlannedStep) -> Value {
+        let outputs = self.outputs.seen_from(&planned.step_target.target, |_| true);
+        let config = planned.step.known_config(&outputs, &self.header.run, self.header.attempt);
+        let upstream = self.outputs.seen_from(&planned.step_target.target, |id| planned.upstream.contains(id));
+        self.input(planned, "", &Fingerprint::default(), config, &upstream)
     }
 
     /// Substitutes the deferred lookups in the configuration, and then validates it against the schema.

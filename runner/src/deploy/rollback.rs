@@ -75,6 +75,7 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
         AttemptError::Plan(_) => true,
         AttemptError::InDoubt { .. }
         | AttemptError::NotImported { .. }
+        | AttemptError::RehearsalFailed { .. }
         | AttemptError::SecretInReceipt { .. }
         | AttemptError::UndoFailed { .. }
         | AttemptError::Irreversible { .. }

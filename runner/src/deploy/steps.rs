@@ -12,6 +12,7 @@ use super::{
     AttemptError, PlannedStep,
     assumed_steps::{assumed_receipt, receipt_in_rollback},
     attempt::RunningAttempt,
+    rehearsal,
     step::{StepRunner, check_recorded_receipt},
 };
 use contract::{TargetName, diagnostic::Notice, step::StepPhase, text::format_duration};
@@ -27,6 +28,7 @@ use plan::Rollout;
 struct LateChecks {
     migrations: BTreeSet<StepTarget>,
     is_machine_checked: bool,
+    is_rehearsed: bool,
 }
 
 /// A step on all its targets.
@@ -42,8 +44,7 @@ pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<()
     let (prepared, selection) = (attempt.prepared(), &attempt.overrides().selection);
     let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
     // Back to a release that was live, or to nothing new, it goes at once.
-    let is_forward = attempt.overrides().command != Some(ROLLBACK) && !attempt.overrides().is_import();
-    let rollout = prepared.plan.rollout.as_ref().filter(|_| is_forward);
+    let rollout = prepared.plan.rollout.as_ref().filter(|_| is_forward(attempt));
     let after_setup = prepared.first_step_after_setup().unwrap_or(0);
     // Users see nothing of what prepares a host.
     let is_rolled_out = |rollout: &Rollout, step: &SelectedStep<'_>| {
@@ -68,6 +69,11 @@ pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Whether the attempt deploys a release, instead of going back to one or adopting what is there.
+fn is_forward(attempt: &RunningAttempt<'_>) -> bool {
+    attempt.overrides().command != Some(ROLLBACK) && !attempt.overrides().is_import()
 }
 
 /// Runs steps that follow each other on the hosts of one batch after the other. Targets outside of the group follow with the last one.
@@ -132,6 +138,10 @@ async fn run_step(
     let is_rollback = attempt.overrides().command == Some(ROLLBACK);
     if step.on.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
         check_late_migrations(attempt, &mut checks.migrations).await?;
+    }
+    let is_first_commit = || step.on.iter().any(|planned| planned.description.phase == StepPhase::Commit);
+    if is_forward(attempt) && is_first_commit() && !std::mem::replace(&mut checks.is_rehearsed, true) {
+        rehearsal::rehearse_commit_steps(attempt).await?;
     }
     let shared = &*attempt;
     let included = step.on.iter().filter(|planned| is_included(&planned.step_target.target));

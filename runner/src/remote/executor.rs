@@ -436,6 +436,15 @@ impl Executor for RemoteExecutor {
         }
     }
 
+    async fn rehearse(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> Result<(), StepFailure> {
+        let export = || Export::Rehearse { input: input.clone() };
+        match self.ask(step, &input["config"], &channel, export).await? {
+            AgentAnswer::Rehearsed => Ok(()),
+            AgentAnswer::Failed { failure } => Err(failure),
+            _ => Err(other_answer()),
+        }
+    }
+
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding {
         let export = || Export::Probe { input: input.clone() };
         match self.ask(step, &input["config"], &channel, export).await {

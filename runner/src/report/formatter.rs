@@ -250,7 +250,8 @@ impl EventFormatter {
                 Vec::new()
             }
             Decision::Stop { reason } => {
-                let is_failure = matches!(reason, DecisionReason::InvalidInput { .. });
+                let is_failure =
+                    matches!(reason, DecisionReason::InvalidInput { .. } | DecisionReason::RehearsalFailed { .. });
                 let (style, word) =
                     if is_failure { (LineStyle::Failure, "FAIL") } else { (LineStyle::Attention, "STOP") };
                 vec![line_item(

@@ -79,6 +79,7 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::MadeElsewhere => "another machine ran it, and it has no probe".to_owned(),
         DecisionReason::Always => "it runs in each attempt".to_owned(),
         DecisionReason::InvalidInput { message } => message.clone(),
+        DecisionReason::RehearsalFailed { message } => format!("its rehearsal failed: {message}"),
         DecisionReason::NoProbe => "it has no probe to verify its effect".to_owned(),
         DecisionReason::Interrupted { finding } => interrupted_reason("it was interrupted", finding.as_ref()),
         DecisionReason::Unconfirmed { finding } => {

@@ -1,6 +1,6 @@
 // The helpers for steps in JavaScript: failures, findings, the log, and files in granted directories.
-// Import other parts of the contract directly, such as `import { send } from 'pawl:step/http@0.1.1'`.
-import * as host from 'pawl:step/log@0.1.1';
+// Import other parts of the contract directly, such as `import { send } from 'pawl:step/http@0.1.2'`.
+import * as host from 'pawl:step/log@0.1.2';
 import { getDirectories } from 'wasi:filesystem/preopens@0.2.12';
 
 // The reason why a call failed. docs/steps.md lists the kinds; the plan's `retry` applies to `transient`.

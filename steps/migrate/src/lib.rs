@@ -40,10 +40,6 @@ impl Step for MigrateStep {
 
     fn describe() -> ModuleDescription {
         ModuleDescription {
-            name: "migrate",
-            version: env!("CARGO_PKG_VERSION"),
-            summary: "applies SQL migrations to a database, each once, even after an interruption",
-            config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Read),
@@ -56,13 +52,16 @@ impl Step for MigrateStep {
                     reason: "is changed by the migrations",
                 },
             ],
-            phase: Phase::Commit,
-            exposes: false,
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
-            reverts: false,
             outputs: Some(&["version", "applied"]),
             behaves: &[ModuleBehavior::Migrates { database: "/database", dir: "/dir" }],
+            ..ModuleDescription::new(
+                "migrate",
+                env!("CARGO_PKG_VERSION"),
+                "applies SQL migrations to a database, each once, even after an interruption",
+                include_str!("../config.schema.json"),
+            )
         }
     }
 

@@ -52,10 +52,6 @@ impl Step for PullStep {
 
     fn describe() -> ModuleDescription {
         ModuleDescription {
-            name: "pull",
-            version: env!("CARGO_PKG_VERSION"),
-            summary: "downloads or reads a release archive, verifies its digest, and unpacks it next to the live release",
-            config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Write),
@@ -70,12 +66,17 @@ impl Step for PullStep {
                 },
             ],
             phase: Phase::Prepare,
-            exposes: false,
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: true,
             outputs: Some(&["path", "dir", "digest", "label"]),
             behaves: &[ModuleBehavior::InstallsReleases { into: "/into" }],
+            ..ModuleDescription::new(
+                "pull",
+                env!("CARGO_PKG_VERSION"),
+                "downloads or reads a release archive, verifies its digest, and unpacks it next to the live release",
+                include_str!("../config.schema.json"),
+            )
         }
     }
 

@@ -67,10 +67,6 @@ impl Step for RunStep {
 
     fn describe() -> ModuleDescription {
         ModuleDescription {
-            name: "run",
-            version: env!("CARGO_PKG_VERSION"),
-            summary: "runs one granted program",
-            config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed { capability: Capability::Programs, config: None, reason: "is run" },
                 CapabilityNeed {
@@ -79,13 +75,16 @@ impl Step for RunStep {
                     reason: "stores the marker that the program has finished",
                 },
             ],
-            phase: Phase::Commit,
-            exposes: false,
             repeatable: RerunSafety::Config("/repeatable"),
             probes: ProbeSupport::Config(&["/marker", "/creates", "/probe"]),
-            reverts: false,
             outputs: Some(&["status"]),
             behaves: &[ModuleBehavior::RepeatsAfterUndo],
+            ..ModuleDescription::new(
+                "run",
+                env!("CARGO_PKG_VERSION"),
+                "runs one granted program",
+                include_str!("../config.schema.json"),
+            )
         }
     }
 

@@ -21,6 +21,12 @@ pub struct ModuleDescription {
     pub needs: Vec<CapabilityNeed>,
     /// The phase in which the step acts.
     pub phase: Phase,
+    /// A JSON pointer to the configuration's value that chooses the phase, if the plan does.
+    pub phase_config: Option<&'static str>,
+    /// Whether the step works beside what is live: it is undone when a later step fails before the release is exposed.
+    pub staged: bool,
+    /// Whether [`rehearse`](crate::Step::rehearse) finds out beforehand whether the step would be refused.
+    pub rehearses: bool,
     /// Whether the step exposes the release to users: the point of no return.
     pub exposes: bool,
     /// Whether the step may run again when the outcome of the last run is unknown.
@@ -119,6 +125,8 @@ pub enum Capability {
     Programs,
     /// A unix socket.
     Sockets,
+    /// A directory in which the host renders templates.
+    Renders,
     /// A secret.
     Secrets,
 }
@@ -147,6 +155,9 @@ impl ModuleDescription {
             config,
             needs: Vec::new(),
             phase: Phase::Commit,
+            phase_config: None,
+            staged: false,
+            rehearses: false,
             exposes: false,
             repeatable: RerunSafety::Never,
             probes: ProbeSupport::Never,
@@ -179,6 +190,14 @@ impl ModuleDescription {
         if let ProbeSupport::Config(pointers) = self.probes {
             object["probes-config"] = json!(pointers);
         }
+        if let Some(pointer) = self.phase_config {
+            object["phase-config"] = pointer.into();
+        }
+        for (name, is_set) in [("staged", self.staged), ("rehearses", self.rehearses)] {
+            if is_set {
+                object[name] = true.into();
+            }
+        }
         if let Some(outputs) = self.outputs {
             object["outputs"] = json!(outputs);
         }
@@ -206,6 +225,7 @@ impl CapabilityNeed {
             Capability::Databases => ("databases", None),
             Capability::Programs => ("programs", None),
             Capability::Sockets => ("sockets", None),
+            Capability::Renders => ("renders", None),
             Capability::Secrets => ("secrets", None),
         };
         let mut object = json!({ "capability": capability, "reason": self.reason });

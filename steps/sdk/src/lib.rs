@@ -33,6 +33,7 @@ pub mod database;
 mod describe;
 mod digest;
 mod failure;
+pub mod files;
 pub mod fs;
 pub mod http;
 mod input;
@@ -43,6 +44,7 @@ mod outcome;
 pub mod process;
 pub mod releases;
 pub mod secrets;
+pub mod socket;
 mod step;
 pub mod tcp;
 #[cfg(not(target_arch = "wasm32"))]

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 
-use crate::bindings::exports::pawl::step::step::Guest;
+use crate::bindings::exports::pawl::step::{rehearsal, step::Guest};
 use crate::bindings::pawl::step::types;
 use crate::input::parse;
 use crate::{Change, Failure, Finding, Input, ModuleDescription, Receipt, json};
@@ -30,6 +30,16 @@ pub trait Step {
     /// # Errors
     /// Why the effect did not happen. The step undoes what it began, or its next call finishes it.
     fn apply(input: &Input<Self::Config>) -> Result<Receipt, Failure>;
+
+    /// Finds out before the first commit step whether [`apply`](Step::apply) would be refused, and changes nothing. It may run granted
+    /// programs. Values that depend on commit steps are null. Called only if the description says
+    /// [`rehearses`](ModuleDescription::rehearses).
+    ///
+    /// # Errors
+    /// Why `apply` would be refused.
+    fn rehearse(_input: &Input<Self::Config>) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Determines whether the effect of this input holds now. It writes nothing.
     ///
@@ -74,6 +84,12 @@ impl<S: Step> Guest for StepAdapter<S> {
     fn revert(input: String, receipt: types::Receipt) -> Result<(), types::Failure> {
         let receipt = receipt.into();
         Ok(run_with_input(&input, |input| S::revert(input, &receipt))?)
+    }
+}
+
+impl<S: Step> rehearsal::Guest for StepAdapter<S> {
+    fn rehearse(input: String) -> Result<(), types::Failure> {
+        Ok(run_with_input(&input, S::rehearse)?)
     }
 }
 

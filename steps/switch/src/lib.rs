@@ -49,10 +49,6 @@ impl Step for SwitchStep {
 
     fn describe() -> ModuleDescription {
         ModuleDescription {
-            name: "switch",
-            version: env!("CARGO_PKG_VERSION"),
-            summary: "makes a release live by replacing one symbolic link",
-            config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Write),
@@ -66,13 +62,17 @@ impl Step for SwitchStep {
                     reason: "holds the link and the releases",
                 },
             ],
-            phase: Phase::Commit,
             exposes: true,
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: true,
             outputs: Some(&["link", "to"]),
-            behaves: &[],
+            ..ModuleDescription::new(
+                "switch",
+                env!("CARGO_PKG_VERSION"),
+                "makes a release live by replacing one symbolic link",
+                include_str!("../config.schema.json"),
+            )
         }
     }
 

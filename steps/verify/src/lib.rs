@@ -68,10 +68,6 @@ impl Step for VerifyStep {
 
     fn describe() -> ModuleDescription {
         ModuleDescription {
-            name: "verify",
-            version: env!("CARGO_PKG_VERSION"),
-            summary: "checks that the release works, over HTTP, TCP, files and SQL",
-            config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed { capability: Capability::Http, config: Some("/http"), reason: "is checked over HTTP" },
                 CapabilityNeed { capability: Capability::Tcp, config: Some("/tcp"), reason: "is checked over TCP" },
@@ -87,12 +83,15 @@ impl Step for VerifyStep {
                 },
             ],
             phase: Phase::Check,
-            exposes: false,
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
-            reverts: false,
             outputs: Some(&["checks"]),
-            behaves: &[],
+            ..ModuleDescription::new(
+                "verify",
+                env!("CARGO_PKG_VERSION"),
+                "checks that the release works, over HTTP, TCP, files and SQL",
+                include_str!("../config.schema.json"),
+            )
         }
     }
 

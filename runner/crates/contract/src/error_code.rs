@@ -138,6 +138,7 @@ error_codes! {
     DatabaseUnreachable, "P0321", Failed, "the database cannot be reached";
     TransactionPooler, "P0322", Refused, "a pooler in transaction mode";
     UnsafeMigration, "P0323", Refused, "unsafe statements in migrations";
+    RehearsalFailed, "P0324", Failed, "a rehearsal failed";
     // In doubt: an operator must decide.
     Drifted, "P0401", InDoubt, "drift";
     StepInDoubt, "P0402", InDoubt, "a step's outcome is unknown";

@@ -16,6 +16,8 @@ use rustix::{
     io::Errno,
 };
 
+use crate::file_owner::{FileOwner, open_place};
+
 /// Replaces the file at a path, or creates it with the mode that the umask allows.
 ///
 /// # Errors
@@ -102,6 +104,14 @@ impl StagedFile {
     #[must_use]
     pub fn staged_path(&self, folder: &Path) -> PathBuf {
         folder.join(&self.staged_name)
+    }
+
+    /// Sets mode and owner of the content before it is placed.
+    ///
+    /// # Errors
+    /// Not permitted.
+    pub fn set_owner(&self, owner: &FileOwner) -> io::Result<()> {
+        owner.set(&open_place(&self.dir, Path::new(&self.staged_name))?)
     }
 
     /// Gives the file its name; an existing file of that name is gone.

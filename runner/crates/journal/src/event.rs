@@ -28,7 +28,8 @@ use contract::{
 /// - 1.5: `machine` in the header; `release` in an intent; the event `switched-back`; `rerun` and `import` among the overrides; the reasons `always`,
 ///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
 /// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reason `host-record`. Each target has its own live release.
-pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 6 };
+/// - 1.7: the reason `rehearsal-failed`.
+pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 7 };
 
 /// The first format whose control values are what the step got and returned.
 pub const FIRST_EXACT_FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
@@ -448,4 +449,6 @@ pub enum DecisionReason {
     NotInRollback,
     /// The input of the step can't be computed.
     InvalidInput { message: String },
+    /// The step's rehearsal says that it would be refused. Since 1.7.
+    RehearsalFailed { message: String },
 }

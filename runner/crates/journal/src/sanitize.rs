@@ -238,6 +238,9 @@ impl EventSanitizer<'_> {
             DecisionReason::CheckFailed { why } => DecisionReason::CheckFailed { why: self.message(why) },
             DecisionReason::ProbeFailed { message } => DecisionReason::ProbeFailed { message: self.message(message) },
             DecisionReason::InvalidInput { message } => DecisionReason::InvalidInput { message: self.message(message) },
+            DecisionReason::RehearsalFailed { message } => {
+                DecisionReason::RehearsalFailed { message: self.message(message) }
+            }
             DecisionReason::NeverRan
             | DecisionReason::Reverted
             | DecisionReason::FailedBefore

@@ -48,7 +48,12 @@ impl StepStatus {
                 // An adopted step is skipped right after.
                 (Decision::Skip { .. }, Self::Adopted) | (Decision::Adopt { .. }, _) => Self::Adopted,
                 (Decision::Skip { .. }, _) => Self::Skipped,
-                (Decision::Stop { reason: DecisionReason::InvalidInput { .. } }, _) => Self::Failed,
+                (
+                    Decision::Stop {
+                        reason: DecisionReason::InvalidInput { .. } | DecisionReason::RehearsalFailed { .. },
+                    },
+                    _,
+                ) => Self::Failed,
                 (Decision::Stop { .. }, _) => Self::Stopped,
                 (Decision::Run { .. }, status) => status,
             },

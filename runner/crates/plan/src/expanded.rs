@@ -213,6 +213,9 @@ impl Plan {
         let sockets = sockets
             .map(|(name, path)| (name.to_string(), format!("unix:{}", escaped(&path.display().to_string())).into()));
         insert_filled(&mut fields, "sockets", sockets.collect());
+        let renders = grants.renders.iter();
+        let renders = renders.map(|(name, dir)| (name.to_string(), escaped(&dir.path.display().to_string()).into()));
+        insert_filled(&mut fields, "renders", renders.collect());
         let secrets = grants.secrets.iter().map(|(name, grant)| {
             (name.clone(), if grant.access == SecretAccess::Reveal { "reveal" } else { "use" }.into())
         });

@@ -130,6 +130,7 @@ pub(crate) fn granted(grants: &StepGrants) -> Value {
         "programs": sorted(programs.collect()),
         "env": env.collect::<Value>(),
         "sockets": grants.sockets.iter().map(|(name, path)| json!([name, path])).collect::<Value>(),
+        "renders": grants.renders.iter().map(|(name, dir)| json!([name, dir.path])).collect::<Value>(),
         "secrets": secrets.map(|(name, grant)| json!([name, grant.value.reveal(), format!("{:?}", grant.access)])).collect::<Value>(),
     })
 }

@@ -25,10 +25,21 @@ pub struct StepGrants {
     pub programs: Vec<ProgramGrant>,
     /// The environment variables of those programs.
     pub env: BTreeMap<String, EnvGrant>,
-    /// The absolute paths of unix sockets, reached over HTTP as `unix://<name>/`.
+    /// The absolute paths of unix sockets: `unix://<name>/` over HTTP, or as they are.
     pub sockets: BTreeMap<GrantName, PathBuf>,
+    /// The directories in which the host renders templates for the step. The step itself can't read or write there.
+    pub renders: BTreeMap<GrantName, RenderGrant>,
     /// The secrets that it may use, by their names in the plan.
     pub secrets: BTreeMap<String, SecretGrant>,
+}
+
+/// A directory in which the host renders templates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenderGrant {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Whether the plan writes it relative to its folder.
+    pub is_relative: bool,
 }
 
 /// Where the plan grants something.

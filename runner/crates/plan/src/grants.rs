@@ -20,11 +20,12 @@ use contract::{GrantName, Secret, error_code::ErrorCode, text::escape_line};
 
 mod http;
 mod programs;
+mod renders;
 mod secrets;
 
 pub(super) use programs::is_program;
 
-const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "secrets"];
+const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "renders", "secrets"];
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
 
 /// The grants at the top level of the plan, which steps refer to by name.
@@ -165,6 +166,12 @@ pub(super) fn read(
     for (key, node) in reader.mapping(&fields, "sockets") {
         if let (Some(name), Some(path)) = (reader.name(key), reader.socket(key, node)) {
             grants.sockets.insert(name, path);
+        }
+    }
+    for (key, node) in reader.mapping(&fields, "renders") {
+        if let (Some(name), Some(dir)) = (reader.name::<GrantName>(key), reader.render(key, node)) {
+            reader.check_unread(&grants.dirs, key, node, &dir);
+            grants.renders.insert(name, dir);
         }
     }
     if let Some(node) = fields.get("secrets") {

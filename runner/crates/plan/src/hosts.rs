@@ -167,6 +167,12 @@ pub(super) fn relative_grant_problems(
                 "write an absolute path on the host, such as `/srv/shop`; or add `:ro`: the files that the step names are then sent to the host",
             ));
     }
+    for (name, _) in grants.renders.iter().filter(|(_, dir)| dir.is_relative) {
+        let message =
+            format!("directory `{name}` of step `{id}` is relative to the plan, and the step runs on `{}`", host.name);
+        let error = PlanError::new(ErrorCode::InvalidGrant, message).at(at, format!("not on `{}`", host.name));
+        problems.push(error.hint("write an absolute path on the host, such as `/etc/nginx/conf.d`"));
+    }
     let is_relative = |grant: &&ProgramGrant| match grant.arguments.first() {
         Some(ArgumentPattern::Exact(program)) => program.starts_with("./") || program.starts_with("../"),
         Some(ArgumentPattern::AnyOne | ArgumentPattern::AnyRest) | None => false,

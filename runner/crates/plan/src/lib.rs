@@ -59,7 +59,7 @@ pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
 pub use granted::{
     ArgumentPattern, ConfidentialText, DatabaseGrant, DirAccess, DirGrant, EnvGrant, GrantSource, HttpGrant,
-    NetworkScope, ProgramGrant, SecretAccess, SecretGrant, StepGrants, split_dir_path,
+    NetworkScope, ProgramGrant, RenderGrant, SecretAccess, SecretGrant, StepGrants, split_dir_path,
 };
 pub use hosts::{HostAddress, PlanHost, SshOptions};
 pub use paths::normalize;
@@ -379,6 +379,22 @@ impl PlanStep {
             *value = pending.resolve(outputs, run, attempt)?;
         }
         Ok(config)
+    }
+
+    /// The configuration with what is known so far: a value with a lookup of an output that is not known is null.
+    #[must_use]
+    pub fn known_config(
+        &self,
+        outputs: &BTreeMap<StepId, Map<String, Value>>,
+        run: &RunId,
+        attempt: AttemptNumber,
+    ) -> Value {
+        let mut config = self.with.clone();
+        for (pointer, pending) in &self.pending {
+            let value = config.pointer_mut(pointer).expect("`pending` is keyed by pointers into `with`");
+            *value = pending.resolve(outputs, run, attempt).unwrap_or(Value::Null);
+        }
+        config
     }
 }
 

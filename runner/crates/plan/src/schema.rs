@@ -477,9 +477,15 @@ fn grants() -> Value {
             },
             "sockets": {
                 "type": ["object", "null"],
-                "description": "Unix sockets by name, reached over HTTP. Needs `trust: host`.",
+                "description": "Unix sockets by name. Needs `trust: host`.",
                 "propertyNames": name_keys,
                 "additionalProperties": { "type": "string", "examples": ["unix:/run/podman/podman.sock"] }
+            },
+            "renders": {
+                "type": ["object", "null"],
+                "description": "Directories by name in which the runner renders templates for the step. The step can't read there, so a template may write secrets.",
+                "propertyNames": name_keys,
+                "additionalProperties": { "type": "string", "examples": ["/etc/nginx/conf.d"] }
             },
             "secrets": {
                 "description": "Secrets that the step may use by handle. With `reveal`, it also sees the value.",

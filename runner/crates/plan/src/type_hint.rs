@@ -17,6 +17,7 @@ const MAPPINGS: &[(&str, &str)] = &[
     ("databases", "{ main: \"sqlite:./shop.db\" }"),
     ("env", "{ LANG: C.UTF-8 }"),
     ("sockets", "{ engine: \"unix:/run/podman/podman.sock\" }"),
+    ("renders", "{ conf: /etc/nginx/conf.d }"),
     ("grants", "{ dirs: { app: ./app } }"),
     ("with", "{ NAME: VALUE }"),
     ("hooks", "{ after: [{ program: [./notify.sh] }] }"),

@@ -21,7 +21,7 @@ bindgen!({
 
 pub(super) use self::{
     exports::pawl::step::step as exported,
-    pawl::step::{blobs, database, http, log, migrations, process, secrets, tcp, types},
+    pawl::step::{blobs, database, files, http, log, migrations, process, secrets, socket, tcp, types},
 };
 
 /// An unsuccessful end of a host call.

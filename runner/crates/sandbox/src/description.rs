@@ -27,8 +27,17 @@ pub struct ModuleDescription {
     #[serde(default)]
     pub needs: Vec<CapabilityNeed>,
     pub phase: StepPhase,
+    /// A pointer into the configuration; if it has a value, that is the step's phase.
+    #[serde(default)]
+    phase_config: Option<String>,
     #[serde(default)]
     pub exposes: bool,
+    /// Whether it works beside what is live, so that it is undone when a later step fails before the release is exposed.
+    #[serde(default)]
+    pub staged: bool,
+    /// Whether it has a rehearsal.
+    #[serde(default)]
+    pub rehearses: bool,
     #[serde(default)]
     repeatable: bool,
     /// A pointer into the configuration; if its value is true, the step is repeatable although the module is not.
@@ -79,7 +88,11 @@ impl CapabilityNeed {
     pub fn grant_name<'c>(&self, config: &'c Value) -> Option<&'c str> {
         // A path in the directory names its grant too.
         let text = config.pointer(self.config.as_deref()?)?.as_str()?;
-        Some(if self.capability == CapabilityKind::Dirs { plan::split_dir_path(text).0 } else { text })
+        Some(if matches!(self.capability, CapabilityKind::Dirs | CapabilityKind::Renders) {
+            plan::split_dir_path(text).0
+        } else {
+            text
+        })
     }
 
     /// Whether it is a directory to write to.
@@ -99,6 +112,7 @@ impl CapabilityNeed {
             CapabilityKind::Tcp => "a TCP address",
             CapabilityKind::Programs => "a program",
             CapabilityKind::Sockets => "a socket",
+            CapabilityKind::Renders => "a directory to render into",
             CapabilityKind::Secrets => "a secret",
         };
         self.grant_name(config).map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"))
@@ -115,6 +129,7 @@ pub enum CapabilityKind {
     Databases,
     Programs,
     Sockets,
+    Renders,
     Secrets,
 }
 
@@ -210,6 +225,16 @@ impl ModuleDescription {
         jsonschema::validator_for(&self.config).map_err(|error| DescriptionError::InvalidSchema(error.to_string()))
     }
 
+    /// The description of a step with this configuration, which may choose the phase.
+    #[must_use]
+    pub fn for_config(mut self, config: &Value) -> Self {
+        let chosen = self.phase_config.as_deref().and_then(|pointer| config.pointer(pointer));
+        if let Some(phase) = chosen.and_then(|phase| StepPhase::deserialize(phase).ok()) {
+            self.phase = phase;
+        }
+        self
+    }
+
     /// What running the step does.
     #[must_use]
     pub fn effect(&self) -> StepEffect {
@@ -297,6 +322,11 @@ impl ModuleDescription {
 fn visit_annotations(schema: &Value, config: &Value, annotation: &str, visit: &mut impl FnMut(&str, &Value)) {
     if let Some(annotation_value) = schema.get(annotation).and_then(Value::as_str) {
         visit(annotation_value, config);
+    }
+    if let (Some(word), Value::Object(config)) =
+        (schema.pointer("/propertyNames").and_then(|names| names.get(annotation)).and_then(Value::as_str), config)
+    {
+        config.keys().for_each(|key| visit(word, &Value::from(key.as_str())));
     }
     if let (Some(properties), Value::Object(config)) = (schema.get("properties").and_then(Value::as_object), config) {
         for (name, value) in config {

@@ -6,14 +6,14 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use cap_std::fs::Dir;
 use url::Url;
 
-use super::failure;
+use super::{failure, files::FilePlace};
 use contract::{
     GrantName, StepId,
     step::{FailureKind, StepFailure},
@@ -36,6 +36,8 @@ pub enum CallPurpose {
     Preview,
     /// Probe: reads only, but may run a granted program to find out.
     Probe,
+    /// Rehearsal: the same, and renders files that are gone afterwards.
+    Rehearse,
     /// Apply of a step that only checks: every request and program that is granted, but directories and databases read-only.
     Check,
     /// Apply or revert: everything that is granted.
@@ -53,6 +55,8 @@ pub(super) struct CapabilityGate {
     missing_dirs: Vec<String>,
     client: Arc<net::NetClient>,
     dir_snapshots: DirSnapshotCache,
+    /// What a rehearsal has rendered; removed with the gate.
+    copies: OnceLock<tempfile::TempDir>,
     /// The timeout of the call.
     timeout: Duration,
 }
@@ -129,6 +133,7 @@ impl CapabilityGate {
             missing_dirs,
             client,
             dir_snapshots: folders.clone(),
+            copies: OnceLock::new(),
             timeout: step.timeout,
         })
     }
@@ -162,7 +167,8 @@ impl CapabilityGate {
     /// Whether this call may write files.
     pub(super) fn may_write_files(&self) -> bool {
         let programs = self.purpose != CallPurpose::Preview && !self.grants.programs.is_empty();
-        programs || self.dirs.values().any(|(_, access)| *access == DirAccess::ReadWrite)
+        let renders = self.purpose == CallPurpose::Mutate && !self.grants.renders.is_empty();
+        programs || renders || self.dirs.values().any(|(_, access)| *access == DirAccess::ReadWrite)
     }
 
     /// The snapshot of a directory of migrations, read once: a granted one, or one below it.
@@ -317,16 +323,111 @@ impl CapabilityGate {
         self.denied_failure("the value of secret", name, &format!("secrets: {{ {name}: reveal }}"))
     }
 
-    /// The path of a granted unix socket.
-    pub(super) fn socket_path(&self, name: &str) -> Result<&PathBuf, StepFailure> {
+    /// The path of a granted unix socket, where no link leads out of a writable directory.
+    pub(super) fn socket_path(&self, name: &str) -> Result<PathBuf, StepFailure> {
         let granted = self.grants.sockets.iter().find(|(granted, _)| granted.as_str() == name);
-        let line = format!("sockets: {{ {name}: \"unix:<path>\" }}");
-        granted.map(|(_, path)| path).ok_or_else(|| self.denied_failure("socket", name, &line))
+        let Some((_, path)) = granted else {
+            let line = format!("sockets: {{ {name}: \"unix:<path>\" }}");
+            return Err(self.denied_failure("socket", name, &line));
+        };
+        confined_path::resolve_path(path, &self.writable_dirs)
+            .map_err(|error| self.open_failure(&format!("unix:{}", path.display()), &error))
     }
 
-    /// Checks that this call may use the request method.
-    pub(super) fn check_method(&self, method: &str) -> Result<(), StepFailure> {
-        let is_reading = matches!(self.purpose, CallPurpose::Preview | CallPurpose::Probe);
+    /// A place in a directory of `dirs` or `renders`.
+    pub(super) fn place(&self, text: &str) -> Result<FilePlace, StepFailure> {
+        let (name, path) = plan::split_dir_path(text);
+        if self.render_grant(name).is_some() {
+            return self.render_place(text);
+        }
+        let root = self.dir(name)?.try_clone().map_err(|error| self.open_failure(name, &error))?;
+        let host_path = self.granted_dir_path(name).cloned().unwrap_or_default();
+        self.place_below(root, &host_path, path, text)
+    }
+
+    /// A place in a directory of `dirs` that this call may write to.
+    pub(super) fn writable_place(&self, text: &str) -> Result<FilePlace, StepFailure> {
+        let name = plan::split_dir_path(text).0;
+        if self.render_grant(name).is_none() {
+            self.writable_dir(name)?;
+        }
+        self.place(text)
+    }
+
+    /// A place in a directory of `renders`. The directory is created if this call may write.
+    pub(super) fn render_place(&self, text: &str) -> Result<FilePlace, StepFailure> {
+        let (name, path) = plan::split_dir_path(text);
+        let Some(granted) = self.render_grant(name) else {
+            let line = format!("renders: {{ {name}: \"<path>\" }}");
+            return Err(self.denied_failure("rendering into", name, &line));
+        };
+        if let Some(copy) = self.rendered_copy(text) {
+            return Ok(copy);
+        }
+        let writes = self.purpose == CallPurpose::Mutate;
+        let access = if writes { DirAccess::ReadWrite } else { DirAccess::ReadOnly };
+        let root = match confined_path::open_dir(granted, access, &self.writable_dirs) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => confined_path::open_empty_dir(),
+            opened => opened,
+        };
+        let root = root.map_err(|error| self.open_failure(&granted.display().to_string(), &error))?;
+        self.place_below(root, granted, path, text)
+    }
+
+    /// The place of a copy that a rehearsal renders.
+    pub(super) fn rehearsed_place(&self, text: &str) -> Result<FilePlace, StepFailure> {
+        let (name, path) = plan::split_dir_path(text);
+        self.render_place(text)?;
+        let failed = |error: std::io::Error| failure(FailureKind::Permanent, format!("can't keep a copy: {error}"));
+        let folder = match self.copies.get() {
+            Some(folder) => folder,
+            None => {
+                let made = tempfile::Builder::new().prefix("pawl-rehearsal-").tempdir().map_err(failed)?;
+                self.copies.get_or_init(|| made)
+            }
+        };
+        let host_path = folder.path().join(name);
+        let root = confined_path::open_dir(&host_path, DirAccess::ReadWrite, &[]).map_err(failed)?;
+        self.place_below(root, &host_path, path, text)
+    }
+
+    /// The copy that a rehearsal has rendered for a place, if there is one.
+    fn rendered_copy(&self, text: &str) -> Option<FilePlace> {
+        let (name, path) = plan::split_dir_path(text);
+        let host_path = self.copies.get()?.path().join(name);
+        let root = confined_path::open_dir(&host_path, DirAccess::ReadOnly, &[]).ok()?;
+        let place = self.place_below(root, &host_path, path, text).ok()?;
+        place.root.symlink_metadata(&place.path).is_ok().then_some(place)
+    }
+
+    fn place_below(&self, root: Dir, host_path: &Path, path: &str, text: &str) -> Result<FilePlace, StepFailure> {
+        let names: Vec<_> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+        if names.contains(&"..") || path.contains('\0') {
+            let message = format!("`{}` is not a path inside a granted directory", contract::text::escape_line(text));
+            return Err(failure(FailureKind::InvalidConfig, message)
+                .with_hint("write `<granted directory>/<path>` without `..`"));
+        }
+        let path = if names.is_empty() { ".".to_owned() } else { names.join("/") };
+        let host_path = if names.is_empty() { host_path.to_owned() } else { host_path.join(&path) };
+        Ok(FilePlace { root, path, host_path })
+    }
+
+    fn render_grant(&self, name: &str) -> Option<&PathBuf> {
+        self.grants.renders.iter().find(|(granted, _)| granted.as_str() == name).map(|(_, grant)| &grant.path)
+    }
+
+    /// Checks that this call may change files.
+    pub(super) fn check_writes(&self, what: &str) -> Result<(), StepFailure> {
+        if self.purpose == CallPurpose::Mutate { Ok(()) } else { Err(self.read_only_failure(what)) }
+    }
+
+    /// Checks that this call may use the request method. On a socket, whose grant is as strong as that of a program, a probe may use any.
+    pub(super) fn check_method(&self, method: &str, is_socket: bool) -> Result<(), StepFailure> {
+        let is_reading = match self.purpose {
+            CallPurpose::Preview => true,
+            CallPurpose::Probe | CallPurpose::Rehearse => !is_socket,
+            CallPurpose::Check | CallPurpose::Mutate => false,
+        };
         if is_reading && !matches!(method, "GET" | "HEAD") {
             return Err(self.read_only_failure(&format!("send {method} requests")));
         }
@@ -367,11 +468,11 @@ impl CapabilityGate {
         failure
     }
 
-    fn read_only_failure(&self, what: &str) -> StepFailure {
+    pub(super) fn read_only_failure(&self, what: &str) -> StepFailure {
         let step = &self.step;
         failure(
             FailureKind::Denied,
-            format!("step `{step}` can't {what} in a preview, a probe or a check: it is read-only"),
+            format!("step `{step}` can't {what} in a preview, a probe, a rehearsal or a check: it is read-only"),
         )
     }
 }

@@ -37,8 +37,8 @@ impl http::Host for HostState {
     ) -> Result<http::Response, HostError> {
         let options: HttpCallOptions = super::parse_options("a request", &request.options)?;
         let method = request.method.to_ascii_uppercase();
-        self.gate.check_method(&method)?;
         let socket = self.split_socket_url(&request.url)?;
+        self.gate.check_method(&method, socket.is_some())?;
         let url = socket.as_ref().map_or(request.url.as_str(), |(_, url)| url);
         let mut outgoing = NetRequest::new(&method, url).map_err(|error| self.gate.network_failure(error))?;
         for (name, prefix, handle) in secrets {
@@ -68,7 +68,7 @@ impl HostState {
         let Some(rest) = url.strip_prefix("unix://") else { return Ok(None) };
         let name = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let path = self.gate.socket_path(name)?;
-        Ok(Some((path.clone(), format!("http://localhost{}", &rest[name.len()..]))))
+        Ok(Some((path, format!("http://localhost{}", &rest[name.len()..]))))
     }
 }
 

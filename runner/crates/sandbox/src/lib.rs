@@ -1,8 +1,8 @@
 //! Runs modules: WASM components that access only what the plan grants.
 //!
 //! [`engine`] loads modules, [`modules`] caches third-party ones, [`gate`] alone checks grants, and each capability has
-//! a file: directories (`host`), [`blobs`], [`database`], [`http`], [`process`] (with [`program`]), [`secrets`], [`log`]. The methods of
-//! [`LoadedModule`] are the five exports. A call that loops, hangs in a host call, uses too much memory, panics or
+//! a file: directories (`host`), [`blobs`], [`database`], [`http`], [`process`] (with [`program`]), [`secrets`],
+//! [`files`] (with [`templates`]), [`socket`], [`log`]. The methods of [`ModuleRuntime`] are the exports. A call that loops, hangs in a host call, uses too much memory, panics or
 //! floods its log ends with a typed failure soon after its deadline, and the runner continues. Deliberately absent: the
 //! order of calls, and the journal.
 
@@ -16,6 +16,7 @@ mod database;
 mod declared_value;
 mod description;
 mod engine;
+mod files;
 mod gate;
 mod host;
 mod http;
@@ -32,6 +33,8 @@ mod program;
 mod program_inputs;
 mod schema_violation;
 mod secrets;
+mod socket;
+mod templates;
 mod value_relation;
 
 use std::time::{Duration, Instant};
@@ -57,7 +60,7 @@ pub use schema_violation::SchemaViolation;
 pub use value_relation::{RelationKind, ValueRelation};
 
 use self::{
-    bindings::{Module as Instance, exported, types},
+    bindings::{Module as Instance, ModulePre, exported, types},
     gate::CapabilityGate,
     host::HostState,
     limits::{GuestLimitExceeded, GuestLimits},
@@ -88,6 +91,9 @@ const MAX_HOSTCALL_BYTES: usize = 64 << 20;
 
 /// How long to wait for blocking work of a cancelled call.
 const BLOCKING_TASKS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The interface that a module with a rehearsal exports besides the five functions.
+const REHEARSAL: &str = "pawl:step/rehearsal@0.1.2";
 
 /// The ticks between a guest's yields, so that its deadline is noticed.
 const YIELD_TICKS: u64 = 1;
@@ -231,6 +237,30 @@ impl ModuleRuntime {
         }
     }
 
+    /// Calls `rehearse` of a module that has a rehearsal: whether `apply` would be refused. It may run programs, and changes nothing.
+    ///
+    /// # Errors
+    /// The module's [`StepFailure`], or how the call ended.
+    pub async fn rehearse(
+        &self,
+        module: &LoadedModule,
+        step: &PlanStep,
+        input: &Value,
+        channel: CallChannel,
+    ) -> Result<(), StepFailure> {
+        let input = input.to_string();
+        let gate = self.gate(step, CallPurpose::Rehearse).await?;
+        let answer = self.call_gated(module, step, gate, MigrationFence::default(), channel, async |code, store| {
+            let instance = code.instance_pre().instantiate_async(&mut *store).await?;
+            let missing = || wasmtime::Error::msg("it describes a rehearsal, and exports none");
+            let interface = instance.get_export_index(&mut *store, None, REHEARSAL).ok_or_else(missing)?;
+            let function = instance.get_export_index(&mut *store, Some(&interface), "rehearse").ok_or_else(missing)?;
+            let rehearse = instance.get_typed_func::<(&str,), (Result<(), types::Failure>,)>(&mut *store, function)?;
+            Ok(rehearse.call_async(&mut *store, (&input,)).await?.0)
+        });
+        answer.await.map_err(ModuleCallError::into_failure)
+    }
+
     /// Calls `apply`. The journal must hold the intent.
     pub async fn apply(
         &self,
@@ -296,15 +326,23 @@ impl ModuleRuntime {
         channel: CallChannel,
         export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, ModuleCallError> {
-        // Blocking work of an earlier cancelled call must not run at the same time.
-        wait_for_blocking_tasks().await;
-        let gate = CapabilityGate::open(step, purpose, &self.dir_snapshots).map_err(ModuleCallError::Failed)?;
+        let gate = self.gate(step, purpose).await.map_err(ModuleCallError::Failed)?;
         let writes = gate.may_write_files();
-        let answer = self.call_gated(module, step, gate, fence, channel, export).await;
+        let answer = self.call_gated(module, step, gate, fence, channel, async |code, store| {
+            let instance = code.instantiate_async(&mut *store).await?;
+            export(&instance, store).await
+        });
+        let answer = answer.await;
         if writes {
             self.dir_snapshots.clear();
         }
         answer
+    }
+
+    /// The gate of a call. Blocking work of an earlier cancelled call must not run at the same time.
+    async fn gate(&self, step: &PlanStep, purpose: CallPurpose) -> Result<CapabilityGate, StepFailure> {
+        wait_for_blocking_tasks().await;
+        CapabilityGate::open(step, purpose, &self.dir_snapshots)
     }
 
     async fn call_gated<T>(
@@ -314,7 +352,10 @@ impl ModuleRuntime {
         gate: CapabilityGate,
         fence: MigrationFence,
         channel: CallChannel,
-        export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
+        export: impl AsyncFnOnce(
+            &ModulePre<HostState>,
+            &mut Store<HostState>,
+        ) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, ModuleCallError> {
         let (programs, attempt) = (ProgramSupervisor::default(), channel.clone());
         let host = HostState::new(gate, GuestLimits::default(), fence, channel, programs.clone())
@@ -328,8 +369,7 @@ impl ModuleRuntime {
         store.epoch_deadline_async_yield_and_update(YIELD_TICKS);
         let work = async {
             let code = self.instance_pre(module).map_err(wasmtime::Error::new)?;
-            let instance = code.instantiate_async(&mut store).await?;
-            export(&instance, &mut store).await
+            export(code, &mut store).await
         };
         tokio::pin!(work);
         let (answer, timed_out) = tokio::select! {

@@ -48,7 +48,7 @@ impl StepPlanner<'_> {
         Some(PlannedStep {
             step: step.clone(),
             step_target: StepTarget { step: step.id.clone(), target: step.target.clone() },
-            description: description.clone(),
+            description: description.clone().for_config(&step.with),
             upstream: upstream.clone(),
             module_digest: module.digest.clone(),
         })

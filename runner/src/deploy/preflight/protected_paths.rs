@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
-use plan::{DirAccess, DirGrant, Plan, PlanStep, StateLocation};
+use plan::{DirAccess, Plan, PlanStep, StateLocation};
 use sandbox::UserPaths;
 
 /// A file or folder that no step may write to.
@@ -38,8 +38,12 @@ pub(super) fn writable_grant_problems(plan: &Plan, user_paths: &UserPaths) -> Ve
     for step in plan.setup.iter().filter(is_setup_only).chain(plan.all_steps()).filter(is_here) {
         for (name, grant) in step.grants.dirs.iter().filter(|(_, grant)| grant.access == DirAccess::ReadWrite) {
             let span = step.dir_spans.get(name).unwrap_or(&step.span).clone();
-            let reached = ReachedPaths::of(grant, &protected);
+            let reached = ReachedPaths::of(&grant.path, &protected);
             problems.extend(reached.map(|reached| reached.diagnostic(plan, step, name.as_str(), span)));
+        }
+        for (name, dir) in &step.grants.renders {
+            let reached = ReachedPaths::of(&dir.path, &protected);
+            problems.extend(reached.map(|reached| reached.diagnostic(plan, step, name.as_str(), step.span.clone())));
         }
     }
     problems
@@ -77,8 +81,8 @@ struct ReachedPaths<'a> {
 }
 
 impl<'a> ReachedPaths<'a> {
-    fn of(grant: &DirGrant, protected: &'a [ProtectedPath]) -> Option<Self> {
-        let granted = resolve(&grant.path);
+    fn of(granted: &Path, protected: &'a [ProtectedPath]) -> Option<Self> {
+        let granted = resolve(granted);
         let overlap = |protected: &'a ProtectedPath| {
             let paths = &protected.resolved_paths;
             if paths.iter().any(|path| path.starts_with(&granted)) {

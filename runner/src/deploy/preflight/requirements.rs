@@ -145,6 +145,7 @@ fn is_granted(step: &PlanStep, need: &CapabilityNeed) -> bool {
         CapabilityKind::Tcp => !grants.tcp.is_empty(),
         CapabilityKind::Programs => !grants.programs.is_empty(),
         CapabilityKind::Sockets => grants.sockets.keys().any(|granted| is_meant(granted.as_str())),
+        CapabilityKind::Renders => grants.renders.keys().any(|granted| is_meant(granted.as_str())),
         CapabilityKind::Secrets => grants.secrets.keys().any(|granted| is_meant(granted)),
     }
 }
@@ -157,6 +158,7 @@ fn missing_grant_hint(plan: &Plan, step: &PlanStep, need: &CapabilityNeed) -> Gr
         CapabilityKind::Dirs => grants.dirs.keys().map(|granted| granted.as_str()).collect(),
         CapabilityKind::Databases => grants.databases.keys().map(|granted| granted.as_str()).collect(),
         CapabilityKind::Sockets => grants.sockets.keys().map(|granted| granted.as_str()).collect(),
+        CapabilityKind::Renders => grants.renders.keys().map(|granted| granted.as_str()).collect(),
         CapabilityKind::Secrets => grants.secrets.keys().map(String::as_str).collect(),
         CapabilityKind::Http | CapabilityKind::Tcp | CapabilityKind::Programs => Vec::new(),
     };
@@ -195,6 +197,10 @@ fn missing_grant_hint(plan: &Plan, step: &PlanStep, need: &CapabilityNeed) -> Gr
         CapabilityKind::Sockets => {
             let name = name.unwrap_or("engine");
             GrantLine::Entry(format!("{name}: \"unix:/run/{name}.sock\""))
+        }
+        CapabilityKind::Renders => {
+            let name = name.unwrap_or("conf");
+            GrantLine::Entry(format!("{name}: \"/etc/{name}\""))
         }
         CapabilityKind::Secrets => GrantLine::Item(name.unwrap_or("NAME").to_owned()),
     };

@@ -32,6 +32,11 @@ pub(super) fn check_resources<'p>(
                 problems.push(dir_error(plan, step, name, &grant.path, &why));
             }
         }
+        for (name, dir) in &step.grants.renders {
+            if let Err(why) = check_writable(&dir.path) {
+                problems.push(dir_error(plan, step, name, &dir.path, &why));
+            }
+        }
         for (name, grant) in &step.grants.databases {
             let parent = grant.url.value.reveal().strip_prefix("sqlite:").and_then(|path| Path::new(path).parent());
             if let Some(Err(why)) = parent.map(check_writable) {

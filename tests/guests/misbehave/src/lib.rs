@@ -9,6 +9,7 @@ mod databases;
 mod files;
 mod floods;
 mod hangs;
+mod renders;
 mod secrets;
 mod sockets;
 
@@ -58,7 +59,7 @@ impl Step for MisbehaveStep {
             "does what it must not",
             include_str!("../config.schema.json"),
         );
-        ModuleDescription { repeatable: RerunSafety::Always, probes: ProbeSupport::Never, ..new }
+        ModuleDescription { repeatable: RerunSafety::Always, probes: ProbeSupport::Never, rehearses: true, ..new }
     }
 
     fn preview(input: &Input<MisbehaveConfig>) -> Result<Vec<Change>, Failure> {
@@ -73,6 +74,17 @@ impl Step for MisbehaveStep {
                     .map(|_| Vec::new())
             }
             _ => Ok(Vec::new()),
+        }
+    }
+
+    fn rehearse(input: &Input<MisbehaveConfig>) -> Result<(), Failure> {
+        match input.config.r#do.as_str() {
+            "refuse" => Err(Failure::permanent(input.config.text.clone()).hint("make the port free")),
+            "rehearse-act" => {
+                let acting = MisbehaveConfig { r#do: input.config.text.clone(), ..clone_config(&input.config) };
+                perform(&acting).map(|_| ())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -160,6 +172,13 @@ fn perform(config: &MisbehaveConfig) -> BehaviorResult {
         }
         "receipt" | "failure" | "kind" => floods::return_oversized(&config.r#do),
         "hand-over" => floods::pass_oversized_arguments(config),
+        "render" | "render-and-read" | "set-mode" | "place" | "move" => renders::act_on_renders(config),
+        "exchange" => {
+            let options = pawl_step::socket::ExchangeOptions { end_of_request: true, ..Default::default() };
+            let answer = pawl_step::socket::exchange(&config.name, config.text.as_bytes(), options)?;
+            report_allowed("answer", String::from_utf8_lossy(&answer).into_owned())
+        }
+        "refuse" | "rehearse-act" => report_allowed("nothing", true),
         "network" => sockets::try_all_sockets(),
         "surroundings" => sockets::visible_environment(),
         "look-for-password" => databases::search_for_password(config),

@@ -80,6 +80,7 @@ fn the_example_is_parsed() {
             programs: [],
             env: {},
             sockets: {},
+            renders: {},
             secrets: {},
         }
 
@@ -112,6 +113,7 @@ fn the_example_is_parsed() {
             programs: [],
             env: {},
             sockets: {},
+            renders: {},
             secrets: {},
         }
 
@@ -135,6 +137,7 @@ fn the_example_is_parsed() {
             programs: [],
             env: {},
             sockets: {},
+            renders: {},
             secrets: {},
         }
 
@@ -159,6 +162,7 @@ fn the_example_is_parsed() {
             programs: [],
             env: {},
             sockets: {},
+            renders: {},
             secrets: {},
         }
     "#]]
@@ -381,6 +385,7 @@ steps:
                 "WORD": SetByStep,
             },
             sockets: {},
+            renders: {},
             secrets: {},
         }"#]]
     .assert_eq(&format!("{:#?}", plan.steps[0].grants));

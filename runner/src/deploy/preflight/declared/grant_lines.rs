@@ -211,6 +211,7 @@ fn implied_items(grants: &StepGrants, capability: CapabilityKind) -> Vec<String>
         | CapabilityKind::Tcp
         | CapabilityKind::Databases
         | CapabilityKind::Sockets
+        | CapabilityKind::Renders
         | CapabilityKind::Secrets => Vec::new(),
     }
 }

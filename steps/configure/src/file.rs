@@ -1,0 +1,180 @@
+//! One file: its candidate beside it, what was there before, and what was rendered last.
+//!
+//! The names in `.pawl` of the directory: `before/<key>/<name>` is what was there before the step with this key, or a link to nothing;
+//! `last/<name>` is a copy of what the last deployment rendered, by which an edit is noticed.
+
+use pawl_step::files::{self, FileStatus, Ownership, Template};
+use pawl_step::{Failure, FailureKind};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::Configuration;
+
+/// How many characters of the idempotency key a name has.
+const KEY_CHARS: usize = 12;
+
+/// A file that is rendered from a template.
+#[derive(Debug)]
+pub(crate) struct ConfiguredFile {
+    /// The place of the template.
+    pub(crate) source: String,
+    /// The place of the file.
+    pub(crate) to: String,
+    ownership: Ownership,
+    /// The directory of the grant.
+    dir: String,
+    /// The place of what was there before this step.
+    before: String,
+    /// The place of what was rendered last.
+    last: String,
+}
+
+/// What is in place of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileState {
+    /// What the template gives.
+    Ours,
+    /// What was there before.
+    Before,
+    /// Something else.
+    Edited,
+}
+
+#[derive(Deserialize)]
+struct WrittenFile {
+    to: String,
+    #[serde(flatten)]
+    ownership: Ownership,
+}
+
+impl ConfiguredFile {
+    pub(crate) fn new(source: &str, to: &Value, key: &str) -> Result<Self, Failure> {
+        let written = match to {
+            Value::String(to) => WrittenFile { to: to.clone(), ownership: Ownership::default() },
+            other => serde_json::from_value(other.clone())
+                .map_err(|error| Failure::invalid_config(format!("`templates` of `{source}`: {error}")))?,
+        };
+        let to = written.to.trim_start_matches('/').to_owned();
+        let Some((dir, path)) = to.split_once('/').filter(|(_, path)| !path.is_empty()) else {
+            return Err(Failure::invalid_config(format!("`{to}` is not a file in a directory of `renders`"))
+                .hint("write `DIR/PATH`, such as `conf/shop.conf`"));
+        };
+        let name = path.replace('/', "__");
+        let key = &key[..key.len().min(KEY_CHARS)];
+        Ok(Self {
+            source: source.to_owned(),
+            ownership: written.ownership,
+            before: format!("{dir}/.pawl/before/{key}/{name}"),
+            last: format!("{dir}/.pawl/last/{name}"),
+            dir: dir.to_owned(),
+            to,
+        })
+    }
+
+    pub(crate) fn status(&self) -> Result<Option<FileStatus>, Failure> {
+        files::status(&self.to)
+    }
+
+    pub(crate) fn template<'c>(&'c self, configuration: &'c Configuration) -> Template<'c> {
+        Template { place: &self.source, values: &configuration.values, secrets: &configuration.secrets }
+    }
+
+    /// Refuses a file that differs from what was rendered last, unless it is what the template gives now.
+    pub(crate) fn refuse_edited(&self, configuration: &Configuration) -> Result<(), Failure> {
+        let is_known = files::status(&self.last)?.is_some();
+        if !is_known || self.status()?.is_none() || self.is_begun()? || files::are_equal(&self.to, &self.last)? {
+            return Ok(());
+        }
+        if self.template(configuration).is_rendered(&self.to)? {
+            return Ok(());
+        }
+        let path = files::path(&self.to)?;
+        Err(Failure::new(FailureKind::Conflict, format!("{path} was edited since the last deployment wrote it"))
+            .hint(format!("put the change into {}, then move the file away, or restore it", self.source)))
+    }
+
+    /// Whether this step has replaced the file.
+    fn is_begun(&self) -> Result<bool, Failure> {
+        Ok(files::status(&self.before)?.is_some())
+    }
+
+    fn candidate(&self) -> String {
+        format!("{}.pawl-new", self.to)
+    }
+
+    /// The host's path of the candidate.
+    pub(crate) fn candidate_path(&self) -> Result<String, Failure> {
+        files::path(&self.candidate())
+    }
+
+    pub(crate) fn render_candidate(&self, configuration: &Configuration) -> Result<(), Failure> {
+        self.template(configuration).render(&self.candidate(), &self.ownership).map(|_| ())
+    }
+
+    pub(crate) fn remove_candidate(&self) -> Result<(), Failure> {
+        files::remove(&self.candidate())
+    }
+
+    /// Puts the candidate in place, and keeps what was there.
+    pub(crate) fn place(&self) -> Result<(), Failure> {
+        files::rename(&self.candidate(), &self.to, Some(&self.before))
+    }
+
+    /// The place of the file, if this step has changed what was there.
+    pub(crate) fn has_changed(&self) -> Result<Option<&str>, Failure> {
+        let is_new = self.kept_kind()?.as_deref() == Some("link");
+        Ok((is_new || !files::are_equal(&self.to, &self.before)?).then_some(self.to.as_str()))
+    }
+
+    /// Remembers what was rendered, and forgets what other steps have kept.
+    pub(crate) fn remember(&self, configuration: &Configuration) -> Result<(), Failure> {
+        self.template(configuration)
+            .render(&self.last, &Ownership { mode: Some("0600".to_owned()), ..Ownership::default() })?;
+        let kept = format!("{}/.pawl/before", self.dir);
+        for name in files::names(&kept)? {
+            if !self.before.starts_with(&format!("{kept}/{name}/")) {
+                files::remove(&format!("{kept}/{name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn state(&self, configuration: &Configuration) -> Result<FileState, Failure> {
+        let kept = self.kept_kind()?;
+        if self.template(configuration).is_rendered(&self.to)? {
+            // What was there before may have been the same: without its second name, this step has not got here.
+            return Ok(if kept.is_some() { FileState::Ours } else { FileState::Before });
+        }
+        let is_there = self.status()?.is_some();
+        Ok(match kept.as_deref() {
+            None => FileState::Before,
+            Some("link") if !is_there => FileState::Before,
+            Some("file") if files::are_equal(&self.to, &self.before)? => FileState::Before,
+            Some(_) => FileState::Edited,
+        })
+    }
+
+    /// Puts back what was there before. Returns whether anything changed.
+    pub(crate) fn put_back(&self) -> Result<bool, Failure> {
+        match self.kept_kind()?.as_deref() {
+            None => Ok(false),
+            Some("link") => {
+                files::remove(&self.to)?;
+                files::remove(&self.before)?;
+                files::remove(&self.last)?;
+                Ok(true)
+            }
+            Some(_) => {
+                let is_changed = !files::are_equal(&self.to, &self.before)?;
+                files::rename(&self.before, &self.to, None)?;
+                files::remove(&self.last)?;
+                Ok(is_changed)
+            }
+        }
+    }
+
+    /// What is kept of the time before this step: a file, or a link to nothing.
+    fn kept_kind(&self) -> Result<Option<String>, Failure> {
+        Ok(files::status(&self.before)?.map(|status| status.kind))
+    }
+}
