@@ -52,6 +52,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
     ("docs/architecture.md", &[("  deploy.yml ──►", Shown), ("  runner ──", Shown)]),
     ("docs/benchmarks.md", &[("double kills: ", Shown)]),
     ("docs/checks.md", &[("version: 1", PLANS)]),
+    ("docs/configure.md", &[("version: 1", Tested("tests/cases/configure.rs", "plan_of_the_page_writes_the_files"))]),
     (
         "docs/elsewhere.md",
         &[

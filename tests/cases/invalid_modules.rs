@@ -149,7 +149,7 @@ fn unsupported_contract_version_is_rejected() {
         component("", "pawl:step/step@0.2.0", &STEP_FUNCTIONS),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
-            caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
+            caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.2
             hint: rebuild it with the contract of this runner (`runner new-step` writes it), or use the runner that it was built for
         "#]],
     );
@@ -157,7 +157,7 @@ fn unsupported_contract_version_is_rejected() {
         component_importing("pawl:step/report@0.2.0", "metric"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
-            caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
+            caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.2
             hint: rebuild it with the contract of this runner (`runner new-step` writes it), or use the runner that it was built for
         "#]],
     );
@@ -169,16 +169,16 @@ fn newer_contract_with_a_missing_function_is_rejected() {
         component_importing("pawl:step/log@0.1.9", "metric"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
-            caused by: it needs pawl:step 0.1.9 `log.metric`; this runner offers 0.1.1
-            hint: use a newer runner, or build it for pawl:step 0.1.1
+            caused by: it needs pawl:step 0.1.9 `log.metric`; this runner offers 0.1.2
+            hint: use a newer runner, or build it for pawl:step 0.1.2
         "#]],
     );
     check_rejected_module(
         component_importing("pawl:step/report@0.1.9", "metric"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
-            caused by: it needs pawl:step 0.1.9 `report`; this runner offers 0.1.1
-            hint: use a newer runner, or build it for pawl:step 0.1.1
+            caused by: it needs pawl:step 0.1.9 `report`; this runner offers 0.1.2
+            hint: use a newer runner, or build it for pawl:step 0.1.2
         "#]],
     );
 }
@@ -206,7 +206,7 @@ fn unsupported_imports_are_rejected() {
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it needs `wasi:keyvalue/store@0.2.0-draft`, which this runner does not offer
-            hint: import only pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2; see docs/steps.md
+            hint: import only pawl:step 0.1.2 (types, log, blobs, database, migrations, secrets, process, http, tcp, files, socket, types, log, blobs, database, migrations, secrets, process, http, tcp, files, socket) and WASI 0.2; see docs/steps.md
         "#]],
     );
     check_rejected_module(
@@ -214,7 +214,7 @@ fn unsupported_imports_are_rejected() {
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it needs `acme:host/api`, which this runner does not offer
-            hint: import only pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2; see docs/steps.md
+            hint: import only pawl:step 0.1.2 (types, log, blobs, database, migrations, secrets, process, http, tcp, files, socket, types, log, blobs, database, migrations, secrets, process, http, tcp, files, socket) and WASI 0.2; see docs/steps.md
         "#]],
     );
 }

@@ -50,7 +50,9 @@ fn directory_of_renders_is_not_among_those_that_the_step_reads() {
     let fixture = guest(json!({ "do": "nothing" }))
         .with_step_field("grants", json!({ "dirs": { "app": "./app" }, "renders": { "conf": "./app/conf" } }));
     let output = fixture.environment.deploy("r1", &[]);
-    output.assert_exit(2).assert_stderr_contains("the step could read directory `conf` of `renders` through directory `app`");
+    output
+        .assert_exit(2)
+        .assert_stderr_contains("the step could read directory `conf` of `renders` through directory `app`");
 }
 
 #[test]

@@ -177,7 +177,10 @@ impl<'a> AttemptView<'a> {
         let outputs = self.outputs.seen_from(&planned.step_target.target, |_| true);
         let config = planned.step.known_config(&outputs, &self.header.run, self.header.attempt);
         let upstream = self.outputs.seen_from(&planned.step_target.target, |id| planned.upstream.contains(id));
-        self.input(planned, "", &Fingerprint::default(), config, &upstream)
+        // What identifies the call itself is known only then.
+        let StepTarget { step, target } = &planned.step_target;
+        let key = Blake3Hash::of(format!("{} {step} {target} rehearsal", self.header.run).as_bytes()).hex_prefix(16);
+        self.input(planned, &key, &Fingerprint::default(), config, &upstream)
     }
 
     /// Substitutes the deferred lookups in the configuration, and then validates it against the schema.

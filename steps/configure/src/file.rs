@@ -142,8 +142,9 @@ impl ConfiguredFile {
     pub(crate) fn state(&self, configuration: &Configuration) -> Result<FileState, Failure> {
         let kept = self.kept_kind()?;
         if self.template(configuration).is_rendered(&self.to)? {
-            // What was there before may have been the same: without its second name, this step has not got here.
-            return Ok(if kept.is_some() { FileState::Ours } else { FileState::Before });
+            // Somebody else may have written the same: then this step has still to say so.
+            let is_known = kept.is_some() || files::status(&self.last)?.is_some();
+            return Ok(if is_known { FileState::Ours } else { FileState::Before });
         }
         let is_there = self.status()?.is_some();
         Ok(match kept.as_deref() {

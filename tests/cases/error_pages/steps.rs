@@ -203,3 +203,23 @@ fn p0231_outputs_that_nobody_knows() {
     let arguments = ["resolve", "--local", "index", "--as", "done", "--message", "checked by hand"];
     check_page("P0231", &environment, &arguments);
 }
+
+#[test]
+fn p0324_refused_rehearsal() {
+    let environment = TestEnvironment::with_plan(
+        r#"version: 1
+app: shop
+steps:
+  configure:
+    with:
+      templates: { conf/site.j2: etc/site.conf }
+      values: { prot: 8080 }
+    grants:
+      dirs: { conf: "./conf:ro" }
+      renders: { etc: ./etc }
+"#,
+    );
+    environment.write("conf/site.j2", "server {\n  listen {{ port }};\n}\n");
+    check_error("P0324", &environment, &environment.run(DEPLOY));
+    assert!(!environment.exists("etc/site.conf"));
+}

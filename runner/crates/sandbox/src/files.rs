@@ -10,7 +10,7 @@ use std::{
 };
 
 use cap_std::fs::Dir;
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, Mode, OFlags};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use wasmtime::component::Resource;
@@ -245,7 +245,7 @@ fn place_content(place: &FilePlace, content: &[u8], owner: &FileOwner) -> io::Re
         }
     }
     let (folder, name) = place.folder()?;
-    let staged = StagedFile::write_in(&folder, name, &[content], Mode::RUSR | Mode::WUSR)?;
+    let staged = StagedFile::write_in(&open_for_sync(&folder)?, name, &[content], Mode::RUSR | Mode::WUSR)?;
     staged.set_owner(owner)?;
     staged.replace()?;
     Ok(true)
@@ -262,11 +262,20 @@ fn move_file(from: &FilePlace, to: &FilePlace, keep: Option<&FilePlace>) -> io::
             kept => kept,
         };
         kept.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })?;
-        rustix::fs::fsync(&keep_dir)?;
+        sync_dir(&keep_dir)?;
     }
     from_dir.rename(from_name, &to_dir, to_name)?;
-    rustix::fs::fsync(&to_dir)?;
-    Ok(())
+    sync_dir(&to_dir)
+}
+
+/// A directory of cap-std is open as a place only, which can't be synced.
+fn open_for_sync(dir: &Dir) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, ".", flags, Mode::empty())?)
+}
+
+fn sync_dir(dir: &Dir) -> io::Result<()> {
+    Ok(rustix::fs::fsync(open_for_sync(dir)?)?)
 }
 
 fn ignore_missing(error: io::Error) -> io::Result<()> {
@@ -373,7 +382,7 @@ impl files::Host for HostState {
                 true => folder.remove_dir_all(name)?,
                 false => folder.remove_file(name)?,
             }
-            Ok(rustix::fs::fsync(&folder)?)
+            sync_dir(&folder)
         });
         Ok(removed.or_else(ignore_missing).map_err(|error| place.failure("remove", &error))?)
     }

@@ -1,0 +1,132 @@
+//! Configuration files: rendered, checked, put in place, and put back.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use crate::support::{TestEnvironment, doc_blocks::fenced_block};
+
+const TEMPLATE: &str = "{% for port in ports %}\nlisten {{ port }};\n{% endfor %}\nrelease {{ release }};\n";
+
+/// A plan with one template, whose files `check` and `notify` are told of.
+fn plan(with: &str) -> String {
+    format!(
+        r#"version: 1
+app: shop
+steps:
+  configure:
+    trust: host
+    with:
+      templates: {{ conf/site.j2: etc/site.conf }}
+      values: {{ ports: [8080, 8081] }}
+{with}
+    grants:
+      dirs: {{ conf: "./conf:ro" }}
+      renders: {{ etc: ./etc }}
+      programs: [[/bin/sh, "**"]]
+  after:
+    program: [/bin/sh, -c, "test ! -e broken"]
+    trust: host
+    with: {{ dir: work }}
+    grants: {{ dirs: {{ work: ".:ro" }}, programs: [[/bin/sh, "**"]] }}
+"#
+    )
+}
+
+fn configured(with: &str) -> TestEnvironment {
+    let environment = TestEnvironment::with_plan(&plan(with));
+    environment.write("conf/site.j2", TEMPLATE);
+    environment
+}
+
+fn site(environment: &TestEnvironment) -> String {
+    environment.read("etc/site.conf")
+}
+
+#[test]
+fn plan_of_the_page_writes_the_files() {
+    let mut environment = TestEnvironment::with_plan(&fenced_block("docs/configure.md", "version: 1"));
+    environment.set_variable("DB_PASSWORD", "correct-horse-battery");
+    environment.write("conf/env.j2", "# listen on {{ port }}\nDB_PASSWORD={{ secrets.DB_PASSWORD }}\n");
+    environment.write("conf/site.j2", "listen {{ port }}; # {{ workers }} {{ app }} {{ environment }} {{ release }}\n");
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(environment.read("etc/shop.env"), "# listen on 8080\nDB_PASSWORD=correct-horse-battery\n");
+    assert_eq!(site(&environment), "listen 8080; # 4 shop default r1\n");
+    let mode = |path: &str| fs::metadata(environment.path(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("etc/shop.env"), mode("etc/site.conf")), (0o640, 0o600));
+    environment.deploy("r1", &[]).assert_exit(0);
+    let journals = fs::read_dir(environment.path(".pawl/shop/default")).unwrap().flatten().map(|file| file.path());
+    let text: String = journals.filter_map(|path| fs::read_to_string(path).ok()).collect();
+    assert!(text.contains("site.conf") && !text.contains("correct-horse-battery"));
+}
+
+#[test]
+fn files_are_rendered_once_and_a_changed_template_is_noticed() {
+    let environment = configured("      notify: [/bin/sh, -c, \"echo told >> told\"]");
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(site(&environment), "listen 8080;\nlisten 8081;\nrelease r1;\n");
+    let again = environment.deploy("r1", &[]);
+    assert!(again.decisions().iter().any(|decision| decision.starts_with("configure skip")), "{:?}", again.decisions());
+    environment.edit("conf/site.j2", "release", "version");
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert!(site(&environment).ends_with("version r1;\n"));
+    assert!(!environment.exists("etc/site.conf.pawl-new"));
+}
+
+#[test]
+fn file_that_was_edited_by_hand_is_not_overwritten() {
+    let environment = configured("");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.write("etc/site.conf", "by hand\n");
+    environment
+        .deploy("r2", &[])
+        .assert_exit(1)
+        .assert_stderr_contains("error[P0324]")
+        .assert_stderr_contains("was edited since the last deployment wrote it");
+    assert_eq!(site(&environment), "by hand\n");
+    fs::remove_file(environment.path("etc/site.conf")).unwrap();
+    environment.deploy("r2", &[]).assert_exit(0);
+    assert!(site(&environment).ends_with("release r2;\n"));
+}
+
+#[test]
+fn check_sees_each_file_before_it_replaces_the_old_one() {
+    let environment = configured("      check: [/bin/sh, -c, \"! grep -q r2 $0\", \"{}\"]");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment
+        .deploy("r2", &[])
+        .assert_exit(1)
+        .assert_stderr_contains("error[P0324]")
+        .assert_stderr_contains("the check refuses etc/site.conf");
+    assert!(site(&environment).ends_with("release r1;\n"));
+    assert!(!environment.exists("etc/site.conf.pawl-new"));
+}
+
+#[test]
+fn check_of_the_whole_puts_the_old_files_back() {
+    let root = tempfile::tempdir().unwrap();
+    let site_path = root.path().join("site.conf").display().to_string();
+    let with = format!("      check: [/bin/sh, -c, \"! grep -q r2 {site_path}\"]");
+    let environment = TestEnvironment::with_plan(&plan(&with).replace("./etc", &root.path().display().to_string()));
+    environment.write("conf/site.j2", TEMPLATE);
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment
+        .deploy("r2", &[])
+        .assert_exit(1)
+        .assert_stderr_contains("error[P0301]")
+        .assert_stderr_contains("the check refused the files, and the old ones are back");
+    assert!(fs::read_to_string(&site_path).unwrap().ends_with("release r1;\n"));
+}
+
+#[test]
+fn server_that_can_not_be_told_keeps_the_old_files() {
+    let root = tempfile::tempdir().unwrap();
+    let site_path = root.path().join("site.conf").display().to_string();
+    let told = root.path().join("told").display().to_string();
+    let with = format!("      notify: [/bin/sh, -c, \"echo told >> {told}; ! grep -q r2 {site_path}\"]");
+    let environment = TestEnvironment::with_plan(&plan(&with).replace("./etc", &root.path().display().to_string()));
+    environment.write("conf/site.j2", TEMPLATE);
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.deploy("r2", &[]).assert_exit(1).assert_stderr_contains("the old files are back");
+    assert!(fs::read_to_string(&site_path).unwrap().ends_with("release r1;\n"));
+    // Once for r1, once for r2, and once more with the old files.
+    assert_eq!(fs::read_to_string(&told).unwrap().lines().count(), 3);
+}
