@@ -83,7 +83,6 @@ fn new_mark() -> Result<String, StepFailure> {
 
 fn template_failure(name: &str, error: &minijinja::Error) -> StepFailure {
     let line = error.line();
-    let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
     let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
     let hint = match error.kind() {
         minijinja::ErrorKind::UndefinedError => {
@@ -92,7 +91,7 @@ fn template_failure(name: &str, error: &minijinja::Error) -> StepFailure {
         minijinja::ErrorKind::SyntaxError => Some("correct the template; a literal `{{` is written `{{ '{{' }}`"),
         _ => None,
     };
-    let failed = failure(FailureKind::BadContent, format!("{place}: {what}")).with_detail("file", name);
+    let failed = failure(FailureKind::BadContent, what).with_detail("file", name);
     let failed = StepFailure { hint: hint.map(str::to_owned), ..failed };
     line.map_or(failed.clone(), |line| failed.with_detail("line", line))
 }
@@ -129,7 +128,7 @@ mod tests {
     #[test]
     fn undefined_values_and_endless_templates_are_errors() {
         let undefined = rendered("a\n{{ port }}\n", json!({}), &[]).unwrap_err();
-        assert!(undefined.starts_with("t/site.conf:2: undefined value"), "{undefined}");
+        assert_eq!(undefined, "undefined value");
         let endless = "{% for a in x %}{% for b in x %}{% for c in x %}{{ c }}{% endfor %}{% endfor %}{% endfor %}";
         let numbers: Vec<u32> = (0..1000).collect();
         assert!(rendered(endless, json!({ "x": numbers }), &[]).unwrap_err().contains("fuel"));
