@@ -58,6 +58,7 @@ mod cases {
     mod resume;
     mod rollback;
     mod run_inputs;
+    mod run_phases;
     mod secrets;
     mod selection;
     mod shared_lock;
