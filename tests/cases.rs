@@ -66,6 +66,7 @@ mod cases {
     mod shared_storage;
     mod short_plans;
     mod state_repair;
+    mod switch_traffic;
     mod upgrade;
     mod verify;
 }

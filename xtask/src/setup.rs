@@ -105,9 +105,11 @@ static WORKFLOW_LINTERS: PipTool = PipTool {
 };
 
 /// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
-pub(crate) const TOOLS: [SetupNeed; 9] = [
+pub(crate) const TOOLS: [SetupNeed; 11] = [
+    SetupNeed::Program("caddy"),
     SetupNeed::Program("docker-registry"),
     SetupNeed::Program("git"),
+    SetupNeed::Program("haproxy"),
     SetupNeed::Program("nginx"),
     SetupNeed::Program("sqlite3"),
     SetupNeed::Program("ssh"),

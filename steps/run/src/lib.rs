@@ -11,7 +11,7 @@ mod output;
 use pawl_step::process::Command;
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
-    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
+    ModuleDescription, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
