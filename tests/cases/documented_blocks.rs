@@ -146,6 +146,15 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         ],
     ),
     (
+        "docs/zero-downtime.md",
+        &[
+            ("upstream shop_a", Tested("tests/cases/switch_traffic.rs", "nginx_follows_the_link_and_loses_no_request")),
+            ("http://:8080", Tested("tests/cases/switch_traffic.rs", "caddy_follows_the_link_and_loses_no_request")),
+            ("frontend shop", Tested("tests/cases/switch_traffic.rs", "haproxy_is_told_and_loses_no_request")),
+            ("version: 1", PLANS),
+        ],
+    ),
+    (
         "examples/shop/README.md",
         &[(
             "cargo xtask pack",

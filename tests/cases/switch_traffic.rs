@@ -15,7 +15,11 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{TestEnvironment, wait_until};
+use crate::support::{
+    TestEnvironment,
+    doc_blocks::{fenced_blocks, page_path},
+    wait_until,
+};
 
 /// A proxy, until it is dropped.
 struct Proxy {
@@ -46,25 +50,32 @@ impl Proxy {
         wait_until("the proxy listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
-    /// nginx, which asks for each request whether the link leads to b.
+    /// A block of the page, for this port and the application at `app`.
+    fn documented(&self, language: &str, app: &Path) -> String {
+        let page = fs::read_to_string(page_path("docs/zero-downtime.md")).unwrap();
+        let block = fenced_blocks(&page).into_iter().find(|block| block.language == language).unwrap().text;
+        block.replace("8080", &self.port.to_string()).replace("/srv/shop", &app.display().to_string())
+    }
+
+    /// nginx, with the page's configuration, and what answers in each slot.
     fn nginx(app: &Path) -> Self {
         let mut proxy = Self::new();
-        let (root, port, app) = (proxy.folder.path().display().to_string(), proxy.port, app.display());
+        let root = proxy.folder.path().display().to_string();
+        let slots: String = ["a", "b"]
+            .iter()
+            .map(|slot| {
+                format!("server {{ listen unix:{0}/slots/{slot}/sock; root {0}/slots/{slot}; }}\n", app.display())
+            })
+            .collect();
         let configuration = format!(
             "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;
-             events {{ worker_connections 64; }}
+             events {{ worker_connections 256; }}
              http {{
                  access_log off; client_body_temp_path {root}/t1; proxy_temp_path {root}/t2;
                  fastcgi_temp_path {root}/t3; uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
-                 server {{
-                     listen 127.0.0.1:{port};
-                     location / {{
-                         set $slot a;
-                         if (-f {app}/live/is-b) {{ set $slot b; }}
-                         root {app}/slots/$slot;
-                     }}
-                 }}
-             }}"
+                 {slots}{}
+             }}",
+            proxy.documented("nginx", app)
         );
         fs::write(proxy.path("nginx.conf"), configuration).unwrap();
         let conf = proxy.path("nginx.conf").display().to_string();
@@ -74,37 +85,33 @@ impl Proxy {
 
     fn caddy(app: &Path) -> Self {
         let mut proxy = Self::new();
-        let (port, admin, app) = (proxy.port, proxy.admin, app.display());
-        let configuration = format!(
-            "{{\n admin 127.0.0.1:{admin}\n auto_https off\n}}\nhttp://:{port} {{\n bind 127.0.0.1\n @b file {{\n  root {app}/live\n  \
-             try_files /is-b\n }}\n handle @b {{\n  respond \"release b\"\n }}\n handle {{\n  respond \"release a\"\n }}\n}}\n"
-        );
-        fs::write(proxy.path("Caddyfile"), configuration).unwrap();
+        let options = format!("{{\n admin 127.0.0.1:{}\n auto_https off\n}}\n", proxy.admin);
+        fs::write(proxy.path("Caddyfile"), options + &proxy.documented("caddyfile", app)).unwrap();
         let conf = proxy.path("Caddyfile").display().to_string();
         proxy.start("caddy", &["run", "--config", &conf, "--adapter", "caddyfile"]);
         proxy
     }
 
-    fn haproxy(map: &Path) -> Self {
+    fn haproxy(app: &Path) -> Self {
         let mut proxy = Self::new();
-        let (port, socket, map) = (proxy.port, proxy.path("admin.sock"), map.display());
-        let backend = |slot: &str| {
-            format!(
-                "backend shop_{slot}\n  http-request return status 200 content-type text/plain string \"release {slot}\"\n"
-            )
-        };
         let configuration = format!(
             "global\n  stats socket {} mode 600 level admin\ndefaults\n  mode http\n  timeout client 10s\n  timeout server 10s\n  \
-             timeout connect 1s\nfrontend shop\n  bind 127.0.0.1:{port}\n  use_backend shop_%[str(shop),map({map},a)]\n{}{}",
-            socket.display(),
-            backend("a"),
-            backend("b")
+             timeout connect 1s\n{}",
+            proxy.path("admin.sock").display(),
+            proxy.documented("haproxy", app)
         );
         fs::write(proxy.path("haproxy.cfg"), configuration).unwrap();
         let conf = proxy.path("haproxy.cfg").display().to_string();
         proxy.start("haproxy", &["-db", "-f", &conf]);
         proxy
     }
+}
+
+/// What answers in the slots, for proxies that serve no files themselves: an nginx on their sockets.
+fn slot_servers(app: &Path) -> Proxy {
+    let mut servers = Proxy::nginx(app);
+    servers.port = 0;
+    servers
 }
 
 impl Drop for Proxy {
@@ -184,20 +191,21 @@ fn switch_under_load(environment: &TestEnvironment, port: u16) {
 
 #[test]
 fn nginx_follows_the_link_and_loses_no_request() {
-    let app = TempDir::new().unwrap();
-    let proxy = Proxy::nginx(app.path());
-    let conf = proxy.path("nginx.conf").display().to_string();
     let nginx = program_path("nginx").display().to_string();
-    let with = format!(
-        "check: {{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\", within: 2s }}, wired: {{ nginx: [{nginx}, -T, -c, {conf}] }}",
+    let environment = environment("check: CHECK, wired: { nginx: [NGINX] }", "programs: [[NGINX]]");
+    let proxy = Proxy::nginx(&environment.path("app"));
+    let conf = proxy.path("nginx.conf").display().to_string();
+    let check = format!(
+        "{{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\", within: 2s }}",
         proxy.port
     );
-    let environment = environment(&with, &format!("programs: [[{nginx}, -T, -c, {conf}]]"));
-    fs::remove_dir(app.path()).unwrap();
-    std::os::unix::fs::symlink(environment.path("app"), app.path()).unwrap();
-    // The configuration names the link by another path than the plan, so it is not wired.
+    environment.edit("deploy.yml", "CHECK", &check);
+    for _ in 0..2 {
+        environment.edit("deploy.yml", "NGINX", &format!("{nginx}, -T, -c, {conf}"));
+    }
+    environment.edit("deploy.yml", "link: live", "link: other");
     environment.deploy("a", &[]).assert_exit(1).assert_stderr_contains("the configuration of nginx does not name");
-    environment.edit("deploy.yml", "./app", &app.path().display().to_string());
+    environment.edit("deploy.yml", "link: other", "link: live");
     switch_under_load(&environment, proxy.port);
     // The proxy knows no slot c, so traffic does not arrive there.
     environment
@@ -206,16 +214,16 @@ fn nginx_follows_the_link_and_loses_no_request() {
         .assert_stderr_contains("did not answer as the release within")
         .assert_stderr_contains("switched back to `slots/a`");
     assert!(get(proxy.port).unwrap().contains("release a"));
-    fs::remove_file(app.path()).unwrap();
-    fs::create_dir(app.path()).unwrap();
 }
 
 #[test]
 fn caddy_follows_the_link_and_loses_no_request() {
     let environment = environment("check: CHECK, wired: { caddy: WIRED }", "http: [ADMIN]");
+    let _servers = slot_servers(&environment.path("app"));
     let proxy = Proxy::caddy(&environment.path("app"));
     let admin = format!("http://127.0.0.1:{}", proxy.admin);
-    let check = format!("{{ url: \"http://127.0.0.1:{}/\", contains: \"release ${{{{ release }}}}\" }}", proxy.port);
+    let check =
+        format!("{{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\" }}", proxy.port);
     environment.edit("deploy.yml", "CHECK", &check);
     environment.edit("deploy.yml", "WIRED", &format!("\"{admin}/config/\""));
     environment.edit("deploy.yml", "ADMIN", &format!("\"{admin}\", \"http://127.0.0.1:{}\"", proxy.port));
@@ -229,9 +237,10 @@ fn haproxy_is_told_and_loses_no_request() {
         "sockets: { admin: SOCKET }",
     );
     environment.write("app/slots.map", "# slots\nshop a\nblog a\n");
-    let proxy = Proxy::haproxy(&environment.path("app/slots.map"));
+    let _servers = slot_servers(&environment.path("app"));
+    let proxy = Proxy::haproxy(&environment.path("app"));
     let check = format!(
-        "{{ url: \"http://127.0.0.1:{}/\", contains: \"release ${{{{ release }}}}\", within: 2s }}",
+        "{{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\", within: 2s }}",
         proxy.port
     );
     environment.edit("deploy.yml", "CHECK", &check);
