@@ -31,6 +31,8 @@ mod cases {
     mod imports;
     mod invalid_modules;
     mod leaks;
+    mod left_behind;
+    mod limited_hosts;
     mod limits;
     mod live_again;
     mod locations;

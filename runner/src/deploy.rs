@@ -20,6 +20,7 @@ mod executor;
 mod fingerprint;
 mod hooks;
 mod interrupt;
+mod left_behind;
 mod modules;
 mod next_attempt;
 mod output_recorder;
@@ -98,7 +99,8 @@ pub async fn run(
     let unrecorded = request.unrecorded_release(state)?;
     assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
     assumed_steps::check_rollback_lookups(request.prepared, &request.overrides, state)?;
-    request.prepared.check_resources().await?;
+    request.refuse_import_without_hosts()?;
+    request.prepared.check_resources_of_deployment().await?;
     if request.overrides.command != Some(ROLLBACK) {
         request.prepared.check_migrations(Some(state)).await?;
     }
@@ -137,6 +139,7 @@ pub async fn run(
 /// Uploads the journal, then runs the `before` hooks and all steps.
 async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
     attempt.publish_journal().await?;
+    attempt.leave_unusable_hosts_behind()?;
     attempt.begin_host_sessions().await?;
     // An import changes nothing.
     if !attempt.overrides().is_import() {

@@ -125,6 +125,7 @@ impl AttemptTemplate {
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
+            | JournalEvent::HostLeftBehind { .. }
             | JournalEvent::Unrecognized) => bail!("{other:?} is not repeated"),
         }
         Ok(())

@@ -39,18 +39,25 @@ impl SshHost {
             "PATH=/usr/bin:/bin"
         );
         fs::write(root.join("sshd_config"), configuration).unwrap();
-        let mut command = Command::new("/usr/sbin/sshd");
-        command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
-        let log = fs::File::create(root.join("sshd.log")).unwrap();
-        let child = command.stderr(log).spawn();
-        let child = child.unwrap_or_else(|error| panic!("sshd: {error}; run `cargo xtask setup`"));
-        super::wait_until("sshd listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let child = start_sshd(root, port);
         Self { folder, port, child }
     }
 
     /// A host as it comes.
     pub fn new() -> Self {
         Self::with_options("")
+    }
+
+    /// Takes the host off the network: its sshd ends, with all connections.
+    pub fn go_down(&mut self) {
+        self.cut_connections();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Brings it back as it was.
+    pub fn come_back(&mut self) {
+        self.child = start_sshd(self.folder.path(), self.port);
     }
 
     /// Its folder on the host, for what a plan deploys there.
@@ -101,6 +108,16 @@ impl Drop for SshHost {
             kill(pid);
         }
     }
+}
+
+fn start_sshd(root: &Path, port: u16) -> Child {
+    let mut command = Command::new("/usr/sbin/sshd");
+    command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
+    let log = fs::File::create(root.join("sshd.log")).unwrap();
+    let child = command.stderr(log).spawn();
+    let child = child.unwrap_or_else(|error| panic!("sshd: {error}; run `cargo xtask setup`"));
+    super::wait_until("sshd listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    child
 }
 
 /// Writes the configuration of ssh for these hosts to a folder.

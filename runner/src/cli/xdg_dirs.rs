@@ -23,6 +23,7 @@ pub(super) fn preflight_options(tell: NoticeHandler) -> PreflightOptions {
         pin_policy: pinning,
         scope: PreflightScope::Machine,
         job_secrets: ci::job_secrets(),
+        limit: None,
     }
 }
 

@@ -192,12 +192,13 @@ fn read(
         after_state,
         url,
         ssh: ssh?,
+        host_groups: context.groups.into_map(),
         rollout,
         state: state?,
         allow: chosen.allow.clone(),
         shared_dirs: written_shared_dirs(&fields),
-        setup,
-        steps,
+        setup: with_stand_ins(setup),
+        steps: with_stand_ins(steps),
         hooks,
         keep,
         on_failure: on_failure?,
@@ -340,6 +341,18 @@ fn set_writable_dirs(mut groups: [&mut Vec<PlanStep>; 5]) {
     for step in groups.iter_mut().flat_map(|steps| steps.iter_mut()) {
         step.writable_dirs = writable.iter().cloned().collect();
     }
+}
+
+/// Puts the steps for further hosts of a group that a step runs once for into that step.
+fn with_stand_ins(steps: Vec<PlanStep>) -> Vec<PlanStep> {
+    let mut on_first_host: Vec<PlanStep> = Vec::new();
+    for step in steps {
+        match on_first_host.last_mut() {
+            Some(first) if first.id == step.id && first.target == step.target => first.stand_ins.push(step),
+            Some(_) | None => on_first_host.push(step),
+        }
+    }
+    on_first_host
 }
 
 /// Reads `keep:`, at least 1.

@@ -137,6 +137,7 @@ fn program_step(
         id,
         target: TargetName::local(),
         host: None,
+        stand_ins: Vec::new(),
         uses: ModuleRef::Official(step::RUN.to_owned()),
         plan_dir: context.source.folder.clone(),
         with,

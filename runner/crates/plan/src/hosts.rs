@@ -4,7 +4,7 @@
 //! Deliberately absent: how a host is reached.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Range,
     path::{Path, PathBuf},
@@ -19,13 +19,13 @@ use super::{
     scope::{LookupScope, LookupSite, PlanVariable},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{GrantName, HostGroup, StepId, TargetName, error_code::ErrorCode};
+use contract::{GrantName, HostGroup, HostLabel, StepId, TargetName, error_code::ErrorCode};
 
-const HOST_KEYS: &[&str] = &["at", "name", "vars"];
+const HOST_KEYS: &[&str] = &["at", "name", "vars", "labels"];
 const PLACE_KEYS: &[&str] = &["hosts", "once"];
 const SSH_KEYS: &[&str] = &["config", "known-hosts"];
 /// The machine of the runner, as a group and as a host.
-const LOCAL: &str = "local";
+pub(super) const LOCAL: &str = "local";
 const ADDRESS_HINT: &str = "write `local`, `HOST`, `USER@HOST` or `ssh://USER@HOST:PORT`";
 
 /// A host of an environment, which steps run on.
@@ -35,6 +35,8 @@ pub struct PlanHost {
     pub name: TargetName,
     /// How it is reached.
     pub address: HostAddress,
+    /// The words by which `--limit` chooses it, besides its name and its groups.
+    pub labels: BTreeSet<HostLabel>,
     /// `host.vars`; `None` for one whose error was reported.
     pub(super) variables: BTreeMap<String, Option<PlanVariable>>,
 }
@@ -206,12 +208,14 @@ pub(super) struct StepPlace {
     pub(super) host: Option<Arc<PlanHost>>,
     /// Whether the step runs on one host for its whole group.
     pub(super) once: bool,
+    /// The hosts that can take its place there, one after the other.
+    pub(super) stand_ins: Vec<Arc<PlanHost>>,
 }
 
 impl StepPlace {
     /// The runner's machine.
     pub(super) fn local() -> Self {
-        Self { target: TargetName::local(), host: None, once: false }
+        Self { target: TargetName::local(), host: None, once: false, stand_ins: Vec::new() }
     }
 }
 
@@ -225,6 +229,11 @@ impl HostGroups {
             groups.groups.insert(group, hosts);
         }
         groups
+    }
+
+    /// The hosts of each group, in the order of the plan.
+    pub(super) fn into_map(self) -> BTreeMap<HostGroup, Vec<Arc<PlanHost>>> {
+        self.groups
     }
 
     /// Each host once, by its name.
@@ -301,8 +310,11 @@ impl HostGroups {
             return Some(vec![StepPlace::local()]);
         }
         let hosts = self.group(name, node, problems)?;
-        let place =
-            |host: &Arc<PlanHost>| StepPlace { target: host.name.clone(), host: Some(Arc::clone(host)), once: false };
+        let place = |host: &Arc<PlanHost>| StepPlace {
+            target: host.name.clone(),
+            host: Some(Arc::clone(host)),
+            ..StepPlace::local()
+        };
         Some(hosts.iter().map(place).collect())
     }
 
@@ -320,7 +332,8 @@ impl HostGroups {
         if name == LOCAL {
             return Some(vec![StepPlace::local()]);
         }
-        let first = self.group(name, group, problems)?.first().map(Arc::clone);
+        let (first, others) = self.group(name, group, problems)?.split_first()?;
+        let (first, stand_ins) = (Arc::clone(first), others.to_vec());
         let target: TargetName = fields::parse_name(name, &group.span, problems)?;
         if self.hosts().contains_key(&target) {
             let error = PlanError::new(ErrorCode::DuplicateKey, format!("a group and a host are called `{name}`"));
@@ -329,7 +342,7 @@ impl HostGroups {
             );
             return None;
         }
-        first.map(|host| vec![StepPlace { target, host: Some(host), once: true }])
+        Some(vec![StepPlace { target, host: Some(first), once: true, stand_ins }])
     }
 
     /// The hosts of a group.
@@ -377,7 +390,7 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
     let YamlValue::Map(_) = &node.kind else {
         let address = address(node, problems)?;
         let name = name_of(&address, node, problems)?;
-        return Some(PlanHost { name, address, variables: BTreeMap::new() });
+        return Some(PlanHost { name, address, labels: BTreeSet::new(), variables: BTreeMap::new() });
     };
     let fields = MappingFields::read(node, "a host", &node.span, HOST_KEYS, problems)?;
     let at = fields.require("at", "deploy@10.0.0.7", problems)?;
@@ -387,6 +400,9 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
         (None, Some(address)) => name_of(address, at, problems),
         (None, None) => None,
     };
+    let labels = fields.get("labels").and_then(|node| fields::list(node, "`labels` of a host", problems));
+    let labels = labels.unwrap_or_default().iter();
+    let labels = labels.filter_map(|node| fields::name(node, "an item of `labels`", problems)).collect();
     let variables = super::document::variables(fields.get("vars"), "`vars` of a host", problems);
     let variables = variables
         .iter()
@@ -398,7 +414,7 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
         problems.push(error.at(&node.span, "the runner's machine").hint("choose another name, such as `web-1`"));
         return None;
     }
-    Some(PlanHost { name, address, variables })
+    Some(PlanHost { name, address, labels, variables })
 }
 
 /// A host without a name is called as it is reached, so that its records say where it was.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use contract::{
-    AppName, AttemptNumber, EnvironmentName, GrantName, Label, RunId, Secret, StepId, TargetName,
+    AppName, AttemptNumber, EnvironmentName, GrantName, HostGroup, Label, RunId, Secret, StepId, TargetName,
     diagnostic::{Diagnostic, ErrorCode},
 };
 
@@ -33,6 +33,7 @@ mod grants;
 mod hooks;
 mod hosts;
 mod implied_grants;
+mod limit;
 pub mod lockfile;
 mod needs_graph;
 mod paths;
@@ -100,7 +101,9 @@ pub struct Plan {
     pub url: Option<String>,
     /// How ssh is called for the environment's hosts.
     pub ssh: SshOptions,
-    /// In which portions a group of hosts gets a release; none: all at the same time.
+    /// The hosts of each group of the environment, in the order of the plan.
+    pub host_groups: BTreeMap<HostGroup, Vec<Arc<PlanHost>>>,
+    /// How a group of hosts gets a release; none: all at the same time, and a failure on one stops all.
     pub rollout: Option<Rollout>,
     /// The location of journals and lock.
     pub state: StateLocation,
@@ -233,6 +236,9 @@ pub struct PlanStep {
     /// The host that it runs on; none for the runner's machine.
     #[serde(skip)]
     pub host: Option<Arc<PlanHost>>,
+    /// The same step for the other hosts of the group that it runs once for: each can take the place of the one before.
+    #[serde(skip)]
+    pub stand_ins: Vec<PlanStep>,
     /// The module that it uses.
     pub uses: ModuleRef,
     /// The plan's absolute folder, where `./program` is looked up.
@@ -307,6 +313,7 @@ impl Plan {
             after_state: None,
             url: None,
             ssh: SshOptions::default(),
+            host_groups: BTreeMap::new(),
             rollout: None,
             state: StateLocation::Dir(PathBuf::from("/")),
             allow: Vec::new(),

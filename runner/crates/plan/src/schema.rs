@@ -157,7 +157,13 @@ fn hosts() -> Value {
                         "properties": {
                             "at": { "type": "string", "description": "`local`, `USER@HOST` or `ssh://USER@HOST:PORT`.", "examples": ["ssh://deploy@10.0.0.8:2222"] },
                             "name": { "type": ["string", "number", "null"], "description": "The name in journal and output. If left out: the address." },
-                            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "What differs on this host: `${{ host.vars.NAME }}`." }
+                            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "What differs on this host: `${{ host.vars.NAME }}`." },
+                            "labels": {
+                                "type": ["array", "null"],
+                                "items": { "$ref": "#/definitions/name" },
+                                "description": "Words by which `--limit` chooses this host, besides its name and its groups.",
+                                "examples": [["canary"]]
+                            }
                         }
                     }
                 ]
@@ -169,9 +175,10 @@ fn hosts() -> Value {
 fn rollout() -> Value {
     json!({
         "type": ["object", "null"],
-        "required": ["on", "batches"],
+        "required": ["on"],
+        "anyOf": [{ "required": ["batches"] }, { "required": ["max-failures"] }],
         "additionalProperties": false,
-        "description": "In which portions a group of hosts gets a release. If left out: all at the same time.",
+        "description": "In which portions a group of hosts gets a release, and how many of them may fail. If left out: all at the same time, and none.",
         "properties": {
             "on": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The group." },
             "batches": {
@@ -181,7 +188,15 @@ fn rollout() -> Value {
                 "description": "How many of the hosts have the release after each batch: numbers or percentages that grow. The rest follows after the last.",
                 "examples": [[1, "25%", "100%"]]
             },
-            "pause": { "type": ["string", "null"], "pattern": "^[0-9]+(ms|s|m|h)$", "description": "How long to wait after each batch.", "examples": ["2m"] }
+            "pause": { "type": ["string", "null"], "pattern": "^[0-9]+(ms|s|m|h)$", "description": "How long to wait after each batch.", "examples": ["2m"] },
+            "max-failures": {
+                "type": ["integer", "string", "null"],
+                "minimum": 0,
+                "pattern": "^[0-9]+%?$",
+                "default": 0,
+                "description": "How many hosts of the group may fail, or be out of reach, while the others go on: a number, or a percentage that is rounded down.",
+                "examples": ["10%"]
+            }
         }
     })
 }
@@ -363,7 +378,7 @@ fn step(modules: &[ModuleSchema]) -> Value {
             },
             "on": {
                 "default": "local",
-                "description": "Where the step runs: `local`, the runner's machine, or groups of the environment's `hosts`. With `once: true`, it runs on the first host for the whole group.",
+                "description": "Where the step runs: `local`, the runner's machine, or groups of the environment's `hosts`. With `once: true`, it runs on the first host that takes part, for the whole group.",
                 "oneOf": [
                     { "$ref": "#/definitions/name" },
                     { "type": "array", "minItems": 1, "items": { "$ref": "#/definitions/name" } },

@@ -1,6 +1,6 @@
 //! One step of the plan as written, before the graph is known.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -44,7 +44,7 @@ pub(super) struct StepDraft {
     pub(super) id: StepId,
     pub(super) span: Range<usize>,
     pub(super) needs: DeclaredNeeds,
-    /// One for each target; none when an error has been reported.
+    /// One for each target, and for a target that is a group, one for each of its hosts; none when an error has been reported.
     pub(super) steps: Vec<PlanStep>,
 }
 
@@ -115,6 +115,11 @@ pub(super) fn draft(
             break;
         }
         steps.extend(step);
+        for host in &place.stand_ins {
+            // What can't be read for a host only means that it can't take the place of the first one.
+            let place = StepPlace { host: Some(Arc::clone(host)), stand_ins: Vec::new(), ..place.clone() };
+            steps.extend(on_place(&id, key, &fields, &place, context, &mut PlanErrorCollector::default()));
+        }
     }
     Some(StepDraft { id, span: key.span.clone(), needs, steps })
 }
@@ -206,6 +211,7 @@ fn on_place(
             id: id.clone(),
             target: place.target.clone(),
             host: place.host.clone(),
+            stand_ins: Vec::new(),
             uses,
             plan_dir: source.folder.clone(),
             with: config.value,

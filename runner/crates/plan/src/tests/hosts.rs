@@ -357,8 +357,100 @@ fn a_rollout_has_the_hosts_of_each_batch() {
         let rollout = good(&text).rollout.unwrap();
         assert_eq!(rollout.batches, expected, "{batches} of {hosts}");
         assert_eq!(rollout.pause.as_secs(), 120);
-        let added: Vec<_> = rollout.added().flatten().collect();
+        let added: Vec<_> = rollout.added(|_| true).into_iter().flatten().collect();
         assert_eq!(added, rollout.hosts.iter().collect::<Vec<_>>(), "each host once, in order");
+    }
+}
+
+/// Without the first host, the second one is the canary.
+#[test]
+fn hosts_that_take_no_part_are_in_no_batch() {
+    let rollout = good(&with_rollout(4, "{ on: web, batches: [1, 50%, 100%] }")).rollout.unwrap();
+    let added = rollout.added(|host| host.as_str() != "web-1");
+    let added: Vec<Vec<&str>> = added.iter().map(|batch| batch.iter().map(|host| host.as_str()).collect()).collect();
+    assert_eq!(added, [vec!["web-2"], vec!["web-3"], vec!["web-4"]]);
+}
+
+#[test]
+fn a_rollout_says_how_many_hosts_may_fail() {
+    for (hosts, max_failures, expected) in [
+        (8, "10%", 0),
+        (8, "25%", 2),
+        (7, "30%", 2),
+        (8, "3", 3),
+        (2, "5", 2),
+        (8, "0", 0),
+        (8, "0%", 0),
+        (8, "100%", 8),
+    ] {
+        let text = with_rollout(hosts, &format!("{{ on: web, max-failures: {max_failures} }}"));
+        let rollout = good(&text).rollout.unwrap();
+        assert_eq!(rollout.max_failures, expected, "{max_failures} of {hosts}");
+        assert_eq!(rollout.batches, [hosts], "without batches, all at once");
+    }
+    check(
+        &with_rollout(2, "{ on: web, max-failures: 120% }"),
+        expect![[r#"
+            error[P0118]: `max-failures` can't be `120%`
+             --> deploy.yml:6:39
+              |
+            6 |     rollout: { on: web, max-failures: 120% }
+              |                                       ^^^^ not a number of hosts
+              hint: write a number of hosts or a percentage of them, as in `max-failures: 10%`
+        "#]],
+    );
+}
+
+/// What another host of the group would do in place of the first one.
+#[test]
+fn a_step_that_runs_once_has_stand_ins() {
+    let plan = fleet("  migrate: { on: { hosts: web, once: true }, grants: { dirs: [\"app:ro\"] } }\n");
+    let [step] = plan.steps.as_slice() else { panic!("one step: {:?}", plan.steps) };
+    let [stand_in] = step.stand_ins.as_slice() else { panic!("one stand-in: {:?}", step.stand_ins) };
+    assert_eq!(stand_in.host.as_ref().unwrap().name.as_str(), "web-2");
+    assert_eq!((stand_in.target.as_str(), &stand_in.needs), ("web", &step.needs));
+    assert_eq!(stand_in.grants.dirs.values().next().unwrap().path, std::path::Path::new("/plans/shop/two"));
+}
+
+#[test]
+fn hosts_are_chosen_by_name_group_and_label() {
+    let text = r#"version: 1
+app: shop
+environments:
+  prod:
+    hosts:
+      web: [{ at: local, name: web-1 }, { at: local, name: web-2, labels: [canary] }]
+      db: [{ at: local, name: db-1, labels: [canary, slow] }]
+steps: { pull: { on: [web, db] } }
+"#;
+    let plan = good(text);
+    let chosen = |limit: &str| {
+        let hosts = plan.limited_hosts(limit).map_err(|problem| (problem.message, problem.hint.unwrap_or_default()))?;
+        Ok::<_, (String, String)>(hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    };
+    for (limit, expected) in [
+        ("web-2", "web-2"),
+        ("web", "web-1 web-2"),
+        ("canary", "db-1 web-2"),
+        ("web-1, canary,!db", "web-1 web-2"),
+        ("!db", "local web-1 web-2"),
+        ("!web,local", "local"),
+    ] {
+        assert_eq!(chosen(limit).unwrap(), expected, "{limit}");
+    }
+    for (limit, message, hint) in [
+        ("webb", "`--limit webb` names `webb`, which is no host, group or label of prod", "did you mean `web`?"),
+        (
+            "web,!canry",
+            "`--limit web,!canry` names `canry`, which is no host, group or label of prod",
+            "did you mean `canary`?",
+        ),
+        ("web,,db", "`--limit web,,db` has an empty name", "use one of `db`, `web`"),
+        ("web,!web", "`--limit web,!web` leaves no host", "name a host"),
+    ] {
+        let (said, help) = chosen(limit).unwrap_err();
+        assert_eq!(said, message);
+        assert!(help.contains(hint), "{limit}: {help}");
     }
 }
 
