@@ -23,7 +23,7 @@ const STEPS: &str = r#"steps:
   switch: { on: web, with: { link: current }, grants: { dirs: [app] } }
   restart:
     on: web
-    program: [/bin/sh, -c, "touch begun; while test -e wait; do sleep 0.02; done; test ! -e broken && cat current/VERSION >> restarts"]
+    program: [/bin/sh, -c, "touch begun; while test -e wait; do sleep 0.02; done; test ! -e broken && echo $(cat current/VERSION) >> restarts"]
     trust: host
     with: { dir: app, repeatable: true }
     grants: { dirs: [app] }
@@ -62,9 +62,9 @@ fn local_fleet(count: usize, rollout: &str, more: &str) -> TestEnvironment {
 }
 
 /// Hosts that ssh reaches.
-fn remote_fleet(hosts: &[SshHost], rollout: &str) -> TestEnvironment {
+fn remote_fleet(hosts: &[SshHost], rollout: &str, more: &str) -> TestEnvironment {
     let places: Vec<_> = hosts.iter().map(|host| (host.address(), host.path("srv").display().to_string())).collect();
-    let environment = fleet(&places, rollout, "");
+    let environment = fleet(&places, rollout, more);
     write_ssh_config(&environment.path(""), &hosts.iter().collect::<Vec<_>>());
     hosts.iter().for_each(|host| fs::create_dir(host.path("srv")).unwrap());
     environment
@@ -135,6 +135,22 @@ fn the_others_go_on_and_only_what_is_missing_runs_after_the_repair() {
     assert_eq!(environment.run(&["status", "--json"]).json()[0]["live"]["verified"], true);
 }
 
+/// In a job on GitHub, the log and the page name the host.
+#[test]
+fn the_page_of_a_job_names_the_hosts() {
+    let mut environment = local_fleet(3, "{ on: web, max-failures: 1 }", "");
+    environment.set_variable("GITHUB_ACTIONS", "true");
+    environment.set_variable("GITHUB_STEP_SUMMARY", environment.home("summary.md").to_str().unwrap());
+    environment.write("deploy/web-2/broken", "");
+    let failed = environment.run(&["--release", "r1"]);
+    failed.assert_exit(1);
+    let log = [failed.stdout.as_str(), failed.stderr.as_str()].concat();
+    assert!(log.lines().any(|line| line.contains("LEFT") && line.contains("web-2")), "{log}");
+    let page = fs::read_to_string(environment.home("summary.md")).unwrap();
+    let failure: Vec<&str> = page.lines().filter(|line| line.starts_with(['#', '>', '1'])).collect();
+    expect![[""]].assert_eq(&failure.join("\n"));
+}
+
 #[test]
 fn a_host_that_is_left_behind_is_rolled_back_alone() {
     let environment = local_fleet(4, "{ on: web, max-failures: 1 }", "on-failure: rollback\n");
@@ -196,18 +212,18 @@ fn a_batch_of_which_no_host_is_left_stops_the_rollout() {
 #[test]
 fn two_of_eight_real_hosts_are_left_behind() {
     let mut hosts: Vec<SshHost> = (0..8).map(|_| SshHost::new()).collect();
-    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 25% }");
+    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 25% }", "");
     fs::write(hosts[4].path("srv/releases"), "").unwrap();
     hosts[0].go_down();
     let plan = environment.run(&["plan", "--release", "r1"]);
     plan.assert_exit(0);
-    plan.assert_stderr_contains("warning: host web-1 is left behind: host `web-1` (127.0.0.1) can't be reached");
+    plan.assert_stderr_contains("warning: host web-1 is left behind: host `web-1` (127.0.0.1:");
     assert!(plan.stdout.contains("not known yet: the host would be left behind"), "{}", plan.stdout);
     let failed = environment.deploy("r1", &[]);
     failed.assert_exit(1);
     assert_eq!(shown_there(&hosts), "- r1 r1 r1 - r1 r1 r1");
     failed.assert_stderr_contains("error[P0264]: 2 of 8 hosts of `web` were left behind");
-    failed.assert_stderr_contains("caused by: web-1: host `web-1` (127.0.0.1) can't be reached: ssh: connect to host");
+    failed.assert_stderr_contains("caused by: web-1: host `web-1` (127.0.0.1:");
     failed.assert_stderr_contains("caused by: web-5: step `pull` failed: ");
     assert_eq!(left_behind(&failed), ["web-1", "web-5"]);
     assert_eq!(environment.read("shared/announced"), "r1\n", "web-2 took the place of web-1");
@@ -226,7 +242,7 @@ fn two_of_eight_real_hosts_are_left_behind() {
 #[test]
 fn what_ran_once_is_not_repeated_when_its_host_is_lost() {
     let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
-    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }");
+    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "");
     hosts[1..].iter().for_each(|host| fs::write(host.path("srv/broken"), "").unwrap());
     environment.deploy("r1", &[]).assert_exit(1);
     assert_eq!(environment.read("shared/announced"), "r1\n");
@@ -253,7 +269,7 @@ fn what_ran_once_is_not_repeated_when_its_host_is_lost() {
 #[test]
 fn a_killed_attempt_is_resumed_with_the_host_that_it_had_left_behind() {
     let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
-    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }");
+    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "");
     hosts[1].go_down();
     fs::write(hosts[2].path("srv/wait"), "").unwrap();
     let mut run = environment.start(&["--local", "--release", "r1"]);
@@ -275,11 +291,78 @@ fn a_killed_attempt_is_resumed_with_the_host_that_it_had_left_behind() {
     }
 }
 
+/// A host is lost in the middle of a step. It can't be rolled back; when it is back, the next attempt goes on there.
+#[test]
+fn a_host_that_is_lost_in_the_middle_is_left_behind() {
+    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "on-failure: rollback\n");
+    environment.deploy("r1", &[]).assert_exit(0);
+    let (begun, wait) = (hosts[2].path("srv/begun"), hosts[2].path("srv/wait"));
+    fs::remove_file(&begun).unwrap();
+    fs::write(&wait, "").unwrap();
+    let run = environment.start_with_stderr(&["--local", "--release", "r2"]);
+    wait_until("the step runs on the last host", || begun.exists());
+    hosts[2].go_down();
+    let failed = environment.output_of(run);
+    failed.assert_exit(1);
+    failed.assert_stderr_contains("caused by: web-3: the outcome of step `restart` is unknown: ");
+    failed.assert_stderr_contains("; not rolled back: it can't be reached");
+    assert_eq!(shown_there(&hosts), "r2 r2 r2");
+    fs::remove_file(&wait).unwrap();
+    hosts[2].come_back();
+    environment.deploy("r2", &[]).assert_exit(0);
+    assert_eq!(hosts[0].read("srv/restarts"), "r1\nr2\n", "it ran once for each release");
+}
+
+/// The same where no host may fail: the others are rolled back, each by itself, and the lost one is named.
+#[test]
+fn the_others_are_rolled_back_although_one_is_lost() {
+    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 0 }", "on-failure: rollback\n");
+    environment.deploy("r1", &[]).assert_exit(0);
+    let (begun, wait) = (hosts[2].path("srv/begun"), hosts[2].path("srv/wait"));
+    fs::remove_file(&begun).unwrap();
+    fs::write(&wait, "").unwrap();
+    let run = environment.start_with_stderr(&["--local", "--release", "r2"]);
+    wait_until("the step runs on the last host", || begun.exists());
+    hosts[2].go_down();
+    let failed = environment.output_of(run);
+    failed.assert_exit(3);
+    failed.assert_stderr_contains("the rollback of step `switch` on web-3 failed");
+    assert_eq!(shown_there(&hosts), "r1 r1 r2");
+    assert_eq!(hosts[0].read("srv/restarts"), "r1\nr2\nr1\n", "it was repeated for r1");
+}
+
+/// The first host is lost before a step begins that runs once: the next one takes it.
+#[test]
+fn the_next_host_takes_what_runs_once() {
+    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "");
+    let gate = "touch at-gate; until test -e open; do sleep 0.02; done";
+    let gate = format!(
+        "  gate: {{ program: [/bin/sh, -c, \"{gate}\"], trust: host, with: {{ dir: shared }}, grants: {{ dirs: {{ shared: ./shared }} }} }}\n"
+    );
+    environment.edit("deploy.yml", "  migrate:\n", &format!("{gate}  migrate:\n"));
+    let run = environment.start_with_stderr(&["--local", "--release", "r1"]);
+    wait_until("the release is on all hosts", || environment.exists("shared/at-gate"));
+    hosts[0].go_down();
+    environment.write("shared/open", "");
+    let failed = environment.output_of(run);
+    failed.assert_exit(1);
+    failed.assert_stderr_contains("caused by: web-1: the connection was lost before step `migrate` began");
+    assert_eq!(shown_there(&hosts), "- r1 r1");
+    assert_eq!(environment.read("shared/announced"), "r1\n");
+    hosts[0].come_back();
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(shown_there(&hosts), "r1 r1 r1");
+    assert_eq!(environment.read("shared/announced"), "r1\n", "once for the group");
+}
+
 /// With too small a number, a host that is down stops everything before anything has changed.
 #[test]
 fn more_hosts_than_may_fail_are_down() {
     let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
-    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 34% }");
+    let environment = remote_fleet(&hosts, "{ on: web, max-failures: 34% }", "");
     hosts[..2].iter_mut().for_each(SshHost::go_down);
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);

@@ -112,6 +112,7 @@ steps:
 "#,
     );
     environment.pack("r1");
+    environment.run(&["modules", "--accept"]).assert_exit(0);
     let refused = environment.run(&["--local", "--release", "r1", "--limit", "web"]);
     refused.assert_exit(2);
     expect![[r#"

@@ -50,7 +50,12 @@ pub(super) fn check_assumed_steps(
             continue;
         }
         let needs = |later: &PlannedStep| needs_outputs(later, assumed) && prepared.depends_on(later, assumed);
-        let dependent = steps().filter(is_evaluated).find(|(_, later)| needs(later));
+        // A step sees what those of the targets return that take part.
+        let is_covered = |later: &PlannedStep| {
+            let same = steps().filter(|(_, other)| other.step.id == assumed.step.id && prepared.takes_part(other));
+            !prepared.takes_part(assumed) && same.into_iter().any(|(_, other)| prepared.depends_on(later, other))
+        };
+        let dependent = steps().filter(is_evaluated).find(|(_, later)| needs(later) && !is_covered(later));
         if let Some((_, dependent)) = dependent {
             let (id, label) = (&assumed.step.id, &prepared.release.label);
             let message = format!(

@@ -66,7 +66,7 @@ pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<()
     let mut checks = LateChecks::default();
     while let Some(step) = steps.next() {
         match rollout.filter(|rollout| is_rolled_out(rollout, &step)) {
-            None => run_step(attempt, &step, &mut checks, (&|_| true, None)).await?,
+            None => run_step(attempt, &step, &mut checks, &|_| true, None).await?,
             Some(rollout) => {
                 let mut in_batches = vec![step];
                 while let Some(next) = steps.next_if(|next| is_rolled_out(rollout, next)) {
@@ -97,7 +97,7 @@ async fn roll_out(
         let is_last = number == count;
         let is_in_batch = |target: &TargetName| added.contains(target) || is_last && !rollout.hosts.contains(target);
         for step in steps {
-            run_step(attempt, step, checks, (&is_in_batch, Some(added))).await?;
+            run_step(attempt, step, checks, &is_in_batch, Some(added)).await?;
         }
         let is_pause_due = match batches.get(number) {
             Some(next) => !rollout.pause.is_zero() && is_pause_due(attempt, steps, added, next),
@@ -138,7 +138,8 @@ async fn run_step(
     attempt: &mut RunningAttempt<'_>,
     step: &SelectedStep<'_>,
     checks: &mut LateChecks,
-    (is_included, batch): (&dyn Fn(&TargetName) -> bool, Option<&BTreeSet<&TargetName>>),
+    is_included: &dyn Fn(&TargetName) -> bool,
+    batch: Option<&BTreeSet<&TargetName>>,
 ) -> Result<(), AttemptError> {
     let prepared = attempt.prepared();
     if prepared.first_step_after_setup() == Some(step.index) && !std::mem::replace(&mut checks.is_machine_checked, true)

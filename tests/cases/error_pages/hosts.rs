@@ -2,7 +2,7 @@
 
 use crate::support::{SshHost, TestEnvironment, doc_blocks::check_error_page, write_ssh_config};
 
-use super::{command_line, exit_code};
+use super::{check_page, command_line, exit_code};
 
 const DEPLOY: &[&str] = &["--local", "--release", "r1"];
 
@@ -64,4 +64,33 @@ fn p0263_host_that_runs_another_program() {
     let host = SshHost::with_options("ForceCommand echo only backups are allowed");
     let environment = environment(&host);
     check_page_of("P0263", &port(&host), &environment);
+}
+
+/// Three hosts, of which one may fail.
+fn three_hosts() -> TestEnvironment {
+    let environment = TestEnvironment::with_plan(
+        r#"version: 1
+app: shop
+environments:
+  test:
+    hosts: { web: [{ at: local, name: web-1 }, { at: local, name: web-2 }, { at: local, name: web-3 }] }
+    rollout: { on: web, max-failures: 1 }
+steps:
+  restart: { on: web, program: [./restart.sh, "${{ host.name }}"], trust: host }
+"#,
+    );
+    environment
+        .write_program("restart.sh", "#!/bin/sh\ntest $1 != web-2 || { echo shop is not installed >&2; exit 5; }\n");
+    environment.run(&["modules"]);
+    environment
+}
+
+#[test]
+fn p0264_host_where_a_step_fails() {
+    check_page("P0264", &three_hosts(), DEPLOY);
+}
+
+#[test]
+fn p0265_name_of_no_host() {
+    check_page("P0265", &three_hosts(), &[DEPLOY, &["--limit", "wbe-2"]].concat());
 }
