@@ -19,6 +19,7 @@ mod error;
 mod executor;
 mod fingerprint;
 mod hooks;
+mod host_prune;
 mod interrupt;
 mod modules;
 mod next_attempt;
@@ -40,6 +41,7 @@ mod unrecorded_release;
 
 pub use error::{AttemptError, migration_diagnostic};
 pub use executor::Executor;
+pub use host_prune::{HostReleases, ReleaseHosts};
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
@@ -48,8 +50,8 @@ pub use preflight::{
 };
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{
-    DEFAULT_KEPT_RELEASES, PruneError, ReleaseFate, ReleaseFolder, SiblingEnvironment, examine_releases, prune,
-    release_dirs,
+    DEFAULT_KEPT_RELEASES, PruneError, PruneMode, ReleaseDirs, ReleaseFate, ReleaseFolder, ReleaseRetention,
+    SiblingEnvironment, examine_releases, prune,
 };
 pub(crate) use request::program_records_path;
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};

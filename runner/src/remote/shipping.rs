@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use contract::GrantName;
+use contract::{GrantName, hash::Blake3Hash};
 use plan::{PlanStep, split_dir_path};
 use sandbox::{InputKind, ModuleDescription};
 
@@ -26,6 +26,24 @@ const MAX_FILES: usize = 100_000;
 pub(super) struct Shipment {
     pub(super) dirs: ShippedDirs,
     pub(super) files: BTreeMap<OfferedFile, PathBuf>,
+}
+
+/// The modules that are not the runner's own, by their names in steps.
+pub type OwnModules = BTreeMap<String, OwnModule>;
+
+/// A module in a file or a registry, as hosts get it.
+pub struct OwnModule {
+    pub(super) offered: OfferedFile,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl OwnModule {
+    /// The module with this content.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let offered = OfferedFile { hash: Blake3Hash::of(&bytes), size: bytes.len() as u64, executable: false };
+        Self { offered, bytes }
+    }
 }
 
 /// Collects the files of a step with this configuration. Blocks while it reads them.
@@ -92,6 +110,12 @@ pub(super) fn partly_sent_dir(step: &PlanStep, description: &ModuleDescription, 
     let works_in =
         |(kind, text): &(InputKind, String)| *kind == InputKind::WorkingDir && split_dir_path(text).0 == name.as_str();
     inputs.into_iter().find(works_in).map(|(_, dir)| dir)
+}
+
+/// The path of a directory of this machine that a text of a step names; none if it is one of the host.
+pub(super) fn dir_of_this_machine(step: &PlanStep, text: &str) -> Option<PathBuf> {
+    step.grants.dir_of(text).filter(|(grant, _)| grant.is_relative)?;
+    step.grants.host_path(text)
 }
 
 /// The paths below the granted directory that an input means.

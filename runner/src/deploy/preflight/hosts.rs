@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use contract::{
-    Digest, StepId, TargetName,
-    diagnostic::{Diagnostic, ErrorCode},
-};
+use contract::{Digest, StepId, TargetName, diagnostic::Diagnostic};
 use journal::{StepTarget, event::JournalHeader};
-use plan::{ModuleRef, Plan, PlanStep};
+use plan::{Plan, PlanStep};
 use sandbox::ModuleDescription;
 
 use super::{PlannedStep, PreparedPlan, machine_problems, resources};
-use crate::agent::wire::BeginSession;
+use crate::{
+    agent::wire::BeginSession,
+    deploy::{PruneMode, ReleaseDirs, ReleaseRetention},
+};
 
 impl PreparedPlan {
     /// What the steps of each other host need there and lack. All hosts are asked at once.
@@ -51,6 +51,19 @@ impl PreparedPlan {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Removes old releases on other hosts, and returns what failed. All hosts are asked at once.
+    pub(in crate::deploy) async fn prune_hosts(
+        &self,
+        dirs: &ReleaseDirs,
+        retention: &ReleaseRetention,
+    ) -> Vec<Diagnostic> {
+        let pruned = self.hosts.iter().filter_map(|(name, remote)| {
+            let (_, dirs) = dirs.on_hosts.get(name)?;
+            Some(remote.prune(dirs, retention, PruneMode::Remove))
+        });
+        futures_util::future::join_all(pruned).await.into_iter().filter_map(Result::err).collect()
+    }
+
     /// The secrets that the steps of a host use, by name.
     fn secrets_of_host(&self, host: &TargetName) -> BTreeMap<String, String> {
         let texts: Vec<_> = self.steps_on(host).flat_map(|planned| planned.step.grants.confidential_texts()).collect();
@@ -60,20 +73,6 @@ impl PreparedPlan {
         let used = self.plan.secrets.iter().filter(is_used);
         used.map(|(name, secret)| (name.clone(), secret.reveal().to_owned())).collect()
     }
-}
-
-/// The error for a module in a file or a registry of a step on another host, which has only the runner's own.
-pub(super) fn module_of_this_machine(plan: &Plan, planned: &PlannedStep) -> Option<Diagnostic> {
-    let host = planned.step.remote_host()?;
-    match planned.step.uses {
-        ModuleRef::Official(_) => return None,
-        ModuleRef::File(_) | ModuleRef::Registry(_) => {}
-    }
-    let message =
-        format!("step `{}` uses a module that `{}` can't get from the runner yet", planned.step.id, host.name);
-    let hint = Some("use one of the runner's modules there, or run the step on this machine".to_owned());
-    let label = "only the runner's modules run on other hosts";
-    Some(plan.error_at(ErrorCode::NotSupported, planned.step.span.clone(), message, label, hint))
 }
 
 /// What an agent checks for the steps of its host. Their positions in the plan are not known there.
