@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -105,7 +105,7 @@ impl CleanUpRun {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::{path::PathBuf, time::SystemTime};
 
     use super::*;
 

@@ -13,7 +13,7 @@ use sandbox::NoticeHandler;
 use super::{PruneMode, ReleaseDirs, ReleaseFolder, ReleaseRetention, attempt::new_run_id, resolve::lineage};
 use crate::{
     agent::wire::BeginSession,
-    remote::{Dialer, FileHashes, OwnModules, RemoteExecutor},
+    remote::{Dialer, FileHashes, RemoteExecutor, ThirdPartyModules},
 };
 
 /// The other hosts that a plan installs releases on.
@@ -34,7 +34,7 @@ impl<'p> ReleaseHosts<'p> {
     pub fn new(plan: &'p Plan, dirs: &'p ReleaseDirs, notify: &NoticeHandler) -> Self {
         let (dialer, hashes) = (Rc::new(Dialer::new(plan.ssh.clone())), Arc::new(FileHashes::default()));
         // No step is called there.
-        let (descriptions, modules) = (Rc::default(), Rc::new(OwnModules::new()));
+        let (descriptions, modules) = (Rc::default(), Rc::new(ThirdPartyModules::new()));
         let executor = |host| {
             let (descriptions, modules) = (Rc::clone(&descriptions), Rc::clone(&modules));
             RemoteExecutor::new(

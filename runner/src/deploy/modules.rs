@@ -11,7 +11,7 @@ use sandbox::{
     LoadedModule, ModuleDescription, ModuleLoadError, ModuleRuntime, NoticeHandler, UserPaths, module_display_name,
 };
 
-use crate::remote::{OwnModule, OwnModules};
+use crate::remote::{ThirdPartyModule, ThirdPartyModules};
 
 /// Loaded modules, by [`module_display_name`].
 #[derive(Default)]
@@ -37,17 +37,21 @@ impl LoadedModules {
         self.0.iter().map(|(name, (_, description))| (name.clone(), description.clone())).collect()
     }
 
-    /// The files of the modules that steps on other hosts use and that are not the runner's own, by their display names. A file that
+    /// The files of the third-party modules that steps on other hosts use, by their display names. A file that
     /// can't be read is an error of each module's first step.
-    pub(super) async fn own_on_hosts(&self, runtime: &ModuleRuntime, plan: &Plan) -> (OwnModules, Vec<Diagnostic>) {
-        let (mut found, mut problems) = (OwnModules::new(), Vec::new());
+    pub(super) async fn third_party_on_hosts(
+        &self,
+        runtime: &ModuleRuntime,
+        plan: &Plan,
+    ) -> (ThirdPartyModules, Vec<Diagnostic>) {
+        let (mut found, mut problems) = (ThirdPartyModules::new(), Vec::new());
         let mut checked = BTreeSet::new();
         for step in plan.all_steps().filter(|step| step.remote_host().is_some()) {
             let name = module_display_name(&step.uses);
             let Some((module, _)) = self.of(step).filter(|_| checked.insert(name.clone())) else { continue };
             match runtime.module_file(&step.uses, module).await {
                 Ok(None) => {}
-                Ok(Some(bytes)) => drop(found.insert(name, OwnModule::new(bytes))),
+                Ok(Some(bytes)) => drop(found.insert(name, ThirdPartyModule::new(bytes))),
                 Err(error) => problems.push(error.diagnostic(plan, step)),
             }
         }

@@ -411,7 +411,7 @@ impl UnresolvedPlan {
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
         problems.extend(planner.problems);
-        let (own_modules, unreadable) = modules.own_on_hosts(&runtime, &plan).await;
+        let (third_party_modules, unreadable) = modules.third_party_on_hosts(&runtime, &plan).await;
         problems.extend(unreadable);
         let redactor = Redactor::of_deployment(&plan.secrets, &job_secrets);
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
@@ -431,13 +431,13 @@ impl UnresolvedPlan {
         }
         let release = Release { label, digest: None };
         let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
-        let (hashes, own_modules) = (Arc::new(FileHashes::default()), Rc::new(own_modules));
+        let (hashes, third_party_modules) = (Arc::new(FileHashes::default()), Rc::new(third_party_modules));
         let mut hosts = BTreeMap::new();
         for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
             hosts.entry(host.name.clone()).or_insert_with(|| {
                 let (host, notify, hashes) = (Arc::clone(host), Arc::clone(&notify), Arc::clone(&hashes));
-                let (descriptions, own_modules) = (Rc::clone(&descriptions), Rc::clone(&own_modules));
-                RemoteExecutor::new(host, descriptions, own_modules, notify, Rc::clone(&dialer), hashes)
+                let (descriptions, third_party_modules) = (Rc::clone(&descriptions), Rc::clone(&third_party_modules));
+                RemoteExecutor::new(host, descriptions, third_party_modules, notify, Rc::clone(&dialer), hashes)
             });
         }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));

@@ -33,7 +33,7 @@ use sandbox::{
 
 use super::{
     AgentConnection, ConnectionError, Dialer, FileHashes,
-    shipping::{self, OwnModule, OwnModules, Shipment},
+    shipping::{self, Shipment, ThirdPartyModule, ThirdPartyModules},
 };
 use crate::{
     agent::wire::{
@@ -57,12 +57,12 @@ const MAX_RECEIPT_BYTES: usize = 40 << 10;
 pub struct RemoteExecutor {
     host: Arc<PlanHost>,
     descriptions: Rc<BTreeMap<String, ModuleDescription>>,
-    own_modules: Rc<OwnModules>,
+    third_party_modules: Rc<ThirdPartyModules>,
     notify: NoticeHandler,
     dialer: Rc<Dialer>,
     hashes: Arc<FileHashes>,
-    /// The names of own modules that the connected agent knows.
-    known_modules: RefCell<BTreeSet<String>>,
+    /// The names of third-party modules that the connected agent knows.
+    knthird_party_modules: RefCell<BTreeSet<String>>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
     /// What the host knew of each step before the call that is being made.
@@ -78,13 +78,13 @@ enum Recalled {
 }
 
 impl RemoteExecutor {
-    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names; `own_modules` are
+    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names; `third_party_modules` are
     /// those of them that are sent; `dialer` is that of all hosts.
     #[must_use]
     pub fn new(
         host: Arc<PlanHost>,
         descriptions: Rc<BTreeMap<String, ModuleDescription>>,
-        own_modules: Rc<OwnModules>,
+        third_party_modules: Rc<ThirdPartyModules>,
         notify: NoticeHandler,
         dialer: Rc<Dialer>,
         hashes: Arc<FileHashes>,
@@ -92,11 +92,11 @@ impl RemoteExecutor {
         Self {
             host,
             descriptions,
-            own_modules,
+            third_party_modules,
             notify,
             dialer,
             hashes,
-            known_modules: RefCell::default(),
+            knthird_party_modules: RefCell::default(),
             connection: RefCell::default(),
             session: RefCell::default(),
             records: RefCell::default(),
@@ -118,7 +118,7 @@ impl RemoteExecutor {
             let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
             self.learn(records);
         }
-        self.known_modules.borrow_mut().clear();
+        self.knthird_party_modules.borrow_mut().clear();
         // Not before its session has begun: without one, it can't tell what an earlier one did.
         *self.connection.borrow_mut() = Some(Rc::clone(&connection));
         Ok(connection)
@@ -308,11 +308,11 @@ impl RemoteExecutor {
         Ok(dirs)
     }
 
-    /// Sends the module of a step, unless it is the runner's own or the agent knows it.
+    /// Sends the module of a step, unless it is an official one, or the agent knows it.
     async fn ship_module(&self, connection: &AgentConnection, step: &PlanStep) -> Result<(), StepFailure> {
         let name = module_display_name(&step.uses);
-        let Some(OwnModule { offered, bytes }) = self.own_modules.get(&name) else { return Ok(()) };
-        if self.known_modules.borrow().contains(&name) {
+        let Some(ThirdPartyModule { offered, bytes }) = self.third_party_modules.get(&name) else { return Ok(()) };
+        if self.knthird_party_modules.borrow().contains(&name) {
             return Ok(());
         }
         let failed = |error: io::Error| transient(format!("can't send module {name}: {error}"));
@@ -321,7 +321,7 @@ impl RemoteExecutor {
         }
         let named = wire::message_frame(&ToAgent::Module { name: name.clone(), hash: offered.hash });
         connection.send(named).await.map_err(|error| transient(error.to_string()))?;
-        self.known_modules.borrow_mut().insert(name);
+        self.knthird_party_modules.borrow_mut().insert(name);
         Ok(())
     }
 

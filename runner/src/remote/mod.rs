@@ -17,5 +17,5 @@ pub use connection::{AgentConnection, ConnectionError};
 pub use dialer::Dialer;
 pub use executor::RemoteExecutor;
 pub use file_hashes::FileHashes;
-pub use shipping::{OwnModule, OwnModules};
+pub use shipping::{ThirdPartyModule, ThirdPartyModules};
 pub use ssh::reach;

@@ -28,16 +28,16 @@ pub(super) struct Shipment {
     pub(super) files: BTreeMap<OfferedFile, PathBuf>,
 }
 
-/// The modules that are not the runner's own, by their names in steps.
-pub type OwnModules = BTreeMap<String, OwnModule>;
+/// Third-party modules, by their names in steps.
+pub type ThirdPartyModules = BTreeMap<String, ThirdPartyModule>;
 
-/// A module in a file or a registry, as hosts get it.
-pub struct OwnModule {
+/// A third-party module, as hosts get it.
+pub struct ThirdPartyModule {
     pub(super) offered: OfferedFile,
     pub(super) bytes: Vec<u8>,
 }
 
-impl OwnModule {
+impl ThirdPartyModule {
     /// The module with this content.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {

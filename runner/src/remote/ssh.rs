@@ -124,7 +124,9 @@ pub async fn reach(
     match start(host, binary, stdin, stdout, child, tell_upload).await {
         Ok(connection) => Ok(connection),
         Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
-        Err(AgentStartError::Unusable { what, folder }) => Err(unusable(host, &what, &folder, &stderr.said().await)),
+        Err(AgentStartError::Unusable { what, folder }) => {
+            Err(unusable((host, binary), &what, &folder, &stderr.said().await))
+        }
         Err(AgentStartError::Ended { noise, has_begun: true }) => Err(no_agent(host, &noise, &stderr.said().await)),
         Err(AgentStartError::Ended { noise, has_begun: false }) => {
             Err(explain((host, options), &noise, &stderr.said().await))
@@ -404,14 +406,14 @@ fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
     }
 }
 
-fn unusable(host: &PlanHost, what: &str, folder: &str, stderr: &str) -> Diagnostic {
+fn unusable((host, binary): (&PlanHost, &AgentBinary), what: &str, folder: &str, stderr: &str) -> Diagnostic {
     let (cause, hint) = match what {
         "folder" => (
             "the user has no writable folder that allows programs to run",
             "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
                 .to_owned(),
         ),
-        _ => ("the runner's binary could not be stored there", format!("free at least 80 MB in {folder} on the host")),
+        _ => ("the runner's binary could not be stored there", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
     };
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let diagnostic = diagnostic.with_cause(cause).with_hint(hint);
