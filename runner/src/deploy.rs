@@ -51,7 +51,7 @@ pub use preflight::{
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{
     DEFAULT_KEPT_RELEASES, PruneError, PruneMode, ReleaseDirs, ReleaseFate, ReleaseFolder, ReleaseRetention,
-    SiblingEnvironment, examine_releases, prune,
+    SiblingEnvironment, examine_releases, host_failure, prune,
 };
 pub(crate) use request::program_records_path;
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};

@@ -154,8 +154,8 @@ fn old_releases_are_pruned_on_each_host_that_can_be_reached() {
     hosts[1].stop();
     let pruned = environment.run(&["prune", "--local", "--keep", "1", "--json"]);
     pruned.assert_exit(0);
-    pruned.assert_stderr_contains("warning: can't remove old releases on web-2: host `web-2`");
-    pruned.assert_stderr_contains("its releases are left as they are");
+    pruned.assert_stderr_contains("warning: host `web-2` (127.0.0.1:");
+    pruned.assert_stderr_contains(") can't be reached; its old releases stay\n");
     let json = pruned.json();
     assert_eq!(json["hosts"].as_array().unwrap().len(), 1, "{json}");
     assert_eq!(

@@ -159,7 +159,7 @@ impl FoundReleases {
         let (failed, unreachable): (Vec<_>, Vec<_>) =
             problems.partition(|problem| problem.code == ErrorCode::PruneFailed);
         for problem in unreachable {
-            notify(Notice::warning(format!("{}; its releases are left as they are", problem.message)));
+            notify(Notice::warning(deploy::host_failure(&problem)));
         }
         let failed = failed.into_iter().map(|problem| problem.with_hint(NOT_REMOVED_HINT)).collect();
         (Self { on_hosts: answered, ..self }, failed)

@@ -15,7 +15,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{attempt::RunningAttempt, release_folders};
-use contract::{Digest, EnvironmentName, Label, TargetName, diagnostic::Notice};
+use contract::{
+    Digest, EnvironmentName, Label, TargetName,
+    diagnostic::{Diagnostic, ErrorCode, Notice},
+};
 use journal::{JournalState, event::Release};
 use plan::{DirAccess, PlanHost, PlanStep};
 use sandbox::ModuleDescription;
@@ -269,11 +272,20 @@ pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Vec<Notice> {
             let dirs = ReleaseDirs::new(prepared.steps.iter().map(|planned| (&planned.step, &planned.description)));
             let here = prune(&dirs.here, &retention).err().map(|error| error.to_string());
             let elsewhere = prepared.prune_hosts(&dirs, &retention).await;
-            here.into_iter().chain(elsewhere.into_iter().map(|problem| problem.message)).collect()
+            here.into_iter().chain(elsewhere.into_iter().map(|problem| host_failure(&problem))).collect()
         }
         Err(failed) => vec![failed],
     };
     failed.into_iter().map(|failed| Notice::warning(format!("{failed}; the deployment itself succeeded"))).collect()
+}
+
+/// Why the releases of another host were not removed, or not all of them.
+#[must_use]
+pub fn host_failure(problem: &Diagnostic) -> String {
+    if problem.code == ErrorCode::PruneFailed {
+        return problem.message.clone();
+    }
+    format!("{}; its old releases stay", problem.message)
 }
 
 /// Renames a folder to the name of an unfinished pull, and removes it.

@@ -198,27 +198,14 @@ impl RemoteExecutor {
         retention: &ReleaseRetention,
         mode: PruneMode,
     ) -> Result<Vec<ReleaseFolder>, Diagnostic> {
-        let asked = async {
-            let connection = self.connect().await?;
-            let (dirs, retention) = (dirs.clone(), retention.clone());
-            let request = |call| ToAgent::Prune { call, dirs, retention, mode };
-            match connection.call(None, PRUNE_TIMEOUT, request).await {
-                Ok(AgentAnswer::Releases { folders }) => Ok(folders),
-                Ok(AgentAnswer::Refused { problem }) => Err(self.diagnostic(&problem)),
-                Ok(_) => Err(self.lost("the host's answer does not match the request")),
-                Err(error) => Err(self.session_error(&error)),
-            }
-        };
-        asked.await.map_err(|problem| {
-            if problem.code == ErrorCode::PruneFailed {
-                return problem;
-            }
-            let what = match mode {
-                PruneMode::Examine => "look at the releases",
-                PruneMode::Remove => "remove old releases",
-            };
-            Diagnostic { message: format!("can't {what} on {}: {}", self.host.name, problem.message), ..problem }
-        })
+        let connection = self.connect().await?;
+        let (dirs, retention) = (dirs.clone(), retention.clone());
+        match connection.call(None, PRUNE_TIMEOUT, |call| ToAgent::Prune { call, dirs, retention, mode }).await {
+            Ok(AgentAnswer::Releases { folders }) => Ok(folders),
+            Ok(AgentAnswer::Refused { problem }) => Err(self.diagnostic(&problem)),
+            Ok(_) => Err(self.lost("the host's answer does not match the request")),
+            Err(error) => Err(self.session_error(&error)),
+        }
     }
 
     /// The directories of this machine that a step would find empty on the host.
