@@ -33,21 +33,16 @@ use sandbox::{
 
 use super::{
     AgentConnection, ConnectionError, Dialer, FileHashes,
-    shipping::{self, Shipment, ThirdPartyModule, ThirdPartyModules},
+    shipping::{self, ANSWER_TIMEOUT, Shipment, ThirdPartyModule, ThirdPartyModules, transient},
 };
 use crate::{
-    agent::wire::{
-        self, AgentAnswer, BeginSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, OfferedFile, Problem,
-        ShippedDirs, ToAgent,
-    },
+    agent::wire::{self, AgentAnswer, BeginSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent},
     deploy::{Executor, PlannedStep, PruneMode, ReleaseFolder, ReleaseRetention},
 };
 
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
-/// How long an answer may take beyond the time that the call itself may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long it may take to remove old releases.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// The longest receipt that a host may return, in bytes of JSON.
@@ -287,9 +282,9 @@ impl RemoteExecutor {
         if files.is_empty() {
             return Ok(dirs);
         }
-        let wanted = offer(connection, files.keys().cloned().collect()).await?;
+        let wanted = shipping::offer(connection, files.keys().cloned().collect()).await?;
         for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
-            let sent = async { send_file(connection, file, tokio::fs::File::open(path).await?).await };
+            let sent = async { shipping::send_file(connection, file, tokio::fs::File::open(path).await?).await };
             sent.await.map_err(|error| transient(format!("can't send {}: {error}", path.display())))?;
         }
         Ok(dirs)
@@ -303,8 +298,8 @@ impl RemoteExecutor {
             return Ok(());
         }
         let failed = |error: io::Error| transient(format!("can't send module {name}: {error}"));
-        if !offer(connection, vec![offered.clone()]).await?.is_empty() {
-            send_file(connection, offered, bytes.as_slice()).await.map_err(failed)?;
+        if !shipping::offer(connection, vec![offered.clone()]).await?.is_empty() {
+            shipping::send_file(connection, offered, bytes.as_slice()).await.map_err(failed)?;
         }
         let named = wire::message_frame(&ToAgent::Module { name: name.clone(), hash: offered.hash });
         connection.send(named).await.map_err(|error| transient(error.to_string()))?;
@@ -411,42 +406,6 @@ impl RemoteExecutor {
             }
         }
         Recalled::Unknown(last)
-    }
-}
-
-fn transient(message: String) -> StepFailure {
-    StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
-}
-
-/// Offers files; returns those that the host does not have.
-async fn offer(connection: &AgentConnection, files: Vec<OfferedFile>) -> Result<Vec<Blake3Hash>, StepFailure> {
-    let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files }).await;
-    match answer.map_err(|error| transient(error.to_string()))? {
-        AgentAnswer::Wanted { hashes } => Ok(hashes),
-        AgentAnswer::Refused { problem } => {
-            let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-            let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
-            Err(StepFailure { hint: problem.hint, ..failure })
-        }
-        _ => Err(transient("the host's answer does not match the request".to_owned())),
-    }
-}
-
-async fn send_file(
-    connection: &AgentConnection,
-    file: &OfferedFile,
-    mut content: impl tokio::io::AsyncRead + Unpin,
-) -> Result<(), io::Error> {
-    use tokio::io::AsyncReadExt as _;
-    let ended = |error: ConnectionError| io::Error::other(error.to_string());
-    let begin = ToAgent::File { hash: file.hash, size: file.size };
-    connection.send(wire::message_frame(&begin)).await.map_err(ended)?;
-    let mut piece = vec![0; FILE_PIECE_BYTES];
-    loop {
-        match content.read(&mut piece).await? {
-            0 => return Ok(()),
-            length => connection.send(wire::bytes_frame(&piece[..length])).await.map_err(ended)?,
-        }
     }
 }
 
