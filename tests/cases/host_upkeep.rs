@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until, write_ssh_config};
+use crate::support::{
+    DockerRegistry, RunnerOutput, SshHost, TestEnvironment, TestRegistryAuth, wait_until, write_ssh_config,
+};
 
 /// A plan for these hosts that pulls, switches, and does what `steps` say.
 fn fleet(hosts: &[&SshHost], steps: &str) -> TestEnvironment {
@@ -68,12 +70,31 @@ fn compiled_modules(host: &SshHost) -> Vec<PathBuf> {
     names.filter(|name| name.ends_with(".cwasm")).map(|name| host.path("cache/pawl/modules").join(name)).collect()
 }
 
+/// A step that checks with this module what is live on each host.
+fn check_step(uses: &str) -> String {
+    format!(
+        "  check:\n    uses: {uses}\n    on: web\n    \
+         with: {{ files: [{{ path: current/VERSION, equals: \"${{{{ release }}}}\" }}], tries: 1 }}\n    grants: {{ dirs: [\"app:ro\"] }}\n"
+    )
+}
+
+/// The host itself never asks the registry.
+#[test]
+fn module_of_a_registry_is_sent_to_the_host() {
+    let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
+    let uses = registry.push("steps/check", &[("application/wasm", &TestEnvironment::component("verify"))]);
+    let host = SshHost::new();
+    let environment = fleet(&[&host], &check_step(&uses));
+    environment.run(&["modules"]).assert_exit(0);
+    drop(registry);
+    deploy(&environment, "r1");
+    assert_eq!(compiled_modules(&host).len(), 1);
+}
+
 #[test]
 fn own_modules_run_on_hosts_and_are_compiled_there_once() {
     let hosts = [SshHost::new(), SshHost::new()];
-    let steps = "  check:\n    uses: ./check.wasm\n    on: web\n    with: { files: [{ path: current/VERSION, equals: \"${{ release }}\" }], tries: 1 }\n    \
-                 grants: { dirs: [\"app:ro\"] }\n";
-    let environment = fleet(&[&hosts[0], &hosts[1]], steps);
+    let environment = fleet(&[&hosts[0], &hosts[1]], &check_step("./check.wasm"));
     environment.write("check.wasm", TestEnvironment::component("verify"));
     deploy(&environment, "r1");
     let compiled: Vec<_> = hosts.iter().flat_map(compiled_modules).collect();

@@ -81,20 +81,15 @@ impl AgentBinary {
 
     /// What is sent to a host. Blocks, if it is the first.
     pub(super) fn packed(&self, unpacker: Unpacker) -> io::Result<&[u8]> {
-        let (cell, pack): (_, fn(&[u8]) -> io::Result<Vec<u8>>) = match unpacker {
-            Unpacker::Cat => return Ok(&self.plain),
-            Unpacker::Zstd => (&self.zstd, |plain| zstd::bulk::compress(plain, ZSTD_LEVEL)),
-            Unpacker::Gzip => (&self.gzip, |plain| {
+        match unpacker {
+            Unpacker::Cat => Ok(&self.plain),
+            Unpacker::Zstd => made_once(&self.zstd, || zstd::bulk::compress(&self.plain, ZSTD_LEVEL)),
+            Unpacker::Gzip => made_once(&self.gzip, || {
                 let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                io::Write::write_all(&mut encoder, plain)?;
+                io::Write::write_all(&mut encoder, &self.plain)?;
                 encoder.finish()
             }),
-        };
-        if let Some(packed) = cell.get() {
-            return Ok(packed);
         }
-        let packed = pack(&self.plain)?;
-        Ok(cell.get_or_init(|| packed))
     }
 
     /// Its size on the host, in megabytes.
@@ -114,6 +109,13 @@ impl AgentBinary {
             found = found.max(version);
         }
         found
+    }
+}
+
+fn made_once(cell: &OnceLock<Vec<u8>>, make: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<&[u8]> {
+    match cell.get() {
+        Some(packed) => Ok(packed),
+        None => make().map(|packed| cell.get_or_init(|| packed).as_slice()),
     }
 }
 
