@@ -26,7 +26,7 @@ const EXECUTABLE_MODE: u32 = 0o500;
 /// The store of a user.
 pub(super) struct FileStore {
     root: PathBuf,
-    /// Held since something was offered, so that nobody removes it.
+    /// Held since something was offered or laid out, so that nobody removes it.
     lock: Option<StoreLock>,
     /// The files of modules, by the names of those in steps.
     modules: BTreeMap<String, Blake3Hash>,
@@ -51,11 +51,7 @@ impl FileStore {
 
     /// The offered files that are missing. The mode of the others is set.
     pub(super) fn missing(&mut self, offered: &[OfferedFile]) -> io::Result<Vec<Blake3Hash>> {
-        if self.lock.is_none() {
-            fs::create_dir_all(&self.root)?;
-            fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
-            self.lock = Some(StoreLock::share(&self.root)?);
-        }
+        self.hold()?;
         let mut missing = Vec::new();
         for file in offered {
             let path = self.path(&file.hash);
@@ -66,6 +62,16 @@ impl FileStore {
             }
         }
         Ok(missing)
+    }
+
+    /// Keeps others from removing what is here.
+    fn hold(&mut self) -> io::Result<()> {
+        if self.lock.is_none() {
+            fs::create_dir_all(&self.root)?;
+            fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
+            self.lock = Some(StoreLock::share(&self.root)?);
+        }
+        Ok(())
     }
 
     /// Removes what nobody has used for long.
@@ -163,6 +169,9 @@ impl FileStore {
     pub(super) fn lay_out(&mut self, step: &mut PlanStep, shipped: &ShippedDirs) -> io::Result<()> {
         if let Some(why) = self.failed.take() {
             return Err(io::Error::other(why));
+        }
+        if !shipped.is_empty() {
+            self.hold()?;
         }
         for (name, files) in shipped {
             let Some(grant) = step.grants.dirs.get_mut(name) else { continue };
