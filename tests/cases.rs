@@ -27,6 +27,7 @@ mod cases {
     mod handles;
     mod hangs;
     mod hooks;
+    mod host_upkeep;
     mod hosts;
     mod imports;
     mod invalid_modules;

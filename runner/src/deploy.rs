@@ -19,6 +19,7 @@ mod error;
 mod executor;
 mod fingerprint;
 mod hooks;
+mod host_prune;
 mod interrupt;
 mod left_behind;
 mod modules;
@@ -41,6 +42,7 @@ mod unrecorded_release;
 
 pub use error::{AttemptError, migration_diagnostic};
 pub use executor::Executor;
+pub use host_prune::{HostReleases, ReleaseHosts};
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
@@ -49,8 +51,8 @@ pub use preflight::{
 };
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{
-    DEFAULT_KEPT_RELEASES, PruneError, ReleaseFate, ReleaseFolder, SiblingEnvironment, examine_releases, prune,
-    release_dirs,
+    DEFAULT_KEPT_RELEASES, PruneError, PruneMode, ReleaseDirs, ReleaseFate, ReleaseFolder, ReleaseRetention,
+    SiblingEnvironment, examine_releases, host_failure, prune,
 };
 pub(crate) use request::program_records_path;
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};

@@ -36,7 +36,7 @@ impl SshHost {
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {shown}/host-key\nAuthorizedKeysFile {shown}/user-key.pub\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
              SetEnv XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state {}\n{options}\n",
-            "PATH=/usr/bin:/bin"
+            format_args!("PATH={shown}/bin:/usr/bin:/bin")
         );
         fs::write(root.join("sshd_config"), configuration).unwrap();
         let child = start_sshd(root, port);
@@ -65,6 +65,14 @@ impl SshHost {
         self.folder.path().join(path)
     }
 
+    /// Lets a program say this and nothing else there.
+    pub fn fake_program(&self, name: &str, answer: &str) {
+        fs::create_dir_all(self.path("bin")).unwrap();
+        let path = self.path("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{answer}'\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// The content of a file there.
     pub fn read(&self, path: &str) -> String {
         fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -90,6 +98,13 @@ impl SshHost {
         all.filter(|pid| kill(*pid)).count()
     }
 
+    /// Ends its sshd: from now on, nobody gets in.
+    pub fn stop(&mut self) {
+        self.cut_connections();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// The processes of agents on this host.
     pub fn agents(&self) -> Vec<u32> {
         let binaries = self.path("cache");
@@ -101,9 +116,7 @@ impl SshHost {
 
 impl Drop for SshHost {
     fn drop(&mut self) {
-        self.cut_connections();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
         for pid in self.agents() {
             kill(pid);
         }

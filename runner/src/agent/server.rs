@@ -1,6 +1,12 @@
 //! The agent's loop: one call at a time, with its messages, until the connection ends.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -20,11 +26,12 @@ use sandbox::{
 };
 
 use super::{
+    cleanup,
     files::FileStore,
     session::{Session, host_records, problem},
     wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
 };
-use crate::deploy::host_problems;
+use crate::deploy::{self, PruneMode, ReleaseRetention, examine_releases, host_problems};
 
 /// A coordinator that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -79,17 +86,23 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
     let files = FileStore::new(folders.cache.join("shipped"));
     let (modules, session) = (BTreeMap::new(), None);
     let mut agent = Agent { runtime, modules, files, folders, session, frames, requests };
+    cleanup::mark_agent_as_used();
     let _ = agent.frames.send(format!("\n{}\n", wire::AGENT_MARK).into_bytes()).await;
     agent.say(&ToCoordinator::Hello(Hello { build: own_build() })).await;
     while let Some(frame) = agent.requests.recv().await {
         agent.handle(frame).await;
     }
-    if let Some(session) = agent.session.take() {
+    let session = agent.session.take();
+    let had_session = session.is_some();
+    if let Some(session) = session {
         session.end().await;
     }
-    drop(agent);
+    let files = agent.end();
     // What a dead connection does not take is dropped.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, writing).await;
+    if had_session {
+        files.clean_up();
+    }
     ExitKind::Success
 }
 
@@ -106,6 +119,11 @@ pub fn build(digest: &Blake3Hash) -> String {
 }
 
 impl Agent {
+    /// Closes the connection.
+    fn end(self) -> FileStore {
+        self.files
+    }
+
     async fn say(&self, message: &ToCoordinator) {
         // When the connection has ended, nobody hears it; the journal has what counts.
         let _ = self.frames.send_timeout(wire::message_frame(message), SILENCE).await;
@@ -119,6 +137,7 @@ impl Agent {
             Frame::Message(ToAgent::File { hash, size }) => {
                 self.files.begin(hash, size);
             }
+            Frame::Message(ToAgent::Module { name, hash }) => self.files.name_module(name, hash),
             Frame::Message(ToAgent::Ping | ToAgent::Stop) => {}
             Frame::Message(ToAgent::Begin(begin)) => {
                 let answer = match Session::begin(&self.folders.state, &begin).await {
@@ -140,6 +159,10 @@ impl Agent {
             }
             Frame::Message(ToAgent::Check { call, steps, create }) => {
                 let answer = self.check(steps, create).await;
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
+            Frame::Message(ToAgent::Prune { call, dirs, retention, mode }) => {
+                let answer = self.prune(dirs, retention, mode).await;
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
             Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
@@ -176,6 +199,31 @@ impl Agent {
         AgentAnswer::Checked { problems }
     }
 
+    /// Looks at the releases in some directories, or removes the old ones.
+    async fn prune(&self, dirs: BTreeSet<PathBuf>, retention: ReleaseRetention, mode: PruneMode) -> AgentAnswer {
+        let refused = |problem: Problem| AgentAnswer::Refused { problem };
+        let failed = |error: &dyn std::fmt::Display| {
+            refused(problem(&Diagnostic::new(ErrorCode::PruneFailed, error.to_string())))
+        };
+        if mode == PruneMode::Remove {
+            match self.session.as_ref().map(Session::check_lock) {
+                Some(Ok(())) => {}
+                Some(Err(problem)) => return refused(problem),
+                None => return failed(&"the session has not begun"),
+            }
+        }
+        // Much content takes long, in which the agent must not seem dead.
+        let pruned = tokio::task::spawn_blocking(move || match mode {
+            PruneMode::Examine => examine_releases(&dirs, &retention),
+            PruneMode::Remove => deploy::prune(&dirs, &retention),
+        });
+        match pruned.await {
+            Ok(Ok(folders)) => AgentAnswer::Releases { folders },
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error),
+        }
+    }
+
     /// Loads the module of a step, once.
     async fn load(&mut self, step: &PlanStep) -> Result<(), StepFailure> {
         let name = module_display_name(&step.uses);
@@ -183,7 +231,9 @@ impl Agent {
             return Ok(());
         }
         let failed = |what: String| StepFailure::new(FailureKind::NotBegun, what);
-        let module = self.runtime.load(&step.uses).await.map_err(|error| failed(error.to_string()))?;
+        let unusable = |error| failed(format!("can't use module {name}: {error}"));
+        let uses = self.files.module(&step.uses).map_err(unusable)?;
+        let module = self.runtime.load(&uses).await.map_err(|error| failed(error.to_string()))?;
         let description = self.runtime.describe(&module, step).await.map_err(|error| failed(error.to_string()))?;
         self.modules.insert(name, (module, description));
         Ok(())
@@ -268,6 +318,13 @@ async fn run_export(
             Err(failure) => AgentAnswer::Failed { failure },
         },
         Export::Probe { input } => AgentAnswer::Finding { finding: runtime.probe(module, step, &input, channel).await },
+        Export::LintMigrations => {
+            let Some(migrates) = &description.behaviors.migrates else { return not_begun("the step migrates nothing") };
+            match runtime.lint_migrations(step, migrates).await {
+                Ok((findings, level)) => AgentAnswer::Linted { findings, level },
+                Err(failure) => AgentAnswer::Failed { failure },
+            }
+        }
         Export::Apply { step_target, key, fingerprint, input, effect } => {
             let Some(session) = session else { return not_begun("the session has not begun") };
             if let Err(problem) = session.check_lock() {

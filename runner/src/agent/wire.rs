@@ -4,7 +4,12 @@
 //! file that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
 //! steps are in here, so no message is logged.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -19,12 +24,15 @@ use contract::{
     hash::Blake3Hash,
     step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
 };
+use db::migrate::{LintFinding, LintLevel};
 use journal::{
     StepTarget,
     event::{Fingerprint, OutputStream, Release},
     file::StepEffect,
 };
 use plan::PlanStep;
+
+use crate::deploy::{PruneMode, ReleaseFolder, ReleaseRetention};
 
 /// The longest body of a frame, in bytes: more than the largest input, receipt or finding.
 pub const MAX_FRAME_BYTES: u32 = 8 << 20;
@@ -50,10 +58,14 @@ pub enum ToAgent {
     Call { call: CallId, step: Box<PlanStep>, shipped: ShippedDirs, export: Export },
     /// What the steps of this host need and lack. With `create`, writable directories are made.
     Check { call: CallId, steps: Vec<CheckedStep>, create: bool },
+    /// What becomes of the releases in these directories. Only in a session, they are removed.
+    Prune { call: CallId, dirs: BTreeSet<PathBuf>, retention: ReleaseRetention, mode: PruneMode },
     /// The folders that steps get from the coordinator's machine.
     Offer { call: CallId, files: Vec<OfferedFile> },
     /// The bytes of this file follow, in frames.
     File { hash: Blake3Hash, size: u64 },
+    /// The module that has this name in steps is that file.
+    Module { name: String, hash: Blake3Hash },
     /// The programs of the running call must end.
     Stop,
     /// The agent is still needed.
@@ -109,11 +121,29 @@ pub struct BeginSession {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "export", rename_all = "kebab-case")]
 pub enum Export {
-    InputHashes { config: Value },
-    Preview { input: Value },
-    Probe { input: Value },
-    Apply { step_target: StepTarget, key: String, fingerprint: Fingerprint, input: Value, effect: StepEffect },
-    Revert { step_target: StepTarget, input: Value, receipt: Receipt },
+    InputHashes {
+        config: Value,
+    },
+    Preview {
+        input: Value,
+    },
+    Probe {
+        input: Value,
+    },
+    /// Not the module's own: the runner lints the migrations that the step would apply.
+    LintMigrations,
+    Apply {
+        step_target: StepTarget,
+        key: String,
+        fingerprint: Fingerprint,
+        input: Value,
+        effect: StepEffect,
+    },
+    Revert {
+        step_target: StepTarget,
+        input: Value,
+        receipt: Receipt,
+    },
 }
 
 /// The end of a call.
@@ -134,6 +164,10 @@ pub enum AgentAnswer {
     Finding {
         finding: ProbeFinding,
     },
+    Linted {
+        findings: Vec<LintFinding>,
+        level: LintLevel,
+    },
     Outcome {
         outcome: StepOutcome,
     },
@@ -146,6 +180,10 @@ pub enum AgentAnswer {
     },
     Checked {
         problems: Vec<(StepId, Problem)>,
+    },
+    /// The releases that were looked at or removed.
+    Releases {
+        folders: Vec<ReleaseFolder>,
     },
     /// The offered files that the host does not have.
     Wanted {

@@ -266,7 +266,7 @@ fn is_finished(exit: Option<ExitKind>, verified: bool) -> bool {
 }
 
 /// A short id, unique within (app, environment): the epoch at which the run began, and a hash of its release.
-fn new_run_id(epoch: u64, release: &Release) -> RunId {
+pub(super) fn new_run_id(epoch: u64, release: &Release) -> RunId {
     let content = release.digest.as_ref().map_or_else(|| release.label.to_string(), ToString::to_string);
     let run = format!("{epoch}-{}", Blake3Hash::of(content.as_bytes()).hex_prefix(6));
     run.parse().expect("digits, a dash and hex digits are a run id")

@@ -43,7 +43,7 @@ use serde_json::Value;
 pub use hosts::host_problems;
 
 use crate::remote::{Dialer, FileHashes, RemoteExecutor};
-use hosts::{CheckedResources, module_of_this_machine};
+use hosts::CheckedResources;
 use machine::MachineCheck;
 use modules::LoadedModules;
 use planner::{StepPlanner, phase_order_error, upstream_of};
@@ -324,20 +324,19 @@ impl PreparedPlan {
         config: Value,
         state: &JournalState,
     ) -> Result<(), Vec<Diagnostic>> {
-        // On another host, the step itself reads its files.
-        let here = planned.step.remote_host().is_none();
-        let Some(preflight) = self.migration_preflight(Some(state)).filter(|_| here) else { return Ok(()) };
+        let Some(preflight) = self.migration_preflight(Some(state)) else { return Ok(()) };
         let step = PlanStep { with: config, pending: BTreeMap::new(), ..planned.step.clone() };
-        let problems = preflight.check_step(planned, &step).await;
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        preflight.check_step(planned, &step).await
     }
 
     fn migration_preflight<'a>(
         &'a self,
         state: Option<&'a JournalState>,
     ) -> Option<migrations::MigrationPreflight<'a>> {
-        let StepExecutor::Local(local) = &self.executor else { return None };
-        Some(migrations::MigrationPreflight { plan: &self.plan, local, notify: &self.notify, state })
+        match &self.executor {
+            StepExecutor::Local(_) => Some(migrations::MigrationPreflight { prepared: self, state }),
+            StepExecutor::Doubles(_) => None,
+        }
     }
 
     /// The position of a step, on the first of its targets; none if the plan has no such step.
@@ -445,8 +444,9 @@ impl UnresolvedPlan {
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
-        planner.problems.extend(steps.iter().filter_map(|planned| module_of_this_machine(&plan, planned)));
         problems.extend(planner.problems);
+        let (third_party_modules, unreadable) = modules.third_party_on_hosts(&runtime, &plan).await;
+        problems.extend(unreadable);
         let redactor = Redactor::of_deployment(&plan.secrets, &job_secrets);
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
         problems.extend(lookups::unknown_outputs(&plan, &steps, all()));
@@ -467,12 +467,13 @@ impl UnresolvedPlan {
         }
         let release = Release { label, digest: None };
         let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
-        let hashes = Arc::new(FileHashes::default());
+        let (hashes, third_party_modules) = (Arc::new(FileHashes::default()), Rc::new(third_party_modules));
         let mut hosts = BTreeMap::new();
         for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
             hosts.entry(host.name.clone()).or_insert_with(|| {
                 let (host, notify, hashes) = (Arc::clone(host), Arc::clone(&notify), Arc::clone(&hashes));
-                RemoteExecutor::new(host, Rc::clone(&descriptions), notify, Rc::clone(&dialer), hashes)
+                let (descriptions, third_party_modules) = (Rc::clone(&descriptions), Rc::clone(&third_party_modules));
+                RemoteExecutor::new(host, descriptions, third_party_modules, notify, Rc::clone(&dialer), hashes)
             });
         }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));

@@ -7,8 +7,9 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,27 +24,27 @@ use contract::{
     hash::Blake3Hash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
+use db::migrate::{LintFinding, LintLevel};
 use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent};
 use plan::{PlanHost, PlanStep};
-use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, PreviewChange, module_display_name};
+use sandbox::{
+    CallChannel, InputError, MigratesBehavior, ModuleDescription, NoticeHandler, PreviewChange, module_display_name,
+};
 
 use super::{
     AgentConnection, ConnectionError, Dialer, FileHashes,
-    shipping::{self, Shipment},
+    shipping::{self, ANSWER_TIMEOUT, Shipment, ThirdPartyModule, ThirdPartyModules, transient},
 };
 use crate::{
-    agent::wire::{
-        self, AgentAnswer, BeginSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem, ShippedDirs,
-        ToAgent,
-    },
-    deploy::{Executor, PlannedStep},
+    agent::wire::{self, AgentAnswer, BeginSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent},
+    deploy::{Executor, PlannedStep, PruneMode, ReleaseFolder, ReleaseRetention},
 };
 
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
-/// How long an answer may take beyond the time that the call itself may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long it may take to remove old releases.
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// The longest receipt that a host may return, in bytes of JSON.
 const MAX_RECEIPT_BYTES: usize = 40 << 10;
 
@@ -51,9 +52,12 @@ const MAX_RECEIPT_BYTES: usize = 40 << 10;
 pub struct RemoteExecutor {
     host: Arc<PlanHost>,
     descriptions: Rc<BTreeMap<String, ModuleDescription>>,
+    third_party_modules: Rc<ThirdPartyModules>,
     notify: NoticeHandler,
     dialer: Rc<Dialer>,
     hashes: Arc<FileHashes>,
+    /// The names of third-party modules that the connected agent knows.
+    knthird_party_modules: RefCell<BTreeSet<String>>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
     /// What the host knew of each step before the call that is being made.
@@ -69,12 +73,13 @@ enum Recalled {
 }
 
 impl RemoteExecutor {
-    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names; `dialer` is
-    /// that of all hosts.
+    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names; `third_party_modules` are
+    /// those of them that are sent; `dialer` is that of all hosts.
     #[must_use]
     pub fn new(
         host: Arc<PlanHost>,
         descriptions: Rc<BTreeMap<String, ModuleDescription>>,
+        third_party_modules: Rc<ThirdPartyModules>,
         notify: NoticeHandler,
         dialer: Rc<Dialer>,
         hashes: Arc<FileHashes>,
@@ -82,9 +87,11 @@ impl RemoteExecutor {
         Self {
             host,
             descriptions,
+            third_party_modules,
             notify,
             dialer,
             hashes,
+            knthird_party_modules: RefCell::default(),
             connection: RefCell::default(),
             session: RefCell::default(),
             records: RefCell::default(),
@@ -106,6 +113,7 @@ impl RemoteExecutor {
             let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
             self.learn(records);
         }
+        self.knthird_party_modules.borrow_mut().clear();
         // Not before its session has begun: without one, it can't tell what an earlier one did.
         *self.connection.borrow_mut() = Some(Rc::clone(&connection));
         Ok(connection)
@@ -169,6 +177,27 @@ impl RemoteExecutor {
             Ok(AgentAnswer::Checked { problems }) => {
                 Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())
             }
+            Ok(_) => Err(self.lost("the host's answer does not match the request")),
+            Err(error) => Err(self.session_error(&error)),
+        }
+    }
+
+    /// Looks at the releases in directories of the host, or removes the old ones, which needs a session. Returns those that it looked
+    /// at or removed.
+    ///
+    /// # Errors
+    /// The host can't be reached, or P0223: a release can't be removed.
+    pub async fn prune(
+        &self,
+        dirs: &BTreeSet<PathBuf>,
+        retention: &ReleaseRetention,
+        mode: PruneMode,
+    ) -> Result<Vec<ReleaseFolder>, Diagnostic> {
+        let connection = self.connect().await?;
+        let (dirs, retention) = (dirs.clone(), retention.clone());
+        match connection.call(None, PRUNE_TIMEOUT, |call| ToAgent::Prune { call, dirs, retention, mode }).await {
+            Ok(AgentAnswer::Releases { folders }) => Ok(folders),
+            Ok(AgentAnswer::Refused { problem }) => Err(self.diagnostic(&problem)),
             Ok(_) => Err(self.lost("the host's answer does not match the request")),
             Err(error) => Err(self.session_error(&error)),
         }
@@ -238,6 +267,7 @@ impl RemoteExecutor {
         step: &PlanStep,
         config: &Value,
     ) -> Result<ShippedDirs, StepFailure> {
+        self.ship_module(connection, step).await?;
         if !step.grants.dirs.values().any(|grant| grant.is_relative) {
             return Ok(ShippedDirs::new());
         }
@@ -252,22 +282,29 @@ impl RemoteExecutor {
         if files.is_empty() {
             return Ok(dirs);
         }
-        let offered: Vec<_> = files.keys().cloned().collect();
-        let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files: offered }).await;
-        let wanted = match answer.map_err(|error| transient(error.to_string()))? {
-            AgentAnswer::Wanted { hashes } => hashes,
-            AgentAnswer::Refused { problem } => {
-                let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-                let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
-                return Err(StepFailure { hint: problem.hint, ..failure });
-            }
-            _ => return Err(transient("the host's answer does not match the request".to_owned())),
-        };
+        let wanted = shipping::offer(connection, files.keys().cloned().collect()).await?;
         for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
-            let sent = send_file(connection, file.hash, file.size, path).await;
-            sent.map_err(|error| transient(format!("can't send {}: {error}", path.display())))?;
+            let sent = async { shipping::send_file(connection, file, tokio::fs::File::open(path).await?).await };
+            sent.await.map_err(|error| transient(format!("can't send {}: {error}", path.display())))?;
         }
         Ok(dirs)
+    }
+
+    /// Sends the module of a step, unless it is an official one, or the agent knows it.
+    async fn ship_module(&self, connection: &AgentConnection, step: &PlanStep) -> Result<(), StepFailure> {
+        let name = module_display_name(&step.uses);
+        let Some(ThirdPartyModule { offered, bytes }) = self.third_party_modules.get(&name) else { return Ok(()) };
+        if self.knthird_party_modules.borrow().contains(&name) {
+            return Ok(());
+        }
+        let failed = |error: io::Error| transient(format!("can't send module {name}: {error}"));
+        if !shipping::offer(connection, vec![offered.clone()]).await?.is_empty() {
+            shipping::send_file(connection, offered, bytes.as_slice()).await.map_err(failed)?;
+        }
+        let named = wire::message_frame(&ToAgent::Module { name: name.clone(), hash: offered.hash });
+        connection.send(named).await.map_err(|error| transient(error.to_string()))?;
+        self.knthird_party_modules.borrow_mut().insert(name);
+        Ok(())
     }
 
     /// Makes a call that changes nothing. A lost connection is dialed once more.
@@ -372,29 +409,6 @@ impl RemoteExecutor {
     }
 }
 
-fn transient(message: String) -> StepFailure {
-    StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
-}
-
-async fn send_file(
-    connection: &AgentConnection,
-    hash: Blake3Hash,
-    size: u64,
-    path: &std::path::Path,
-) -> Result<(), io::Error> {
-    use tokio::io::AsyncReadExt as _;
-    let ended = |error: ConnectionError| io::Error::other(error.to_string());
-    connection.send(wire::message_frame(&ToAgent::File { hash, size })).await.map_err(ended)?;
-    let mut file = tokio::fs::File::open(path).await?;
-    let mut piece = vec![0; FILE_PIECE_BYTES];
-    loop {
-        match file.read(&mut piece).await? {
-            0 => return Ok(()),
-            length => connection.send(wire::bytes_frame(&piece[..length])).await.map_err(ended)?,
-        }
-    }
-}
-
 fn is_too_long(receipt: &Receipt) -> bool {
     serde_json::to_string(receipt).is_ok_and(|json| json.len() > MAX_RECEIPT_BYTES)
 }
@@ -434,6 +448,26 @@ impl Executor for RemoteExecutor {
             AgentAnswer::Failed { failure } => Err(failure),
             _ => Err(other_answer()),
         }
+    }
+
+    async fn lint_migrations(
+        &self,
+        step: &PlanStep,
+        migrates: &MigratesBehavior,
+    ) -> Result<(Vec<LintFinding>, LintLevel), StepFailure> {
+        let answer = self.ask(step, &step.with, &CallChannel::unobserved(), || Export::LintMigrations).await?;
+        let (mut findings, level) = match answer {
+            AgentAnswer::Linted { findings, level } => (findings, level),
+            AgentAnswer::Failed { failure } => return Err(failure),
+            _ => return Err(other_answer()),
+        };
+        // Files that were sent are shown where they come from.
+        if let Some(dir) = shipping::dir_of_this_machine(step, migrates.dir(&step.with)) {
+            for finding in &mut findings {
+                finding.path = dir.join(finding.path.file_name().unwrap_or_default());
+            }
+        }
+        Ok((findings, level))
     }
 
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding {

@@ -7,21 +7,21 @@
 use std::{
     io,
     process::Stdio,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use contract::{
-    diagnostic::{Diagnostic, ErrorCode},
-    hash::Blake3Hash,
-};
+use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::{HostAddress, PlanHost, SshOptions};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
 };
 
-use super::{AgentConnection, ConnectionError};
+use super::{
+    AgentConnection, ConnectionError,
+    agent_binary::{AgentBinary, GlibcVersion, Unpacker, own_arch},
+};
 use crate::agent::{self, wire::AGENT_MARK};
 
 /// How long it may take until the agent says hello, without the time to send the binary.
@@ -38,6 +38,7 @@ const CLOSED_BY_JUMP: &str = "Connection closed by UNKNOWN port 65535";
 
 const HERE_MARK: &str = "PAWL-HERE";
 const NEED_MARK: &str = "PAWL-NEED";
+const SEND_MARK: &str = "PAWL-SEND";
 const FAIL_MARK: &str = "PAWL-FAIL";
 
 /// The options of every connection: no question, nothing shared.
@@ -53,8 +54,9 @@ const OPTIONS: [&str; 9] = [
     "RequestTTY=no",
 ];
 
-/// What runs on the host: finds a folder where programs can run, and becomes the agent there. `$1` is the binary's digest. If it is
-/// missing, a line with the size comes first, then the binary.
+/// What runs on the host: finds a folder where programs can run, and becomes the agent there. `$1` is the digest of the binary for this
+/// machine's architecture, `$2` its loader. If it is missing, a line with the digest and the size of the right one comes first, then that
+/// binary, unless it is there.
 const SCRIPT: &str = concat!(
     "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
@@ -64,42 +66,14 @@ const SCRIPT: &str = concat!(
     "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
     "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL folder\\n\"; exit 1; fi; ",
     "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",
-    "m=cat; if command -v gzip >/dev/null 2>&1; then m=\"gzip -dc\"; fi; ",
-    "printf \"\\nPAWL-NEED %s %s\\n\" \"$(uname -m)\" \"${m%% *}\"; read -r n; ",
+    "m=cat; for b in gzip zstd; do if command -v $b >/dev/null 2>&1; then m=\"$b -dc\"; fi; done; ",
+    "c=unknown; if b=$(getconf GNU_LIBC_VERSION 2>/dev/null); then c=\"${b##* }\"; fi; ",
+    "if [ \"$2\" = - ] || [ -e \"$2\" ]; then :; else c=none; fi; ",
+    "printf \"\\nPAWL-NEED %s %s %s\\n\" \"$(uname -m)\" \"${m%% *}\" \"$c\"; read -r d n; ",
+    "a=\"$p/agent-$d\"; if [ -x \"$a\" ]; then exec \"$a\" agent; fi; printf \"\\nPAWL-SEND\\n\"; ",
     "t=\"$a.tmp-$$\"; head -c \"$n\" | $m >\"$t\" && if [ \"$m\" = cat ]; then [ \"$(wc -c <\"$t\")\" -eq \"$n\" ]; fi && chmod 700 \"$t\" && mv \"$t\" \"$a\" && exec \"$a\" agent; ",
     "rm -f \"$t\"; printf \"\\nPAWL-FAIL upload %s\\n\" \"$p\"; exit 1"
 );
-
-/// The runner's binary, as hosts get it.
-struct AgentBinary {
-    digest: Blake3Hash,
-    plain: Vec<u8>,
-}
-
-impl AgentBinary {
-    /// The binary of this process, read once.
-    fn own() -> io::Result<&'static Self> {
-        static BINARY: OnceLock<AgentBinary> = OnceLock::new();
-        if let Some(binary) = BINARY.get() {
-            return Ok(binary);
-        }
-        let plain = std::fs::read("/proc/self/exe")?;
-        let digest = Blake3Hash::of(&plain);
-        Ok(BINARY.get_or_init(|| Self { digest, plain }))
-    }
-
-    /// The same in the format of gzip, made once, when a host needs it.
-    fn compressed(&self) -> io::Result<&'static [u8]> {
-        static COMPRESSED: OnceLock<Vec<u8>> = OnceLock::new();
-        if let Some(compressed) = COMPRESSED.get() {
-            return Ok(compressed);
-        }
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        io::Write::write_all(&mut encoder, &self.plain)?;
-        let compressed = encoder.finish()?;
-        Ok(COMPRESSED.get_or_init(|| compressed))
-    }
-}
 
 /// Connects to a host, and starts its agent.
 ///
@@ -113,9 +87,8 @@ pub async fn reach(
     let HostAddress::Ssh { user, host: name, port } = &host.address else {
         return Err(Diagnostic::new(ErrorCode::RunnerFault, "a host of this machine is not reached by ssh"));
     };
-    let binary = AgentBinary::own().map_err(|error| {
-        Diagnostic::new(ErrorCode::RunnerFault, "can't read the runner's own binary").with_cause(error)
-    })?;
+    let binary = AgentBinary::for_arch(&own_arch()).transpose().expect("there is at least this binary");
+    let binary = binary.map_err(|error| unreadable(&error))?;
     let mut command = Command::new("ssh");
     command.arg("-T");
     for option in OPTIONS {
@@ -134,7 +107,9 @@ pub async fn reach(
         command.args(["-p", &port.to_string()]);
     }
     command.args(["--", name]);
-    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {}", binary.digest.hex_prefix(32)));
+    let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+    let loader = binary.loader.as_deref().filter(is_plain).unwrap_or("-");
+    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {} {loader}", file_digest(binary)));
     // In a process group of its own: Ctrl-C is the coordinator's to handle.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| {
@@ -149,7 +124,9 @@ pub async fn reach(
     match start(host, binary, stdin, stdout, child, tell_upload).await {
         Ok(connection) => Ok(connection),
         Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
-        Err(AgentStartError::Unusable { what, folder }) => Err(unusable(host, &what, &folder, &stderr.said().await)),
+        Err(AgentStartError::Unusable { what, folder }) => {
+            Err(unusable((host, binary), &what, &folder, &stderr.said().await))
+        }
         Err(AgentStartError::Ended { noise, has_begun: true }) => Err(no_agent(host, &noise, &stderr.said().await)),
         Err(AgentStartError::Ended { noise, has_begun: false }) => {
             Err(explain((host, options), &noise, &stderr.said().await))
@@ -173,7 +150,7 @@ enum AgentStartError {
 
 async fn start(
     host: &PlanHost,
-    binary: &AgentBinary,
+    mut binary: &'static AgentBinary,
     mut stdin: ChildStdin,
     stdout: ChildStdout,
     child: Child,
@@ -182,7 +159,8 @@ async fn start(
     let mut stdout = BufReader::new(stdout);
     let (mut noise, mut has_begun) = (String::new(), false);
     let mut deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
-    let mut is_sent = false;
+    // What the host unpacks the binary with, once it has been offered.
+    let mut unpacker = None;
     loop {
         let line = match tokio::time::timeout_at(deadline, next_line(&mut stdout)).await {
             Ok(Ok(Some(line))) => line,
@@ -192,22 +170,24 @@ async fn start(
         match words.as_slice() {
             [AGENT_MARK] => break,
             [HERE_MARK] => has_begun = true,
-            [NEED_MARK, arch, method] if !is_sent => {
-                is_sent = true;
-                let ours = rustix::system::uname().machine().to_string_lossy().into_owned();
-                if *arch != ours {
-                    return Err(diagnosed(other_architecture(host, arch, &ours)));
-                }
-                let bytes = if *method == "gzip" { binary.compressed() } else { Ok(binary.plain.as_slice()) };
+            [NEED_MARK, arch, method, libc] if unpacker.is_none() => {
+                binary = binary_for(host, arch, libc).map_err(diagnosed)?;
+                let method = Unpacker::parse(method);
+                deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
+                let packing = tokio::task::spawn_blocking(move || binary.packed(method).map(<[u8]>::len));
+                let length = packing.await.map_err(io::Error::other).and_then(|length| length);
+                let length = length.map_err(|error| diagnosed(unreadable(&error)))?;
+                unpacker = Some((method, length));
+                // If it fails, the host says why.
+                let _ = stdin.write_all(format!("{} {length}\n", file_digest(binary)).as_bytes()).await;
+            }
+            [SEND_MARK] if let Some((method, length)) = unpacker => {
+                tell_upload(length / 1_000_000);
                 let sent = async {
-                    let bytes = bytes?;
-                    tell_upload(bytes.len() / 1_000_000);
-                    stdin.write_all(format!("{}\n", bytes.len()).as_bytes()).await?;
-                    stdin.write_all(bytes).await?;
+                    stdin.write_all(binary.packed(method)?).await?;
                     stdin.flush().await
                 };
                 deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
-                // If it fails, the host says why.
                 let _ = tokio::time::timeout(UPLOAD_TIMEOUT, sent).await;
             }
             [FAIL_MARK, what, folder @ ..] => {
@@ -230,6 +210,38 @@ async fn start(
         return Err(diagnosed(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)));
     }
     Ok(connection)
+}
+
+/// The binary for a host with this architecture and C library: its version, `none` if it has not the one that this machine's binary needs,
+/// or anything else if it is not known.
+fn binary_for(host: &PlanHost, arch: &str, libc: &str) -> Result<&'static AgentBinary, Diagnostic> {
+    let ours = own_arch();
+    let binary = AgentBinary::for_arch(arch).map_err(|error| unreadable(&error))?;
+    let binary = binary.ok_or_else(|| other_architecture(host, arch, &ours))?;
+    let Some(needed) = binary.needed_glibc() else { return Ok(binary) };
+    let has = match GlibcVersion::parse(libc) {
+        Some(version) if version < needed => format!("the host has {version}"),
+        None if libc == "none" && arch == ours => "the host has another C library".to_owned(),
+        Some(_) | None => return Ok(binary),
+    };
+    let path = AgentBinary::path(arch).map_err(|error| unreadable(&error))?;
+    let hint = format!(
+        "use a released binary, which needs no C library, or put one of version {} at {}",
+        env!("CARGO_PKG_VERSION"),
+        path.display()
+    );
+    Err(Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name))
+        .with_cause(format!("this runner was built for the GNU C library {needed} or newer, and {has}"))
+        .with_hint(hint))
+}
+
+/// The digest in the name of the file on the host.
+fn file_digest(binary: &AgentBinary) -> String {
+    binary.digest.hex_prefix(32)
+}
+
+fn unreadable(error: &io::Error) -> Diagnostic {
+    Diagnostic::new(ErrorCode::RunnerFault, "can't read the runner's binary for the host").with_cause(error)
 }
 
 fn diagnosed(diagnostic: Diagnostic) -> AgentStartError {
@@ -350,7 +362,7 @@ fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
     let said = telling_line(stderr).or_else(|| noise.lines().map(str::trim).rfind(|line| !line.is_empty()));
     let diagnostic = said.into_iter().fold(diagnostic, Diagnostic::with_cause);
     diagnostic.with_hint(match stderr.contains("GLIBC_") {
-        true => "its C library is older than this machine's: deploy from a machine whose C library is as old as the host's, or older",
+        true => "its C library is older than this machine's: use a released binary, which needs no C library",
         false => "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again",
     })
 }
@@ -384,18 +396,24 @@ fn first_line(text: &str) -> &str {
 
 fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
     let message = format!("host `{}` is `{theirs}`, and this runner is for `{ours}`", host.name);
-    let hint = "deploy from a machine with the same architecture; agents for other architectures are not supported yet";
-    Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)
+    let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, message);
+    match AgentBinary::path(theirs) {
+        Ok(path) => diagnostic.with_cause(format!("there is no {}", path.display())).with_hint(format!(
+            "put the runner for `{theirs}` there, of this version ({}); or deploy from a machine with that architecture",
+            env!("CARGO_PKG_VERSION")
+        )),
+        Err(error) => diagnostic.with_cause(error).with_hint("deploy from a machine with that architecture"),
+    }
 }
 
-fn unusable(host: &PlanHost, what: &str, folder: &str, stderr: &str) -> Diagnostic {
+fn unusable((host, binary): (&PlanHost, &AgentBinary), what: &str, folder: &str, stderr: &str) -> Diagnostic {
     let (cause, hint) = match what {
         "folder" => (
             "the user has no writable folder that allows programs to run",
             "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
                 .to_owned(),
         ),
-        _ => ("the runner's binary could not be stored there", format!("free at least 80 MB in {folder} on the host")),
+        _ => ("the runner's binary could not be stored there", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
     };
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let diagnostic = diagnostic.with_cause(cause).with_hint(hint);

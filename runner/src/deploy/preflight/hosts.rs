@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use contract::{
     Digest, StepId, TargetName,
-    diagnostic::{Diagnostic, ErrorCode, Notice},
+    diagnostic::{Diagnostic, Notice},
 };
 use journal::{StepTarget, event::JournalHeader};
-use plan::{ModuleRef, Plan, PlanStep};
+use plan::{Plan, PlanStep};
 use sandbox::ModuleDescription;
 
 use super::{PlannedStep, PreparedPlan, machine_problems, resources};
-use crate::agent::wire::BeginSession;
+use crate::{
+    agent::wire::BeginSession,
+    deploy::{PruneMode, ReleaseDirs, ReleaseRetention},
+};
 
 impl PreparedPlan {
     /// Whether a step runs in this deployment: `--limit` chooses its host, if it is given.
@@ -103,6 +106,21 @@ impl PreparedPlan {
         futures_util::future::join_all(sessions).await.into_iter().flatten().collect()
     }
 
+    /// Removes old releases on other hosts, and returns what failed. All hosts are asked at once.
+    pub(in crate::deploy) async fn prune_hosts(
+        &self,
+        dirs: &ReleaseDirs,
+        retention: &ReleaseRetention,
+    ) -> Vec<Diagnostic> {
+        let left_behind = self.left_behind();
+        let asked = self.hosts.iter().filter(|(name, _)| self.chooses(name) && !left_behind.contains_key(*name));
+        let pruned = asked.filter_map(|(name, remote)| {
+            let (_, dirs) = dirs.on_hosts.get(name)?;
+            Some(remote.prune(dirs, retention, PruneMode::Remove))
+        });
+        futures_util::future::join_all(pruned).await.into_iter().filter_map(Result::err).collect()
+    }
+
     /// The secrets that the steps of a host use, by name.
     fn secrets_of_host(&self, host: &TargetName) -> BTreeMap<String, String> {
         let stand_ins = self.all_steps().flat_map(|planned| &planned.stand_ins);
@@ -128,20 +146,6 @@ pub(super) fn move_into_limit(planned: &mut PlannedStep, limit: &BTreeSet<Target
     if !limit.contains(&planned.host_name()) && !planned.stand_ins.is_empty() {
         planned.step = planned.stand_ins.remove(0).step;
     }
-}
-
-/// The error for a module in a file or a registry of a step on another host, which has only the runner's own.
-pub(super) fn module_of_this_machine(plan: &Plan, planned: &PlannedStep) -> Option<Diagnostic> {
-    let host = planned.step.remote_host()?;
-    match planned.step.uses {
-        ModuleRef::Official(_) => return None,
-        ModuleRef::File(_) | ModuleRef::Registry(_) => {}
-    }
-    let message =
-        format!("step `{}` uses a module that `{}` can't get from the runner yet", planned.step.id, host.name);
-    let hint = Some("use one of the runner's modules there, or run the step on this machine".to_owned());
-    let label = "only the runner's modules run on other hosts";
-    Some(plan.error_at(ErrorCode::NotSupported, planned.step.span.clone(), message, label, hint))
 }
 
 /// What an agent checks for the steps of its host. Their positions in the plan are not known there.
