@@ -21,7 +21,7 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
 };
 
-use super::{AgentConnection, ConnectionError};
+use super::{AgentConnection, ConnectionError, plain_text};
 use crate::agent::{self, wire::AGENT_MARK};
 
 /// How long it may take until the agent says hello, without the time to send the binary.
@@ -53,16 +53,19 @@ const OPTIONS: [&str; 9] = [
     "RequestTTY=no",
 ];
 
-/// What runs on the host: finds a folder where programs can run, and becomes the agent there. `$1` is the binary's digest. If it is
-/// missing, a line with the size comes first, then the binary.
+/// What runs on the host: finds a folder where programs can run and that has room, and becomes the agent there. `$1` is the binary's
+/// digest, `$2` its size in KiB. If it is missing, a line with the size of what is sent comes first, then that.
 const SCRIPT: &str = concat!(
-    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; f=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
+    "if [ -x \"$p/agent-$1\" ]; then a=\"$p/agent-$1\"; break; fi; ",
+    "k=$(df -Pk \"$p\" 2>/dev/null | tail -n 1 | (read -r x y z k w; printf %s \"$k\")); ",
+    "if [ \"$k\" -lt \"$2\" ] 2>/dev/null; then f=\"$p\"; continue; fi; ",
     "t=\"$p/.test-$$\"; printf \"#!/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
     "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
-    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL folder\\n\"; exit 1; fi; ",
+    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL %s\\n\" \"${f:+room }${f:-folder}\"; exit 1; fi; ",
     "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",
     "m=cat; if command -v gzip >/dev/null 2>&1; then m=\"gzip -dc\"; fi; ",
     "printf \"\\nPAWL-NEED %s %s\\n\" \"$(uname -m)\" \"${m%% *}\"; read -r n; ",
@@ -134,7 +137,8 @@ pub async fn reach(
         command.args(["-p", &port.to_string()]);
     }
     command.args(["--", name]);
-    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {}", binary.digest.hex_prefix(32)));
+    let room = binary.plain.len().div_ceil(1024);
+    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {} {room}", binary.digest.hex_prefix(32)));
     // In a process group of its own: Ctrl-C is the coordinator's to handle.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| {
@@ -214,7 +218,7 @@ async fn start(
                 return Err(AgentStartError::Unusable { what: (*what).to_owned(), folder: folder.join(" ") });
             }
             _ => {
-                noise.push_str(&line);
+                noise.push_str(&plain_text(&line));
                 if noise.len() > MAX_NOISE_BYTES {
                     return Err(AgentStartError::Ended { noise, has_begun });
                 }
@@ -269,7 +273,7 @@ impl SshErrors {
     async fn said(self) -> String {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.reading).await;
         let text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        String::from_utf8_lossy(&text).trim().to_owned()
+        plain_text(String::from_utf8_lossy(&text).trim())
     }
 }
 
@@ -301,6 +305,11 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
     } else if said("Permission denied (") {
         let message = format!("host {shown} refused the login");
         Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(format!("check the user and the key: {log_in}"))
+    } else if noise.len() > MAX_NOISE_BYTES {
+        let message = format!("the login shell of host {shown} says more than {} KiB first", MAX_NOISE_BYTES >> 10);
+        let hint = "let the files that it reads, such as `.bashrc`, say nothing without a terminal".to_owned();
+        let cause = format!("it said: {}", first_line(noise));
+        Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
     } else if stderr.is_empty() && !noise.trim().is_empty() {
         let message = format!("host {shown} did not start the agent: it ran another program");
         let hint = "remove the `ForceCommand` or `command=` of this key, or let it run `/bin/sh`".to_owned();
@@ -311,6 +320,12 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         let message = format!("host {shown} can't be reached: there is no ssh configuration {config}");
         let hint = format!("create {config}, or correct `ssh: {{ config: … }}` in the plan");
         Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
+    } else if is_hung_up(stderr) {
+        let message = format!("host {shown} hung up before the login");
+        let hint = format!(
+            "check sshd there: too many connections may wait for their login (`MaxStartups`), or it lets nobody in from here; {log_in}"
+        );
+        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
     } else {
         let hint = format!("check that it is up: {log_in}");
         Diagnostic::new(ErrorCode::HostUnreachable, format!("host {shown} can't be reached")).with_hint(hint)
@@ -319,6 +334,13 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         Some(line) => diagnostic.with_cause(format!("ssh: {}", line.trim_start_matches("ssh: "))),
         None => diagnostic,
     }
+}
+
+/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
+/// refused login, which must not be tried again.
+pub(super) fn is_hung_up(said: &str) -> bool {
+    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
+    words.iter().any(|word| said.contains(word)) && !said.contains("UNKNOWN")
 }
 
 /// The jump host that ssh's errors name, and the command that prints its key.
@@ -389,13 +411,18 @@ fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
 }
 
 fn unusable(host: &PlanHost, what: &str, folder: &str, stderr: &str) -> Diagnostic {
+    let megabytes = AgentBinary::own().map_or(0, |binary| binary.plain.len().div_ceil(1_000_000));
     let (cause, hint) = match what {
         "folder" => (
             "the user has no writable folder that allows programs to run",
             "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
                 .to_owned(),
         ),
-        _ => ("the runner's binary could not be stored there", format!("free at least 80 MB in {folder} on the host")),
+        "room" => ("no folder for it has enough room", format!("free at least {megabytes} MB in {folder} on the host")),
+        _ => (
+            "the runner's binary could not be stored there",
+            format!("free at least {megabytes} MB in {folder} on the host"),
+        ),
     };
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let diagnostic = diagnostic.with_cause(cause).with_hint(hint);
