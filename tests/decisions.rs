@@ -21,8 +21,8 @@ use history::{GeneratedHistory, HistoryOp, arb_ops, findings, fingerprint, step_
 use journal::{
     JournalState, JournalTrust, Snapshot, StepTarget,
     decision::{
-        DecisionInput, HostOutcome, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, is_made_elsewhere,
-        unpassed_check_since, upstream_ran,
+        DecisionInput, HostOutcome, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide,
+        is_made_elsewhere, unpassed_check_since, upstream_ran,
     },
     event::{Decision, DecisionReason, JournalEntry, ProbeInput},
     state::{RecordOrigin, StepRecord},

@@ -99,8 +99,7 @@ impl AgentProcess {
 
     /// Whether a call of the attempt is confirmed by this one, over its own connection.
     fn confirms(&mut self, epoch: u64) -> bool {
-        let (app, environment, target) =
-            ("shop".parse().unwrap(), "test".parse().unwrap(), "web-1".parse().unwrap());
+        let (app, environment, target) = ("shop".parse().unwrap(), "test".parse().unwrap(), "web-1".parse().unwrap());
         self.say(&ToAgent::Confirm { call: 1, app, environment, target, key: KEY.to_owned(), epoch });
         match self.hear_answer() {
             AgentAnswer::Confirmation { confirmed } => confirmed,

@@ -116,9 +116,7 @@ impl SshHost {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.windows(state.len()).any(|window| window == state.as_bytes())
         };
-        let is_agent = |exe: PathBuf| {
-            exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent-"))
-        };
+        let is_agent = |exe: PathBuf| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent-"));
         let is_agent = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(is_agent) && is_here(*pid);
         processes().filter(is_agent).collect()
     }

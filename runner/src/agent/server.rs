@@ -28,7 +28,9 @@ use super::{
     confirmation::{AwaitingConfirmation, Confirmable},
     files::FileStore,
     session::{self, Session, host_records, problem},
-    wire::{self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
+    wire::{
+        self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator,
+    },
 };
 use crate::deploy::{Interrupt, host_problems};
 

@@ -45,10 +45,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Takes the host's lock and begins its journal. Also returns the agent that it made to end.
-    pub(super) async fn begin(
-        state_dir: &Path,
-        begin: &BeginSession,
-    ) -> Result<(Self, Option<EndedAgent>), Problem> {
+    pub(super) async fn begin(state_dir: &Path, begin: &BeginSession) -> Result<(Self, Option<EndedAgent>), Problem> {
         let store = store(state_dir, &begin.target, &begin.app, &begin.environment);
         let coordinator = Coordinator { lineage: begin.lineage.clone(), epoch: begin.epoch };
         let (mut lock, ended_agent) = fence::take_lock(&store, &coordinator, &begin.by).await?;

@@ -242,7 +242,8 @@ impl Shared {
                 }
             }
             ToCoordinator::AwaitsConfirmation { call } => {
-                let told = self.with(|state| state.calls.get_mut(&call).and_then(|open| open.awaits_confirmation.take()));
+                let told =
+                    self.with(|state| state.calls.get_mut(&call).and_then(|open| open.awaits_confirmation.take()));
                 if let Ok(Some(told)) = told {
                     let _ = told.send(());
                 }

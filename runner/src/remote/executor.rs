@@ -36,8 +36,8 @@ use super::{
 };
 use crate::{
     agent::wire::{
-        self, AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem, ShippedDirs,
-        ToAgent,
+        self, AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem,
+        ShippedDirs, ToAgent,
     },
     deploy::{Executor, PlannedStep},
 };
@@ -130,7 +130,8 @@ impl RemoteExecutor {
         if let Some(agent) = begun.ended_agent.as_ref().filter(|agent| agent.epoch < session.epoch) {
             let how = if agent.was_killed { "did not end, and was killed" } else { "was made to end" };
             let (host, pid, epoch) = (&self.host.name, agent.pid, agent.epoch);
-            let message = format!("{host}: process {pid} still worked for an earlier attempt (epoch {epoch}); it {how}");
+            let message =
+                format!("{host}: process {pid} still worked for an earlier attempt (epoch {epoch}); it {how}");
             (self.notify)(Notice::warning(message));
         }
         self.learn(begun);
@@ -364,8 +365,7 @@ impl RemoteExecutor {
             AgentAnswer::NotConfirmed { failure } => (None, failure.is_none()),
             _ => return,
         };
-        let record =
-            HostRecord { step_target: step_target.clone(), key: key.to_owned(), epoch, outcome, undone };
+        let record = HostRecord { step_target: step_target.clone(), key: key.to_owned(), epoch, outcome, undone };
         self.records.borrow_mut().insert(step_target.clone(), record);
     }
 

@@ -24,9 +24,7 @@ pub(super) fn plain_text(text: &str) -> String {
 ///
 /// # Errors
 /// Those of [`read_frame`](crate::agent::wire::read_frame).
-pub(super) async fn read_plain_frame(
-    from: &mut (impl AsyncRead + Unpin),
-) -> io::Result<Option<Frame<ToCoordinator>>> {
+pub(super) async fn read_plain_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame<ToCoordinator>>> {
     read_frame_with(from, plain_message).await
 }
 
@@ -89,7 +87,8 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
-        let receipt = Receipt { outputs: [("path".to_owned(), RED.into())].into_iter().collect(), ..Receipt::default() };
+        let receipt =
+            Receipt { outputs: [("path".to_owned(), RED.into())].into_iter().collect(), ..Receipt::default() };
         match heard(&answer(StepOutcome::Succeeded { receipt: receipt.clone() })).await {
             ToCoordinator::Answer {
                 answer: AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt: heard } },

@@ -22,7 +22,9 @@ fn deployed(host: &SshHost, within: &str) -> TestEnvironment {
     environment.edit(
         "deploy.yml",
         "  switch: { on: web, with: { link: current }, grants: { dirs: [app] } }",
-        &format!("{GATE}  switch: {{ on: web, with: {{ link: current }}, grants: {{ dirs: [app] }}, confirm: {within} }}"),
+        &format!(
+            "{GATE}  switch: {{ on: web, with: {{ link: current }}, grants: {{ dirs: [app] }}, confirm: {within} }}"
+        ),
     );
     fs::write(host.path("srv/open"), "").unwrap();
     environment.deploy("r1", &[]).assert_exit(0);

@@ -429,12 +429,7 @@ fn confirmation(
 }
 
 /// Reports `confirm` of a step that runs on the runner's machine whatever the environment is.
-fn check_confirmed_place(
-    what: &str,
-    node: &YamlNode,
-    places: Option<&[StepPlace]>,
-    problems: &mut PlanErrorCollector,
-) {
+fn check_confirmed_place(what: &str, node: &YamlNode, places: Option<&[StepPlace]>, problems: &mut PlanErrorCollector) {
     if places.is_some_and(|places| places.iter().all(|place| place.host.is_none())) {
         let message = format!("{what} runs on the runner's machine, where no connection can be lost");
         let error = PlanError::new(ErrorCode::InvalidValue, message);

@@ -139,8 +139,7 @@ impl RemoteExecutor {
             }
             Some(failure) => {
                 let message = format!("{unconfirmed}, and {host} could not undo it: {}", failure.message);
-                let unknown =
-                    StepFailure::new(FailureKind::Permanent, message).with_code(ErrorCode::NotUndoneByHost);
+                let unknown = StepFailure::new(FailureKind::Permanent, message).with_code(ErrorCode::NotUndoneByHost);
                 let hint = failure.hint.unwrap_or_else(|| format!("look at what {host} shows, and fix the cause"));
                 StepOutcome::Unknown { failure: unknown.with_hint(hint) }
             }
