@@ -94,6 +94,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("version: 1", PLANS),
             ("environments:", PLANS),
             ("Host 10.0.0.*", Tested("tests/cases/remote_hosts.rs", "ssh_goes_through_the_jump_host_of_the_page")),
+            ("version: 1", PLANS),
             ("environments:", PLANS),
         ],
     ),

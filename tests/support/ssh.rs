@@ -10,6 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 
+const SSHD: &str = "/usr/sbin/sshd";
+
 /// Lets its user in until it is dropped.
 pub struct SshHost {
     folder: TempDir,
@@ -20,6 +22,20 @@ pub struct SshHost {
 impl SshHost {
     /// A host with these further lines in the configuration of its sshd.
     pub fn with_options(options: &str) -> Self {
+        Self::start(options, "", None)
+    }
+
+    /// A host whose sessions have these variables. `ROOT` in their values is its folder.
+    pub fn with_variables(variables: &str) -> Self {
+        Self::start("", variables, None)
+    }
+
+    /// A host with mounts of its own, which a shell script makes. `ROOT` in it is its folder, in which `mount` is empty.
+    pub fn with_mounts(script: &str, variables: &str) -> Self {
+        Self::start("", variables, Some(script))
+    }
+
+    fn start(options: &str, variables: &str, mounts: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
@@ -32,14 +48,16 @@ impl SshHost {
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let shown = root.display();
+        fs::create_dir(root.join("mount")).unwrap();
+        // Of several values of a variable, the first counts.
+        let variables = variables.replace("ROOT", &shown.to_string());
         let configuration = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {shown}/host-key\nAuthorizedKeysFile {shown}/user-key.pub\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
-             SetEnv XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state {}\n{options}\n",
-            format_args!("PATH={shown}/bin:/usr/bin:/bin")
+             SetEnv {variables} XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state PATH={shown}/bin:/usr/bin:/bin\n{options}\n"
         );
         fs::write(root.join("sshd_config"), configuration).unwrap();
-        let child = start_sshd(root, port);
+        let child = start_sshd(root, port, mounts);
         Self { folder, port, child }
     }
 
@@ -57,7 +75,7 @@ impl SshHost {
 
     /// Brings it back as it was.
     pub fn come_back(&mut self) {
-        self.child = start_sshd(self.folder.path(), self.port);
+        self.child = start_sshd(self.folder.path(), self.port, None);
     }
 
     /// Its folder on the host, for what a plan deploys there.
@@ -107,10 +125,23 @@ impl SshHost {
 
     /// The processes of agents on this host.
     pub fn agents(&self) -> Vec<u32> {
-        let binaries = self.path("cache");
-        let is_agent =
-            |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(&binaries));
+        let state = format!("XDG_STATE_HOME={}/state\0", self.folder.path().display());
+        let is_here = |pid: u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.windows(state.len()).any(|window| window == state.as_bytes())
+        };
+        let is_agent = |exe: PathBuf| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent-"));
+        let is_agent = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(is_agent) && is_here(*pid);
         processes().filter(is_agent).collect()
+    }
+
+    /// Lets nobody in any more, or again. Connections that are there stay.
+    pub fn allow_logins(&self, are_allowed: bool) {
+        let (key, taken_away) = (self.path("user-key.pub"), self.path("user-key.gone"));
+        match are_allowed {
+            true => fs::rename(taken_away, key).unwrap(),
+            false => fs::rename(key, taken_away).unwrap(),
+        }
     }
 }
 
@@ -123,8 +154,17 @@ impl Drop for SshHost {
     }
 }
 
-fn start_sshd(root: &Path, port: u16) -> Child {
-    let mut command = Command::new("/usr/sbin/sshd");
+/// Starts sshd, with mounts of its own if a script makes them.
+fn start_sshd(root: &Path, port: u16, mounts: Option<&str>) -> Child {
+    let mut command = match mounts {
+        None => Command::new(SSHD),
+        Some(script) => {
+            let script = format!("set -e; {}; exec {SSHD} \"$@\"", script.replace("ROOT", &root.display().to_string()));
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", &script, "sh"]);
+            command
+        }
+    };
     command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
     let log = fs::File::create(root.join("sshd.log")).unwrap();
     let child = command.stderr(log).spawn();

@@ -104,15 +104,17 @@ static WORKFLOW_LINTERS: PipTool = PipTool {
     programs: &["zizmor", "check-jsonschema"],
 };
 
-/// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
-pub(crate) const TOOLS: [SetupNeed; 9] = [
+/// For `test`: what kills the runner, what tests compare with, login shells, and what lets names lie to it.
+pub(crate) const TOOLS: [SetupNeed; 11] = [
     SetupNeed::Program("docker-registry"),
+    SetupNeed::Program("fish"),
     SetupNeed::Program("git"),
     SetupNeed::Program("nginx"),
     SetupNeed::Program("sqlite3"),
     SetupNeed::Program("ssh"),
     SetupNeed::Program("sshd"),
     SetupNeed::Program("strace"),
+    SetupNeed::Program("tcsh"),
     SetupNeed::Program("unshare"),
     SetupNeed::Program("wasm-opt"),
 ];

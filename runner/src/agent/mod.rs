@@ -9,6 +9,8 @@
 //! host is reached ([`crate::remote`]).
 
 mod cleanup;
+mod confirmation;
+mod fence;
 mod files;
 mod server;
 mod session;

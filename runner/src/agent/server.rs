@@ -1,6 +1,7 @@
 //! The agent's loop: one call at a time, with its messages, until the connection ends.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
@@ -10,7 +11,10 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
 
 use contract::{
     StepId,
@@ -18,8 +22,10 @@ use contract::{
     hash::Blake3Hash,
     step::{FailureKind, StepFailure, StepOutcome},
 };
-use journal::{RecordStatus, event::Fingerprint, file::StepEffect};
-use plan::PlanStep;
+use journal::{
+    JournalError, RecordStatus, StepTarget, UndoCompletion, UndoIntent, event::Fingerprint, file::StepEffect,
+};
+use plan::{Confirmation, PlanStep};
 use sandbox::{
     CallChannel, CallMessage, LoadedModule, ModuleDescription, ModuleRuntime, NoticeHandler, UserPaths,
     module_display_name,
@@ -27,11 +33,14 @@ use sandbox::{
 
 use super::{
     cleanup,
+    confirmation::{AwaitingConfirmation, Confirmable},
     files::FileStore,
-    session::{Session, host_records, problem},
-    wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
+    session::{self, Session, host_records, problem},
+    wire::{
+        self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator,
+    },
 };
-use crate::deploy::{self, PruneMode, ReleaseRetention, examine_releases, host_problems};
+use crate::deploy::{self, Interrupt, PruneMode, ReleaseRetention, examine_releases, host_problems};
 
 /// A coordinator that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -63,10 +72,18 @@ struct Agent {
     session: Option<Session>,
     frames: mpsc::Sender<Vec<u8>>,
     requests: mpsc::Receiver<Frame<ToAgent>>,
+    /// A newer agent needs the host.
+    interrupt: Interrupt,
 }
 
-/// Serves a coordinator over standard input and output, until it is gone.
+/// Serves a coordinator over standard input and output, until it is gone or a newer one comes.
 pub async fn serve(folders: AgentFolders) -> ExitKind {
+    // What the end of the session on the host sends is not for the agent: it still has something to end. sshd has made it the leader
+    // of a session already.
+    let _ = rustix::process::setsid();
+    let (Ok(interrupt), Ok(_hangup)) = (Interrupt::listen(), signal(SignalKind::hangup())) else {
+        return ExitKind::Bug;
+    };
     let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
     let (received, requests) = mpsc::channel(1);
     let writing = tokio::spawn(wire::write_frames(waiting, tokio::io::stdout()));
@@ -85,12 +102,19 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
     let Ok(runtime) = ModuleRuntime::new(folders.paths.clone(), notify) else { return ExitKind::Bug };
     let files = FileStore::new(folders.cache.join("shipped"));
     let (modules, session) = (BTreeMap::new(), None);
-    let mut agent = Agent { runtime, modules, files, folders, session, frames, requests };
+    let mut agent = Agent { runtime, modules, files, folders, session, frames, requests, interrupt: interrupt.clone() };
     cleanup::mark_agent_as_used();
     let _ = agent.frames.send(format!("\n{}\n", wire::AGENT_MARK).into_bytes()).await;
     agent.say(&ToCoordinator::Hello(Hello { build: own_build() })).await;
-    while let Some(frame) = agent.requests.recv().await {
-        agent.handle(frame).await;
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.requested() => break,
+            frame = agent.requests.recv() => match frame {
+                Some(frame) => agent.handle(frame).await,
+                None => break,
+            },
+        }
     }
     let session = agent.session.take();
     let had_session = session.is_some();
@@ -140,15 +164,23 @@ impl Agent {
             Frame::Message(ToAgent::Module { name, hash }) => self.files.name_module(name, hash),
             Frame::Message(ToAgent::Ping | ToAgent::Stop) => {}
             Frame::Message(ToAgent::Begin(begin)) => {
+                if let Some(former) = self.session.take() {
+                    former.end().await;
+                }
                 let answer = match Session::begin(&self.folders.state, &begin).await {
-                    Ok(session) => {
+                    Ok((session, ended_agent)) => {
                         let records = host_records(session.journal.state());
                         self.session = Some(session);
-                        ToCoordinator::Begun { records }
+                        ToCoordinator::Begun(BegunSession { records, ended_agent })
                     }
                     Err(problem) => ToCoordinator::Refused(problem),
                 };
                 self.say(&answer).await;
+            }
+            Frame::Message(ToAgent::Confirm { call, app, environment, target, key, epoch }) => {
+                let place = (&target, &app, &environment);
+                let confirmed = session::confirm(&self.folders.state, place, &key, epoch).await;
+                self.say(&ToCoordinator::Answer { call, answer: AgentAnswer::Confirmation { confirmed } }).await;
             }
             Frame::Message(ToAgent::Offer { call, files }) => {
                 let answer = match self.files.missing(&files) {
@@ -193,6 +225,9 @@ impl Agent {
                     problems.push((step.id.clone(), problem(&diagnostic)));
                 }
             }
+        }
+        if let (Some((step, ..)), Err(problem)) = (described.first(), session::check_folder(&self.folders.state)) {
+            problems.push((step.id.clone(), problem));
         }
         let found = host_problems(described, create).await;
         problems.extend(found.into_iter().map(|(step, diagnostic)| (step, problem(&diagnostic))));
@@ -244,7 +279,7 @@ impl Agent {
         if let Err(failure) = self.load(step).await {
             return AgentAnswer::Failed { failure };
         }
-        let Self { runtime, modules, session, frames, requests, .. } = self;
+        let Self { runtime, modules, session, frames, requests, interrupt, .. } = self;
         let (module, description) = &modules[&module_display_name(&step.uses)];
         let (channel, mut messages) = CallChannel::new();
         let (stop, stopped) = watch::channel(None);
@@ -254,7 +289,8 @@ impl Agent {
             channel = channel.with_program_records(records.into());
         }
         let acts = matches!(export, Export::Apply { .. });
-        let work = run_export(runtime, (module, description), step, session.as_mut(), export, channel);
+        let awaiting = AwaitingConfirmation { call, frames, interrupt, has_begun: &Cell::new(false) };
+        let work = run_export(runtime, (module, description), step, session.as_mut(), export, channel, &awaiting);
         tokio::pin!(work);
         let mut ended_at: Option<tokio::time::Instant> = None;
         let at =
@@ -276,10 +312,15 @@ impl Agent {
                     Some(_) => {}
                     None => ended_at = Some(tokio::time::Instant::now()),
                 },
+                requested_at = interrupt.requested(), if ended_at.is_none() => ended_at = Some(requested_at),
                 () = tokio::time::sleep_until(at(ended_at, GRACE_PERIOD)), if ended_at.is_some() && stop.borrow().is_none() => {
                     stop.send_replace(Some(tokio::time::Instant::now()));
                 }
-                () = tokio::time::sleep_until(at(ended_at, LAST_MOMENT)), if ended_at.is_some() => {
+                () = tokio::time::sleep_until(at(ended_at, LAST_MOMENT)), if ended_at.is_some() && !awaiting.has_begun.get() => {
+                    // Waiting for a confirmation, and undoing without one, takes its time.
+                    if awaiting.has_begun.get() {
+                        continue;
+                    }
                     // The intent stays without an outcome: the next attempt asks the step's probe.
                     let failure = StepFailure::new(FailureKind::TimeOut, "the connection ended");
                     break match acts {
@@ -307,6 +348,7 @@ async fn run_export(
     session: Option<&mut Session>,
     export: Export,
     channel: CallChannel,
+    awaiting: &AwaitingConfirmation<'_>,
 ) -> AgentAnswer {
     match export {
         Export::InputHashes { config } => match runtime.input_hashes(step, description, &config) {
@@ -330,17 +372,36 @@ async fn run_export(
             if let Err(problem) = session.check_lock() {
                 return not_begun(&problem.message);
             }
-            let intent = session.journal.record_intent(&step_target, &key, fingerprint, input, effect);
+            let prepare = |confirm: &Confirmation| {
+                let epoch = input["epoch"].as_u64().unwrap_or_default();
+                Ok::<_, io::Error>((Confirmable::prepare(session.folder(), &key, epoch)?, confirm.within))
+            };
+            let confirmable = match step.confirm.as_ref().map(prepare).transpose() {
+                Ok(confirmable) => confirmable,
+                Err(error) => return not_begun(&error.to_string()),
+            };
+            let intent = session.journal.record_intent(&step_target, &key, fingerprint, input.clone(), effect);
             let intent = match intent {
                 Ok(intent) => intent,
                 Err(error) => return not_begun(&error.to_string()),
             };
             let completion = runtime.apply(module, step, intent, channel).await;
+            if let (Some((confirmable, within)), StepOutcome::Succeeded { receipt }) =
+                (confirmable, completion.outcome())
+                && !awaiting.is_confirmed(&confirmable, within).await
+            {
+                let revert = async |intent| {
+                    runtime.revert(module, step, intent, &input, receipt, CallChannel::unobserved()).await
+                };
+                let undone = undo(session, &step_target, revert).await;
+                return AgentAnswer::NotConfirmed {
+                    failure: undone.unwrap_or_else(|error| Some(journal_failure(&error))),
+                };
+            }
             match session.journal.record_outcome(completion) {
                 Ok(outcome) => AgentAnswer::Outcome { outcome },
                 Err(error) => {
-                    let failure = StepFailure::new(FailureKind::Permanent, error.to_string());
-                    AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } }
+                    AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure: journal_failure(&error) } }
                 }
             }
         }
@@ -376,12 +437,29 @@ async fn run_export(
             let failure = completion.failure().cloned();
             match session.journal.record_undo_outcome(completion) {
                 Ok(()) => AgentAnswer::Reverted { failure },
-                Err(error) => {
-                    AgentAnswer::Reverted { failure: Some(StepFailure::new(FailureKind::Permanent, error.to_string())) }
-                }
+                Err(error) => AgentAnswer::Reverted { failure: Some(journal_failure(&error)) },
             }
         }
     }
+}
+
+/// Undoes a step of which only the intent is on record. Returns the failure of undoing it.
+///
+/// # Errors
+/// It is not recorded.
+async fn undo(
+    session: &mut Session,
+    step_target: &StepTarget,
+    revert: impl AsyncFnOnce(UndoIntent) -> UndoCompletion,
+) -> Result<Option<StepFailure>, JournalError> {
+    let completion = revert(session.journal.record_undo_intent(step_target)?).await;
+    let failure = completion.failure().cloned();
+    session.journal.record_undo_outcome(completion)?;
+    Ok(failure)
+}
+
+fn journal_failure(error: &JournalError) -> StepFailure {
+    StepFailure::new(FailureKind::Permanent, error.to_string())
 }
 
 fn not_begun(why: &str) -> AgentAnswer {

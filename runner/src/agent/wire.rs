@@ -66,6 +66,8 @@ pub enum ToAgent {
     File { hash: Blake3Hash, size: u64 },
     /// The module that has this name in steps is that file.
     Module { name: String, hash: Blake3Hash },
+    /// The host can be reached by a new connection: the call with this key and epoch counts, if its agent waits for that.
+    Confirm { call: CallId, app: AppName, environment: EnvironmentName, target: TargetName, key: String, epoch: u64 },
     /// The programs of the running call must end.
     Stop,
     /// The agent is still needed.
@@ -84,8 +86,10 @@ pub enum ToCoordinator {
     Output { call: CallId, at: Timestamp, stream: OutputStream, bytes: String },
     /// The end of a call.
     Answer { call: CallId, answer: AgentAnswer },
-    /// The session has begun: what the host knows of earlier steps.
-    Begun { records: Vec<HostRecord> },
+    /// The call succeeded, and is undone unless a new connection confirms it in time.
+    AwaitsConfirmation { call: CallId },
+    /// The session has begun.
+    Begun(BegunSession),
     /// The session can't begin.
     Refused(Problem),
     /// The agent is there.
@@ -115,6 +119,26 @@ pub struct BeginSession {
     pub by: String,
     /// The secrets of the steps of this host, by name, for its redactor.
     pub secrets: BTreeMap<String, String>,
+}
+
+/// A session that has begun on a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BegunSession {
+    /// What the host knows of earlier steps.
+    pub records: Vec<HostRecord>,
+    /// The agent of an earlier attempt that still worked, and was made to end.
+    pub ended_agent: Option<EndedAgent>,
+}
+
+/// An agent that another one made to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedAgent {
+    /// Its process on the host.
+    pub pid: u32,
+    /// The epoch of its coordinator's attempt.
+    pub epoch: u64,
+    /// Whether it had to be killed.
+    pub was_killed: bool,
 }
 
 /// A call of a step's module.
@@ -173,6 +197,14 @@ pub enum AgentAnswer {
     },
     Reverted {
         failure: Option<StepFailure>,
+    },
+    /// The call succeeded, nobody confirmed it in time, and the agent undid it, or failed to.
+    NotConfirmed {
+        failure: Option<StepFailure>,
+    },
+    /// Whether what was to be confirmed is confirmed.
+    Confirmation {
+        confirmed: bool,
     },
     /// The call failed before the module was called.
     Failed {
@@ -250,6 +282,17 @@ pub enum Frame<T> {
 /// # Errors
 /// A stream that ends within a frame, a frame that is too long, or one that is no message.
 pub async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame<T>>> {
+    read_frame_with(from, |body| serde_json::from_slice(body)).await
+}
+
+/// The same, with a function that reads a message.
+///
+/// # Errors
+/// As for [`read_frame`].
+pub async fn read_frame_with<T>(
+    from: &mut (impl AsyncRead + Unpin),
+    read_message: impl FnOnce(&[u8]) -> serde_json::Result<T>,
+) -> io::Result<Option<Frame<T>>> {
     let length = match from.read_u32().await {
         Ok(length) if length <= MAX_FRAME_BYTES => length,
         Ok(length) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes"))),
@@ -261,7 +304,7 @@ pub async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)
     from.read_exact(&mut body).await?;
     match kind {
         // The error would show what the message says, which may be a secret.
-        MESSAGE => match serde_json::from_slice(&body) {
+        MESSAGE => match read_message(&body) {
             Ok(message) => Ok(Some(Frame::Message(message))),
             Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is not a message of this build")),
         },

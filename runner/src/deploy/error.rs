@@ -268,12 +268,12 @@ impl AttemptError {
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target, failure, outcome_known: known } => {
+                let stated = |codes: &[ErrorCode]| failure.stated_code().filter(|code| codes.contains(code));
                 let code = if *known {
-                    migration_code(failure).unwrap_or(ErrorCode::StepFailed)
+                    migration_code(failure).or(stated(&[ErrorCode::NotConfirmed])).unwrap_or(ErrorCode::StepFailed)
                 } else {
-                    // Only the runner reports an unknown outcome, so a module did not state this code.
-                    let stated = failure.stated_code().filter(|code| *code == ErrorCode::SecretInReceipt);
-                    stated.unwrap_or(ErrorCode::StepLost)
+                    // Only the runner reports an unknown outcome, so a module did not state these codes.
+                    stated(&[ErrorCode::SecretInReceipt, ErrorCode::NotUndoneByHost]).unwrap_or(ErrorCode::StepLost)
                 };
                 let message = format!("step {step_target} failed on attempt {attempt}");
                 let mut diagnostic = Diagnostic::new(code, message).with_cause(failure_summary(failure));
@@ -492,6 +492,7 @@ fn in_doubt(
         | DecisionReason::NotSelected
         | DecisionReason::Always
         | DecisionReason::HostRecord
+        | DecisionReason::NotConfirmed
         | DecisionReason::InvalidInput { .. }
         | DecisionReason::UndoUnfinished
         | DecisionReason::NotInRollback => (ErrorCode::StepInDoubt, "outcome unknown".to_owned(), accept),

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{AgentConnection, reach};
+use super::{AgentConnection, reach, ssh};
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::{PlanHost, SshOptions};
 
@@ -54,12 +54,9 @@ impl Dialer {
     }
 }
 
-/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
-/// refused login, which must not be tried again.
+/// Whether the server hung up, and may let another connection in a moment later.
 fn is_hung_up(diagnostic: &Diagnostic) -> bool {
-    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
-    let is_said = |cause: &String| words.iter().any(|word| cause.contains(word)) && !cause.contains("UNKNOWN");
-    diagnostic.code == ErrorCode::HostUnreachable && diagnostic.causes.iter().any(is_said)
+    diagnostic.code == ErrorCode::HostUnreachable && diagnostic.causes.iter().any(|cause| ssh::is_hung_up(cause))
 }
 
 /// From 0 to 1.

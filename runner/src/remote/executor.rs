@@ -5,6 +5,8 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer to another question is one error, whichever it is")]
 
+mod confirmation;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -25,18 +27,21 @@ use contract::{
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
 use db::migrate::{LintFinding, LintLevel};
-use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent};
+use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent, decision::HostOutcome};
 use plan::{PlanHost, PlanStep};
 use sandbox::{
     CallChannel, InputError, MigratesBehavior, ModuleDescription, NoticeHandler, PreviewChange, module_display_name,
 };
 
+use self::confirmation::ConfirmedCall;
 use super::{
     AgentConnection, ConnectionError, Dialer, FileHashes,
     shipping::{self, ANSWER_TIMEOUT, Shipment, ThirdPartyModule, ThirdPartyModules, transient},
 };
 use crate::{
-    agent::wire::{self, AgentAnswer, BeginSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent},
+    agent::wire::{
+        self, AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent,
+    },
     deploy::{Executor, PlannedStep, PruneMode, ReleaseFolder, ReleaseRetention},
 };
 
@@ -110,8 +115,8 @@ impl RemoteExecutor {
         let connection = Rc::new(self.dialer.dial(&self.host, &|megabytes| self.tell_upload(megabytes)).await?);
         let session = self.session.borrow().clone();
         if let Some(session) = session {
-            let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
-            self.learn(records);
+            let begun = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
+            self.learn(begun);
         }
         self.knthird_party_modules.borrow_mut().clear();
         // Not before its session has begun: without one, it can't tell what an earlier one did.
@@ -131,18 +136,28 @@ impl RemoteExecutor {
     /// The host can't be reached, a newer attempt has worked on it, or its state can't be used.
     pub async fn begin(&self, session: BeginSession) -> Result<(), Diagnostic> {
         let connection = self.connect().await?;
-        let records = connection.begin(session.clone()).await.map_err(|error| self.session_error(&error))?;
-        self.learn(records);
+        let begun = connection.begin(session.clone()).await.map_err(|error| self.session_error(&error))?;
+        if let Some(agent) = begun.ended_agent.as_ref().filter(|agent| agent.epoch < session.epoch) {
+            let how = if agent.was_killed { "did not end, and was killed" } else { "was made to end" };
+            let (host, pid, epoch) = (&self.host.name, agent.pid, agent.epoch);
+            let message =
+                format!("{host}: process {pid} still worked for an earlier attempt (epoch {epoch}); it {how}");
+            (self.notify)(Notice::warning(message));
+        }
+        self.learn(begun);
         *self.session.borrow_mut() = Some(session);
         Ok(())
     }
 
     /// How an earlier attempt's call ended by the host's own record, if it has one of exactly that call.
     #[must_use]
-    pub fn recall(&self, step_target: &StepTarget, key: &str, epoch: u64) -> Option<StepOutcome> {
+    pub fn recall(&self, step_target: &StepTarget, key: &str, epoch: u64) -> Option<HostOutcome> {
         let records = self.records.borrow();
         let record = records.get(step_target).filter(|record| record.key == key && record.epoch == Some(epoch))?;
-        record.outcome.clone()
+        match &record.outcome {
+            Some(outcome) => Some(HostOutcome::Ended(outcome.clone())),
+            None => record.undone.then_some(HostOutcome::NotConfirmed),
+        }
     }
 
     /// What steps need on the host and lack.
@@ -223,8 +238,8 @@ impl RemoteExecutor {
         shipping::unsent_dirs(&planned.step, &planned.description).into_iter().map(problem).collect()
     }
 
-    fn learn(&self, records: Vec<HostRecord>) {
-        let known = records.into_iter().map(|record| (record.step_target.clone(), record));
+    fn learn(&self, begun: BegunSession) {
+        let known = begun.records.into_iter().map(|record| (record.step_target.clone(), record));
         *self.records.borrow_mut() = known.collect();
     }
 
@@ -339,6 +354,7 @@ impl RemoteExecutor {
         export: impl Fn() -> Export,
     ) -> Result<AgentAnswer, StepFailure> {
         let (config, epoch) = (&input["config"], input["epoch"].as_u64());
+        let confirmed = ConfirmedCall::new(step, key, epoch);
         for _ in 0..MAX_DIALS {
             let before = self.records.borrow().get(step_target).cloned();
             let connection = match self.connect().await {
@@ -347,25 +363,28 @@ impl RemoteExecutor {
             };
             let shipped = self.ship(&connection, step, config).await?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            let error = match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
+            let calling = self.call_confirmed(&connection, step.timeout, channel, confirmed.as_ref(), request);
+            let error = match calling.await {
                 Ok(answer) => {
-                    if let (AgentAnswer::Outcome { outcome }, Some(key)) = (&answer, key) {
-                        let outcome = match outcome {
-                            StepOutcome::Unknown { .. } => None,
-                            StepOutcome::Succeeded { .. } | StepOutcome::Failed { .. } => Some(outcome.clone()),
-                        };
-                        let (step_target, key) = (step_target.clone(), key.to_owned());
-                        let record =
-                            HostRecord { step_target: step_target.clone(), key, epoch, outcome, undone: false };
-                        self.records.borrow_mut().insert(step_target, record);
+                    if let Some(key) = key {
+                        self.remember(step_target, key, epoch, &answer);
                     }
-                    return Ok(answer);
+                    return Ok(match (answer, &confirmed) {
+                        (AgentAnswer::NotConfirmed { failure }, Some(call)) => {
+                            AgentAnswer::Outcome { outcome: self.not_confirmed(call, failure) }
+                        }
+                        (answer, _) => answer,
+                    });
                 }
                 Err(error) => error,
             };
-            match self.recall_after_loss(step_target, key, before.as_ref(), &error.to_string()).await {
+            let error = error.to_string();
+            match self.recall_after_loss(step_target, key, before.as_ref(), confirmed.as_ref(), &error).await {
                 Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { outcome }),
-                Recalled::Undone => return Ok(AgentAnswer::Reverted { failure: None }),
+                Recalled::Undone => {
+                    let Some(call) = confirmed else { return Ok(AgentAnswer::Reverted { failure: None }) };
+                    return Ok(AgentAnswer::Outcome { outcome: self.not_confirmed(&call, None) });
+                }
                 Recalled::NeverArrived => {}
                 Recalled::Unknown(why) => {
                     let failure = transient(format!("the connection to {} was lost: {why}", self.host.name));
@@ -377,24 +396,53 @@ impl RemoteExecutor {
         Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } })
     }
 
+    /// Remembers what the host has recorded of a call by its answer.
+    fn remember(&self, step_target: &StepTarget, key: &str, epoch: Option<u64>, answer: &AgentAnswer) {
+        let (outcome, undone) = match answer {
+            AgentAnswer::Outcome { outcome: StepOutcome::Unknown { .. } } => (None, false),
+            AgentAnswer::Outcome { outcome } => (Some(outcome.clone()), false),
+            AgentAnswer::NotConfirmed { failure } => (None, failure.is_none()),
+            _ => return,
+        };
+        let record = HostRecord { step_target: step_target.clone(), key: key.to_owned(), epoch, outcome, undone };
+        self.records.borrow_mut().insert(step_target.clone(), record);
+    }
+
     /// Dials a lost host again, and reads what it recorded. Its former agent ends the call first.
     async fn recall_after_loss(
         &self,
         step_target: &StepTarget,
         key: Option<&str>,
         before: Option<&HostRecord>,
+        confirmed: Option<&ConfirmedCall>,
         why: &str,
     ) -> Recalled {
         let mut last = why.to_owned();
-        for _ in 0..MAX_DIALS {
+        let settled_at = confirmed.map(|call| Instant::now() + call.settling_time());
+        let mut dials = 0;
+        while dials < MAX_DIALS || settled_at.is_some_and(|at| Instant::now() < at) {
+            dials += 1;
             tokio::time::sleep(REDIAL_PAUSE).await;
+            if let Some(call) = confirmed
+                && let Err(diagnostic) = self.confirm_once(call).await
+            {
+                last = diagnostic.message.clone();
+                call.note_unreached(diagnostic);
+                continue;
+            }
             match self.connect().await {
                 Ok(_) => {
                     let records = self.records.borrow();
-                    return match (records.get(step_target), key) {
+                    let now = records.get(step_target);
+                    return match (now, key) {
                         (Some(HostRecord { undone: true, .. }), None) => Recalled::Undone,
-                        (now, _) if now == before && now.is_none_or(|record| record.outcome.is_some()) => {
+                        (now, _) if now == before && now.is_none_or(|now| now.outcome.is_some() || now.undone) => {
                             Recalled::NeverArrived
+                        }
+                        (Some(HostRecord { undone: true, key, .. }), Some(ours))
+                            if key == ours && confirmed.is_some() =>
+                        {
+                            Recalled::Undone
                         }
                         (Some(HostRecord { key, outcome: Some(outcome), .. }), Some(ours)) if key == ours => {
                             Recalled::Ended(outcome.clone())
@@ -404,6 +452,9 @@ impl RemoteExecutor {
                 }
                 Err(diagnostic) => last = diagnostic.message,
             }
+        }
+        if confirmed.is_some() {
+            last.push_str("; it undoes the step by itself, unless a confirmation has reached it");
         }
         Recalled::Unknown(last)
     }
@@ -492,7 +543,13 @@ impl Executor for RemoteExecutor {
         };
         let answer = self.act(step, &step_target, Some(&key), &input, &channel, export).await;
         let outcome = match answer {
-            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt } }) if is_too_long(&receipt) => {
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { mut receipt } }) if !is_too_long(&receipt) => {
+                if step.confirm.is_some() {
+                    receipt.notes.insert("confirmed".to_owned(), true.into());
+                }
+                StepOutcome::Succeeded { receipt }
+            }
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { .. } }) => {
                 let failure = StepFailure::new(FailureKind::Limit, "the host returned a receipt that is too long");
                 StepOutcome::Unknown { failure }
             }

@@ -1,7 +1,7 @@
 //! Hosts that are not the runner's machine: how they are reached, and the calls that are made there.
 //!
 //! [`dialer`] connects to a host, [`ssh`] starts the agent there, whose [`agent_binary`] it sends, [`connection`] talks to it, [`shipping`] sends the files of this machine that steps read, and
-//! [`RemoteExecutor`] makes the calls. Invariant: what an agent answers is a fact about its host only; it can't name another step, and its
+//! [`RemoteExecutor`] makes the calls. What a host says reaches nobody with its escape sequences ([`foreign_text`]). Invariant: what an agent answers is a fact about its host only; it can't name another step, and its
 //! records are used only for intents that this attempt or an earlier one recorded. Deliberately absent: decisions, and the agent itself
 //! ([`crate::agent`]).
 
@@ -10,6 +10,7 @@ mod connection;
 mod dialer;
 mod executor;
 mod file_hashes;
+mod foreign_text;
 mod shipping;
 mod ssh;
 
@@ -17,5 +18,6 @@ pub use connection::{AgentConnection, ConnectionError};
 pub use dialer::Dialer;
 pub use executor::RemoteExecutor;
 pub use file_hashes::FileHashes;
+use foreign_text::plain_text;
 pub use shipping::{ThirdPartyModule, ThirdPartyModules};
 pub use ssh::reach;

@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     AgentConnection, ConnectionError,
     agent_binary::{AgentBinary, GlibcVersion, Unpacker, own_arch},
+    plain_text,
 };
 use crate::agent::{self, wire::AGENT_MARK};
 
@@ -54,17 +55,20 @@ const OPTIONS: [&str; 9] = [
     "RequestTTY=no",
 ];
 
-/// What runs on the host: finds a folder where programs can run, and becomes the agent there. `$1` is the digest of the binary for this
-/// machine's architecture, `$2` its loader. If it is missing, a line with the digest and the size of the right one comes first, then that
-/// binary, unless it is there.
+/// What runs on the host: finds a folder where programs can run and that has room, and becomes the agent there. `$1` is the digest of the
+/// binary for this machine's architecture, `$2` its loader, `$3` its size in KiB. If it is missing, a line with the digest and the size of the
+/// right one comes first, then that binary, unless it is there.
 const SCRIPT: &str = concat!(
-    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; f=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
+    "if [ -x \"$p/agent-$1\" ]; then a=\"$p/agent-$1\"; break; fi; ",
+    "k=$(df -Pk \"$p\" 2>/dev/null | tail -n 1 | (read -r x y z k w; printf %s \"$k\")); ",
+    "if [ \"$k\" -lt \"$3\" ] 2>/dev/null; then f=\"$p\"; continue; fi; ",
     "t=\"$p/.test-$$\"; printf \"#!/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
     "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
-    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL folder\\n\"; exit 1; fi; ",
+    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL %s\\n\" \"${f:+room }${f:-folder}\"; exit 1; fi; ",
     "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",
     "m=cat; for b in gzip zstd; do if command -v $b >/dev/null 2>&1; then m=\"$b -dc\"; fi; done; ",
     "c=unknown; if b=$(getconf GNU_LIBC_VERSION 2>/dev/null); then c=\"${b##* }\"; fi; ",
@@ -109,7 +113,8 @@ pub async fn reach(
     command.args(["--", name]);
     let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
     let loader = binary.loader.as_deref().filter(is_plain).unwrap_or("-");
-    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {} {loader}", file_digest(binary)));
+    let room = binary.megabytes() * 1000;
+    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {} {loader} {room}", file_digest(binary)));
     // In a process group of its own: Ctrl-C is the coordinator's to handle.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| {
@@ -194,7 +199,7 @@ async fn start(
                 return Err(AgentStartError::Unusable { what: (*what).to_owned(), folder: folder.join(" ") });
             }
             _ => {
-                noise.push_str(&line);
+                noise.push_str(&plain_text(&line));
                 if noise.len() > MAX_NOISE_BYTES {
                     return Err(AgentStartError::Ended { noise, has_begun });
                 }
@@ -281,7 +286,7 @@ impl SshErrors {
     async fn said(self) -> String {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.reading).await;
         let text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        String::from_utf8_lossy(&text).trim().to_owned()
+        plain_text(String::from_utf8_lossy(&text).trim())
     }
 }
 
@@ -313,6 +318,11 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
     } else if said("Permission denied (") {
         let message = format!("host {shown} refused the login");
         Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(format!("check the user and the key: {log_in}"))
+    } else if noise.len() > MAX_NOISE_BYTES {
+        let message = format!("the login shell of host {shown} says more than {} KiB first", MAX_NOISE_BYTES >> 10);
+        let hint = "let the files that it reads, such as `.bashrc`, say nothing without a terminal".to_owned();
+        let cause = format!("it said: {}", first_line(noise));
+        Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
     } else if stderr.is_empty() && !noise.trim().is_empty() {
         let message = format!("host {shown} did not start the agent: it ran another program");
         let hint = "remove the `ForceCommand` or `command=` of this key, or let it run `/bin/sh`".to_owned();
@@ -323,6 +333,12 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         let message = format!("host {shown} can't be reached: there is no ssh configuration {config}");
         let hint = format!("create {config}, or correct `ssh: {{ config: … }}` in the plan");
         Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
+    } else if is_hung_up(stderr) {
+        let message = format!("host {shown} hung up before the login");
+        let hint = format!(
+            "check sshd there: too many connections may wait for their login (`MaxStartups`), or it lets nobody in from here; {log_in}"
+        );
+        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
     } else {
         let hint = format!("check that it is up: {log_in}");
         Diagnostic::new(ErrorCode::HostUnreachable, format!("host {shown} can't be reached")).with_hint(hint)
@@ -331,6 +347,13 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         Some(line) => diagnostic.with_cause(format!("ssh: {}", line.trim_start_matches("ssh: "))),
         None => diagnostic,
     }
+}
+
+/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
+/// refused login, which must not be tried again.
+pub(super) fn is_hung_up(said: &str) -> bool {
+    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
+    words.iter().any(|word| said.contains(word)) && !said.contains("UNKNOWN")
 }
 
 /// The jump host that ssh's errors name, and the command that prints its key.
@@ -413,6 +436,7 @@ fn unusable((host, binary): (&PlanHost, &AgentBinary), what: &str, folder: &str,
             "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
                 .to_owned(),
         ),
+        "room" => ("no folder for it has enough room", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
         _ => ("the runner's binary could not be stored there", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
     };
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));

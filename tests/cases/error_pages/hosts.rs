@@ -1,6 +1,10 @@
 //! The pages about hosts.
 
-use crate::support::{SshHost, TestEnvironment, doc_blocks::check_error_page, write_ssh_config};
+use std::fs;
+
+use crate::support::{
+    RunnerOutput, SshHost, TestEnvironment, doc_blocks::check_error_page, wait_until, write_ssh_config,
+};
 
 use super::{check_page, command_line, exit_code};
 
@@ -27,7 +31,11 @@ fn port(host: &SshHost) -> String {
 /// The page shows the port that ssh has by default.
 #[track_caller]
 fn check_page_of(code: &str, port: &str, environment: &TestEnvironment) {
-    let output = environment.run(DEPLOY);
+    check_error(code, port, environment, &environment.run(DEPLOY));
+}
+
+#[track_caller]
+fn check_error(code: &str, port: &str, environment: &TestEnvironment, output: &RunnerOutput) {
     output.assert_exit(exit_code(code));
     let text = output.stderr.replace(&format!("127.0.0.1:{port}"), "10.0.0.7").replace(&format!("-p {port} "), "");
     let text = text.replace(&format!("port {port}"), "port 22").replace("127.0.0.1", "10.0.0.7");
@@ -93,4 +101,43 @@ fn p0264_host_where_a_step_fails() {
 #[test]
 fn p0265_name_of_no_host() {
     check_page("P0265", &three_hosts(), &[DEPLOY, &["--limit", "wbe-2"]].concat());
+}
+
+/// What a host ends in on which nobody can log in after the switch. `disturb` comes right after it.
+fn switched_and_lost(host: &SshHost, environment: &TestEnvironment, disturb: impl FnOnce()) -> RunnerOutput {
+    let root = host.path("srv").display().to_string();
+    fs::create_dir(host.path("srv")).unwrap();
+    environment.edit("deploy.yml", "/srv/pawl-test", &root);
+    let steps = format!(
+        "  gate:\n    on: web\n    program: [/bin/sh, -c, \"touch waits; until test -e open; do sleep 0.02; done\"]\n    trust: host\n    \
+         with: {{ dir: app }}\n    grants: {{ dirs: {{ app: {root} }} }}\n\
+         \x20 switch: {{ on: web, with: {{ link: current }}, grants: {{ dirs: {{ app: {root} }} }}, confirm: 5s }}\n"
+    );
+    environment.write("deploy.yml", environment.read("deploy.yml") + &steps);
+    let run = environment.start_with_stderr(DEPLOY);
+    wait_until("the step before the switch runs", || host.path("srv/waits").exists());
+    host.allow_logins(false);
+    fs::write(host.path("srv/open"), "").unwrap();
+    wait_until("users see it", || host.path("srv/current").exists());
+    disturb();
+    environment.output_of(run)
+}
+
+#[test]
+fn p0269_host_that_nobody_can_log_in_to() {
+    let host = SshHost::new();
+    let environment = environment(&host);
+    let output = switched_and_lost(&host, &environment, || ());
+    check_error("P0269", &port(&host), &environment, &output);
+}
+
+#[test]
+fn p0270_host_that_cannot_undo() {
+    let host = SshHost::new();
+    let environment = environment(&host);
+    let output = switched_and_lost(&host, &environment, || {
+        fs::remove_file(host.path("srv/current")).unwrap();
+        fs::create_dir(host.path("srv/current")).unwrap();
+    });
+    check_error("P0270", &port(&host), &environment, &output);
 }

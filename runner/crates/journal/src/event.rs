@@ -27,7 +27,7 @@ use contract::{
 /// - 1.4: the event `output`. Before, each line of a program was a message in `progress`.
 /// - 1.5: `machine` in the header; `release` in an intent; the event `switched-back`; `rerun` and `import` among the overrides; the reasons `always`,
 ///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
-/// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reason `host-record`; the event `host-left-behind`; `limit` among the
+/// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reasons `host-record` and `not-confirmed`; the event `host-left-behind`; `limit` among the
 ///   overrides, with `hosts`. Each target has its own live release.
 pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 6 };
 
@@ -439,6 +439,8 @@ pub enum DecisionReason {
     MadeElsewhere,
     /// The step was begun and has no outcome here, and the host that it ran on recorded its success. Since 1.6.
     HostRecord,
+    /// The step was begun and has no outcome here, and the host that it ran on undid it, since nobody confirmed it. Since 1.6.
+    NotConfirmed,
     /// `always: true`.
     Always,
     /// A step before this check ran, or the operator wants a step again that this one depends on.

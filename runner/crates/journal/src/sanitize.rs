@@ -251,6 +251,7 @@ impl EventSanitizer<'_> {
             | DecisionReason::Stale { .. }
             | DecisionReason::MadeElsewhere
             | DecisionReason::HostRecord
+            | DecisionReason::NotConfirmed
             | DecisionReason::Always
             | DecisionReason::UpstreamRan
             | DecisionReason::Fresh

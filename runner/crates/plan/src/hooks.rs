@@ -152,6 +152,7 @@ fn program_step(
         always: false,
         after_undo: None,
         effects: EffectPlace::Here,
+        confirm: None,
         span: key.span.clone(),
         uses_span: key.span.clone(),
         dir_spans: BTreeMap::new(),

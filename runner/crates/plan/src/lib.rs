@@ -226,6 +226,16 @@ impl PlanHooks {
     }
 }
 
+/// `confirm:` of a step on another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// How long the host waits for it.
+    pub within: Duration,
+    /// The byte range of the value in the source, for errors.
+    #[serde(skip)]
+    pub span: Range<usize>,
+}
+
 /// A step of the plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanStep {
@@ -270,6 +280,8 @@ pub struct PlanStep {
     pub after_undo: Option<bool>,
     /// Where its effects are.
     pub effects: EffectPlace,
+    /// `confirm:`: another host undoes the step unless a new connection confirms it in time.
+    pub confirm: Option<Confirmation>,
     /// The byte range of the step's name in the source, for errors.
     #[serde(skip)]
     pub span: Range<usize>,

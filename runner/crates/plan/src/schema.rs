@@ -433,6 +433,12 @@ fn step(modules: &[ModuleSchema]) -> Value {
                 "default": "here",
                 "description": "`elsewhere`: the effects of this step are not on the machine that it runs on, so its record counts on each machine."
             },
+            "confirm": {
+                "type": ["string", "null"],
+                "pattern": "^[0-9]+(ms|s|m|h)$",
+                "description": "For a step with `on` that shows the release: another host undoes it by itself unless the runner confirms it over a new connection within this time, 5s to 10m.",
+                "examples": ["30s"]
+            },
             "trust": {
                 "enum": ["host", null],
                 "description": "`host`: through granted programs or sockets, this step can do whatever the runner's user can."

@@ -469,3 +469,33 @@ fn a_rollout_that_can_not_be_is_refused() {
         assert!(problems.contains(expected), "{rollout}: {problems}");
     }
 }
+
+#[test]
+fn only_another_host_waits_for_a_confirmation() {
+    let text = |at: &str| {
+        format!(
+            "version: 1\napp: shop\nenvironments: {{ test: {{ hosts: {{ web: [{at}] }} }} }}\n\
+             steps: {{ switch: {{ on: web, with: {{ link: current }}, confirm: 30s }} }}\n"
+        )
+    };
+    let within = |at: &str| good(&text(at)).steps[0].confirm.as_ref().map(|confirm| confirm.within.as_secs());
+    assert_eq!((within("a@b"), within("local")), (Some(30), None), "the same plan is for both");
+}
+
+#[test]
+fn bad_confirmations() {
+    check(
+        "version: 1
+app: shop
+environments: { test: { hosts: { web: [a@b] } } }
+steps:
+  a: { on: web, confirm: 30 }
+  b: { on: web, confirm: 4s }
+  c: { on: web, confirm: 11m }
+  d: { on: web, confirm: 30s, irreversible: true }
+  e: { confirm: 30s }
+  f: { on: local, confirm: 30s }
+",
+        expect![[""]],
+    );
+}
