@@ -27,9 +27,11 @@ mod cases {
     mod handles;
     mod hangs;
     mod hooks;
+    mod host_users;
     mod hosts;
     mod imports;
     mod invalid_modules;
+    mod inventories;
     mod leaks;
     mod limits;
     mod live_again;
@@ -62,7 +64,9 @@ mod cases {
     mod shared_state;
     mod shared_storage;
     mod short_plans;
+    mod ssh_recipes;
     mod state_repair;
+    mod surveyed_hosts;
     mod upgrade;
     mod verify;
 }

@@ -3,12 +3,15 @@
 use std::{
     fs,
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use tempfile::TempDir;
+
+/// Where the programs of a host are.
+const PATH: &str = "PATH=/usr/bin:/bin";
 
 /// Lets its user in until it is dropped.
 pub struct SshHost {
@@ -20,12 +23,62 @@ pub struct SshHost {
 impl SshHost {
     /// A host with these further lines in the configuration of its sshd.
     pub fn with_options(options: &str) -> Self {
+        Self::with_signed_key(options, |_| {})
+    }
+
+    /// The same, with something done with the host's key before sshd reads it.
+    pub fn with_signed_key(options: &str, sign: impl Fn(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::make_keys(folder.path());
+        sign(&folder.path().join("host-key"));
+        Self::start(folder, options, PATH, Command::new("/usr/sbin/sshd"))
+    }
+
+    /// A host whose sessions have these variables too, such as `LANG=C`.
+    pub fn with_variables(variables: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::make_keys(folder.path());
+        Self::start(folder, "", &format!("{PATH} {variables}"), Command::new("/usr/sbin/sshd"))
+    }
+
+    /// A host with two users more, `deploy` and `app`, and these rules of sudo. Its sessions find these programs; none: all.
+    pub fn with_users(rules: &str, programs: &[&str]) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "hosts with users of their own need root");
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+        Self::make_keys(root);
+        let mut passwd = fs::read_to_string("/etc/passwd").unwrap();
+        for (user, id) in [("deploy", 61_001), ("app", 61_002)] {
+            let home = root.join("home").join(user);
+            fs::create_dir_all(&home).unwrap();
+            chown(&home, Some(id), Some(id)).unwrap();
+            fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+            passwd.push_str(&format!("{user}:*:{id}:{id}::{}:/bin/sh\n", home.display()));
+        }
+        fs::write(root.join("passwd"), passwd).unwrap();
+        fs::write(root.join("sudoers"), format!("Defaults env_reset\n{rules}\n")).unwrap();
+        fs::set_permissions(root.join("sudoers"), fs::Permissions::from_mode(0o440)).unwrap();
+        fs::create_dir(root.join("bin")).unwrap();
+        for program in programs {
+            std::os::unix::fs::symlink(Path::new("/usr/bin").join(program), root.join("bin").join(program)).unwrap();
+        }
+        let path = if programs.is_empty() { PATH.to_owned() } else { format!("PATH={}/bin", root.display()) };
+        let script = r#"mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/sudoers" /etc/sudoers && exec /usr/sbin/sshd "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(root);
+        Self::start(folder, "", &path, command)
+    }
+
+    fn make_keys(root: &Path) {
         for key in ["host-key", "user-key"] {
             make_key(&root.join(key));
         }
+    }
+
+    /// Starts an sshd by a command that lacks its arguments.
+    fn start(folder: TempDir, options: &str, variables: &str, mut command: Command) -> Self {
+        let root = folder.path();
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
         if rustix::process::geteuid().is_root() {
             // Where sshd drops its privileges.
             fs::create_dir_all("/run/sshd").unwrap();
@@ -35,11 +88,9 @@ impl SshHost {
         let configuration = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {shown}/host-key\nAuthorizedKeysFile {shown}/user-key.pub\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
-             SetEnv XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state {}\n{options}\n",
-            "PATH=/usr/bin:/bin"
+             SetEnv XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state {variables}\n{options}\n"
         );
         fs::write(root.join("sshd_config"), configuration).unwrap();
-        let mut command = Command::new("/usr/sbin/sshd");
         command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
         let log = fs::File::create(root.join("sshd.log")).unwrap();
         let child = command.stderr(log).spawn();
@@ -61,6 +112,16 @@ impl SshHost {
     /// The content of a file there.
     pub fn read(&self, path: &str) -> String {
         fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// The same for a user.
+    pub fn address_of(&self, user: &str) -> String {
+        self.address().replace("//", &format!("//{user}@"))
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// How a plan writes its address.
@@ -85,9 +146,8 @@ impl SshHost {
 
     /// The processes of agents on this host.
     pub fn agents(&self) -> Vec<u32> {
-        let binaries = self.path("cache");
         let is_agent =
-            |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(&binaries));
+            |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(self.folder.path()));
         processes().filter(is_agent).collect()
     }
 }
@@ -117,7 +177,7 @@ pub fn write_ssh_config(folder: &Path, hosts: &[&SshHost]) {
     fs::write(format!("{folder}/ssh_config"), text).unwrap();
 }
 
-fn make_key(path: &Path) {
+pub fn make_key(path: &Path) {
     let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
     assert!(made.unwrap().success(), "ssh-keygen");
 }

@@ -104,9 +104,10 @@ static WORKFLOW_LINTERS: PipTool = PipTool {
     programs: &["zizmor", "check-jsonschema"],
 };
 
-/// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
-pub(crate) const TOOLS: [SetupNeed; 9] = [
+/// For `test`: what kills the runner, what tests compare with, and what lets names and clocks lie to it.
+pub(crate) const TOOLS: [SetupNeed; 10] = [
     SetupNeed::Program("docker-registry"),
+    SetupNeed::Program("faketime"),
     SetupNeed::Program("git"),
     SetupNeed::Program("nginx"),
     SetupNeed::Program("sqlite3"),

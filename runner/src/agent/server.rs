@@ -12,7 +12,7 @@ use contract::{
     hash::Blake3Hash,
     step::{FailureKind, StepFailure, StepOutcome},
 };
-use journal::{RecordStatus, event::Fingerprint, file::StepEffect};
+use journal::{RecordStatus, clock, event::Fingerprint, file::StepEffect};
 use plan::PlanStep;
 use sandbox::{
     CallChannel, CallMessage, LoadedModule, ModuleDescription, ModuleRuntime, NoticeHandler, UserPaths,
@@ -21,7 +21,7 @@ use sandbox::{
 
 use super::{
     files::FileStore,
-    session::{Session, host_records, problem},
+    session::{self, Session, host_records, problem},
     wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
 };
 use crate::deploy::host_problems;
@@ -80,7 +80,7 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
     let (modules, session) = (BTreeMap::new(), None);
     let mut agent = Agent { runtime, modules, files, folders, session, frames, requests };
     let _ = agent.frames.send(format!("\n{}\n", wire::AGENT_MARK).into_bytes()).await;
-    agent.say(&ToCoordinator::Hello(Hello { build: own_build() })).await;
+    agent.say(&ToCoordinator::Hello(Hello { build: own_build(), clock: clock::now() })).await;
     while let Some(frame) = agent.requests.recv().await {
         agent.handle(frame).await;
     }
@@ -135,6 +135,13 @@ impl Agent {
                 let answer = match self.files.missing(&files) {
                     Ok(hashes) => AgentAnswer::Wanted { hashes },
                     Err(error) => AgentAnswer::Refused { problem: store_problem(&error, &self.files) },
+                };
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
+            Frame::Message(ToAgent::Recall { call, place }) => {
+                let answer = match session::live_release(&self.folders.state, &place) {
+                    Ok(live) => AgentAnswer::Recalled { live },
+                    Err(problem) => AgentAnswer::Refused { problem },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }

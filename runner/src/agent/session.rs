@@ -20,12 +20,12 @@ use contract::{
 use hostio::atomic_file::replace_file;
 use journal::{
     Journal, JournalState, RecordStatus, Redactor,
-    event::{FORMAT, JournalHeader, MAGIC},
+    event::{FORMAT, JournalHeader, MAGIC, Release},
 };
 use plan::StateLocation;
 use state::{DeploymentLock, LockRequest, LockWait, StateStore};
 
-use super::wire::{BeginSession, HostRecord, Problem};
+use super::wire::{AgentPlace, BeginSession, HostRecord, Problem};
 use crate::deploy::program_records_path;
 
 /// How long an agent waits for an earlier one, whose connection ended and whose programs are ending.
@@ -52,8 +52,9 @@ struct Coordinator {
 impl Session {
     /// Takes the host's lock and begins its journal.
     pub(super) async fn begin(state_dir: &Path, begin: &BeginSession) -> Result<Self, Problem> {
-        let location = StateLocation::Dir(state_dir.join("hosts").join(begin.target.as_str()));
-        let store = StateStore::new(&location, &begin.app, &begin.environment);
+        let BeginSession { app, environment, target, .. } = begin;
+        let place = AgentPlace { app: app.clone(), environment: environment.clone(), target: target.clone() };
+        let store = store_of(state_dir, &place);
         let request = LockRequest { wait: LockWait::For(LOCK_WAIT), ..LockRequest::new(&begin.by) };
         let mut lock = store.acquire_lock(request).await.map_err(|error| problem(&(&error).into()))?;
         check_coordinator(store.folder(), begin)?;
@@ -103,6 +104,18 @@ impl Session {
         drop(self.journal);
         let _ = self.lock.close(CLOSE_TIMEOUT).await;
     }
+}
+
+/// Where an agent keeps the records of a target.
+fn store_of(state_dir: &Path, place: &AgentPlace) -> StateStore {
+    let location = StateLocation::Dir(state_dir.join("hosts").join(place.target.as_str()));
+    StateStore::new(&location, &place.app, &place.environment)
+}
+
+/// The release that a target shows by the host's own records. It needs no lock, and changes nothing.
+pub(super) fn live_release(state_dir: &Path, place: &AgentPlace) -> Result<Option<Release>, Problem> {
+    let loaded = store_of(state_dir, place).load(|_| {}).map_err(|error| problem(&(&error).into()))?;
+    Ok(loaded.state.head.live_on(&place.target).cloned())
 }
 
 /// Ends the programs that a killed agent left running.

@@ -50,6 +50,8 @@ pub enum ToAgent {
     Call { call: CallId, step: Box<PlanStep>, shipped: ShippedDirs, export: Export },
     /// What the steps of this host need and lack. With `create`, writable directories are made.
     Check { call: CallId, steps: Vec<CheckedStep>, create: bool },
+    /// Which release the host's own records say that it shows.
+    Recall { call: CallId, place: AgentPlace },
     /// The folders that steps get from the coordinator's machine.
     Offer { call: CallId, files: Vec<OfferedFile> },
     /// The bytes of this file follow, in frames.
@@ -85,6 +87,8 @@ pub enum ToCoordinator {
 pub struct Hello {
     /// The digest of its binary and its version: another build is not talked to.
     pub build: String,
+    /// Its clock.
+    pub clock: Timestamp,
 }
 
 /// The attempt that an agent works for.
@@ -147,6 +151,10 @@ pub enum AgentAnswer {
     Checked {
         problems: Vec<(StepId, Problem)>,
     },
+    /// The release that the host shows by its own records; none: nothing, or it has no records.
+    Recalled {
+        live: Option<Release>,
+    },
     /// The offered files that the host does not have.
     Wanted {
         hashes: Vec<Blake3Hash>,
@@ -155,6 +163,14 @@ pub enum AgentAnswer {
     Refused {
         problem: Problem,
     },
+}
+
+/// Whose records an agent keeps: those of a target of an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPlace {
+    pub app: AppName,
+    pub environment: EnvironmentName,
+    pub target: TargetName,
 }
 
 /// A step whose needs are checked.

@@ -6,7 +6,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer to another question is one error, whichever it is")]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     io,
     rc::Rc,
@@ -30,6 +30,7 @@ use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, Preview
 use super::{
     AgentConnection, ConnectionError, Dialer, FileHashes,
     shipping::{self, Shipment},
+    survey::clock_warning,
 };
 use crate::{
     agent::wire::{
@@ -42,6 +43,8 @@ use crate::{
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
+/// A clock that is so far off is wrong.
+const WRONG_CLOCK: Duration = Duration::from_secs(600);
 /// How long an answer may take beyond the time that the call itself may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest receipt that a host may return, in bytes of JSON.
@@ -56,6 +59,8 @@ pub struct RemoteExecutor {
     hashes: Arc<FileHashes>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
+    /// Whether the operator was told that its clock is wrong.
+    is_clock_told: Cell<bool>,
     /// What the host knew of each step before the call that is being made.
     records: RefCell<BTreeMap<StepTarget, HostRecord>>,
 }
@@ -87,6 +92,7 @@ impl RemoteExecutor {
             hashes,
             connection: RefCell::default(),
             session: RefCell::default(),
+            is_clock_told: Cell::default(),
             records: RefCell::default(),
         }
     }
@@ -101,6 +107,7 @@ impl RemoteExecutor {
             return Ok(connection);
         }
         let connection = Rc::new(self.dialer.dial(&self.host, &|megabytes| self.tell_upload(megabytes)).await?);
+        self.tell_clock(connection.clock_difference);
         let session = self.session.borrow().clone();
         if let Some(session) = session {
             let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
@@ -209,6 +216,13 @@ impl RemoteExecutor {
     fn tell_upload(&self, megabytes: usize) {
         let name = &self.host.name;
         (self.notify)(Notice::note(format!("{name}: sending the runner ({megabytes} MB, once for each version)")));
+    }
+
+    /// Warns once of a clock that is far off: its times are in the records of the steps.
+    fn tell_clock(&self, seconds: i64) {
+        if seconds.unsigned_abs() >= WRONG_CLOCK.as_secs() && !self.is_clock_told.replace(true) {
+            (self.notify)(Notice::warning(clock_warning(&self.host.name, seconds)));
+        }
     }
 
     fn lost(&self, why: &str) -> Diagnostic {

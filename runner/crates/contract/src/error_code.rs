@@ -119,6 +119,8 @@ error_codes! {
     HostKeyUnknown, "P0261", Refused, "the key of a host is unknown or has changed";
     HostLoginRefused, "P0262", Refused, "a host refuses the login";
     HostUnusable, "P0263", Refused, "a host cannot run the agent";
+    InventoryUnreadable, "P0266", Refused, "an inventory cannot be read";
+    SudoRefused, "P0267", Refused, "a host does not let the agent work as another user";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";
