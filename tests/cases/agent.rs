@@ -102,7 +102,12 @@ fn switch_step(root: &Path) -> PlanStep {
         root.display()
     );
     let source = PlanSource { path: "deploy.yml".into(), folder: "/".into(), text: text.into() };
-    let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None, inventory: &plan::no_inventory };
+    let request = PlanRequest {
+        environment: None,
+        release: &"r1".parse().unwrap(),
+        env: &|_| None,
+        inventory: &plan::no_inventory,
+    };
     Plan::parse(source, &request).unwrap().steps.remove(0)
 }
 

@@ -97,10 +97,15 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("Host 10.0.0.*", Tested(RECIPES, "jump_host_of_the_page_leads_to_the_hosts_behind_it")),
             ("eval ", Tested(RECIPES, "job_of_the_page_keeps_its_key_in_an_agent")),
             ("TrustedUserCAKeys ", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
-            ("ssh-keygen -q -s host-ca", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
+            (
+                "ssh-keygen -q -s host-ca",
+                Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side"),
+            ),
             ("@cert-authority ", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
-            ("ssh-keygen -q -t ed25519", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
-            ("environments:", PLANS),
+            (
+                "ssh-keygen -q -t ed25519",
+                Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side"),
+            ),
             ("environments:", PLANS),
         ],
     ),

@@ -85,12 +85,10 @@ fn program_gets_what_the_plan_gives_it() {
     environment.run(&["plan", "--env", "prod", "--release", "r1"]).assert_exit(0);
     let variables = environment.read("variables");
     let names: Vec<_> = variables.lines().filter_map(|line| line.split('=').next()).collect();
-    assert_eq!(names.iter().filter(|name| !["PWD", "SHLVL", "_", "OLDPWD"].contains(name)).collect::<Vec<_>>(), [
-        &"HOME",
-        &"PATH",
-        &"PAWL_ENVIRONMENT",
-        &"TOKEN"
-    ]);
+    assert_eq!(
+        names.iter().filter(|name| !["PWD", "SHLVL", "_", "OLDPWD"].contains(name)).collect::<Vec<_>>(),
+        [&"HOME", &"PATH", &"PAWL_ENVIRONMENT", &"TOKEN"]
+    );
     assert!(variables.contains("PAWL_ENVIRONMENT=prod\n") && variables.contains("TOKEN=correct-horse-battery\n"));
     assert_eq!(environment.read("folder").trim(), environment.path("").display().to_string().trim_end_matches('/'));
     // What it says of a secret is not shown.
@@ -103,7 +101,7 @@ fn program_gets_what_the_plan_gives_it() {
 #[test]
 fn errors_show_the_lines_of_the_inventory() {
     let environment = environment();
-    environment.write("hosts/test.yml", format!("{}- {{ at: -x }}\n- {{ nmae: web-2, at: a }}\n", host(1)));
+    environment.write("hosts/test.yml", format!("{}- {{ at: -x }}\n- {{ nmae: web-2, at: local, vars: {{ root: x }} }}\n", host(1)));
     let refused = environment.run(&["--local", "--release", "r1", "--env", "test"]);
     refused.assert_exit(2);
     expect![[r#"
@@ -116,7 +114,7 @@ fn errors_show_the_lines_of_the_inventory() {
         error[P0104]: a host has no key `nmae`
          --> hosts/test.yml:3:5
           |
-        3 | - { nmae: web-2, at: a }
+        3 | - { nmae: web-2, at: local, vars: { root: x } }
           |     ^^^^ unknown key
           hint: did you mean `name`?
     "#]]
@@ -124,7 +122,9 @@ fn errors_show_the_lines_of_the_inventory() {
     environment.write("hosts/prod.yml", "- a\nb: c\n");
     let refused = environment.run(&["--local", "--release", "r1", "--env", "prod"]);
     refused.assert_exit(2);
-    refused.assert_stderr_contains("error[P0101]: the inventory is not valid YAML\n --> output of ./inventory.sh prod:2:1");
+    refused.assert_stderr_contains(
+        "error[P0101]: the inventory is not valid YAML\n --> output of ./inventory.sh prod:2:1",
+    );
     assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "nothing was touched");
 }
 
@@ -141,7 +141,7 @@ fn an_inventory_that_can_not_be_had_stops_before_anything_is_touched() {
     };
     environment.write_program("inventory.sh", "#!/bin/sh\nexit 7\n");
     refused("prod", &["P0266", "exit status: 7"]);
-    environment.write_program("inventory.sh", "#!/bin/sh\nyes '- a very long list' | head -c 3000000\n");
+    environment.write_program("inventory.sh", "#!/bin/sh\nhead -c 3000000 /dev/zero | tr '\\0' x\n");
     refused("prod", &["P0266", "is longer than 1048576 bytes"]);
     std::fs::remove_file(environment.path("inventory.sh")).unwrap();
     refused("prod", &["P0266", "No such file"]);

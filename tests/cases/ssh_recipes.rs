@@ -78,7 +78,14 @@ fn certificates_of_the_page_need_no_list_of_keys_on_either_side() {
     let job = fenced_block(PAGE, "ssh-keygen -q -s user-ca");
     fs::copy(&users, environment.path("user-ca")).unwrap();
     shell(&environment.path(""), &job.replace("-n deploy", &format!("-n {}", whoami())));
-    environment.write("ssh_config", format!("{}  HostKeyAlias 10.0.0.7\n  IdentitiesOnly yes\n  IdentityFile {}\n", names(&[("10.0.0.7", &host)]), environment.path("job-key").display()));
+    environment.write(
+        "ssh_config",
+        format!(
+            "{}  HostKeyAlias 10.0.0.7\n  IdentitiesOnly yes\n  IdentityFile {}\n",
+            names(&[("10.0.0.7", &host)]),
+            environment.path("job-key").display()
+        ),
+    );
     let authority = fenced_block(PAGE, "@cert-authority");
     let public = fs::read_to_string(hosts.with_extension("pub")).unwrap();
     let (pattern, _) = authority.split_once(" ssh-ed25519").unwrap();

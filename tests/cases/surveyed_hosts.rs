@@ -116,22 +116,29 @@ fn host_with_an_agent_says_what_it_shows() {
     survey.assert_exit(0);
     let web = host(&survey.json(), "web-2").clone();
     assert_eq!((&web["agent"], &web["reachable"]), (&"this-build".into(), &true.into()));
-    assert_eq!(
-        (&web["live"]["recorded"]["label"], &web["live"]["on-host"]["label"]),
-        (&"r1".into(), &"r1".into())
-    );
+    assert_eq!((&web["live"]["recorded"]["label"], &web["live"]["on-host"]["label"]), (&"r1".into(), &"r1".into()));
     // Its own records are gone: both are said.
     fs::remove_dir_all(one.path("state")).unwrap();
     let table = environment.run(&["hosts"]);
-    assert!(table.stdout.lines().any(|line| line.contains("web-1") && line.contains("r1, nothing …")), "{}", table.stdout);
+    assert!(
+        table.stdout.lines().any(|line| line.contains("web-1") && line.contains("r1, nothing …")),
+        "{}",
+        table.stdout
+    );
     // Another build of the agent is told from this one.
     let agents = other.path("cache/pawl");
-    let agent = fs::read_dir(&agents).unwrap().flatten().find(|entry| entry.file_name().to_string_lossy().starts_with("agent-"));
+    let agent = fs::read_dir(&agents)
+        .unwrap()
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("agent-"));
     fs::rename(agent.unwrap().path(), agents.join("agent-00000000000000000000000000000000")).unwrap();
     let survey = environment.run(&["hosts", "--verbose"]);
     survey.assert_exit(0);
     assert!(survey.stdout.contains("agent     old agent, "), "{}", survey.stdout);
-    assert!(!fs::read_dir(&agents).unwrap().flatten().any(|entry| entry.path().ends_with("agent-0")), "nothing was sent");
+    assert!(
+        !fs::read_dir(&agents).unwrap().flatten().any(|entry| entry.path().ends_with("agent-0")),
+        "nothing was sent"
+    );
 }
 
 #[test]
@@ -148,7 +155,10 @@ fn clock_that_is_off_is_warned_of() {
     let faked = Command::new("faketime").args(["-f", "+15m", "env"]).output();
     let faked = faked.unwrap_or_else(|error| panic!("faketime: {error}; run `cargo xtask setup`"));
     let variables = String::from_utf8(faked.stdout).unwrap();
-    let variables: Vec<_> = variables.lines().filter(|line| ["LD_PRELOAD=", "FAKETIME="].iter().any(|name| line.starts_with(name))).collect();
+    let variables: Vec<_> = variables
+        .lines()
+        .filter(|line| ["LD_PRELOAD=", "FAKETIME="].iter().any(|name| line.starts_with(name)))
+        .collect();
     assert_eq!(variables.len(), 2, "{variables:?}");
     let ahead = SshHost::with_variables(&format!("{} FAKETIME_DONT_FAKE_MONOTONIC=1", variables.join(" ")));
     let right = SshHost::new();

@@ -96,19 +96,14 @@ fn hosts_with_groups(hosts: &EnvironmentHosts) -> BTreeMap<TargetName, (Arc<Plan
     let mut found: BTreeMap<TargetName, (Arc<PlanHost>, BTreeSet<HostGroup>)> = BTreeMap::new();
     for (group, members) in &hosts.groups {
         for host in members {
-            let (_, groups) =
-                found.entry(host.name.clone()).or_insert_with(|| (Arc::clone(host), BTreeSet::new()));
+            let (_, groups) = found.entry(host.name.clone()).or_insert_with(|| (Arc::clone(host), BTreeSet::new()));
             groups.insert(group.clone());
         }
     }
     found
 }
 
-async fn ask(
-    dialer: &Dialer,
-    host: &PlanHost,
-    location: &HistoryLocation,
-) -> Result<Option<HostSurvey>, Diagnostic> {
+async fn ask(dialer: &Dialer, host: &PlanHost, location: &HistoryLocation) -> Result<Option<HostSurvey>, Diagnostic> {
     if !host.is_remote() {
         return Ok(None);
     }

@@ -110,12 +110,16 @@ fn run_program(
     let failed = |why: String, lines: Vec<String>| {
         let diagnostic = unreadable(format!("the inventory program `{shown}` failed")).with_cause(why);
         let diagnostic = lines.into_iter().fold(diagnostic, Diagnostic::with_cause);
-        diagnostic.with_hint("run it in the plan's folder; it must print the list of hosts as YAML, and exit with status 0")
+        diagnostic
+            .with_hint("run it in the plan's folder; it must print the list of hosts as YAML, and exit with status 0")
     };
     let output = run(plan, arguments, env).map_err(|why| failed(why, Vec::new()))?;
     if !output.status.success() {
         let redactor = Redactor::of_plan(secrets);
-        return Err(failed(output.status.to_string(), last_lines(&redactor.redact(&String::from_utf8_lossy(&output.stderr)))));
+        return Err(failed(
+            output.status.to_string(),
+            last_lines(&redactor.redact(&String::from_utf8_lossy(&output.stderr))),
+        ));
     }
     text(format!("output of {shown}"), output.stdout)
 }

@@ -102,7 +102,11 @@ async fn roll_back(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKi
 pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "promote")?;
-    let of = |environment: &str| PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()), ..PlanSourceArgs::default() };
+    let of = |environment: &str| PlanSourceArgs {
+        plan: args.plan.clone(),
+        environment: Some(environment.to_owned()),
+        ..PlanSourceArgs::default()
+    };
     let (from, to) = (of(&args.from), of(&args.to));
     check_order(args)?;
     let store = from.store()?;
@@ -139,7 +143,12 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
 fn check_order(args: &PromoteArgs) -> Result<(), Vec<Diagnostic>> {
     let PromoteArgs { from, to, .. } = args;
     let location = |environment: &str| {
-        PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()), ..PlanSourceArgs::default() }.location()
+        PlanSourceArgs {
+            plan: args.plan.clone(),
+            environment: Some(environment.to_owned()),
+            ..PlanSourceArgs::default()
+        }
+        .location()
     };
     // The plan has no circle.
     let mut preceding = Some(location(from)?);

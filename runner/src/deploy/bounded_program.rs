@@ -25,8 +25,9 @@ pub(crate) async fn run_bounded(mut command: Command, limit: Duration, max_bytes
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (mut printed, mut errors) = (Vec::new(), Vec::new());
     let ended = {
-        let reading =
-            async { tokio::join!(read_start(stdout, &mut printed, max_bytes), read_start(stderr, &mut errors, max_bytes)) };
+        let reading = async {
+            tokio::join!(read_start(stdout, &mut printed, max_bytes), read_start(stderr, &mut errors, max_bytes))
+        };
         tokio::pin!(reading);
         tokio::time::timeout(limit, async {
             tokio::select! {

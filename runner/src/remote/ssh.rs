@@ -453,7 +453,12 @@ mod tests {
     fn explained(stderr: &str) -> (ErrorCode, String, String) {
         let text = "version: 1\napp: shop\nenvironments:\n  test:\n    ssh: { config: /etc/s/config, known-hosts: /etc/s/known }\n    hosts: { web: [\"ssh://root@inner\"] }\nsteps:\n  a: { program: [/bin/true], trust: host, on: web }\n";
         let source = PlanSource { path: "deploy.yml".into(), folder: "/plans".into(), text: text.into() };
-        let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None, inventory: &plan::no_inventory };
+        let request = PlanRequest {
+            environment: None,
+            release: &"r1".parse().unwrap(),
+            env: &|_| None,
+            inventory: &plan::no_inventory,
+        };
         let plan = Plan::parse(source, &request).unwrap();
         let host: &PlanHost = plan.steps[0].remote_host().unwrap();
         let diagnostic = explain((host, &plan.ssh), "", stderr);

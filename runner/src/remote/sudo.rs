@@ -7,11 +7,7 @@ use plan::{HostAddress, PlanHost, SshOptions};
 const RULES_FILE: &str = "/etc/sudoers.d/pawl";
 
 /// The error of sudo, by what it said before anything ran on the host; none if it said nothing.
-pub(super) fn explain(
-    (host, options): (&PlanHost, &SshOptions),
-    shown: &str,
-    stderr: &str,
-) -> Option<Diagnostic> {
+pub(super) fn explain((host, options): (&PlanHost, &SshOptions), shown: &str, stderr: &str) -> Option<Diagnostic> {
     let user = options.sudo.as_deref()?;
     let line = stderr.lines().map(str::trim).find(|line| is_of_sudo(line))?;
     let says = |words: &[&str]| words.iter().any(|word| line.contains(word));

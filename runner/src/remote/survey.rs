@@ -35,7 +35,7 @@ const SCRIPT: &str = concat!(
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "[ -w \"$(n \"$p\")\" ] || continue; ",
     "if [ -e \"$p\" ]; then if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; fi; ",
-    "[ -n \"$a\" ] || a=\"$p\"; if [ -x \"$p/agent-$1\" ]; then a=\"$p\"; break; fi; done; ",
+    "a=\"$p\"; break; done; ",
     "if [ -n \"$a\" ]; then f folder \"$a\"; f folder-room \"$(r \"$a\")\"; fi; ",
     "case \"$XDG_STATE_HOME\" in /*) s=\"$XDG_STATE_HOME\" ;; *) s=\"$HOME/.local/state\" ;; esac; ",
     "s=\"$s/pawl/hosts/$2\"; f state \"$s\"; f state-room \"$(r \"$s\")\"; ",
@@ -147,11 +147,7 @@ fn free_bytes(line: &str) -> Option<u64> {
 ///
 /// # Errors
 /// The host can't be reached, or can't run the agent.
-pub(super) async fn ask(
-    host: &PlanHost,
-    options: &SshOptions,
-    place: &AgentPlace,
-) -> Result<HostSurvey, Diagnostic> {
+pub(super) async fn ask(host: &PlanHost, options: &SshOptions, place: &AgentPlace) -> Result<HostSurvey, Diagnostic> {
     // Names have nothing that a shell would take for something else.
     let words = format!("{}/{}/{}", place.target, place.app, place.environment);
     let HostCommand { child, stdin, mut stdout, stderr } = ssh::run_script(host, options, SCRIPT, &words)?;

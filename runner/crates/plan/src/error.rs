@@ -188,7 +188,10 @@ impl PlanErrorCollector {
     pub(super) fn into_errors(mut self, source: PlanSource, readable_part: Option<Plan>) -> PlanErrors {
         // Those of an inventory come after those of the plan.
         self.errors.sort_by_key(|error| {
-            (error.inventory.as_ref().map(|inventory| inventory.name.clone()), error.span.as_ref().map(|span| span.start))
+            (
+                error.inventory.as_ref().map(|inventory| inventory.name.clone()),
+                error.span.as_ref().map(|span| span.start),
+            )
         });
         self.errors.truncate(MAX_SHOWN_ERRORS);
         PlanErrors { source, errors: self.errors, readable_part: readable_part.map(Box::new) }

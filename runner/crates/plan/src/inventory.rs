@@ -123,10 +123,8 @@ fn program(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCol
     let fields = MappingFields::read(node, "`from`", &node.span, PROGRAM_KEYS, problems)?;
     let written = fields.require("program", "[./inventory.sh]", problems)?;
     let items = fields::list(written, "`program` of `from`", problems)?;
-    let words: Vec<_> = items
-        .iter()
-        .map(|item| scope.text(item, "an argument of `program`", LookupSite::Grant, problems))
-        .collect();
+    let words: Vec<_> =
+        items.iter().map(|item| scope.text(item, "an argument of `program`", LookupSite::Grant, problems)).collect();
     let arguments = words.into_iter().collect::<Option<Vec<_>>>()?;
     if arguments.first().is_none_or(String::is_empty) || arguments.iter().any(|word| word.contains('\0')) {
         let error = PlanError::new(ErrorCode::InvalidValue, "`program` of `from` names no program");

@@ -69,11 +69,7 @@ fn sudo(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
     match &node.kind {
         YamlValue::Bool(true) => return Some(ROOT.to_owned()),
         YamlValue::Bool(false) => return None,
-        YamlValue::Null
-        | YamlValue::Number { .. }
-        | YamlValue::Text(_)
-        | YamlValue::List(_)
-        | YamlValue::Map(_) => {}
+        YamlValue::Null | YamlValue::Number { .. } | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => {}
     }
     let user = scope.text(node, "`sudo` of `ssh`", LookupSite::Grant, problems)?;
     // Nothing that sudo or a shell would take for something else.
@@ -95,7 +91,9 @@ fn dials(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<usize> {
     if number.is_none() {
         let message = format!("`dials` of `ssh` must be a number from 1 to {MAX_DIALS}");
         let error = PlanError::new(ErrorCode::InvalidValue, message);
-        problems.push(error.at(&node.span, "not such a number").hint("write `dials: 8`, how many hosts are dialed at a time"));
+        problems.push(
+            error.at(&node.span, "not such a number").hint("write `dials: 8`, how many hosts are dialed at a time"),
+        );
     }
     number.and_then(|number| usize::try_from(number).ok())
 }

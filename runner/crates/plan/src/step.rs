@@ -106,8 +106,8 @@ pub(super) fn draft(
     let places = fields.get("on").map_or(Some(vec![StepPlace::local()]), |node| context.groups.places(node, problems));
     let needs = fields.get("needs").map_or(DeclaredNeeds::PreviousStep, |node| needs(node, problems));
     let mut steps = Vec::new();
-    // Without a place, the step is read for its other errors.
-    for place in places.clone().unwrap_or_else(|| vec![StepPlace::local()]) {
+    // Without a place, whatever the step looks up of its host would be an error.
+    for place in places.clone().unwrap_or_default() {
         let step = on_place(&id, key, &fields, &place, context, problems);
         if problems.count() > errors_before {
             // The same error on each further host tells nothing new.
