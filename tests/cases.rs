@@ -28,9 +28,11 @@ mod cases {
     mod hangs;
     mod hooks;
     mod host_upkeep;
+    mod host_users;
     mod hosts;
     mod imports;
     mod invalid_modules;
+    mod inventories;
     mod leaks;
     mod left_behind;
     mod limited_hosts;
@@ -65,7 +67,9 @@ mod cases {
     mod shared_state;
     mod shared_storage;
     mod short_plans;
+    mod ssh_recipes;
     mod state_repair;
+    mod surveyed_hosts;
     mod upgrade;
     mod verify;
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 mod after_undo;
 mod assumed_steps;
 mod attempt;
+mod bounded_program;
 mod call;
 mod conclusion;
 mod environment;
@@ -40,6 +41,7 @@ mod steps;
 mod undo;
 mod unrecorded_release;
 
+pub(crate) use bounded_program::run_bounded;
 pub use error::{AttemptError, migration_diagnostic};
 pub use executor::Executor;
 pub use host_prune::{HostReleases, ReleaseHosts};

@@ -135,7 +135,12 @@ fn switch_step_with(root: &Path, more: &str) -> PlanStep {
         root.display()
     );
     let source = PlanSource { path: "deploy.yml".into(), folder: "/".into(), text: text.into() };
-    let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+    let request = PlanRequest {
+        environment: None,
+        release: &"r1".parse().unwrap(),
+        env: &|_| None,
+        inventory: &plan::no_inventory,
+    };
     Plan::parse(source, &request).unwrap().steps.remove(0)
 }
 

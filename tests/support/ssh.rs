@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -22,33 +22,77 @@ pub struct SshHost {
 impl SshHost {
     /// A host with these further lines in the configuration of its sshd.
     pub fn with_options(options: &str) -> Self {
-        Self::start(options, "", None)
+        Self::with_signed_key(options, |_| {})
+    }
+
+    /// The same, with something done with the host's key before sshd reads it.
+    pub fn with_signed_key(options: &str, sign: impl Fn(&Path)) -> Self {
+        let folder = Self::folder();
+        sign(&folder.path().join("host-key"));
+        Self::start(folder, options, "", Command::new(SSHD))
     }
 
     /// A host whose sessions have these variables. `ROOT` in their values is its folder.
     pub fn with_variables(variables: &str) -> Self {
-        Self::start("", variables, None)
+        Self::start(Self::folder(), "", variables, Command::new(SSHD))
     }
 
     /// A host with mounts of its own, which a shell script makes. `ROOT` in it is its folder, in which `mount` is empty.
     pub fn with_mounts(script: &str, variables: &str) -> Self {
-        Self::start("", variables, Some(script))
+        let folder = Self::folder();
+        let script = script.replace("ROOT", &folder.path().display().to_string());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &format!("set -e; {script}; exec {SSHD} \"$@\""), "sh"]);
+        Self::start(folder, "", variables, command)
     }
 
-    fn start(options: &str, variables: &str, mounts: Option<&str>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    /// A host with two users more, `deploy` and `app`, and these rules of sudo. Its sessions find these programs; none: all.
+    pub fn with_users(rules: &str, programs: &[&str]) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "hosts with users of their own need root");
+        let folder = Self::folder();
         let root = folder.path();
-        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
-        for key in ["host-key", "user-key"] {
-            make_key(&root.join(key));
+        let mut passwd = fs::read_to_string("/etc/passwd").unwrap();
+        for (user, id) in [("deploy", 61_001), ("app", 61_002)] {
+            let home = root.join("home").join(user);
+            fs::create_dir_all(&home).unwrap();
+            chown(&home, Some(id), Some(id)).unwrap();
+            fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+            passwd.push_str(&format!("{user}:*:{id}:{id}::{}:/bin/sh\n", home.display()));
         }
+        fs::write(root.join("passwd"), passwd).unwrap();
+        fs::write(root.join("sudoers"), format!("Defaults env_reset\n{rules}\n")).unwrap();
+        fs::set_permissions(root.join("sudoers"), fs::Permissions::from_mode(0o440)).unwrap();
+        fs::create_dir(root.join("bin")).unwrap();
+        for program in programs {
+            std::os::unix::fs::symlink(Path::new("/usr/bin").join(program), root.join("bin").join(program)).unwrap();
+        }
+        let path = if programs.is_empty() { "" } else { "PATH=ROOT/bin" };
+        let script = r#"mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/sudoers" /etc/sudoers && exec /usr/sbin/sshd "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(root);
+        Self::start(folder, "", path, command)
+    }
+
+    /// A folder with the keys of a host and of its user.
+    fn folder() -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for key in ["host-key", "user-key"] {
+            make_key(&folder.path().join(key));
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(folder.path().join("mount")).unwrap();
+        folder
+    }
+
+    /// Starts an sshd by a command that lacks its arguments. `ROOT` in the variables of its sessions is its folder.
+    fn start(folder: TempDir, options: &str, variables: &str, command: Command) -> Self {
+        let root = folder.path();
         if rustix::process::geteuid().is_root() {
             // Where sshd drops its privileges.
             fs::create_dir_all("/run/sshd").unwrap();
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let shown = root.display();
-        fs::create_dir(root.join("mount")).unwrap();
         // Of several values of a variable, the first counts.
         let variables = variables.replace("ROOT", &shown.to_string());
         let configuration = format!(
@@ -57,7 +101,7 @@ impl SshHost {
              SetEnv {variables} XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state PATH={shown}/bin:/usr/bin:/bin\n{options}\n"
         );
         fs::write(root.join("sshd_config"), configuration).unwrap();
-        let child = start_sshd(root, port, mounts);
+        let child = start_sshd(root, port, command);
         Self { folder, port, child }
     }
 
@@ -75,7 +119,7 @@ impl SshHost {
 
     /// Brings it back as it was.
     pub fn come_back(&mut self) {
-        self.child = start_sshd(self.folder.path(), self.port, None);
+        self.child = start_sshd(self.folder.path(), self.port, Command::new(SSHD));
     }
 
     /// Its folder on the host, for what a plan deploys there.
@@ -94,6 +138,16 @@ impl SshHost {
     /// The content of a file there.
     pub fn read(&self, path: &str) -> String {
         fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// The same for a user.
+    pub fn address_of(&self, user: &str) -> String {
+        self.address().replace("//", &format!("//{user}@"))
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// How a plan writes its address.
@@ -154,17 +208,8 @@ impl Drop for SshHost {
     }
 }
 
-/// Starts sshd, with mounts of its own if a script makes them.
-fn start_sshd(root: &Path, port: u16, mounts: Option<&str>) -> Child {
-    let mut command = match mounts {
-        None => Command::new(SSHD),
-        Some(script) => {
-            let script = format!("set -e; {}; exec {SSHD} \"$@\"", script.replace("ROOT", &root.display().to_string()));
-            let mut command = Command::new("unshare");
-            command.args(["--mount", "sh", "-c", &script, "sh"]);
-            command
-        }
-    };
+/// Starts an sshd by a command that lacks its arguments, and waits until it listens.
+fn start_sshd(root: &Path, port: u16, mut command: Command) -> Child {
     command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
     let log = fs::File::create(root.join("sshd.log")).unwrap();
     let child = command.stderr(log).spawn();
@@ -187,7 +232,7 @@ pub fn write_ssh_config(folder: &Path, hosts: &[&SshHost]) {
     fs::write(format!("{folder}/ssh_config"), text).unwrap();
 }
 
-fn make_key(path: &Path) {
+pub fn make_key(path: &Path) {
     let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
     assert!(made.unwrap().success(), "ssh-keygen");
 }

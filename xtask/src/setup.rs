@@ -104,9 +104,10 @@ static WORKFLOW_LINTERS: PipTool = PipTool {
     programs: &["zizmor", "check-jsonschema"],
 };
 
-/// For `test`: what kills the runner, what tests compare with, login shells, and what lets names lie to it.
-pub(crate) const TOOLS: [SetupNeed; 11] = [
+/// For `test`: what kills the runner, what tests compare with, login shells, and what lets names and clocks lie to it.
+pub(crate) const TOOLS: [SetupNeed; 12] = [
     SetupNeed::Program("docker-registry"),
+    SetupNeed::Program("faketime"),
     SetupNeed::Program("fish"),
     SetupNeed::Program("git"),
     SetupNeed::Program("nginx"),

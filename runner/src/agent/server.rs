@@ -23,7 +23,7 @@ use contract::{
     step::{FailureKind, StepFailure, StepOutcome},
 };
 use journal::{
-    JournalError, RecordStatus, StepTarget, UndoCompletion, UndoIntent, event::Fingerprint, file::StepEffect,
+    JournalError, RecordStatus, StepTarget, UndoCompletion, UndoIntent, clock, event::Fingerprint, file::StepEffect,
 };
 use plan::{Confirmation, PlanStep};
 use sandbox::{
@@ -105,7 +105,7 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
     let mut agent = Agent { runtime, modules, files, folders, session, frames, requests, interrupt: interrupt.clone() };
     cleanup::mark_agent_as_used();
     let _ = agent.frames.send(format!("\n{}\n", wire::AGENT_MARK).into_bytes()).await;
-    agent.say(&ToCoordinator::Hello(Hello { build: own_build() })).await;
+    agent.say(&ToCoordinator::Hello(Hello { build: own_build(), clock: clock::now() })).await;
     loop {
         tokio::select! {
             biased;
@@ -186,6 +186,13 @@ impl Agent {
                 let answer = match self.files.missing(&files) {
                     Ok(hashes) => AgentAnswer::Wanted { hashes },
                     Err(error) => AgentAnswer::Refused { problem: store_problem(&error, &self.files) },
+                };
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
+            Frame::Message(ToAgent::Recall { call, place }) => {
+                let answer = match session::live_release(&self.folders.state, &place) {
+                    Ok(live) => AgentAnswer::Recalled { live },
+                    Err(problem) => AgentAnswer::Refused { problem },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }

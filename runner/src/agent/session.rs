@@ -16,7 +16,7 @@ use contract::{
 };
 use journal::{
     Journal, JournalState, RecordStatus, Redactor,
-    event::{FORMAT, JournalHeader, MAGIC},
+    event::{FORMAT, JournalHeader, MAGIC, Release},
 };
 use plan::StateLocation;
 use state::{DeploymentLock, LockStatus, StateStore};
@@ -24,7 +24,7 @@ use state::{DeploymentLock, LockStatus, StateStore};
 use super::{
     confirmation,
     fence::{self, Coordinator},
-    wire::{BeginSession, EndedAgent, HostRecord, Problem},
+    wire::{AgentPlace, BeginSession, EndedAgent, HostRecord, Problem},
 };
 use crate::deploy::program_records_path;
 
@@ -140,6 +140,10 @@ pub(super) fn check_folder(state_dir: &Path) -> Result<(), Problem> {
 pub(super) fn folder_problem(path: &Path, source: io::Error) -> Problem {
     let message = format!("can't read or write {} on the host", path.display());
     problem(&Diagnostic::new(ErrorCode::StateFolderIo, message).with_cause(source))
+/// The release that a target shows by the host's own records. It needs no lock, and changes nothing.
+pub(super) fn live_release(state_dir: &Path, place: &AgentPlace) -> Result<Option<Release>, Problem> {
+    let loaded = store(state_dir, &place.target, &place.app, &place.environment).load(|_| {}).map_err(|error| problem(&(&error).into()))?;
+    Ok(loaded.state.head.live_on(&place.target).cloned())
 }
 
 /// Ends the programs that a killed agent left running.

@@ -60,6 +60,8 @@ pub enum ToAgent {
     Check { call: CallId, steps: Vec<CheckedStep>, create: bool },
     /// What becomes of the releases in these directories. Only in a session, they are removed.
     Prune { call: CallId, dirs: BTreeSet<PathBuf>, retention: ReleaseRetention, mode: PruneMode },
+    /// Which release the host's own records say that it shows.
+    Recall { call: CallId, place: AgentPlace },
     /// The folders that steps get from the coordinator's machine.
     Offer { call: CallId, files: Vec<OfferedFile> },
     /// The bytes of this file follow, in frames.
@@ -101,6 +103,8 @@ pub enum ToCoordinator {
 pub struct Hello {
     /// The digest of its binary and its version: another build is not talked to.
     pub build: String,
+    /// Its clock.
+    pub clock: Timestamp,
 }
 
 /// The attempt that an agent works for.
@@ -216,6 +220,9 @@ pub enum AgentAnswer {
     /// The releases that were looked at or removed.
     Releases {
         folders: Vec<ReleaseFolder>,
+    /// The release that the host shows by its own records; none: nothing, or it has no records.
+    Recalled {
+        live: Option<Release>,
     },
     /// The offered files that the host does not have.
     Wanted {
@@ -225,6 +232,14 @@ pub enum AgentAnswer {
     Refused {
         problem: Problem,
     },
+}
+
+/// Whose records an agent keeps: those of a target of an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPlace {
+    pub app: AppName,
+    pub environment: EnvironmentName,
+    pub target: TargetName,
 }
 
 /// A step whose needs are checked.

@@ -310,7 +310,7 @@ fn interrupted_early(resume_command: &str) -> Diagnostic {
 /// The plan's other environments, if their releases must not be pruned.
 fn siblings(plan: &Plan) -> Result<Vec<SiblingEnvironment>, Vec<Diagnostic>> {
     let others = plan.keep.map(|_| {
-        let args = PlanSourceArgs { plan: Some(plan.source.path.clone()), environment: None };
+        let args = PlanSourceArgs { plan: Some(plan.source.path.clone()), ..PlanSourceArgs::default() };
         args.other_environments(&plan.environment)
     });
     Ok(others.transpose()?.unwrap_or_default())

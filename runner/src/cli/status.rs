@@ -393,8 +393,8 @@ fn unrecorded_release(
     if state.head.shown_releases().next().is_some() {
         return None;
     }
-    let args = PlanSourceArgs { plan: plan.plan.clone(), environment: Some(environment.to_string()) };
-    let plan = args.plan_for(&source::placeholder_label()).ok()?;
+    let args = PlanSourceArgs { environment: Some(environment.to_string()), ..plan.clone() };
+    let plan = args.plan_without_inventories(&source::placeholder_label())?;
     UnrecordedRelease::find(&plan, state)
 }
 
@@ -422,7 +422,7 @@ mod tests {
             r#"{"resource":"shop/test","epoch":2,"holder":"ann@host, process 7","since":"2025-11-23T03:20:00Z"}"#;
         fs::write(environments[0].1.folder().join("lock"), record).unwrap();
         let mut out = Vec::new();
-        let plan = PlanSourceArgs { plan: Some(root.path().join("no-plan.yml")), environment: None };
+        let plan = PlanSourceArgs { plan: Some(root.path().join("no-plan.yml")), ..PlanSourceArgs::default() };
         assert_eq!(run(args, &plan, &environments, form, WIDTH, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
         assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");

@@ -569,7 +569,12 @@ mod tests {
     fn a_failure_is_in_a_file_of_a_granted_directory_or_nowhere() {
         let text = "version: 1\napp: shop\nsteps:\n  a: { uses: pull, grants: { dirs: { db: ./migrations } } }\n";
         let source = PlanSource { path: "deploy.yml".into(), folder: "/plans/shop".into(), text: text.into() };
-        let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+        let request = PlanRequest {
+            environment: None,
+            release: &"r1".parse().unwrap(),
+            env: &|_| None,
+            inventory: &plan::no_inventory,
+        };
         let plan = Plan::parse(source, &request).unwrap();
         let spot = |file: &str| {
             let failure =

@@ -15,7 +15,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use journal::OutputChunk;
+use journal::{OutputChunk, clock};
 use sandbox::CallChannel;
 
 use super::foreign_text;
@@ -46,6 +46,8 @@ pub enum ConnectionError {
 /// A connection with an agent that has said hello.
 pub struct AgentConnection {
     pub hello: Hello,
+    /// How far its clock was ahead of this machine's when it said that, in seconds.
+    pub clock_difference: i64,
     frames: mpsc::Sender<Vec<u8>>,
     shared: Arc<Shared>,
     next_call: AtomicU32,
@@ -89,6 +91,7 @@ impl AgentConnection {
             Ok(Err(error)) => return Err(ConnectionError::Lost(error.to_string())),
             Err(_) => return Err(ConnectionError::Lost("the agent did not answer".to_owned())),
         };
+        let clock_difference = hello.clock.as_second() - clock::now().as_second();
         let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
         let shared = Arc::new(Shared::default());
         tokio::spawn(wire::write_frames(waiting, to));
@@ -99,7 +102,7 @@ impl AgentConnection {
             reading.end(why);
             drop(guard);
         });
-        Ok(Self { hello, frames, shared, next_call: AtomicU32::new(1) })
+        Ok(Self { hello, clock_difference, frames, shared, next_call: AtomicU32::new(1) })
     }
 
     /// Begins the session of an attempt.

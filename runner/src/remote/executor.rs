@@ -8,7 +8,7 @@
 mod confirmation;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
@@ -37,6 +37,7 @@ use self::confirmation::ConfirmedCall;
 use super::{
     AgentConnection, ConnectionError, Dialer, FileHashes,
     shipping::{self, ANSWER_TIMEOUT, Shipment, ThirdPartyModule, ThirdPartyModules, transient},
+    survey::clock_warning,
 };
 use crate::{
     agent::wire::{
@@ -50,6 +51,8 @@ const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
 /// How long it may take to remove old releases.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
+/// A clock that is so far off is wrong.
+const WRONG_CLOCK: Duration = Duration::from_secs(600);
 /// The longest receipt that a host may return, in bytes of JSON.
 const MAX_RECEIPT_BYTES: usize = 40 << 10;
 
@@ -65,6 +68,8 @@ pub struct RemoteExecutor {
     knthird_party_modules: RefCell<BTreeSet<String>>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
+    /// Whether the operator was told that its clock is wrong.
+    is_clock_told: Cell<bool>,
     /// What the host knew of each step before the call that is being made.
     records: RefCell<BTreeMap<StepTarget, HostRecord>>,
 }
@@ -99,6 +104,7 @@ impl RemoteExecutor {
             knthird_party_modules: RefCell::default(),
             connection: RefCell::default(),
             session: RefCell::default(),
+            is_clock_told: Cell::default(),
             records: RefCell::default(),
         }
     }
@@ -113,6 +119,7 @@ impl RemoteExecutor {
             return Ok(connection);
         }
         let connection = Rc::new(self.dialer.dial(&self.host, &|megabytes| self.tell_upload(megabytes)).await?);
+        self.tell_clock(connection.clock_difference);
         let session = self.session.borrow().clone();
         if let Some(session) = session {
             let begun = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
@@ -253,6 +260,13 @@ impl RemoteExecutor {
     fn tell_upload(&self, megabytes: usize) {
         let name = &self.host.name;
         (self.notify)(Notice::note(format!("{name}: sending the runner ({megabytes} MB, once for each version)")));
+    }
+
+    /// Warns once of a clock that is far off: its times are in the records of the steps.
+    fn tell_clock(&self, seconds: i64) {
+        if seconds.unsigned_abs() >= WRONG_CLOCK.as_secs() && !self.is_clock_told.replace(true) {
+            (self.notify)(Notice::warning(clock_warning(&self.host.name, seconds)));
+        }
     }
 
     fn lost(&self, why: &str) -> Diagnostic {

@@ -1,6 +1,7 @@
 //! Hosts that are not the runner's machine: how they are reached, and the calls that are made there.
 //!
-//! [`dialer`] connects to a host, [`ssh`] starts the agent there, whose [`agent_binary`] it sends, [`connection`] talks to it, [`shipping`] sends the files of this machine that steps read, and
+//! [`dialer`] connects to a host, [`ssh`] starts the agent there, whose [`agent_binary`] it sends, [`survey`] asks for what it has without
+//! changing it, [`connection`] talks to it, [`shipping`] sends the files of this machine that steps read, and
 //! [`RemoteExecutor`] makes the calls. What a host says reaches nobody with its escape sequences ([`foreign_text`]). Invariant: what an agent answers is a fact about its host only; it can't name another step, and its
 //! records are used only for intents that this attempt or an earlier one recorded. Deliberately absent: decisions, and the agent itself
 //! ([`crate::agent`]).
@@ -13,6 +14,8 @@ mod file_hashes;
 mod foreign_text;
 mod shipping;
 mod ssh;
+mod sudo;
+mod survey;
 
 pub use connection::{AgentConnection, ConnectionError};
 pub use dialer::Dialer;
@@ -21,3 +24,4 @@ pub use file_hashes::FileHashes;
 use foreign_text::plain_text;
 pub use shipping::{ThirdPartyModule, ThirdPartyModules};
 pub use ssh::reach;
+pub use survey::{AgentPresence, HostSurvey, SurveyedFolder};

@@ -21,23 +21,23 @@ use tokio::{
 use super::{
     AgentConnection, ConnectionError,
     agent_binary::{AgentBinary, GlibcVersion, Unpacker, own_arch},
-    plain_text,
+    plain_text, sudo,
 };
 use crate::agent::{self, wire::AGENT_MARK};
 
 /// How long it may take until the agent says hello, without the time to send the binary.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest time to send the binary.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a login shell may print before the agent begins, in bytes.
-const MAX_NOISE_BYTES: usize = 64 << 10;
+pub(super) const MAX_NOISE_BYTES: usize = 64 << 10;
 /// What of ssh's errors is shown, in bytes.
 const MAX_STDERR_BYTES: usize = 8 << 10;
 
 /// The last error of ssh if the connection through a jump host ended before it began.
 const CLOSED_BY_JUMP: &str = "Connection closed by UNKNOWN port 65535";
 
-const HERE_MARK: &str = "PAWL-HERE";
+pub(super) const HERE_MARK: &str = "PAWL-HERE";
 const NEED_MARK: &str = "PAWL-NEED";
 const SEND_MARK: &str = "PAWL-SEND";
 const FAIL_MARK: &str = "PAWL-FAIL";
@@ -79,20 +79,30 @@ const SCRIPT: &str = concat!(
     "rm -f \"$t\"; printf \"\\nPAWL-FAIL upload %s\\n\" \"$p\"; exit 1"
 );
 
-/// Connects to a host, and starts its agent.
-///
-/// # Errors
-/// The host can't be reached, or can't run the agent: what happened, and what helps.
-pub async fn reach(
+/// A command that runs on a host.
+pub(super) struct HostCommand {
+    pub(super) child: Child,
+    pub(super) stdin: ChildStdin,
+    pub(super) stdout: BufReader<ChildStdout>,
+    pub(super) stderr: SshErrors,
+}
+
+/// Runs a script on a host, as the user of `sudo`. `words` are its arguments after the digest of the binary, and have no `'`.
+pub(super) fn run_script(
     host: &PlanHost,
     options: &SshOptions,
-    tell_upload: &dyn Fn(usize),
-) -> Result<AgentConnection, Diagnostic> {
+    script: &str,
+    words: &str,
+) -> Result<HostCommand, Diagnostic> {
     let HostAddress::Ssh { user, host: name, port } = &host.address else {
         return Err(Diagnostic::new(ErrorCode::RunnerFault, "a host of this machine is not reached by ssh"));
     };
-    let binary = AgentBinary::for_arch(&own_arch()).transpose().expect("there is at least this binary");
-    let binary = binary.map_err(|error| unreadable(&error))?;
+    let binary = own_binary()?;
+    // Its messages are read in English. The folder of the user that logs in may be closed to the other one.
+    let (sudo, enter) = match &options.sudo {
+        Some(user) => (format!("env LC_ALL=C sudo -n -H -u {user} -- "), "cd \"$HOME\" 2>/dev/null || cd /; "),
+        None => (String::new(), ""),
+    };
     let mut command = Command::new("ssh");
     command.arg("-T");
     for option in OPTIONS {
@@ -111,10 +121,7 @@ pub async fn reach(
         command.args(["-p", &port.to_string()]);
     }
     command.args(["--", name]);
-    let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
-    let loader = binary.loader.as_deref().filter(is_plain).unwrap_or("-");
-    let room = binary.megabytes() * 1000;
-    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {} {loader} {room}", file_digest(binary)));
+    command.arg(format!("exec {sudo}/bin/sh -c '{enter}{script}' pawl {} {words}", file_digest(binary)));
     // In a process group of its own: Ctrl-C is the coordinator's to handle.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| {
@@ -125,7 +132,23 @@ pub async fn reach(
     })?;
     let streams = child.stdin.take().zip(child.stdout.take()).zip(child.stderr.take());
     let ((stdin, stdout), stderr) = streams.expect("the three streams are pipes");
-    let stderr = SshErrors::read(stderr);
+    Ok(HostCommand { child, stdin, stdout: BufReader::new(stdout), stderr: SshErrors::read(stderr) })
+}
+
+/// Connects to a host, and starts its agent.
+///
+/// # Errors
+/// The host can't be reached, or can't run the agent: what happened, and what helps.
+pub async fn reach(
+    host: &PlanHost,
+    options: &SshOptions,
+    tell_upload: &dyn Fn(usize),
+) -> Result<AgentConnection, Diagnostic> {
+    let binary = own_binary()?;
+    let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+    let loader = binary.loader.as_deref().filter(is_plain).unwrap_or("-");
+    let words = format!("{loader} {}", binary.megabytes() * 1000);
+    let HostCommand { child, stdin, stdout, stderr } = run_script(host, options, SCRIPT, &words)?;
     match start(host, binary, stdin, stdout, child, tell_upload).await {
         Ok(connection) => Ok(connection),
         Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
@@ -157,11 +180,10 @@ async fn start(
     host: &PlanHost,
     mut binary: &'static AgentBinary,
     mut stdin: ChildStdin,
-    stdout: ChildStdout,
+    mut stdout: BufReader<ChildStdout>,
     child: Child,
     tell_upload: &dyn Fn(usize),
 ) -> Result<AgentConnection, AgentStartError> {
-    let mut stdout = BufReader::new(stdout);
     let (mut noise, mut has_begun) = (String::new(), false);
     let mut deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
     // What the host unpacks the binary with, once it has been offered.
@@ -209,12 +231,28 @@ async fn start(
     let connection = AgentConnection::open(stdout, stdin, child).await.map_err(|error| match error {
         ConnectionError::Lost(_) | ConnectionError::Refused(_) => AgentStartError::Ended { noise, has_begun },
     })?;
+    check_build(host, binary, &connection).map_err(diagnosed)?;
+    Ok(connection)
+}
+
+/// Refuses an agent of another build.
+pub(super) fn check_build(
+    host: &PlanHost,
+    binary: &AgentBinary,
+    connection: &AgentConnection,
+) -> Result<(), Diagnostic> {
     if connection.hello.build != agent::build(&binary.digest) {
         let message = format!("host `{}` has another build of the runner than this one", host.name);
         let hint = "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again";
-        return Err(diagnosed(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)));
+        return Err(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint));
     }
-    Ok(connection)
+    Ok(())
+}
+
+/// The binary for hosts like this machine.
+pub(super) fn own_binary() -> Result<&'static AgentBinary, Diagnostic> {
+    let binary = AgentBinary::for_arch(&own_arch()).transpose().expect("there is at least this binary");
+    binary.map_err(|error| unreadable(&error))
 }
 
 /// The binary for a host with this architecture and C library: its version, `none` if it has not the one that this machine's binary needs,
@@ -254,14 +292,14 @@ fn diagnosed(diagnostic: Diagnostic) -> AgentStartError {
 }
 
 /// A line of the host; none at the end.
-async fn next_line(from: &mut BufReader<ChildStdout>) -> io::Result<Option<String>> {
+pub(super) async fn next_line(from: &mut BufReader<ChildStdout>) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let read = from.take(MAX_NOISE_BYTES as u64).read_until(b'\n', &mut line).await?;
     Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
 }
 
 /// What ssh says on standard error. It is read as long as the connection lives, so that nothing waits for that.
-struct SshErrors {
+pub(super) struct SshErrors {
     text: Arc<Mutex<Vec<u8>>>,
     reading: tokio::task::JoinHandle<()>,
 }
@@ -283,7 +321,7 @@ impl SshErrors {
     }
 
     /// All that it said, once it has ended. A connection that something else holds open does not keep that back.
-    async fn said(self) -> String {
+    pub(super) async fn said(self) -> String {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.reading).await;
         let text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         plain_text(String::from_utf8_lossy(&text).trim())
@@ -291,13 +329,16 @@ impl SshErrors {
 }
 
 /// The error of a connection that ended before anything ran on the host, by what ssh said.
-fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
+pub(super) fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
     let PlanHost { name, address, .. } = host;
     let said = |text: &str| stderr.contains(text);
     let shown =
         if name.as_str() == address.to_string() { format!("`{name}`") } else { format!("`{name}` ({address})") };
     let log_in = format!("`{}` must log in without a prompt", ssh_command(address, options));
     let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
+    if let Some(diagnostic) = sudo::explain((host, options), &shown, stderr) {
+        return diagnostic;
+    }
     let is_key_refused = said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed");
     let diagnostic = if is_key_refused && stderr.lines().next_back().map(str::trim) == Some(CLOSED_BY_JUMP) {
         let jump = jump_host(stderr);
@@ -380,7 +421,7 @@ fn telling_line(stderr: &str) -> Option<&str> {
 }
 
 /// The error of a host on which the script ran, and no agent began.
-fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
+pub(super) fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let said = telling_line(stderr).or_else(|| noise.lines().map(str::trim).rfind(|line| !line.is_empty()));
     let diagnostic = said.into_iter().fold(diagnostic, Diagnostic::with_cause);
@@ -417,7 +458,7 @@ fn first_line(text: &str) -> &str {
     text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
+pub(super) fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
     let message = format!("host `{}` is `{theirs}`, and this runner is for `{ours}`", host.name);
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, message);
     match AgentBinary::path(theirs) {
@@ -429,7 +470,6 @@ fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
     }
 }
 
-fn unusable((host, binary): (&PlanHost, &AgentBinary), what: &str, folder: &str, stderr: &str) -> Diagnostic {
     let (cause, hint) = match what {
         "folder" => (
             "the user has no writable folder that allows programs to run",
@@ -454,7 +494,12 @@ mod tests {
     fn explained(stderr: &str) -> (ErrorCode, String, String) {
         let text = "version: 1\napp: shop\nenvironments:\n  test:\n    ssh: { config: /etc/s/config, known-hosts: /etc/s/known }\n    hosts: { web: [\"ssh://root@inner\"] }\nsteps:\n  a: { program: [/bin/true], trust: host, on: web }\n";
         let source = PlanSource { path: "deploy.yml".into(), folder: "/plans".into(), text: text.into() };
-        let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+        let request = PlanRequest {
+            environment: None,
+            release: &"r1".parse().unwrap(),
+            env: &|_| None,
+            inventory: &plan::no_inventory,
+        };
         let plan = Plan::parse(source, &request).unwrap();
         let host: &PlanHost = plan.steps[0].remote_host().unwrap();
         let diagnostic = explain((host, &plan.ssh), "", stderr);

@@ -68,6 +68,27 @@ fn p0262_host_that_lets_nobody_in() {
 }
 
 #[test]
+fn p0266_inventory_program_that_fails() {
+    let environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\nenvironments:\n  prod:\n    hosts:\n      web: { from: { program: [./inventory.sh, prod], trust: host } }\n\
+         steps: { switch: { on: web } }\n",
+    );
+    environment.write_program("inventory.sh", "#!/bin/sh\necho 'inventory: no region is set' >&2\nexit 1\n");
+    let output = environment.run(DEPLOY);
+    output.assert_exit(exit_code("P0266"));
+    check_error_page("P0266", Some(&command_line(DEPLOY)), &output.stderr, &environment.shown_paths());
+}
+
+#[test]
+fn p0267_host_without_a_rule_for_sudo() {
+    let host = SshHost::with_users("root ALL=(ALL) ALL", &[]);
+    let environment = environment(&host);
+    environment.edit("deploy.yml", "config: ./ssh_config", "config: ./ssh_config, sudo: app");
+    environment.edit("deploy.yml", "ssh://", "ssh://deploy@");
+    check_page_of("P0267", &port(&host), &environment);
+}
+
+#[test]
 fn p0263_host_that_runs_another_program() {
     let host = SshHost::with_options("ForceCommand echo only backups are allowed");
     let environment = environment(&host);

@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Range,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -15,15 +14,14 @@ use super::{
     ArgumentPattern, DirAccess, ProgramGrant, StepGrants,
     error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     fields::{self, MappingFields},
-    paths,
-    scope::{LookupScope, LookupSite, PlanVariable},
+    inventory::{self, InventoryReader},
+    scope::{LookupScope, PlanVariable},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::{GrantName, HostGroup, HostLabel, StepId, TargetName, error_code::ErrorCode};
 
 const HOST_KEYS: &[&str] = &["at", "name", "vars", "labels"];
 const PLACE_KEYS: &[&str] = &["hosts", "once"];
-const SSH_KEYS: &[&str] = &["config", "known-hosts"];
 /// The machine of the runner, as a group and as a host.
 pub(super) const LOCAL: &str = "local";
 const ADDRESS_HINT: &str = "write `local`, `HOST`, `USER@HOST` or `ssh://USER@HOST:PORT`";
@@ -55,36 +53,6 @@ pub enum HostAddress {
         /// The port; by default, ssh decides.
         port: Option<u16>,
     },
-}
-
-/// `ssh:` of an environment: how ssh is called, beside its own configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SshOptions {
-    /// Its configuration file, instead of the user's.
-    pub config: Option<PathBuf>,
-    /// The file with the keys of the hosts, instead of the user's.
-    pub known_hosts: Option<PathBuf>,
-}
-
-/// Reads `ssh` of an environment.
-pub(super) fn ssh_options(
-    node: &YamlNode,
-    scope: &LookupScope<'_>,
-    folder: &Path,
-    problems: &mut PlanErrorCollector,
-) -> Option<SshOptions> {
-    let fields = MappingFields::read(node, "`ssh`", &node.span, SSH_KEYS, problems)?;
-    let mut path = |key: &str| {
-        let node = fields.get(key)?;
-        let text = scope.text(node, &format!("`{key}` of `ssh`"), LookupSite::Grant, problems)?;
-        if let Some(why) = paths::path_error(&text) {
-            let error = PlanError::new(ErrorCode::InvalidValue, format!("`{key}` of `ssh` is not a path: {why}"));
-            problems.push(error.at(&node.span, "invalid path").hint("write a path, relative to the plan's folder"));
-            return None;
-        }
-        Some(paths::resolve(folder, &text))
-    };
-    Some(SshOptions { config: path("config"), known_hosts: path("known-hosts") })
 }
 
 impl HostAddress {
@@ -221,11 +189,22 @@ impl StepPlace {
 
 impl HostGroups {
     /// Reads `hosts` of the chosen environment.
-    pub(super) fn read(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollector) -> Self {
+    pub(super) fn read(
+        node: &YamlNode,
+        scope: &LookupScope<'_>,
+        inventories: &InventoryReader<'_>,
+        problems: &mut PlanErrorCollector,
+    ) -> Self {
         let mut groups = Self::default();
         for (key, node) in fields::mapping(node, "`hosts`", problems).unwrap_or_default() {
             let Some(group) = fields::parse_name::<HostGroup>(&key.text, &key.span, problems) else { continue };
-            let hosts = groups.read_group(key, node, scope, problems);
+            let hosts = match inventory::is_inventory(node) {
+                false => groups.read_group(key, node, scope, problems),
+                true => inventory::read(key, node, scope, inventories, problems, |node, scope, problems| {
+                    groups.read_group(key, node, scope, problems)
+                })
+                .unwrap_or_default(),
+            };
             groups.groups.insert(group, hosts);
         }
         groups
@@ -378,6 +357,10 @@ impl HostGroups {
 pub(super) fn check(node: &YamlNode, problems: &mut PlanErrorCollector) {
     for (key, node) in fields::mapping(node, "`hosts`", problems).unwrap_or_default() {
         fields::parse_name::<HostGroup>(&key.text, &key.span, problems);
+        if inventory::is_inventory(node) {
+            inventory::check(key, node, problems);
+            continue;
+        }
         for item in fields::list(node, &format!("group `{}` of `hosts`", key.text), problems).unwrap_or_default() {
             if let YamlValue::Map(_) = &item.kind {
                 MappingFields::read(item, "a host", &item.span, HOST_KEYS, problems);

@@ -33,6 +33,7 @@ mod grants;
 mod hooks;
 mod hosts;
 mod implied_grants;
+mod inventory;
 mod limit;
 pub mod lockfile;
 mod needs_graph;
@@ -45,6 +46,7 @@ mod schema;
 mod scope;
 mod secrets;
 mod server_url;
+mod ssh_options;
 mod state_location;
 mod step;
 mod syntax_hint;
@@ -55,19 +57,21 @@ mod wire;
 mod written_grants;
 mod yaml;
 
-pub use document::{HistoryLocation, environments, locate_history};
+pub use document::{EnvironmentHosts, HistoryLocation, environments, locate_history, locate_hosts};
 pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
 pub use granted::{
     ArgumentPattern, ConfidentialText, DatabaseGrant, DirAccess, DirGrant, EnvGrant, GrantSource, HttpGrant,
     NetworkScope, ProgramGrant, SecretAccess, SecretGrant, StepGrants, split_dir_path,
 };
-pub use hosts::{HostAddress, PlanHost, SshOptions};
+pub use hosts::{HostAddress, PlanHost};
+pub use inventory::{InventoryReader, InventorySource, InventoryText, no_inventory};
 pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use rollout::Rollout;
 pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
+pub use ssh_options::SshOptions;
 pub use type_hint::flow_scalar;
 pub use written_grants::{WrittenGrantForm, WrittenGrants};
 
@@ -79,6 +83,8 @@ pub struct PlanRequest<'a> {
     pub release: &'a Label,
     /// Looks up an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Reads the inventories of the environment.
+    pub inventory: &'a InventoryReader<'a>,
 }
 
 /// The search path of granted programs if the plan sets none.

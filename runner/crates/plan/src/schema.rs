@@ -122,14 +122,16 @@ fn environments() -> Value {
                     "description": "The web address of this environment, for the output `url` and the GitHub deployment. May contain lookups.",
                     "examples": ["https://shop.example.com"]
                 },
-                "hosts": hosts(),
+                "hosts": hosts_or_inventories(),
                 "ssh": {
                     "type": ["object", "null"],
                     "additionalProperties": false,
                     "description": "How ssh is called, in addition to its own configuration.",
                     "properties": {
                         "config": { "type": ["string", "null"], "description": "The configuration file of ssh, instead of the user's." },
-                        "known-hosts": { "type": ["string", "null"], "description": "The file with the keys of the hosts, instead of the user's." }
+                        "known-hosts": { "type": ["string", "null"], "description": "The file with the keys of the hosts, instead of the user's." },
+                        "sudo": { "type": ["string", "boolean", "null"], "description": "The user that the agent works as, by `sudo -n -u USER`; `true` for root. If left out: the user that logs in.", "examples": ["app"] },
+                        "dials": { "type": ["integer", "null"], "minimum": 1, "maximum": 64, "description": "How many hosts are dialed at a time. If left out: 8.", "examples": [32] }
                     }
                 },
                 "rollout": rollout(),
@@ -164,6 +166,40 @@ fn hosts() -> Value {
                                 "description": "Words by which `--limit` chooses this host, besides its name and its groups.",
                                 "examples": [["canary"]]
                             }
+                        }
+                    }
+                ]
+            }
+        }
+    })
+}
+
+/// The same, where a group may be listed elsewhere too.
+fn hosts_or_inventories() -> Value {
+    let mut schema = hosts();
+    let list = schema["additionalProperties"].take();
+    schema["additionalProperties"] = json!({ "oneOf": [list, inventory()] });
+    schema
+}
+
+fn inventory() -> Value {
+    json!({
+        "type": "object",
+        "required": ["from"],
+        "additionalProperties": false,
+        "properties": {
+            "from": {
+                "description": "Where the hosts are listed: a file with the same list, or a program that prints it.",
+                "oneOf": [
+                    { "type": "string", "pattern": "^file:.", "examples": ["file:inventory.yml"] },
+                    {
+                        "type": "object",
+                        "required": ["program", "trust"],
+                        "additionalProperties": false,
+                        "properties": {
+                            "program": { "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] }, "description": "The program and its arguments. It runs in the plan's folder for at most 30 s.", "examples": [["./inventory.sh", "prod"]] },
+                            "trust": { "const": "host", "description": "The program can do whatever the runner's user can." },
+                            "env": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "The environment variables of the program, in addition to `PATH`, `HOME` and `PAWL_ENVIRONMENT`. May look up secrets." }
                         }
                     }
                 ]

@@ -117,8 +117,8 @@ pub(super) fn draft(
         check_confirmed_place(&what, node, places.as_deref(), problems);
     }
     let mut steps = Vec::new();
-    // Without a place, the step is read for its other errors.
-    for place in places.clone().unwrap_or_else(|| vec![StepPlace::local()]) {
+    // Without a place, whatever the step looks up of its host would be an error.
+    for place in places.clone().unwrap_or_default() {
         let step = on_place(&id, key, &fields, &place, context, problems);
         if problems.count() > errors_before {
             // The same error on each further host tells nothing new.

@@ -499,3 +499,97 @@ steps:
         expect![[""]],
     );
 }
+
+/// Groups that are listed elsewhere; `inventory` in the tests' `mod.rs` reads them.
+fn with_group(group: &str) -> String {
+    format!(
+        "version: 1\napp: shop\nsecrets: {{ TOKEN: env:TOKEN }}\nenvironments:\n  prod:\n    hosts:\n      web: {group}\n\
+         steps: {{ switch: {{ on: web, with: {{ link: \"${{{{ host.vars.root }}}}\" }} }} }}\n"
+    )
+}
+
+#[test]
+fn inventory_is_the_list_of_a_group() {
+    let plan = good(&with_group("{ from: \"file:${{ env.HOME }}/hosts.yml\" }").replace("host.vars.root", "host.name"));
+    let targets: Vec<_> = plan.steps.iter().map(|step| step.target.to_string()).collect();
+    assert_eq!(targets, ["web-3", "local"]);
+    // A program gets its own variables and the name of the environment, and what it prints may look up what a plan may.
+    let program = r#"{ from: { program: [./list, "- { at: a@b, name: c, vars: { root: '${{ env.HOME }} ENV' } }"], trust: host, env: { T: "${{ secrets.TOKEN }}" } } }"#;
+    let plan = parse(&with_group(program).replace("${{ env.HOME }} ENV", "x")).unwrap();
+    assert_eq!((plan.steps[0].target.as_str(), &plan.steps[0].with["link"]), ("c", &json!("x")));
+}
+
+#[test]
+fn bad_inventories() {
+    let bad = |group: &str| rendered(&parse(&with_group(group)).unwrap_err());
+    expect![[r#"
+        error[P0266]: can't read /plans/shop/none.yml
+         --> deploy.yml:7:20
+          |
+        7 |       web: { from: file:none.yml }
+          |                    ^^^^^^^^^^^^^ the inventory
+          caused by: no such file
+          hint: create it
+    "#]]
+    .assert_eq(&bad("{ from: file:none.yml }"));
+    expect![[r#"
+        error[P0104]: a host has no key `nam`
+         --> ./list:2:11
+          |
+        2 | - { at: b, nam: c }
+          |            ^^^ unknown key
+          hint: did you mean `name`?
+    "#]]
+    .assert_eq(&bad("{ from: { program: [./list, \"- a\", \"- { at: b, nam: c }\"], trust: host } }"));
+    for (group, part) in [
+        ("{ from: hosts.yml }", "error[P0118]: `from` is no inventory: it does not begin with `file:`"),
+        ("{ from: \"file:\" }", "error[P0118]: `from` is no inventory: it is empty"),
+        ("{ form: file:hosts.yml }", "error[P0104]: group `web` has no key `form`"),
+        ("{ from: { program: [./list, \"- a\"] } }", "error[P0124]: an inventory is printed by a program"),
+        ("{ from: { program: [], trust: host } }", "error[P0118]: `program` of `from` names no program"),
+        ("{ from: { program: [\"${{ secrets.TOKEN }}\"], trust: host } }", "error[P0110]: "),
+        (
+            "{ from: { program: [./list, \"a: b\"], trust: host } }",
+            "error[P0105]: group `web` of `hosts` must be a list",
+        ),
+        ("{ from: { program: [./list, \"\"], trust: host } }", "error[P0102]: the inventory is empty"),
+        ("{ from: { program: [./list, \"- [\"], trust: host } }", "error[P0101]: the inventory is not valid YAML"),
+    ] {
+        let text = bad(group);
+        assert!(text.contains(part), "{group}: {text}");
+    }
+}
+
+#[test]
+fn inventory_of_another_environment_is_not_read() {
+    let text = with_group("[local]").replace("host.vars.root", "host.name");
+    let with_other = |group: &str| text.replace("steps:", &format!("  test: {{ hosts: {{ web: {group} }} }}\nsteps:"));
+    let parsed = |group: &str| parse_for(&with_other(group), Some("prod"));
+    parsed("{ from: file:none.yml }").unwrap();
+    assert!(rendered(&parsed("{ from: { porgram: [x] } }").unwrap_err()).contains("did you mean `program`?"));
+}
+
+#[test]
+fn ssh_options_have_a_user_and_a_number_of_dials() {
+    let options = |ssh: &str| {
+        parse(&format!(
+            "version: 1\napp: shop\nenvironments: {{ prod: {{ ssh: {ssh} }} }}\nsteps: {{ verify: {{}} }}\n"
+        ))
+        .map(|plan| (plan.ssh.sudo, plan.ssh.dials))
+        .map_err(|errors| rendered(&errors))
+    };
+    assert_eq!(options("{ sudo: app, dials: 32 }"), Ok((Some("app".to_owned()), 32)));
+    assert_eq!(options("{ sudo: true }"), Ok((Some("root".to_owned()), 8)));
+    assert_eq!(options("{ sudo: false, dials: 1 }"), Ok((None, 1)));
+    for bad in ["-u root", "a b", "$(id)", "\"\"", "[a]", "a'b"] {
+        assert!(options(&format!("{{ sudo: {bad} }}")).unwrap_err().contains("sudo: "), "{bad}");
+    }
+    for bad in ["0", "65", "1.5", "-1", "many"] {
+        assert!(
+            options(&format!("{{ dials: {bad} }}"))
+                .unwrap_err()
+                .contains("`dials` of `ssh` must be a number from 1 to 64"),
+            "{bad}"
+        );
+    }
+}
