@@ -140,9 +140,13 @@ pub(super) fn check_folder(state_dir: &Path) -> Result<(), Problem> {
 pub(super) fn folder_problem(path: &Path, source: io::Error) -> Problem {
     let message = format!("can't read or write {} on the host", path.display());
     problem(&Diagnostic::new(ErrorCode::StateFolderIo, message).with_cause(source))
+}
+
 /// The release that a target shows by the host's own records. It needs no lock, and changes nothing.
 pub(super) fn live_release(state_dir: &Path, place: &AgentPlace) -> Result<Option<Release>, Problem> {
-    let loaded = store(state_dir, &place.target, &place.app, &place.environment).load(|_| {}).map_err(|error| problem(&(&error).into()))?;
+    let loaded = store(state_dir, &place.target, &place.app, &place.environment)
+        .load(|_| {})
+        .map_err(|error| problem(&(&error).into()))?;
     Ok(loaded.state.head.live_on(&place.target).cloned())
 }
 

@@ -220,6 +220,7 @@ pub enum AgentAnswer {
     /// The releases that were looked at or removed.
     Releases {
         folders: Vec<ReleaseFolder>,
+    },
     /// The release that the host shows by its own records; none: nothing, or it has no records.
     Recalled {
         live: Option<Release>,

@@ -369,10 +369,10 @@ fn removed_hosts(
     if on_record.is_empty() {
         return BTreeMap::new();
     }
-    let args = PlanSourceArgs { plan: plan.plan.clone(), environment: Some(environment.to_string()) };
-    let known: BTreeSet<TargetName> = match args.plan_for(&source::placeholder_label()) {
-        Ok(plan) => plan.host_groups.values().flatten().map(|host| host.name.clone()).collect(),
-        Err(_) => planned.iter().map(|step_target| step_target.target.clone()).collect(),
+    let args = PlanSourceArgs { environment: Some(environment.to_string()), ..plan.clone() };
+    let known: BTreeSet<TargetName> = match args.plan_without_inventories(&source::placeholder_label()) {
+        Some(plan) => plan.host_groups.values().flatten().map(|host| host.name.clone()).collect(),
+        None => planned.iter().map(|step_target| step_target.target.clone()).collect(),
     };
     let removed = on_record.into_iter().filter(|host| !known.contains(*host));
     let shown = |host: &TargetName| {

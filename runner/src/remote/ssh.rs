@@ -283,7 +283,7 @@ fn file_digest(binary: &AgentBinary) -> String {
     binary.digest.hex_prefix(32)
 }
 
-fn unreadable(error: &io::Error) -> Diagnostic {
+pub(super) fn unreadable(error: &io::Error) -> Diagnostic {
     Diagnostic::new(ErrorCode::RunnerFault, "can't read the runner's binary for the host").with_cause(error)
 }
 
@@ -470,6 +470,12 @@ pub(super) fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> D
     }
 }
 
+pub(super) fn unusable(
+    (host, binary): (&PlanHost, &AgentBinary),
+    what: &str,
+    folder: &str,
+    stderr: &str,
+) -> Diagnostic {
     let (cause, hint) = match what {
         "folder" => (
             "the user has no writable folder that allows programs to run",

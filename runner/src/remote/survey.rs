@@ -214,7 +214,7 @@ async fn recall(
     connection: &AgentConnection,
     place: &AgentPlace,
 ) -> Result<Option<Release>, Diagnostic> {
-    ssh::check_build(host, connection)?;
+    ssh::check_build(host, ssh::own_binary()?, connection)?;
     let ask = |call| ToAgent::Recall { call, place: place.clone() };
     let problem = match connection.call(None, RECALL_TIMEOUT, ask).await {
         Ok(AgentAnswer::Recalled { live }) => return Ok(live),
