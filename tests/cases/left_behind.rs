@@ -119,7 +119,12 @@ fn the_others_go_on_and_only_what_is_missing_runs_after_the_repair() {
     assert_eq!(shown_here(&environment, 8), "r1 r1 r1 r1 - r1 r1 r1");
     assert_eq!(left_behind(&failed), ["web-5", "web-3"]);
     assert_eq!(failed.result_line()["code"], "P0264");
-    expect![[""]].assert_eq(error_of(&failed));
+    expect![[r#"
+        error[P0264]: 2 of 8 hosts of `web` were left behind
+          caused by: web-3: step `restart` failed: `/bin/sh -c 'touch begun; while test -e wait; do sleep 0.02; done; test ! -e broken && echo $(cat current/VERSION) >> restarts'` exited with status 1: it wrote nothing
+          caused by: web-5: step `switch` failed: `app/current` is a file or folder, not a symbolic link; this step does not replace it
+          hint: fix the cause there, then run `runner --local --release r1` again: it runs what is missing
+    "#]].assert_eq(error_of(&failed));
     assert!(!failed.decisions_on_targets().contains(&"verify web-3 run".to_owned()), "nothing more runs there");
     assert!(failed.decisions_on_targets().contains(&"verify web-8 run".to_owned()));
     let history = environment.run(&["history", "--json"]).json();
@@ -148,7 +153,11 @@ fn the_page_of_a_job_names_the_hosts() {
     assert!(log.lines().any(|line| line.contains("LEFT") && line.contains("web-2")), "{log}");
     let page = fs::read_to_string(environment.home("summary.md")).unwrap();
     let failure: Vec<&str> = page.lines().filter(|line| line.starts_with(['#', '>', '1'])).collect();
-    expect![[""]].assert_eq(&failure.join("\n"));
+    expect![[r###"
+        ## ❌ shop `r1` → **test**: deployed, but not to all hosts
+        > **P0264** 1 of 3 hosts of \`web\` was left behind<br>
+        > web\-2\: step \`restart\` failed\: \`/bin/sh \-c 'touch begun; while test \-e wait; do sleep 0.02; done; test \! \-e broken &amp;&amp; echo \$\(cat current/VERSION\) &gt;&gt; restarts'\` exited with status 1\: it wrote nothing
+        1. Fix the cause there, then press "Re\-run failed jobs"\: it runs what is missing."###]].assert_eq(&failure.join("\n"));
 }
 
 #[test]
