@@ -101,7 +101,10 @@ fn program_gets_what_the_plan_gives_it() {
 #[test]
 fn errors_show_the_lines_of_the_inventory() {
     let environment = environment();
-    environment.write("hosts/test.yml", format!("{}- {{ at: -x }}\n- {{ nmae: web-2, at: local, vars: {{ root: x }} }}\n", host(1)));
+    environment.write(
+        "hosts/test.yml",
+        format!("{}- {{ at: -x }}\n- {{ nmae: web-2, at: local, vars: {{ root: x }} }}\n", host(1)),
+    );
     let refused = environment.run(&["--local", "--release", "r1", "--env", "test"]);
     refused.assert_exit(2);
     expect![[r#"
