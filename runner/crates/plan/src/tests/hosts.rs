@@ -418,7 +418,7 @@ fn bad_inventories() {
           |            ^^^ unknown key
           hint: did you mean `name`?
     "#]]
-    .assert_eq(&bad("{ from: { program: [./list, \"- local\", \"- { at: b, nam: c }\"], trust: host } }")));
+    .assert_eq(&bad("{ from: { program: [./list, \"- local\", \"- { at: b, nam: c }\"], trust: host } }"));
     for (group, part) in [
         ("{ from: hosts.yml }", "error[P0118]: `from` is no inventory: it does not begin with `file:`"),
         ("{ from: \"file:\" }", "error[P0118]: `from` is no inventory: it is empty"),
