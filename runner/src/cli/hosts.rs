@@ -127,7 +127,7 @@ impl HostView {
     fn state(&self) -> String {
         match &self.found {
             Err(problem) => problem.code.to_string(),
-            Ok(None) => "this machine".to_owned(),
+            Ok(None) => "here".to_owned(),
             Ok(Some(survey)) => match survey.agent {
                 AgentPresence::ThisBuild => "ready".to_owned(),
                 AgentPresence::OtherBuild => "old agent".to_owned(),
@@ -136,11 +136,11 @@ impl HostView {
         }
     }
 
-    /// The release that it shows; both, if its own records say another one than the history.
+    /// The release that it shows by the history; with what its own records say behind it, if that is another one.
     fn live(&self) -> String {
         let recorded = label(self.recorded.as_ref());
         match self.on_host() {
-            Some(own) if label(own) != recorded => format!("{recorded}, {} there", label(own)),
+            Some(own) if label(own) != recorded => format!("{recorded}/{}", label(own)),
             Some(_) | None => recorded.to_owned(),
         }
     }
@@ -230,4 +230,67 @@ fn as_json(location: &HistoryLocation, views: &[HostView]) -> Value {
         "environment": location.environment,
         "hosts": views.iter().map(HostView::json).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use contract::{diagnostic::ErrorCode, text::WIDTH};
+    use plan::{PlanRequest, PlanSource};
+
+    /// Hosts of a plan, each with what it said.
+    fn views() -> Vec<HostView> {
+        let text = "version: 1\napp: shop\nenvironments: { prod: { hosts: { web: [local, deploy@10.0.0.7, { at: \"ssh://deploy@10.0.0.8:2222\", name:                     web-frontend-production-eu-central-1a }], worker: [deploy@10.0.0.7] } } }\n";
+        let source = PlanSource { path: "deploy.yml".into(), folder: "/".into(), text: text.into() };
+        let release = "none".parse().unwrap();
+        let request =
+            PlanRequest { environment: None, release: &release, env: &|_| None, inventory: &plan::no_inventory };
+        let hosts = plan::locate_hosts(&source, &request).unwrap();
+        let release = |label: &str| Some(Release { label: label.parse().unwrap(), digest: None });
+        let survey = |free_bytes, clock_difference, live| HostSurvey {
+            user: "app".to_owned(),
+            architecture: "x86_64".to_owned(),
+            clock_difference,
+            agent: AgentPresence::ThisBuild,
+            agent_folder: SurveyedFolder { path: "/home/app/.cache/pawl".to_owned(), free_bytes },
+            state_folder: SurveyedFolder { path: "/home/app/.local/state/pawl".to_owned(), free_bytes: Some(1 << 40) },
+            live: Some(live),
+        };
+        let view = |(host, groups): (Arc<PlanHost>, BTreeSet<HostGroup>)| {
+            let (recorded, found) = match host.name.as_str() {
+                "local" => (None, Ok(None)),
+                "deploy@10.0.0.7" => {
+                    (release("v1.40.2-rc.1"), Ok(Some(survey(Some(52 << 30), -12_345, release("v1.40.1")))))
+                }
+                _ => (release("r1"), Err(Diagnostic::new(ErrorCode::HostUnreachable, "host `web` can't be reached"))),
+            };
+            HostView { host, groups, recorded, found }
+        };
+        hosts_with_groups(&hosts).into_values().map(view).collect()
+    }
+
+    fn location() -> HistoryLocation {
+        HistoryLocation {
+            app: "shop".parse().unwrap(),
+            environment: "prod".parse().unwrap(),
+            after: None,
+            allow: Vec::new(),
+            state: plan::StateLocation::Dir("/".into()),
+        }
+    }
+
+    #[test]
+    fn table_fits_a_terminal() {
+        let table = as_text(&location(), &views(), false, WIDTH);
+        expect![[r#""#]].assert_eq(&table);
+        assert!(table.lines().all(|line| contract::text::column_count(line) <= WIDTH));
+    }
+
+    #[test]
+    fn everything_that_is_known_has_its_field() {
+        expect![[r#""#]].assert_eq(&as_text(&location(), &views(), true, WIDTH));
+        expect![[r#""#]].assert_eq(&json::line(&as_json(&location(), &views())));
+    }
 }

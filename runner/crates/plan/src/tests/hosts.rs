@@ -329,7 +329,7 @@ fn ssh_has_its_files_beside_the_plan() {
               |
             3 | environments: { prod: { ssh: { config: "", key: x } } }
               |                                            ^^^ unknown key
-              hint: use one of `config`, `known-hosts`
+              hint: use one of `config`, `known-hosts`, `sudo`, `dials`
         "#]],
     );
 }
@@ -521,7 +521,7 @@ fn inventory_is_the_list_of_a_group() {
 
 #[test]
 fn bad_inventories() {
-    let bad = |group: &str| rendered(&parse(&with_group(group)).unwrap_err());
+    let bad = |group: &str| rendered(&parse(&with_group(group).replace("host.vars.root", "host.name")).unwrap_err());
     expect![[r#"
         error[P0266]: can't read /plans/shop/none.yml
          --> deploy.yml:7:20
@@ -534,13 +534,13 @@ fn bad_inventories() {
     .assert_eq(&bad("{ from: file:none.yml }"));
     expect![[r#"
         error[P0104]: a host has no key `nam`
-         --> ./list:2:11
+         --> ./list:2:12
           |
         2 | - { at: b, nam: c }
           |            ^^^ unknown key
           hint: did you mean `name`?
     "#]]
-    .assert_eq(&bad("{ from: { program: [./list, \"- a\", \"- { at: b, nam: c }\"], trust: host } }"));
+    .assert_eq(&bad("{ from: { program: [./list, \"- local\", \"- { at: b, nam: c }\"], trust: host } }"));
     for (group, part) in [
         ("{ from: hosts.yml }", "error[P0118]: `from` is no inventory: it does not begin with `file:`"),
         ("{ from: \"file:\" }", "error[P0118]: `from` is no inventory: it is empty"),
