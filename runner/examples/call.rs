@@ -28,6 +28,7 @@ async fn main() -> Result<()> {
         pin_policy: PinPolicy::Disabled,
         scope: PreflightScope::Machine,
         job_secrets: BTreeMap::new(),
+        limit: None,
     };
     let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
         .await

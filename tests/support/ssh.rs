@@ -177,15 +177,15 @@ impl SshHost {
         let _ = self.child.wait();
     }
 
-    /// The processes of agents on this host.
+    /// The processes of agents on this host: their binary is in its cache, or they have a file of its state open.
     pub fn agents(&self) -> Vec<u32> {
-        let state = format!("XDG_STATE_HOME={}/state\0", self.folder.path().display());
-        let is_here = |pid: u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.windows(state.len()).any(|window| window == state.as_bytes())
+        let (binaries, state) = (self.path("cache"), self.path("state"));
+        let is_agent = |pid: &u32| {
+            let leads_to = |link: PathBuf, folder: &Path| fs::read_link(link).is_ok_and(|to| to.starts_with(folder));
+            let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            leads_to(format!("/proc/{pid}/exe").into(), &binaries)
+                || files.into_iter().any(|file| leads_to(file.path(), &state))
         };
-        let is_agent = |exe: PathBuf| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("agent-"));
-        let is_agent = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(is_agent) && is_here(*pid);
         processes().filter(is_agent).collect()
     }
 

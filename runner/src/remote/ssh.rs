@@ -66,7 +66,7 @@ const SCRIPT: &str = concat!(
     "if [ -x \"$p/agent-$1\" ]; then a=\"$p/agent-$1\"; break; fi; ",
     "k=$(df -Pk \"$p\" 2>/dev/null | tail -n 1 | (read -r x y z k w; printf %s \"$k\")); ",
     "if [ \"$k\" -lt \"$3\" ] 2>/dev/null; then f=\"$p\"; continue; fi; ",
-    "t=\"$p/.test-$$\"; printf \"#!/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
+    "t=\"$p/.test-$$\"; printf \"#\\041/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
     "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
     "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL %s\\n\" \"${f:+room }${f:-folder}\"; exit 1; fi; ",
     "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",

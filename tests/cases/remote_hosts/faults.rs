@@ -1,6 +1,6 @@
 //! What can be wrong with a connection or a host: each ends in a code that names the host and the fix, or is no harm.
 
-use std::{fs, net::TcpStream, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, io::Read as _, net::TcpStream, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::{fleet, plan};
 use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until};
@@ -20,7 +20,9 @@ fn assert_usable(host: &SshHost) -> TestEnvironment {
 fn assert_refused(environment: &TestEnvironment, host: &SshHost, code: &str, words: &[&str]) -> RunnerOutput {
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2).assert_stderr_contains(code).assert_stderr_contains("web-1");
-    words.iter().for_each(|words| drop(refused.assert_stderr_contains(words)));
+    for words in words {
+        refused.assert_stderr_contains(words);
+    }
     refused.assert_stderr_contains("hint: ");
     assert!(!host.path("srv/releases").exists(), "nothing was changed");
     refused
@@ -139,7 +141,7 @@ fn other_login_shells() {
 /// sshd drops connections beyond `MaxStartups` before their login. They are dialed again.
 #[test]
 fn server_that_lets_few_in_at_once() {
-    let host = SshHost::with_options("MaxStartups 1:100:1");
+    let host = SshHost::with_options("MaxStartups 3:100:3");
     let environment = fleet(&[&host]);
     // The same server under eight names, each with a folder of its own.
     let named = |line: &str| match line.split_once("name: web-").and_then(|(_, rest)| rest.split_once(',')) {
@@ -157,8 +159,12 @@ fn server_that_lets_nobody_more_in() {
     let host = SshHost::with_options("MaxStartups 1:100:1");
     let environment = fleet(&[&host]);
     let address = host.address().replace("ssh://", "");
-    // sshd waits for a login that never comes.
-    let waiting = TcpStream::connect(&address).unwrap();
+    // sshd waits for a login that never comes. It may still be busy with a connection of before.
+    let mut waiting = None;
+    wait_until("sshd lets it in", || {
+        let stream = waiting.insert(TcpStream::connect(&address).unwrap());
+        stream.read_exact(&mut [0; 4]).is_ok()
+    });
     assert_refused(&environment, &host, "P0260", &["hung up before the login", "`MaxStartups`"]);
     drop(waiting);
 }

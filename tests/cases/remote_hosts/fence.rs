@@ -53,7 +53,7 @@ fn living_agent_finishes_and_its_coordinator_is_refused() {
     // It can't say that its agent is still needed, and the agent does not know yet.
     signal(first.id(), Signal::STOP);
     environment.run(&["lock", "release", "--local", "--force", "--message", "it hangs"]).assert_exit(0);
-    let second = environment.start_with_stderr(&["--local", "--release", "r1", "--json"]);
+    let second = environment.start_with_stderr(&["--local", "--release", "r1"]);
     wait_until("the newer attempt is at the host", || {
         fs::read_dir(host.path("state/pawl/hosts/web-1/shop/test")).is_ok()
             && host.read("state/pawl/hosts/web-1/shop/test/coordinator.json").contains("\"epoch\":2")

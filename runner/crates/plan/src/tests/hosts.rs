@@ -496,7 +496,49 @@ steps:
   e: { confirm: 30s }
   f: { on: local, confirm: 30s }
 ",
-        expect![[""]],
+        expect![[r#"
+            error[P0118]: `30` is not a duration
+             --> deploy.yml:5:26
+              |
+            5 |   a: { on: web, confirm: 30 }
+              |                          ^^ not a duration
+              hint: add a unit: `30s` or `30m`
+
+            error[P0118]: `confirm` must be from 5s to 10m
+             --> deploy.yml:6:26
+              |
+            6 |   b: { on: web, confirm: 4s }
+              |                          ^^ out of range
+              hint: a new connection takes some seconds, and nobody else can deploy to the host meanwhile: write `30s`
+
+            error[P0118]: `confirm` must be from 5s to 10m
+             --> deploy.yml:7:26
+              |
+            7 |   c: { on: web, confirm: 11m }
+              |                          ^^^ out of range
+              hint: a new connection takes some seconds, and nobody else can deploy to the host meanwhile: write `30s`
+
+            error[P0118]: step `d` is `irreversible`, so no host can undo it when it is not confirmed
+             --> deploy.yml:8:26
+              |
+            8 |   d: { on: web, confirm: 30s, irreversible: true }
+              |                          ^^^ can't be undone
+              hint: remove `confirm` or `irreversible`
+
+            error[P0118]: step `e` runs on the runner's machine, where no connection can be lost
+             --> deploy.yml:9:17
+              |
+            9 |   e: { confirm: 30s }
+              |                 ^^^ only for a step on other hosts
+              hint: remove `confirm`, or name a group of hosts in `on`
+
+            error[P0118]: step `f` runs on the runner's machine, where no connection can be lost
+              --> deploy.yml:10:28
+               |
+            10 |   f: { on: local, confirm: 30s }
+               |                            ^^^ only for a step on other hosts
+              hint: remove `confirm`, or name a group of hosts in `on`
+        "#]],
     );
 }
 
