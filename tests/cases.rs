@@ -28,10 +28,15 @@ mod cases {
     mod handles;
     mod hangs;
     mod hooks;
+    mod host_upkeep;
+    mod host_users;
     mod hosts;
     mod imports;
     mod invalid_modules;
+    mod inventories;
     mod leaks;
+    mod left_behind;
+    mod limited_hosts;
     mod limits;
     mod live_again;
     mod locations;
@@ -65,7 +70,9 @@ mod cases {
     mod shared_state;
     mod shared_storage;
     mod short_plans;
+    mod ssh_recipes;
     mod state_repair;
+    mod surveyed_hosts;
     mod switch_traffic;
     mod upgrade;
     mod verify;

@@ -26,6 +26,7 @@ type BlockRow = (&'static str, BlockUse);
 const PLANS: BlockUse = Tested("tests/cases/readme.rs", "plans_on_pages_are_valid");
 const SESSION: BlockUse = Tested("tests/cases/readme.rs", "readme_shows_the_first_plans_session");
 const PACKAGES: BlockUse = Tested("xtask/src/setup.rs", "setup_installs_what_the_pages_install");
+const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
 
@@ -94,7 +95,21 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         &[
             ("version: 1", PLANS),
             ("environments:", PLANS),
-            ("Host 10.0.0.*", Tested("tests/cases/remote_hosts.rs", "ssh_goes_through_the_jump_host_of_the_page")),
+            ("Host 10.0.0.*", Tested(RECIPES, "jump_host_of_the_page_leads_to_the_hosts_behind_it")),
+            ("eval ", Tested(RECIPES, "job_of_the_page_keeps_its_key_in_an_agent")),
+            ("TrustedUserCAKeys ", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
+            (
+                "ssh-keygen -q -s host-ca",
+                Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side"),
+            ),
+            ("@cert-authority ", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
+            (
+                "ssh-keygen -q -t ed25519",
+                Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side"),
+            ),
+            ("environments:", PLANS),
+            ("version: 1", PLANS),
+            ("environments:", PLANS),
         ],
     ),
     ("docs/journal.md", &[("4214ce79 ", Shown), ("3bb66167 ", Shown), ("ad76f0f8 ", Shown), ("f4d40815 ", Shown)]),
@@ -124,6 +139,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("version: 1", PLANS),
             ("version: 1", PLANS),
             ("version: 1", PLANS),
+            ("environments:", PLANS),
         ],
     ),
     ("docs/recipes/README.md", &[("/srv/shop", Shown)]),

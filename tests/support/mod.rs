@@ -40,7 +40,7 @@ pub use self::{
     relay::TcpRelay,
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
-    ssh::{SshHost, write_ssh_config},
+    ssh::{SshHost, make_key, write_ssh_config},
 };
 
 /// Where the plan, the app and the migrations are copied from.
@@ -258,6 +258,15 @@ impl TestEnvironment {
         let _shared = lock_for_run();
         let status = command.stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
         (status.code(), fs::read_to_string(path).unwrap())
+    }
+
+    /// Runs a shell script whose `$0` is the runner, with nothing from this machine but `PATH`.
+    pub fn run_script(&self, script: &str) -> RunnerOutput {
+        let mut command = Command::new("sh");
+        self.make_hermetic(&mut command);
+        command.args(["-euc", script, env!("CARGO_BIN_EXE_runner")]);
+        let _shared = lock_for_run();
+        self.runner_output(command.output().unwrap())
     }
 
     /// Runs the runner in another folder.

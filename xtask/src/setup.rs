@@ -104,10 +104,12 @@ static WORKFLOW_LINTERS: PipTool = PipTool {
     programs: &["zizmor", "check-jsonschema"],
 };
 
-/// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
-pub(crate) const TOOLS: [SetupNeed; 11] = [
+/// For `test`: what kills the runner, what tests compare with, login shells, and what lets names and clocks lie to it.
+pub(crate) const TOOLS: [SetupNeed; 14] = [
     SetupNeed::Program("caddy"),
     SetupNeed::Program("docker-registry"),
+    SetupNeed::Program("faketime"),
+    SetupNeed::Program("fish"),
     SetupNeed::Program("git"),
     SetupNeed::Program("haproxy"),
     SetupNeed::Program("nginx"),
@@ -115,6 +117,7 @@ pub(crate) const TOOLS: [SetupNeed; 11] = [
     SetupNeed::Program("ssh"),
     SetupNeed::Program("sshd"),
     SetupNeed::Program("strace"),
+    SetupNeed::Program("tcsh"),
     SetupNeed::Program("unshare"),
     SetupNeed::Program("wasm-opt"),
 ];
