@@ -221,7 +221,7 @@ fn a_chatty_shell_is_no_harm() {
     let noise = tempfile::NamedTempFile::new().unwrap();
     fs::write(noise.path(), "echo welcome; echo PAWL; printf 'no newline'\n").unwrap();
     let host = SshHost::new();
-    let chatty = SshHost::with_options(&format!("SetEnv BASH_ENV={0} ENV={0}", noise.path().display()));
+    let chatty = SshHost::with_variables(&format!("BASH_ENV={0} ENV={0}", noise.path().display()));
     let environment = fleet(&[&host, &chatty]);
     environment.deploy("r1", &[]).assert_exit(0);
 }
