@@ -254,8 +254,11 @@ mod tests {
             architecture: "x86_64".to_owned(),
             clock_difference,
             agent: AgentPresence::ThisBuild,
-            agent_folder: SurveyedFolder { path: "/home/app/.cache/pawl".to_owned(), free_bytes },
-            state_folder: SurveyedFolder { path: "/home/app/.local/state/pawl".to_owned(), free_bytes: Some(1 << 40) },
+            agent_folder: SurveyedFolder { path: "/var/lib/app/.cache/pawl".to_owned(), free_bytes },
+            state_folder: SurveyedFolder {
+                path: "/var/lib/app/.local/state/pawl".to_owned(),
+                free_bytes: Some(1 << 40),
+            },
             live: Some(live),
         };
         let view = |(host, groups): (Arc<PlanHost>, BTreeSet<HostGroup>)| {
@@ -302,8 +305,8 @@ mod tests {
               groups    web, worker
               live      v1.40.2-rc.1/v1.40.1
               user      app, x86_64
-              agent     ready, 52.0 GiB free in /home/app/.cache/pawl
-              records   1024.0 GiB free in /home/app/.local/state/pawl
+              agent     ready, 52.0 GiB free in /var/lib/app/.cache/pawl
+              records   1024.0 GiB free in /var/lib/app/.local/state/pawl
               clock     -12345 s
 
             local
@@ -319,6 +322,6 @@ mod tests {
               state     P0260: host `web` can't be reached
         "#]]
         .assert_eq(&as_text(&location(), &views(), true, WIDTH));
-        expect![[r#"{"environment":"prod","hosts":[{"name":"deploy@10.0.0.7","groups":["web","worker"],"address":"deploy@10.0.0.7","reachable":true,"problem":null,"user":"app","architecture":"x86_64","agent":"this-build","agent-folder":{"path":"/home/app/.cache/pawl","free":55834574848},"state-folder":{"path":"/home/app/.local/state/pawl","free":1099511627776},"live":{"recorded":{"label":"v1.40.2-rc.1","digest":null},"on-host":{"label":"v1.40.1","digest":null}},"clock-seconds":-12345},{"name":"local","groups":["web"],"address":"local","reachable":true,"problem":null,"user":null,"architecture":null,"agent":null,"agent-folder":null,"state-folder":null,"live":{"recorded":null,"on-host":null},"clock-seconds":null},{"name":"web-frontend-production-eu-central-1a","groups":["web"],"address":"deploy@10.0.0.8:2222","reachable":false,"problem":{"type":"result","exit":"refused","status":2,"code":"P0260","message":"host `web` can't be reached","causes":[],"hint":null},"user":null,"architecture":null,"agent":null,"agent-folder":null,"state-folder":null,"live":{"recorded":{"label":"r1","digest":null},"on-host":null},"clock-seconds":null}]}"#]].assert_eq(&json::line(&as_json(&location(), &views())));
+        expect![[r#"{"environment":"prod","hosts":[{"name":"deploy@10.0.0.7","groups":["web","worker"],"address":"deploy@10.0.0.7","reachable":true,"problem":null,"user":"app","architecture":"x86_64","agent":"this-build","agent-folder":{"path":"/var/lib/app/.cache/pawl","free":55834574848},"state-folder":{"path":"/var/lib/app/.local/state/pawl","free":1099511627776},"live":{"recorded":{"label":"v1.40.2-rc.1","digest":null},"on-host":{"label":"v1.40.1","digest":null}},"clock-seconds":-12345},{"name":"local","groups":["web"],"address":"local","reachable":true,"problem":null,"user":null,"architecture":null,"agent":null,"agent-folder":null,"state-folder":null,"live":{"recorded":null,"on-host":null},"clock-seconds":null},{"name":"web-frontend-production-eu-central-1a","groups":["web"],"address":"deploy@10.0.0.8:2222","reachable":false,"problem":{"type":"result","exit":"refused","status":2,"code":"P0260","message":"host `web` can't be reached","causes":[],"hint":null},"user":null,"architecture":null,"agent":null,"agent-folder":null,"state-folder":null,"live":{"recorded":{"label":"r1","digest":null},"on-host":null},"clock-seconds":null}]}"#]].assert_eq(&json::line(&as_json(&location(), &views())));
     }
 }
