@@ -1,4 +1,5 @@
-//! A host that only sshd is on: a real one, on a port of this machine, with folders of its own for what an agent keeps.
+//! A host that only sshd is on: a real one, on a port of this machine. By default it has this machine's programs, and folders of its own for
+//! what an agent keeps; [`SshHost::with_root`] has a root of its own, on which there are no more programs than sshd needs.
 
 use std::{
     fs,
@@ -6,46 +7,35 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::TempDir;
 
+use super::host_root::{HostRoot, HostSystem};
+
 /// Lets its user in until it is dropped.
 pub struct SshHost {
     folder: TempDir,
+    root: Option<HostRoot>,
     port: u16,
-    child: Child,
+    child: Mutex<Child>,
 }
 
 impl SshHost {
     /// A host with these further lines in the configuration of its sshd.
     pub fn with_options(options: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
-        for key in ["host-key", "user-key"] {
-            make_key(&root.join(key));
-        }
+        let folder = host_folder();
         if rustix::process::geteuid().is_root() {
             // Where sshd drops its privileges.
             fs::create_dir_all("/run/sshd").unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let shown = root.display();
-        let configuration = format!(
-            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {shown}/host-key\nAuthorizedKeysFile {shown}/user-key.pub\n\
-             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
-             SetEnv XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state {}\n{options}\n",
+        let shown = folder.path().display().to_string();
+        let options = format!(
+            "SetEnv XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state {}\n{options}",
             "PATH=/usr/bin:/bin"
         );
-        fs::write(root.join("sshd_config"), configuration).unwrap();
-        let mut command = Command::new("/usr/sbin/sshd");
-        command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
-        let log = fs::File::create(root.join("sshd.log")).unwrap();
-        let child = command.stderr(log).spawn();
-        let child = child.unwrap_or_else(|error| panic!("sshd: {error}; run `cargo xtask setup`"));
-        super::wait_until("sshd listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { folder, port, child }
+        Self::serve(folder, None, &shown, &options)
     }
 
     /// A host as it comes.
@@ -53,31 +43,101 @@ impl SshHost {
         Self::with_options("")
     }
 
-    /// Its folder on the host, for what a plan deploys there.
+    /// A host with a root of its own: sshd, a shell and coreutils, in namespaces of its own for mounts and processes.
+    pub fn with_root() -> Self {
+        let folder = host_folder();
+        let root = HostRoot::new(folder.path().join("root"), HostSystem::shared());
+        for file in ["host-key", "host-key.pub", "user-key.pub"] {
+            fs::copy(folder.path().join(file), root.path("etc/ssh").join(file)).unwrap();
+        }
+        Self::serve(folder, Some(root), "/etc/ssh", "")
+    }
+
+    /// Starts sshd, which finds its files in `etc`.
+    fn serve(folder: TempDir, root: Option<HostRoot>, etc: &str, options: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let configuration = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {etc}/host-key\nAuthorizedKeysFile {etc}/user-key.pub\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
+             {options}\n"
+        );
+        let file = root.as_ref().map_or_else(|| folder.path().to_owned(), |root| root.path(etc)).join("sshd_config");
+        fs::write(file, configuration).unwrap();
+        let child = Mutex::new(start_sshd(&folder, root.as_ref(), etc));
+        let host = Self { folder, root, port, child };
+        host.wait_until_it_listens();
+        host
+    }
+
+    fn wait_until_it_listens(&self) {
+        super::wait_until("sshd listens", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    /// Its folder on this machine, for what a plan deploys there. A host with a root of its own has what is there in `/srv/…` as `srv/…`.
     pub fn path(&self, path: &str) -> PathBuf {
-        self.folder.path().join(path)
+        match &self.root {
+            Some(root) => root.path(path),
+            None => self.folder.path().join(path),
+        }
     }
 
     /// The content of a file there.
     pub fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+        let path = self.path(path);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
     /// How a plan writes its address.
     pub fn address(&self) -> String {
-        format!("ssh://127.0.0.1:{}", self.port)
+        match &self.root {
+            Some(root) => format!("ssh://{}@127.0.0.1:{}", root.user(), self.port),
+            None => format!("ssh://127.0.0.1:{}", self.port),
+        }
+    }
+
+    /// Its port on this machine.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The key of the host, as `known_hosts` has it.
     pub fn known_key(&self) -> String {
-        let public = self.read("host-key.pub");
+        self.known_key_at(self.port)
+    }
+
+    /// The key of the host where another port leads to it.
+    pub fn known_key_at(&self, port: u16) -> String {
+        let public = fs::read_to_string(self.folder.path().join("host-key.pub")).unwrap();
         let key: Vec<&str> = public.split_whitespace().take(2).collect();
-        format!("[127.0.0.1]:{} {}\n", self.port, key.join(" "))
+        format!("[127.0.0.1]:{port} {}\n", key.join(" "))
+    }
+
+    /// Ends sshd. A host with a root of its own is down then: everything on it ends.
+    pub fn stop(&self) {
+        self.cut_connections();
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Starts sshd again, on the same port.
+    pub fn start(&self) {
+        let etc =
+            self.root.as_ref().map_or_else(|| self.folder.path().display().to_string(), |_| "/etc/ssh".to_owned());
+        *self.child() = start_sshd(&self.folder, self.root.as_ref(), &etc);
+        self.wait_until_it_listens();
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends each connection, as if the network were gone.
     pub fn cut_connections(&self) -> usize {
-        let sessions = children_of(self.child.id());
+        let started = self.child().id();
+        // In a process namespace, sshd is the only child of what made that.
+        let sshd = if self.root.is_some() { children_of(started) } else { vec![started] };
+        let sessions: Vec<u32> = sshd.into_iter().flat_map(children_of).collect();
         let inner: Vec<u32> = sessions.iter().flat_map(|pid| children_of(*pid)).filter(|pid| is_sshd(*pid)).collect();
         let all = sessions.into_iter().chain(inner).filter(|pid| is_sshd(*pid));
         all.filter(|pid| kill(*pid)).count()
@@ -85,7 +145,7 @@ impl SshHost {
 
     /// The processes of agents on this host.
     pub fn agents(&self) -> Vec<u32> {
-        let binaries = self.path("cache");
+        let binaries = self.root.as_ref().map_or_else(|| self.path("cache"), |root| root.home().join(".cache"));
         let is_agent =
             |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(&binaries));
         processes().filter(is_agent).collect()
@@ -94,9 +154,7 @@ impl SshHost {
 
 impl Drop for SshHost {
     fn drop(&mut self) {
-        self.cut_connections();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
         for pid in self.agents() {
             kill(pid);
         }
@@ -105,16 +163,68 @@ impl Drop for SshHost {
 
 /// Writes the configuration of ssh for these hosts to a folder.
 pub fn write_ssh_config(folder: &Path, hosts: &[&SshHost]) {
-    let known: String = hosts.iter().map(|host| host.known_key()).collect();
+    let hosts: Vec<_> = hosts.iter().map(|host| (*host, host.port)).collect();
+    write_ssh_config_at(folder, &hosts);
+}
+
+/// Writes the configuration of ssh for hosts to which these ports lead.
+pub fn write_ssh_config_at(folder: &Path, hosts: &[(&SshHost, u16)]) {
+    let known: String = hosts.iter().map(|(host, port)| host.known_key_at(*port)).collect();
     fs::write(folder.join("known_hosts"), known).unwrap();
     let folder = folder.display();
-    for host in hosts {
-        fs::copy(host.path("user-key"), format!("{folder}/user-key-{}", host.port)).unwrap();
+    for (host, port) in hosts {
+        fs::copy(host.folder.path().join("user-key"), format!("{folder}/user-key-{port}")).unwrap();
     }
     // A server refuses who offers it many keys.
     let text =
         format!("IdentitiesOnly yes\nUserKnownHostsFile {folder}/known_hosts\nIdentityFile {folder}/user-key-%p\n");
     fs::write(format!("{folder}/ssh_config"), text).unwrap();
+}
+
+/// Writes the configuration of ssh for hosts that a plan calls by these names.
+pub fn write_named_ssh_config(folder: &Path, hosts: &[(&str, &SshHost)]) {
+    let unnamed: Vec<_> = hosts.iter().map(|(_, host)| *host).collect();
+    write_ssh_config(folder, &unnamed);
+    let path = folder.join("ssh_config");
+    let mut text = fs::read_to_string(&path).unwrap();
+    for (name, host) in hosts {
+        let user = host.root.as_ref().map_or(String::new(), |root| format!("  User {}\n", root.user()));
+        text += &format!("Host {name}\n  HostName 127.0.0.1\n  Port {}\n{user}", host.port);
+    }
+    fs::write(path, text).unwrap();
+}
+
+/// A folder with the keys of a host and of its user.
+fn host_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for key in ["host-key", "user-key"] {
+        make_key(&folder.path().join(key));
+    }
+    folder
+}
+
+fn start_sshd(folder: &TempDir, root: Option<&HostRoot>, etc: &str) -> Child {
+    let configuration = format!("{etc}/sshd_config");
+    let words = ["/usr/sbin/sshd", "-D", "-e", "-f", &configuration];
+    let mut command = match root {
+        Some(root) => root.command(&[], &words),
+        None => {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            command
+        }
+    };
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.path().join("sshd.log")).unwrap();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+    child.unwrap_or_else(|error| panic!("sshd: {error}; run `cargo xtask setup`"))
+}
+
+/// Kills those children of a process whose command lines are wanted. Returns how many there were.
+pub fn kill_children(parent: u32, is_wanted: impl Fn(&str) -> bool) -> usize {
+    let command = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let shown = |pid: &u32| String::from_utf8_lossy(&command(pid)).replace('\0', " ");
+    children_of(parent).into_iter().filter(|pid| is_wanted(&shown(pid)) && kill(*pid)).count()
 }
 
 fn make_key(path: &Path) {
