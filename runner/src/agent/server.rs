@@ -21,7 +21,7 @@ use sandbox::{
 
 use super::{
     files::FileStore,
-    session::{Session, host_records, problem},
+    session::{Session, begun_session, problem},
     wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
 };
 use crate::deploy::host_problems;
@@ -123,9 +123,9 @@ impl Agent {
             Frame::Message(ToAgent::Begin(begin)) => {
                 let answer = match Session::begin(&self.folders.state, &begin).await {
                     Ok(session) => {
-                        let records = host_records(session.journal.state());
+                        let begun = begun_session(session.journal.state());
                         self.session = Some(session);
-                        ToCoordinator::Begun { records }
+                        ToCoordinator::Begun(begun)
                     }
                     Err(problem) => ToCoordinator::Refused(problem),
                 };

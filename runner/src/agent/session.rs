@@ -25,13 +25,15 @@ use journal::{
 use plan::StateLocation;
 use state::{DeploymentLock, LockRequest, LockWait, StateStore};
 
-use super::wire::{BeginSession, HostRecord, Problem};
+use super::wire::{BeginSession, BegunSession, HostRecord, Problem};
 use crate::deploy::program_records_path;
 
 /// How long an agent waits for an earlier one, whose connection ended and whose programs are ending.
 const LOCK_WAIT: Duration = Duration::from_secs(15);
 /// The longest time to release the lock.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many attempts a coordinator is told of: more than can have been cut off one after the other.
+const MAX_TOLD_ATTEMPTS: usize = 100;
 /// Who began the last session.
 const COORDINATOR_FILE: &str = "coordinator.json";
 
@@ -145,8 +147,15 @@ fn check_coordinator(folder: &Path, begin: &BeginSession) -> Result<(), Problem>
     replace_file(&path, &json).map_err(failed)
 }
 
-/// What a host's journals say of each step.
-pub(super) fn host_records(state: &JournalState) -> Vec<HostRecord> {
+/// What a host's journals say.
+pub(super) fn begun_session(state: &JournalState) -> BegunSession {
+    let newest = state.attempts.iter().rev().take(MAX_TOLD_ATTEMPTS);
+    let attempts = newest.map(|attempt| (attempt.header.run.clone(), attempt.header.attempt)).collect();
+    BegunSession { records: host_records(state), attempts }
+}
+
+/// What they say of each step.
+fn host_records(state: &JournalState) -> Vec<HostRecord> {
     let known = |status: &RecordStatus| match status {
         RecordStatus::Succeeded(receipt) => Some(StepOutcome::Succeeded { receipt: receipt.clone() }),
         RecordStatus::Failed(failure) => Some(StepOutcome::Failed { failure: failure.clone() }),

@@ -72,8 +72,8 @@ pub enum ToCoordinator {
     Output { call: CallId, at: Timestamp, stream: OutputStream, bytes: String },
     /// The end of a call.
     Answer { call: CallId, answer: AgentAnswer },
-    /// The session has begun: what the host knows of earlier steps.
-    Begun { records: Vec<HostRecord> },
+    /// The session has begun.
+    Begun(BegunSession),
     /// The session can't begin.
     Refused(Problem),
     /// The agent is there.
@@ -103,6 +103,15 @@ pub struct BeginSession {
     pub by: String,
     /// The secrets of the steps of this host, by name, for its redactor.
     pub secrets: BTreeMap<String, String>,
+}
+
+/// A session that has begun on a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BegunSession {
+    /// What the host knows of earlier steps.
+    pub records: Vec<HostRecord>,
+    /// The last attempts whose calls would be in these records, if they had arrived.
+    pub attempts: Vec<(RunId, AttemptNumber)>,
 }
 
 /// A call of a step's module.

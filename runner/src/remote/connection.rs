@@ -19,7 +19,7 @@ use journal::OutputChunk;
 use sandbox::CallChannel;
 
 use crate::agent::wire::{
-    self, AgentAnswer, BeginSession, CallId, Frame, Hello, HostRecord, Problem, ToAgent, ToCoordinator,
+    self, AgentAnswer, BeginSession, BegunSession, CallId, Frame, Hello, Problem, ToAgent, ToCoordinator,
 };
 
 /// How often the agent hears that it is still needed.
@@ -59,7 +59,7 @@ struct Shared {
 struct ConnectionState {
     /// The calls without an answer.
     calls: BTreeMap<CallId, OpenCall>,
-    session: Option<oneshot::Sender<Result<Vec<HostRecord>, Problem>>>,
+    session: Option<oneshot::Sender<Result<BegunSession, Problem>>>,
     /// Why the connection has ended.
     ended: Option<String>,
 }
@@ -103,7 +103,7 @@ impl AgentConnection {
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn begin(&self, begin: BeginSession) -> Result<Vec<HostRecord>, ConnectionError> {
+    pub async fn begin(&self, begin: BeginSession) -> Result<BegunSession, ConnectionError> {
         let (sender, answer) = oneshot::channel();
         self.shared.with(|state| state.session = Some(sender))?;
         self.send(wire::message_frame(&ToAgent::Begin(begin))).await?;
@@ -224,7 +224,7 @@ impl Shared {
                     let _ = open.answer.send(answer);
                 }
             }
-            ToCoordinator::Begun { records } => self.answer_session(Ok(records)),
+            ToCoordinator::Begun(begun) => self.answer_session(Ok(begun)),
             ToCoordinator::Refused(problem) => self.answer_session(Err(problem)),
         }
     }
@@ -233,7 +233,7 @@ impl Shared {
         self.with(|state| state.calls.get(&call).and_then(|open| open.messages.clone())).ok().flatten()
     }
 
-    fn answer_session(&self, answer: Result<Vec<HostRecord>, Problem>) {
+    fn answer_session(&self, answer: Result<BegunSession, Problem>) {
         if let Ok(Some(sender)) = self.with(|state| state.session.take()) {
             let _ = sender.send(answer);
         }

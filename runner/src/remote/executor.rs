@@ -18,12 +18,12 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use contract::{
-    GrantName, StepId,
+    AttemptNumber, GrantName, RunId, StepId,
     diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
-use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent};
+use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent, state::IntentRecord};
 use plan::{PlanHost, PlanStep};
 use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, PreviewChange, module_display_name};
 
@@ -33,8 +33,8 @@ use super::{
 };
 use crate::{
     agent::wire::{
-        self, AgentAnswer, BeginSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem, ShippedDirs,
-        ToAgent,
+        self, AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem,
+        ShippedDirs, ToAgent,
     },
     deploy::{Executor, PlannedStep},
 };
@@ -58,6 +58,8 @@ pub struct RemoteExecutor {
     session: RefCell<Option<BeginSession>>,
     /// What the host knew of each step before the call that is being made.
     records: RefCell<BTreeMap<StepTarget, HostRecord>>,
+    /// The attempts whose calls the host would know of.
+    known_attempts: RefCell<Vec<(RunId, AttemptNumber)>>,
 }
 
 /// What a host knows of a call whose connection was cut.
@@ -88,6 +90,7 @@ impl RemoteExecutor {
             connection: RefCell::default(),
             session: RefCell::default(),
             records: RefCell::default(),
+            known_attempts: RefCell::default(),
         }
     }
 
@@ -103,8 +106,8 @@ impl RemoteExecutor {
         let connection = Rc::new(self.dialer.dial(&self.host, &|megabytes| self.tell_upload(megabytes)).await?);
         let session = self.session.borrow().clone();
         if let Some(session) = session {
-            let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
-            self.learn(records);
+            let begun = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
+            self.learn(begun);
         }
         // Not before its session has begun: without one, it can't tell what an earlier one did.
         *self.connection.borrow_mut() = Some(Rc::clone(&connection));
@@ -123,18 +126,28 @@ impl RemoteExecutor {
     /// The host can't be reached, a newer attempt has worked on it, or its state can't be used.
     pub async fn begin(&self, session: BeginSession) -> Result<(), Diagnostic> {
         let connection = self.connect().await?;
-        let records = connection.begin(session.clone()).await.map_err(|error| self.session_error(&error))?;
-        self.learn(records);
+        let begun = connection.begin(session.clone()).await.map_err(|error| self.session_error(&error))?;
+        self.learn(begun);
         *self.session.borrow_mut() = Some(session);
         Ok(())
     }
 
-    /// How an earlier attempt's call ended by the host's own record, if it has one of exactly that call.
+    /// How an earlier attempt's call ended by the host's own record: as that of exactly this call says. It never arrived if the
+    /// host has the records of that attempt, and none of this call.
     #[must_use]
-    pub fn recall(&self, step_target: &StepTarget, key: &str, epoch: u64) -> Option<StepOutcome> {
+    pub fn recall(&self, step_target: &StepTarget, intent: &IntentRecord) -> Option<StepOutcome> {
         let records = self.records.borrow();
-        let record = records.get(step_target).filter(|record| record.key == key && record.epoch == Some(epoch))?;
-        record.outcome.clone()
+        let record = records.get(step_target);
+        if let Some(record) = record.filter(|record| record.key == intent.key && record.epoch == Some(intent.epoch)) {
+            return record.outcome.clone();
+        }
+        // What runs once for a group may have been for another host then.
+        let was_for_this_host = intent.input["host"]["name"] == self.host.name.as_str();
+        let is_older = record.is_none_or(|record| record.epoch.is_some_and(|epoch| epoch < intent.epoch));
+        let has_records_of = |(run, attempt): &(RunId, AttemptNumber)| *run == intent.run && *attempt == intent.attempt;
+        let never_arrived = was_for_this_host && is_older && self.known_attempts.borrow().iter().any(has_records_of);
+        let failure = || StepFailure::new(FailureKind::NotBegun, "the call never arrived on the host");
+        never_arrived.then(|| StepOutcome::Failed { failure: failure() })
     }
 
     /// What steps need on the host and lack.
@@ -194,8 +207,9 @@ impl RemoteExecutor {
         shipping::unsent_dirs(&planned.step, &planned.description).into_iter().map(problem).collect()
     }
 
-    fn learn(&self, records: Vec<HostRecord>) {
-        let known = records.into_iter().map(|record| (record.step_target.clone(), record));
+    fn learn(&self, begun: BegunSession) {
+        *self.known_attempts.borrow_mut() = begun.attempts;
+        let known = begun.records.into_iter().map(|record| (record.step_target.clone(), record));
         *self.records.borrow_mut() = known.collect();
     }
 

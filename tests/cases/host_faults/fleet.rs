@@ -194,6 +194,30 @@ impl FaultyFleet {
         newest_journal(&self.hosts[host].path(home).join(".local/state"))
     }
 
+    /// What the agents recorded of this release, for the message of a failure.
+    pub(super) fn host_records(&self) -> String {
+        let shown = |host: usize| {
+            let folder = self.host_journal(host).and_then(|path| Some(path.parent()?.to_owned()));
+            let mut journals: Vec<PathBuf> = fs::read_dir(folder.unwrap_or_default())
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
+            journals.sort();
+            let of_release = journals.iter().map(|path| events(path)).filter(|events| self.is_of_release(events));
+            let line = |event: &Value| match event["type"].as_str() {
+                Some("started") => format!("attempt {} of {}", event["attempt"], event["run"]),
+                Some(kind @ ("intent" | "outcome")) => format!("{kind} {} {}", event["step"], event["target"]),
+                _ => String::new(),
+            };
+            let lines: Vec<String> =
+                of_release.flatten().map(|event| line(&event)).filter(|line| !line.is_empty()).collect();
+            format!("host {host}: {}\n", lines.join(", "))
+        };
+        shown(0) + &shown(1)
+    }
+
     /// The processes of agents on both hosts.
     pub(super) fn agents(&self) -> Vec<u32> {
         self.hosts.iter().flat_map(SshHost::agents).collect()

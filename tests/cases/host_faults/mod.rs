@@ -217,7 +217,15 @@ fn check_nothing_lost(recorded: &[String], output: &RunnerOutput) -> Result<()> 
 
 /// The run has succeeded, each step ran once, and one more run has nothing to do.
 fn check_end(fleet: &FaultyFleet, last: &RunnerOutput) -> Result<()> {
-    ensure!(last.code == Some(0), "the last run ended with {:?}:\n{}", last.code, last.stderr);
+    let decisions = || last.decisions_on_targets().join(", ");
+    ensure!(
+        last.code == Some(0),
+        "the last run ended with {:?}:\n{}\ndecisions: {}\n{}",
+        last.code,
+        last.stderr,
+        decisions(),
+        fleet.host_records()
+    );
     fleet.check_effects()?;
     let again = fleet.deploy_again();
     ensure!(again.code == Some(0), "one more run ended with {:?}:\n{}", again.code, again.stderr);
