@@ -16,7 +16,7 @@ use crate::support::{
     write_ssh_config_at,
 };
 
-/// `restart` must not run twice. It goes on for a moment, so that its connection can be cut meanwhile.
+/// `restart` must not run twice. It says something before its effect and after it, so that a connection can be cut meanwhile.
 const STEPS: &str = r#"steps:
   pull:
     on: web
@@ -29,7 +29,7 @@ const STEPS: &str = r#"steps:
   switch: { on: web, with: { link: current }, grants: { dirs: [app] } }
   restart:
     on: web
-    program: [/bin/sh, -c, "echo begun; sleep 0.2; echo ${{ release }} >> restarts; echo done"]
+    program: [/bin/sh, -c, "w() { for i in 1 2 3 4 5 6 7 8; do echo $1 $i; sleep 0.02; done; }; w before; echo ${{ release }} >> restarts; w after"]
     trust: host
     with: { dir: app }
     grants: { dirs: [app] }

@@ -122,7 +122,8 @@ pub(super) fn metered(command: &Command, hosts: Option<&BenchHosts>) -> Result<R
     let before = hosts.map(|hosts| Ok::<_, anyhow::Error>((hosts.bytes()?, hosts.cpu.used()?))).transpose()?;
     let mut inside = account.enter(command);
     let began = Instant::now();
-    let mut child = inside.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let said = tempfile::NamedTempFile::new()?;
+    let mut child = inside.stdin(Stdio::null()).stdout(said.reopen()?).stderr(said.reopen()?).spawn()?;
     let mut cost = RunCost::default();
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -138,7 +139,7 @@ pub(super) fn metered(command: &Command, hosts: Option<&BenchHosts>) -> Result<R
         thread::sleep(SAMPLE_INTERVAL);
     };
     cost.wall = began.elapsed();
-    ensure!(status.success(), "`{}`: {status}", command_line(command));
+    ensure!(status.success(), "`{}`: {status}\n{}", command_line(command), fs::read_to_string(said.path())?);
     cost.cpu = account.used()?;
     if let (Some(hosts), Some((bytes, cpu))) = (hosts, before) {
         let count = hosts.hosts.len();

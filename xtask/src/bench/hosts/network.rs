@@ -137,6 +137,8 @@ impl Drop for BenchHosts {
         for host in &mut self.hosts {
             let _ = host.child.kill();
             let _ = host.child.wait();
+            // The kernel would do that some time later.
+            let _ = Command::new("ip").args(["link", "del", &host.interface]).stderr(Stdio::null()).status();
         }
         let _ = Command::new("ip").args(["link", "del", BRIDGE]).status();
     }
