@@ -15,6 +15,9 @@ use crate::support::{
 /// The second run skips everything in under 1 s on a machine with nothing else to do (`cargo xtask bench hosts`).
 const MAX_SKIP_TIME: Duration = Duration::from_secs(3);
 
+/// How often that is tried.
+const SKIP_RUNS: usize = 5;
+
 const HOSTS: [&str; 8] = ["web-1", "web-2", "web-3", "web-4", "web-5", "web-6", "worker-1", "worker-2"];
 
 /// The example as it is in the repository; ssh's configuration leads to these hosts.
@@ -44,6 +47,18 @@ fn shown(hosts: &[SshHost]) -> Vec<String> {
     hosts.iter().map(version).collect()
 }
 
+/// Whatever else this machine does, the fastest of a few runs is fast.
+fn check_skip_time(environment: &TestEnvironment) {
+    let time = |_| {
+        let began = Instant::now();
+        let output = environment.deploy("r1", &[]);
+        assert!(output.decisions_on_targets().iter().all(|decision| decision.ends_with(" skip")), "{}", output.stdout);
+        began.elapsed()
+    };
+    let fastest = (0..SKIP_RUNS).map(time).min().unwrap();
+    assert!(fastest < MAX_SKIP_TIME, "it took {fastest:?} to skip everything");
+}
+
 /// The commands of `examples/fleet/README.md`, in order; then a release that is no good on the first host.
 #[test]
 fn example_is_deployed_to_eight_hosts_that_have_sshd_only() {
@@ -51,21 +66,21 @@ fn example_is_deployed_to_eight_hosts_that_have_sshd_only() {
     assert!(!hosts[0].path("usr/bin/tar").exists() && !hosts[0].path("usr/bin/gzip").exists());
     let environment = example(&hosts);
     let block = fenced_block("examples/fleet/README.md", "cargo xtask pack");
-    let mut times = Vec::new();
+    let mut said = Vec::new();
     for line in block.lines() {
         let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
         match words.as_slice() {
             ["cargo", "xtask", "pack", label, "--dir", "."] => drop(environment.pack(label)),
             ["runner", arguments @ ..] => {
-                let began = Instant::now();
-                environment.run(arguments).assert_exit(0);
-                times.push((arguments[0], began.elapsed()));
+                let output = environment.run(arguments);
+                output.assert_exit(0);
+                said.push(output.stdout);
             }
             other => panic!("{other:?}"),
         }
     }
-    let [_, _, ("--local", skipped), _] = times.as_slice() else { panic!("{times:?}") };
-    assert!(*skipped < MAX_SKIP_TIME, "it took {skipped:?} to skip everything");
+    assert!(said[2].contains("r1 is already deployed to prod (") && said[2].contains(", 33 skipped)"), "{}", said[2]);
+    check_skip_time(&environment);
     assert_eq!(shown(&hosts), ["r1"; 8]);
     let databases = hosts.iter().filter(|host| host.path("srv/shop/shop.db").exists()).count();
     assert_eq!(databases, 1, "it migrated once");

@@ -79,7 +79,7 @@ impl FaultyFleet {
         let (repository, ssh) = (tempfile::tempdir()?, tempfile::tempdir()?);
         init_bare_repository(repository.path());
         let state = match state {
-            "git" => format!("state: git:{}\nlock: {{ ttl: 2s }}\n", repository.path().display()),
+            "git" => format!("state: git:{}\nlock: {{ ttl: 5s }}\n", repository.path().display()),
             _ => String::new(),
         };
         let user = hosts[0].address().split(['/', '@']).nth(2).context("the address has a user")?.to_owned();
@@ -110,10 +110,9 @@ impl FaultyFleet {
         Ok(fleet)
     }
 
-    /// The byte at this part of all. Most points are in the second half: before it, nothing has begun.
+    /// The byte at this part of all that go in a direction.
     pub(super) fn point(&self, host: usize, direction: LinkDirection, part: f64) -> LinkPoint {
-        let skewed = 1.0 - (1.0 - part).powi(2);
-        LinkPoint { host, direction, byte: (skewed * self.bytes[host][direction as usize] as f64) as u64 }
+        LinkPoint { host, direction, byte: (part * self.bytes[host][direction as usize] as f64) as u64 }
     }
 
     /// Makes the next release, with a migration.

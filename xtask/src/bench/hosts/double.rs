@@ -64,7 +64,7 @@ pub(crate) fn run() -> Result<()> {
     while let Some(message) = read_message(&mut from)? {
         let answer = |answer: Value| json!({ "say": "answer", "call": message["call"], "answer": answer });
         let reply = match message["say"].as_str() {
-            Some("begin") => json!({ "say": "begun", "records": [] }),
+            Some("begin") => json!({ "say": "begun", "records": [], "attempts": [] }),
             Some("ping") => json!({ "say": "pong" }),
             Some("check") => answer(json!({ "answer": "checked", "problems": [] })),
             Some("offer") => answer(json!({ "answer": "wanted", "hashes": [] })),

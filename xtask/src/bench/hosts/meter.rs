@@ -54,7 +54,8 @@ impl CpuAccount {
 
     /// The same command, with its processes in here.
     pub(super) fn enter(&self, command: &Command) -> Command {
-        let mut inside = Command::new("sh");
+        // The command may have a `PATH` of its own.
+        let mut inside = Command::new("/bin/sh");
         inside.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(&self.folder);
         inside.arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {

@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::Write as _,
+    net::TcpStream,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -65,6 +66,9 @@ impl BenchHosts {
             let host = hosts.start_host(number, root)?;
             hosts.hosts.push(host);
         }
+        for host in &hosts.hosts {
+            wait_until("sshd listens", || TcpStream::connect((&*host.address, 22)).is_ok())?;
+        }
         hosts.write_ssh_files()?;
         Ok(hosts)
     }
@@ -94,7 +98,6 @@ impl BenchHosts {
         ip(&[], &pair)?;
         let inside = format!("addr add {address}/16 dev eth0\nlink set eth0 up\nlink set lo up\n");
         ip(&["nsenter", &format!("--net=/proc/{pid}/ns/net")], &inside)?;
-        wait_until("sshd listens", || std::net::TcpStream::connect((&**address, 22)).is_ok())?;
         Ok(host)
     }
 

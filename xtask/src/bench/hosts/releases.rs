@@ -14,6 +14,8 @@ use crate::pack::{header, sha256};
 /// A large release: so many files of so many bytes are 50 MB as they are.
 const FILES: usize = 2_850;
 const FILE_BYTES: usize = 17_544;
+/// How many words there are in it.
+const VOCABULARY: u64 = 4_096;
 /// Of how many files one is changed, and which part of it: 2 % of all bytes.
 const CHANGED_FILES: usize = 10;
 const CHANGED_PARTS: usize = 5;
@@ -58,16 +60,20 @@ fn write_archive(
     Ok(dist.join(name))
 }
 
-/// Text of so many bytes that can't be compressed as a repetition: words by chance, the same for a seed.
+/// Text of so many bytes, the same for a seed: words of a vocabulary, some of which are frequent.
 fn words(seed: u64, bytes: usize) -> String {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut text = String::with_capacity(bytes + 16);
-    while text.len() < bytes {
+    let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        text += &format!("{:x}", state & 0xff_ffff);
-        text.push(if state.is_multiple_of(9) { '\n' } else { ' ' });
+        state >> 11
+    };
+    let mut text = String::with_capacity(bytes + 16);
+    while text.len() < bytes {
+        let word = next() % VOCABULARY * (next() % VOCABULARY) / VOCABULARY;
+        text += &format!("{:x}", (word + 1) * 0x1_0f0d);
+        text.push(if next().is_multiple_of(9) { '\n' } else { ' ' });
     }
     text.truncate(bytes);
     text
