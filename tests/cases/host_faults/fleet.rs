@@ -169,8 +169,8 @@ impl FaultyFleet {
                 event["type"] == kind && event["step"] == intent["step"] && event["target"] == intent["target"]
             })
         };
-        let intents = ours.iter().filter(is_here).filter(|event| event["type"] == "intent");
-        let Some(open) = intents.filter(|intent| !of_kind(&ours, "outcome", intent)).last() else {
+        let mut intents = ours.iter().filter(is_here).filter(|event| event["type"] == "intent");
+        let Some(open) = intents.rfind(|intent| !of_kind(&ours, "outcome", intent)) else {
             return "between calls".to_owned();
         };
         let theirs = self.host_journal(host).map(|path| self::events(&path)).unwrap_or_default();

@@ -115,12 +115,12 @@ fn write_message(to: &mut impl io::Write, message: &Value) -> Result<()> {
     Ok(to.flush()?)
 }
 
-/// A plan for so many hosts that are not there.
+/// A plan with one step for so many hosts that are not there. With several steps, the line of the journal that lists all of them for all
+/// hosts would be longer than a line may be.
 pub(super) fn plan(hosts: usize) -> String {
     let listed: String = (1..=hosts).map(|number| format!("        - web-{number}\n")).collect();
-    let step = |name: &str| {
-        format!("  {name}: {{ on: web, program: [/bin/true], trust: host, with: {{ repeatable: true }} }}\n")
-    };
-    let steps: String = ["fetch", "start", "check"].map(step).concat();
-    format!("version: 1\napp: shop\nenvironments:\n  test:\n    hosts:\n      web:\n{listed}steps:\n{steps}")
+    format!(
+        "version: 1\napp: shop\nenvironments:\n  test:\n    hosts:\n      web:\n{listed}steps:\n  \
+         a: {{ on: web, program: [/bin/true], trust: host, with: {{ repeatable: true }} }}\n"
+    )
 }
