@@ -22,12 +22,14 @@ mod cases {
     mod environments;
     mod error_pages;
     mod escapes;
+    mod fleet_example;
     mod found_early;
     mod github_deployments;
     mod github_log;
     mod handles;
     mod hangs;
     mod hooks;
+    mod host_faults;
     mod host_upkeep;
     mod host_users;
     mod hosts;

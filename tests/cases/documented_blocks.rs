@@ -171,6 +171,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         ],
     ),
     (
+        "examples/fleet/README.md",
+        &[(
+            "cargo xtask pack",
+            Tested("tests/cases/fleet_example.rs", "example_is_deployed_to_eight_hosts_that_have_sshd_only"),
+        )],
+    ),
+    (
         "examples/shop/README.md",
         &[(
             "cargo xtask pack",

@@ -124,7 +124,7 @@ fn own_modules_run_on_hosts_and_are_compiled_there_once() {
 
 #[test]
 fn old_releases_are_pruned_on_each_host_that_can_be_reached() {
-    let mut hosts = [SshHost::new(), SshHost::new()];
+    let hosts = [SshHost::new(), SshHost::new()];
     let environment = fleet(&[&hosts[0], &hosts[1]], "");
     for label in ["r1", "r2", "r3", "r4"] {
         deploy(&environment, label);

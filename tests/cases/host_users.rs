@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
+use expect_test::expect;
+
 use crate::support::{RunnerOutput, SshHost, TestEnvironment, write_ssh_config};
 
 const RULE: &str = "deploy ALL=(app) NOPASSWD: /bin/sh";
@@ -103,5 +105,7 @@ fn user_without_a_home_is_refused_with_what_it_needs() {
     std::os::unix::fs::chown(host.path("home/app/srv"), Some(61_002), Some(61_002)).unwrap();
     let refused = deploy(&environment);
     refused.assert_exit(2);
-    refused.assert_stderr_contains("home/app");
+    let root = host.path("").display().to_string();
+    let said = refused.stderr.replace(&root, "/").replace(&format!(":{}", host.port()), ":22");
+    expect![[r#""#]].assert_eq(&said[said.find("error[").unwrap()..]);
 }

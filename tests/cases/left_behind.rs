@@ -220,10 +220,10 @@ fn a_batch_of_which_no_host_is_left_stops_the_rollout() {
 /// On one, a file is where a folder must be; one is down. Both are repaired, and only they are worked on.
 #[test]
 fn two_of_eight_real_hosts_are_left_behind() {
-    let mut hosts: Vec<SshHost> = (0..8).map(|_| SshHost::new()).collect();
+    let hosts: Vec<SshHost> = (0..8).map(|_| SshHost::new()).collect();
     let environment = remote_fleet(&hosts, "{ on: web, max-failures: 25% }", "");
     fs::write(hosts[4].path("srv/releases"), "").unwrap();
-    hosts[0].go_down();
+    hosts[0].stop();
     let plan = environment.run(&["plan", "--release", "r1"]);
     plan.assert_exit(0);
     plan.assert_stderr_contains("warning: host web-1 is left behind: host `web-1` (127.0.0.1:");
@@ -238,7 +238,7 @@ fn two_of_eight_real_hosts_are_left_behind() {
     assert_eq!(environment.read("shared/announced"), "r1\n", "web-2 took the place of web-1");
 
     fs::remove_file(hosts[4].path("srv/releases")).unwrap();
-    hosts[0].come_back();
+    hosts[0].start();
     let repaired = environment.deploy("r1", &[]);
     repaired.assert_exit(0);
     let on_both = |step: &str| ["web-1", "web-5"].map(|host| format!("{step} {host} run"));
@@ -250,13 +250,13 @@ fn two_of_eight_real_hosts_are_left_behind() {
 /// The host that did what runs once is lost for good, before the run has ended.
 #[test]
 fn what_ran_once_is_not_repeated_when_its_host_is_lost() {
-    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
     let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "");
     hosts[1..].iter().for_each(|host| fs::write(host.path("srv/broken"), "").unwrap());
     environment.deploy("r1", &[]).assert_exit(1);
     assert_eq!(environment.read("shared/announced"), "r1\n");
     hosts[1..].iter().for_each(|host| fs::remove_file(host.path("srv/broken")).unwrap());
-    hosts[0].go_down();
+    hosts[0].stop();
     let without = environment.deploy("r1", &[]);
     without.assert_exit(1);
     without.assert_stderr_contains("1 of 3 hosts of `web` was left behind");
@@ -277,16 +277,16 @@ fn what_ran_once_is_not_repeated_when_its_host_is_lost() {
 /// The runner is killed when one host is left behind already: the next attempt tries it again.
 #[test]
 fn a_killed_attempt_is_resumed_with_the_host_that_it_had_left_behind() {
-    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
     let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "");
-    hosts[1].go_down();
+    hosts[1].stop();
     fs::write(hosts[2].path("srv/wait"), "").unwrap();
     let mut run = environment.start(&["--local", "--release", "r1"]);
     wait_until("the step runs on the last host", || hosts[2].path("srv/begun").exists());
     run.kill().unwrap();
     run.wait().unwrap();
     fs::remove_file(hosts[2].path("srv/wait")).unwrap();
-    hosts[1].come_back();
+    hosts[1].start();
     let resumed = environment.deploy("r1", &[]);
     resumed.assert_exit(0);
     let acted = acted(&resumed);
@@ -303,7 +303,7 @@ fn a_killed_attempt_is_resumed_with_the_host_that_it_had_left_behind() {
 /// A host is lost in the middle of a step. It can't be rolled back; when it is back, the next attempt goes on there.
 #[test]
 fn a_host_that_is_lost_in_the_middle_is_left_behind() {
-    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
     let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "on-failure: rollback\n");
     environment.deploy("r1", &[]).assert_exit(0);
     let (begun, wait) = (hosts[2].path("srv/begun"), hosts[2].path("srv/wait"));
@@ -311,14 +311,14 @@ fn a_host_that_is_lost_in_the_middle_is_left_behind() {
     fs::write(&wait, "").unwrap();
     let run = environment.start_with_stderr(&["--local", "--release", "r2"]);
     wait_until("the step runs on the last host", || begun.exists());
-    hosts[2].go_down();
+    hosts[2].stop();
     let failed = environment.output_of(run);
     failed.assert_exit(1);
     failed.assert_stderr_contains("caused by: web-3: the outcome of step `restart` is unknown: ");
     failed.assert_stderr_contains("; not rolled back: it can't be reached");
     assert_eq!(shown_there(&hosts), "r2 r2 r2");
     fs::remove_file(&wait).unwrap();
-    hosts[2].come_back();
+    hosts[2].start();
     environment.deploy("r2", &[]).assert_exit(0);
     assert_eq!(hosts[0].read("srv/restarts"), "r1\nr2\n", "it ran once for each release");
 }
@@ -326,7 +326,7 @@ fn a_host_that_is_lost_in_the_middle_is_left_behind() {
 /// The same where no host may fail: the others are rolled back, each by itself, and the lost one is named.
 #[test]
 fn the_others_are_rolled_back_although_one_is_lost() {
-    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
     let environment = remote_fleet(&hosts, "{ on: web, max-failures: 0 }", "on-failure: rollback\n");
     environment.deploy("r1", &[]).assert_exit(0);
     let (begun, wait) = (hosts[2].path("srv/begun"), hosts[2].path("srv/wait"));
@@ -334,7 +334,7 @@ fn the_others_are_rolled_back_although_one_is_lost() {
     fs::write(&wait, "").unwrap();
     let run = environment.start_with_stderr(&["--local", "--release", "r2"]);
     wait_until("the step runs on the last host", || begun.exists());
-    hosts[2].go_down();
+    hosts[2].stop();
     let failed = environment.output_of(run);
     failed.assert_exit(3);
     failed.assert_stderr_contains("the rollback of step `switch` on web-3 failed");
@@ -345,7 +345,7 @@ fn the_others_are_rolled_back_although_one_is_lost() {
 /// The first host is lost before a step begins that runs once: the next one takes it.
 #[test]
 fn the_next_host_takes_what_runs_once() {
-    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
     let environment = remote_fleet(&hosts, "{ on: web, max-failures: 1 }", "");
     let gate = "touch at-gate; until test -e open; do sleep 0.02; done";
     let gate = format!(
@@ -354,14 +354,14 @@ fn the_next_host_takes_what_runs_once() {
     environment.edit("deploy.yml", "  migrate:\n", &format!("{gate}  migrate:\n"));
     let run = environment.start_with_stderr(&["--local", "--release", "r1"]);
     wait_until("the release is on all hosts", || environment.exists("shared/at-gate"));
-    hosts[0].go_down();
+    hosts[0].stop();
     environment.write("shared/open", "");
     let failed = environment.output_of(run);
     failed.assert_exit(1);
     failed.assert_stderr_contains("caused by: web-1: the connection was lost before step `migrate` began");
     assert_eq!(shown_there(&hosts), "- r1 r1");
     assert_eq!(environment.read("shared/announced"), "r1\n");
-    hosts[0].come_back();
+    hosts[0].start();
     environment.deploy("r1", &[]).assert_exit(0);
     assert_eq!(shown_there(&hosts), "r1 r1 r1");
     assert_eq!(environment.read("shared/announced"), "r1\n", "once for the group");
@@ -370,9 +370,9 @@ fn the_next_host_takes_what_runs_once() {
 /// With too small a number, a host that is down stops everything before anything has changed.
 #[test]
 fn more_hosts_than_may_fail_are_down() {
-    let mut hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
+    let hosts: Vec<SshHost> = (0..3).map(|_| SshHost::new()).collect();
     let environment = remote_fleet(&hosts, "{ on: web, max-failures: 34% }", "");
-    hosts[..2].iter_mut().for_each(SshHost::go_down);
+    hosts[..2].iter().for_each(|host| host.stop());
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     refused.assert_stderr_contains("P0260");

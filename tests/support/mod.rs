@@ -6,6 +6,9 @@ pub mod doc_blocks;
 mod git_http;
 mod guest;
 mod guest_fixture;
+mod host_link;
+#[expect(dead_code, reason = "the bench of hosts uses the rest")]
+mod host_root;
 mod moto;
 mod nginx;
 mod normalize;
@@ -33,6 +36,7 @@ pub use self::{
     archive::{TestArchiveFormat, release_folder, sha256},
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
+    host_link::{HostLink, LinkDirection, LinkEnd},
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
     proxy::{FaultyProxy, ProxyFault},
@@ -40,7 +44,7 @@ pub use self::{
     relay::TcpRelay,
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
-    ssh::{SshHost, make_key, write_ssh_config},
+    ssh::{SshHost, kill_children, make_key, write_named_ssh_config, write_ssh_config, write_ssh_config_at},
 };
 
 /// Where the plan, the app and the migrations are copied from.

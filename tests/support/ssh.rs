@@ -1,4 +1,5 @@
-//! A host that only sshd is on: a real one, on a port of this machine, with folders of its own for what an agent keeps.
+//! A host that only sshd is on: a real one, on a port of this machine. By default it has this machine's programs, and folders of its own for
+//! what an agent keeps; [`SshHost::with_root`] has a root of its own, on which there are no more programs than sshd needs.
 
 use std::{
     fs,
@@ -6,17 +7,21 @@ use std::{
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::TempDir;
+
+use super::host_root::{HostRoot, HostSystem};
 
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// Lets its user in until it is dropped.
 pub struct SshHost {
     folder: TempDir,
+    root: Option<HostRoot>,
     port: u16,
-    child: Child,
+    child: Mutex<Child>,
 }
 
 impl SshHost {
@@ -27,29 +32,29 @@ impl SshHost {
 
     /// The same, with something done with the host's key before sshd reads it.
     pub fn with_signed_key(options: &str, sign: impl Fn(&Path)) -> Self {
-        let folder = Self::folder();
+        let folder = host_folder();
         sign(&folder.path().join("host-key"));
-        Self::start(folder, options, "", Command::new(SSHD))
+        Self::start_on_machine(folder, options, "", Command::new(SSHD))
     }
 
     /// A host whose sessions have these variables. `ROOT` in their values is its folder.
     pub fn with_variables(variables: &str) -> Self {
-        Self::start(Self::folder(), "", variables, Command::new(SSHD))
+        Self::start_on_machine(host_folder(), "", variables, Command::new(SSHD))
     }
 
     /// A host with mounts of its own, which a shell script makes. `ROOT` in it is its folder, in which `mount` is empty.
     pub fn with_mounts(script: &str, variables: &str) -> Self {
-        let folder = Self::folder();
+        let folder = host_folder();
         let script = script.replace("ROOT", &folder.path().display().to_string());
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &format!("set -e; {script}; exec {SSHD} \"$@\""), "sh"]);
-        Self::start(folder, "", variables, command)
+        Self::start_on_machine(folder, "", variables, command)
     }
 
     /// A host with two users more, `deploy` and `app`, and these rules of sudo. Its sessions find these programs; none: all.
     pub fn with_users(rules: &str, programs: &[&str]) -> Self {
         assert!(rustix::process::geteuid().is_root(), "hosts with users of their own need root");
-        let folder = Self::folder();
+        let folder = host_folder();
         let root = folder.path();
         let mut passwd = fs::read_to_string("/etc/passwd").unwrap();
         for (user, id) in [("deploy", 61_001), ("app", 61_002)] {
@@ -70,39 +75,22 @@ impl SshHost {
         let script = r#"mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/sudoers" /etc/sudoers && exec /usr/sbin/sshd "$@""#;
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", script]).arg(root);
-        Self::start(folder, "", path, command)
+        Self::start_on_machine(folder, "", path, command)
     }
 
-    /// A folder with the keys of a host and of its user.
-    fn folder() -> TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for key in ["host-key", "user-key"] {
-            make_key(&folder.path().join(key));
-        }
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::create_dir(folder.path().join("mount")).unwrap();
-        folder
-    }
-
-    /// Starts an sshd by a command that lacks its arguments. `ROOT` in the variables of its sessions is its folder.
-    fn start(folder: TempDir, options: &str, variables: &str, command: Command) -> Self {
-        let root = folder.path();
+    /// Starts an sshd of this machine by a command that lacks its arguments. `ROOT` in the variables of its sessions is its folder.
+    fn start_on_machine(folder: TempDir, options: &str, variables: &str, command: Command) -> Self {
         if rustix::process::geteuid().is_root() {
             // Where sshd drops its privileges.
             fs::create_dir_all("/run/sshd").unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let shown = root.display();
+        let shown = folder.path().display().to_string();
         // Of several values of a variable, the first counts.
-        let variables = variables.replace("ROOT", &shown.to_string());
-        let configuration = format!(
-            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {shown}/host-key\nAuthorizedKeysFile {shown}/user-key.pub\n\
-             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
-             SetEnv {variables} XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state PATH={shown}/bin:/usr/bin:/bin\n{options}\n"
+        let variables = variables.replace("ROOT", &shown);
+        let options = format!(
+            "SetEnv {variables} XDG_CACHE_HOME={shown}/cache XDG_STATE_HOME={shown}/state PATH={shown}/bin:/usr/bin:/bin\n{options}"
         );
-        fs::write(root.join("sshd_config"), configuration).unwrap();
-        let child = start_sshd(root, port, command);
-        Self { folder, port, child }
+        Self::serve(folder, None, &shown, &options, command)
     }
 
     /// A host as it comes.
@@ -110,21 +98,42 @@ impl SshHost {
         Self::with_options("")
     }
 
-    /// Takes the host off the network: its sshd ends, with all connections.
-    pub fn go_down(&mut self) {
-        self.cut_connections();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// A host with a root of its own: sshd, a shell and coreutils, in namespaces of its own for mounts and processes.
+    pub fn with_root() -> Self {
+        let folder = host_folder();
+        let root = HostRoot::new(folder.path().join("root"), HostSystem::shared());
+        for file in ["host-key", "host-key.pub", "user-key.pub"] {
+            fs::copy(folder.path().join(file), root.path("etc/ssh").join(file)).unwrap();
+        }
+        Self::serve(folder, Some(root), "/etc/ssh", "", Command::new(SSHD))
     }
 
-    /// Brings it back as it was.
-    pub fn come_back(&mut self) {
-        self.child = start_sshd(self.folder.path(), self.port, Command::new(SSHD));
+    /// Starts sshd, which finds its files in `etc`, by a command that lacks its arguments.
+    fn serve(folder: TempDir, root: Option<HostRoot>, etc: &str, options: &str, command: Command) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let configuration = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {etc}/host-key\nAuthorizedKeysFile {etc}/user-key.pub\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\
+             {options}\n"
+        );
+        let file = root.as_ref().map_or_else(|| folder.path().to_owned(), |root| root.path(etc)).join("sshd_config");
+        fs::write(file, configuration).unwrap();
+        let child = Mutex::new(start_sshd(&folder, root.as_ref(), etc, command));
+        let host = Self { folder, root, port, child };
+        host.wait_until_it_listens();
+        host
     }
 
-    /// Its folder on the host, for what a plan deploys there.
+    fn wait_until_it_listens(&self) {
+        super::wait_until("sshd listens", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    /// Its folder on this machine, for what a plan deploys there. A host with a root of its own has what is there in `/srv/…` as `srv/…`.
     pub fn path(&self, path: &str) -> PathBuf {
-        self.folder.path().join(path)
+        match &self.root {
+            Some(root) => root.path(path),
+            None => self.folder.path().join(path),
+        }
     }
 
     /// Lets a program say this and nothing else there.
@@ -137,7 +146,16 @@ impl SshHost {
 
     /// The content of a file there.
     pub fn read(&self, path: &str) -> String {
-        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+        let path = self.path(path);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// How a plan writes its address.
+    pub fn address(&self) -> String {
+        match &self.root {
+            Some(root) => format!("ssh://{}@127.0.0.1:{}", root.user(), self.port),
+            None => format!("ssh://127.0.0.1:{}", self.port),
+        }
     }
 
     /// The same for a user.
@@ -145,41 +163,61 @@ impl SshHost {
         self.address().replace("//", &format!("//{user}@"))
     }
 
-    /// Its port.
+    /// Its port on this machine.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// How a plan writes its address.
-    pub fn address(&self) -> String {
-        format!("ssh://127.0.0.1:{}", self.port)
-    }
-
     /// The key of the host, as `known_hosts` has it.
     pub fn known_key(&self) -> String {
-        let public = self.read("host-key.pub");
+        self.known_key_at(self.port)
+    }
+
+    /// The key of the host where another port leads to it.
+    pub fn known_key_at(&self, port: u16) -> String {
+        let public = fs::read_to_string(self.folder.path().join("host-key.pub")).unwrap();
         let key: Vec<&str> = public.split_whitespace().take(2).collect();
-        format!("[127.0.0.1]:{} {}\n", self.port, key.join(" "))
+        format!("[127.0.0.1]:{port} {}\n", key.join(" "))
+    }
+
+    /// Ends sshd. A host with a root of its own is down then: everything on it ends.
+    pub fn stop(&self) {
+        self.cut_connections();
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Starts sshd again, on the same port.
+    pub fn start(&self) {
+        let etc =
+            self.root.as_ref().map_or_else(|| self.folder.path().display().to_string(), |_| "/etc/ssh".to_owned());
+        *self.child() = start_sshd(&self.folder, self.root.as_ref(), &etc, Command::new(SSHD));
+        self.wait_until_it_listens();
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends each connection, as if the network were gone.
     pub fn cut_connections(&self) -> usize {
-        let sessions = children_of(self.child.id());
+        let started = self.child().id();
+        // In a process namespace, sshd is the only child of what made that.
+        let sshd = if self.root.is_some() { children_of(started) } else { vec![started] };
+        let sessions: Vec<u32> = sshd.into_iter().flat_map(children_of).collect();
         let inner: Vec<u32> = sessions.iter().flat_map(|pid| children_of(*pid)).filter(|pid| is_sshd(*pid)).collect();
         let all = sessions.into_iter().chain(inner).filter(|pid| is_sshd(*pid));
         all.filter(|pid| kill(*pid)).count()
     }
 
-    /// Ends its sshd: from now on, nobody gets in.
-    pub fn stop(&mut self) {
-        self.cut_connections();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
     /// The processes of agents on this host: their binary is in its cache, or they have a file of its state open.
     pub fn agents(&self) -> Vec<u32> {
-        let (binaries, state) = (self.path("cache"), self.path("state"));
+        let folders = match &self.root {
+            Some(root) => [root.home().join(".cache"), root.home().join(".local/state")],
+            None => [self.folder.path().to_owned(), self.path("state")],
+        };
+        let [binaries, state] = folders;
         let is_agent = |pid: &u32| {
             let leads_to = |link: PathBuf, folder: &Path| fs::read_link(link).is_ok_and(|to| to.starts_with(folder));
             let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -208,28 +246,70 @@ impl Drop for SshHost {
     }
 }
 
-/// Starts an sshd by a command that lacks its arguments, and waits until it listens.
-fn start_sshd(root: &Path, port: u16, mut command: Command) -> Child {
-    command.args(["-D", "-e", "-f"]).arg(root.join("sshd_config")).stdin(Stdio::null()).stdout(Stdio::null());
-    let log = fs::File::create(root.join("sshd.log")).unwrap();
-    let child = command.stderr(log).spawn();
-    let child = child.unwrap_or_else(|error| panic!("sshd: {error}; run `cargo xtask setup`"));
-    super::wait_until("sshd listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    child
-}
-
 /// Writes the configuration of ssh for these hosts to a folder.
 pub fn write_ssh_config(folder: &Path, hosts: &[&SshHost]) {
-    let known: String = hosts.iter().map(|host| host.known_key()).collect();
+    let hosts: Vec<_> = hosts.iter().map(|host| (*host, host.port)).collect();
+    write_ssh_config_at(folder, &hosts);
+}
+
+/// Writes the configuration of ssh for hosts to which these ports lead.
+pub fn write_ssh_config_at(folder: &Path, hosts: &[(&SshHost, u16)]) {
+    let known: String = hosts.iter().map(|(host, port)| host.known_key_at(*port)).collect();
     fs::write(folder.join("known_hosts"), known).unwrap();
     let folder = folder.display();
-    for host in hosts {
-        fs::copy(host.path("user-key"), format!("{folder}/user-key-{}", host.port)).unwrap();
+    for (host, port) in hosts {
+        fs::copy(host.folder.path().join("user-key"), format!("{folder}/user-key-{port}")).unwrap();
     }
     // A server refuses who offers it many keys.
     let text =
         format!("IdentitiesOnly yes\nUserKnownHostsFile {folder}/known_hosts\nIdentityFile {folder}/user-key-%p\n");
     fs::write(format!("{folder}/ssh_config"), text).unwrap();
+}
+
+/// Writes the configuration of ssh for hosts that a plan calls by these names.
+pub fn write_named_ssh_config(folder: &Path, hosts: &[(&str, &SshHost)]) {
+    let unnamed: Vec<_> = hosts.iter().map(|(_, host)| *host).collect();
+    write_ssh_config(folder, &unnamed);
+    let path = folder.join("ssh_config");
+    let mut text = fs::read_to_string(&path).unwrap();
+    for (name, host) in hosts {
+        let user = host.root.as_ref().map_or(String::new(), |root| format!("  User {}\n", root.user()));
+        text += &format!("Host {name}\n  HostName 127.0.0.1\n  Port {}\n{user}", host.port);
+    }
+    fs::write(path, text).unwrap();
+}
+
+/// A folder with the keys of a host and of its user.
+fn host_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for key in ["host-key", "user-key"] {
+        make_key(&folder.path().join(key));
+    }
+    fs::create_dir(folder.path().join("mount")).unwrap();
+    folder
+}
+
+fn start_sshd(folder: &TempDir, root: Option<&HostRoot>, etc: &str, command: Command) -> Child {
+    let configuration = format!("{etc}/sshd_config");
+    let mut command = match root {
+        Some(root) => root.command(&[], &[SSHD, "-D", "-e", "-f", &configuration]),
+        None => {
+            let mut command = command;
+            command.args(["-D", "-e", "-f", &configuration]);
+            command
+        }
+    };
+    let log = fs::OpenOptions::new().create(true).append(true).open(folder.path().join("sshd.log")).unwrap();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+    child.unwrap_or_else(|error| panic!("sshd: {error}; run `cargo xtask setup`"))
+}
+
+/// Kills those children of a process whose command lines are wanted. Returns how many there were.
+pub fn kill_children(parent: u32, is_wanted: impl Fn(&str) -> bool) -> usize {
+    let command = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let shown = |pid: &u32| String::from_utf8_lossy(&command(pid)).replace('\0', " ");
+    children_of(parent).into_iter().filter(|pid| is_wanted(&shown(pid)) && kill(*pid)).count()
 }
 
 pub fn make_key(path: &Path) {

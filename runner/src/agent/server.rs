@@ -35,7 +35,7 @@ use super::{
     cleanup,
     confirmation::{AwaitingConfirmation, Confirmable},
     files::FileStore,
-    session::{self, Session, host_records, problem},
+    session::{self, Session, begun_session, problem},
     wire::{
         self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator,
     },
@@ -169,9 +169,9 @@ impl Agent {
                 }
                 let answer = match Session::begin(&self.folders.state, &begin).await {
                     Ok((session, ended_agent)) => {
-                        let records = host_records(session.journal.state());
+                        let begun = BegunSession { ended_agent, ..begun_session(session.journal.state()) };
                         self.session = Some(session);
-                        ToCoordinator::Begun(BegunSession { records, ended_agent })
+                        ToCoordinator::Begun(begun)
                     }
                     Err(problem) => ToCoordinator::Refused(problem),
                 };

@@ -24,7 +24,7 @@ use state::{DeploymentLock, LockStatus, StateStore};
 use super::{
     confirmation,
     fence::{self, Coordinator},
-    wire::{AgentPlace, BeginSession, EndedAgent, HostRecord, Problem},
+    wire::{AgentPlace, BeginSession, BegunSession, EndedAgent, HostRecord, Problem},
 };
 use crate::deploy::program_records_path;
 
@@ -34,6 +34,8 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(15);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the folders of all sessions are, in the runner's folder in the user's state.
 const HOSTS_DIR: &str = "hosts";
+/// How many attempts a coordinator is told of: more than can have been cut off one after the other.
+const MAX_TOLD_ATTEMPTS: usize = 100;
 
 /// A session that has begun.
 pub(super) struct Session {
@@ -164,8 +166,15 @@ async fn end_leftover_programs(records: &Path) -> Result<(), Problem> {
     Err(problem(&Diagnostic::new(ErrorCode::ProgramRunning, message).with_hint(hint)))
 }
 
-/// What a host's journals say of each step.
-pub(super) fn host_records(state: &JournalState) -> Vec<HostRecord> {
+/// What a host's journals say.
+pub(super) fn begun_session(state: &JournalState) -> BegunSession {
+    let newest = state.attempts.iter().rev().take(MAX_TOLD_ATTEMPTS);
+    let attempts = newest.map(|attempt| (attempt.header.run.clone(), attempt.header.attempt)).collect();
+    BegunSession { records: host_records(state), ended_agent: None, attempts }
+}
+
+/// What they say of each step.
+fn host_records(state: &JournalState) -> Vec<HostRecord> {
     let known = |status: &RecordStatus| match status {
         RecordStatus::Succeeded(receipt) => Some(StepOutcome::Succeeded { receipt: receipt.clone() }),
         RecordStatus::Failed(failure) => Some(StepOutcome::Failed { failure: failure.clone() }),

@@ -132,6 +132,8 @@ pub struct BegunSession {
     pub records: Vec<HostRecord>,
     /// The agent of an earlier attempt that still worked, and was made to end.
     pub ended_agent: Option<EndedAgent>,
+    /// The last attempts whose calls would be in these records, if they had arrived.
+    pub attempts: Vec<(RunId, AttemptNumber)>,
 }
 
 /// An agent that another one made to end.

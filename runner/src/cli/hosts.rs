@@ -254,8 +254,11 @@ mod tests {
             architecture: "x86_64".to_owned(),
             clock_difference,
             agent: AgentPresence::ThisBuild,
-            agent_folder: SurveyedFolder { path: "/home/app/.cache/pawl".to_owned(), free_bytes },
-            state_folder: SurveyedFolder { path: "/home/app/.local/state/pawl".to_owned(), free_bytes: Some(1 << 40) },
+            agent_folder: SurveyedFolder { path: "/var/lib/app/.cache/pawl".to_owned(), free_bytes },
+            state_folder: SurveyedFolder {
+                path: "/var/lib/app/.local/state/pawl".to_owned(),
+                free_bytes: Some(1 << 40),
+            },
             live: Some(live),
         };
         let view = |(host, groups): (Arc<PlanHost>, BTreeSet<HostGroup>)| {
@@ -284,13 +287,41 @@ mod tests {
     #[test]
     fn table_fits_a_terminal() {
         let table = as_text(&location(), &views(), false, WIDTH);
-        expect![[r#""#]].assert_eq(&table);
+        expect![[r#"
+              HOST                      STATE  LIVE            FREE      CLOCK     ADDRESS
+              deploy@10.0.0.7           ready  v1.40.2-rc.1/…  52.0 GiB  -12345 s  deploy@1…
+              local                     here   nothing                             local
+              web-frontend-production…  P0260  r1                                  deploy@1…
+        "#]]
+        .assert_eq(&table);
         assert!(table.lines().all(|line| contract::text::column_count(line) <= WIDTH));
     }
 
     #[test]
     fn everything_that_is_known_has_its_field() {
-        expect![[r#""#]].assert_eq(&as_text(&location(), &views(), true, WIDTH));
-        expect![[r#""#]].assert_eq(&json::line(&as_json(&location(), &views())));
+        expect![[r#"
+            deploy@10.0.0.7
+              address   deploy@10.0.0.7
+              groups    web, worker
+              live      v1.40.2-rc.1/v1.40.1
+              user      app, x86_64
+              agent     ready, 52.0 GiB free in /var/lib/app/.cache/pawl
+              records   1024.0 GiB free in /var/lib/app/.local/state/pawl
+              clock     -12345 s
+
+            local
+              address   local
+              groups    web
+              live      nothing
+              state     this machine
+
+            web-frontend-production-eu-central-1a
+              address   deploy@10.0.0.8:2222
+              groups    web
+              live      r1
+              state     P0260: host `web` can't be reached
+        "#]]
+        .assert_eq(&as_text(&location(), &views(), true, WIDTH));
+        expect![[r#"{"environment":"prod","hosts":[{"name":"deploy@10.0.0.7","groups":["web","worker"],"address":"deploy@10.0.0.7","reachable":true,"problem":null,"user":"app","architecture":"x86_64","agent":"this-build","agent-folder":{"path":"/var/lib/app/.cache/pawl","free":55834574848},"state-folder":{"path":"/var/lib/app/.local/state/pawl","free":1099511627776},"live":{"recorded":{"label":"v1.40.2-rc.1","digest":null},"on-host":{"label":"v1.40.1","digest":null}},"clock-seconds":-12345},{"name":"local","groups":["web"],"address":"local","reachable":true,"problem":null,"user":null,"architecture":null,"agent":null,"agent-folder":null,"state-folder":null,"live":{"recorded":null,"on-host":null},"clock-seconds":null},{"name":"web-frontend-production-eu-central-1a","groups":["web"],"address":"deploy@10.0.0.8:2222","reachable":false,"problem":{"type":"result","exit":"refused","status":2,"code":"P0260","message":"host `web` can't be reached","causes":[],"hint":null},"user":null,"architecture":null,"agent":null,"agent-folder":null,"state-folder":null,"live":{"recorded":{"label":"r1","digest":null},"on-host":null},"clock-seconds":null}]}"#]].assert_eq(&json::line(&as_json(&location(), &views())));
     }
 }

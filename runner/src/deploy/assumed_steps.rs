@@ -34,7 +34,10 @@ pub(super) fn check_assumed_steps(
     overrides: &DeployOverrides,
     state: &JournalState,
 ) -> Result<(), Vec<Diagnostic>> {
-    let Some(option) = overrides.partial_option() else { return Ok(()) };
+    if overrides.partial_option().is_none() {
+        return Ok(());
+    }
+    let option = overrides.selection.option().map_or("limit", |(option, _)| option);
     let named_index = overrides.selection.option().and_then(|(_, named)| prepared.index(named));
     let disposition = |index: usize| overrides.selection.disposition_of(index, named_index);
     let steps = || prepared.indexed_steps();
@@ -65,7 +68,7 @@ pub(super) fn check_assumed_steps(
             let cause = why_not_recorded(state, assumed);
             let hint = match prepared.takes_part(assumed) {
                 true => format!(
-                    "`{id}` must run for {label} first: deploy without `{option}`, or deploy with `--until {id}` first"
+                    "`{id}` must run for {label} first: deploy without `--{option}`, or deploy with `--until {id}` first"
                 ),
                 false => format!("`{id}` must run for {label} first: add `{}` to `--limit`", assumed.host_name()),
             };

@@ -58,3 +58,37 @@ async fn read_start(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, ma
         let _ = pipe.take(max_bytes).read_to_end(into).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command
+    }
+
+    #[tokio::test]
+    async fn program_that_does_not_end_in_time_is_ended_with_what_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        let ended = run_bounded(shell(&script), Duration::from_secs(1), 100).await;
+        assert_eq!(ended.unwrap_err(), "it did not end within 1 s");
+        let pid = std::fs::read_to_string(pid).unwrap();
+        let is_gone =
+            || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).map_or(true, |stat| stat.contains(") Z "));
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !is_gone() {
+            assert!(std::time::Instant::now() < deadline, "process {pid} goes on");
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_beginning_of_a_long_output_is_kept() {
+        let ended = run_bounded(shell("echo abcdef; echo 12 >&2"), Duration::from_secs(60), 4).await.unwrap();
+        assert_eq!((&*ended.stdout, &*ended.stderr, ended.status.success()), (&b"abcd"[..], &b"12\n"[..], true));
+    }
+}

@@ -130,10 +130,11 @@ impl<'a> AttemptView<'a> {
             return Err(AttemptError::Plan(input_problem(plan, planned, &found, redactor)));
         }
         let recorded = self.state.records.get(&planned.step_target);
-        let host_outcome =
-            self.prepared.remote_executor(planned).zip(recorded).and_then(|(remote, record)| {
-                remote.recall(&planned.step_target, &record.intent.key, record.intent.epoch)
-            });
+        let host_outcome = self
+            .prepared
+            .remote_executor(planned)
+            .zip(recorded)
+            .and_then(|(remote, record)| remote.recall(&planned.step_target, &record.intent));
         let for_release = None;
         Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release, host_outcome })
     }

@@ -21,13 +21,15 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use contract::{
-    GrantName, StepId,
+    AttemptNumber, GrantName, RunId, StepId,
     diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
 use db::migrate::{LintFinding, LintLevel};
-use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent, decision::HostOutcome};
+use journal::{
+    StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent, decision::HostOutcome, state::IntentRecord,
+};
 use plan::{PlanHost, PlanStep};
 use sandbox::{
     CallChannel, InputError, MigratesBehavior, ModuleDescription, NoticeHandler, PreviewChange, module_display_name,
@@ -72,6 +74,8 @@ pub struct RemoteExecutor {
     is_clock_told: Cell<bool>,
     /// What the host knew of each step before the call that is being made.
     records: RefCell<BTreeMap<StepTarget, HostRecord>>,
+    /// The attempts whose calls the host would know of.
+    known_attempts: RefCell<Vec<(RunId, AttemptNumber)>>,
 }
 
 /// What a host knows of a call whose connection was cut.
@@ -106,6 +110,7 @@ impl RemoteExecutor {
             session: RefCell::default(),
             is_clock_told: Cell::default(),
             records: RefCell::default(),
+            known_attempts: RefCell::default(),
         }
     }
 
@@ -156,15 +161,25 @@ impl RemoteExecutor {
         Ok(())
     }
 
-    /// How an earlier attempt's call ended by the host's own record, if it has one of exactly that call.
+    /// How an earlier attempt's call ended by the host's own record: as that of exactly this call says. It never arrived if the
+    /// host has the records of that attempt, and none of this call.
     #[must_use]
-    pub fn recall(&self, step_target: &StepTarget, key: &str, epoch: u64) -> Option<HostOutcome> {
+    pub fn recall(&self, step_target: &StepTarget, intent: &IntentRecord) -> Option<HostOutcome> {
         let records = self.records.borrow();
-        let record = records.get(step_target).filter(|record| record.key == key && record.epoch == Some(epoch))?;
-        match &record.outcome {
-            Some(outcome) => Some(HostOutcome::Ended(outcome.clone())),
-            None => record.undone.then_some(HostOutcome::NotConfirmed),
+        let record = records.get(step_target);
+        if let Some(record) = record.filter(|record| record.key == intent.key && record.epoch == Some(intent.epoch)) {
+            return match &record.outcome {
+                Some(outcome) => Some(HostOutcome::Ended(outcome.clone())),
+                None => record.undone.then_some(HostOutcome::NotConfirmed),
+            };
         }
+        // What runs once for a group may have been for another host then.
+        let was_for_this_host = intent.input["host"]["name"] == self.host.name.as_str();
+        let is_older = record.is_none_or(|record| record.epoch.is_some_and(|epoch| epoch < intent.epoch));
+        let has_records_of = |(run, attempt): &(RunId, AttemptNumber)| *run == intent.run && *attempt == intent.attempt;
+        let never_arrived = was_for_this_host && is_older && self.known_attempts.borrow().iter().any(has_records_of);
+        let failure = || StepFailure::new(FailureKind::NotBegun, "the call never arrived on the host");
+        never_arrived.then(|| HostOutcome::Ended(StepOutcome::Failed { failure: failure() }))
     }
 
     /// What steps need on the host and lack.
@@ -246,6 +261,7 @@ impl RemoteExecutor {
     }
 
     fn learn(&self, begun: BegunSession) {
+        *self.known_attempts.borrow_mut() = begun.attempts;
         let known = begun.records.into_iter().map(|record| (record.step_target.clone(), record));
         *self.records.borrow_mut() = known.collect();
     }

@@ -219,7 +219,6 @@ async fn recall(
     let problem = match connection.call(None, RECALL_TIMEOUT, ask).await {
         Ok(AgentAnswer::Recalled { live }) => return Ok(live),
         Ok(AgentAnswer::Refused { problem }) | Err(ConnectionError::Refused(problem)) => problem,
-        #[expect(clippy::wildcard_enum_match_arm, reason = "an answer to another question is one error")]
         Ok(_) => return Err(lost(host, "the host's answer does not match the request")),
         Err(ConnectionError::Lost(why)) => return Err(lost(host, &why)),
     };
