@@ -140,42 +140,52 @@ impl SlotSet {
         self.linked.as_ref() == Some(&slot.name)
     }
 
-    /// The slot for this input: the one with the traffic if it holds this release and configuration; else another one that does; else one
-    /// without traffic, an empty one first, then the one whose program was started the longest time ago.
+    /// The slot for this input: one that holds this release and configuration, or else a [free](Self::free) one.
     ///
     /// # Errors
-    /// No slot is free, the slot is not of this step, or a newer deployment has written a record.
+    /// As for [`free`](Self::free).
     pub fn choose<C>(&self, input: &Input<C>) -> Result<ChosenSlot, Failure> {
-        self.refuse_late(input)?;
-        let chosen = self
-            .slot_of_input(input)
-            .or_else(|| self.free_slot())
-            .ok_or_else(|| Failure::conflict("no slot is without traffic").hint("add a slot to the step's `slots`"))?;
-        if let Some(record) = &chosen.record {
-            record.refuse_foreign(input, &self.place(&chosen.slot))?;
+        match self.slots_of_input(input).into_iter().next() {
+            Some(chosen) => {
+                self.refuse_late(input)?;
+                Ok(chosen)
+            }
+            None => self.free(input),
         }
-        Ok(chosen)
     }
 
-    /// The slot that holds this release with this configuration.
+    /// The slots that hold this release with this configuration, perhaps only begun; first the one with the traffic.
     #[must_use]
-    pub fn slot_of_input<C>(&self, input: &Input<C>) -> Option<ChosenSlot> {
-        let holding = |(_, record): &&(Slot, Option<SlotRecord>)| {
-            record.as_ref().is_some_and(|record| record.is_of(input) && record.is_of_step(input))
-        };
-        let linked = self.slots.iter().filter(holding).find(|(slot, _)| self.is_linked(slot));
-        linked.or_else(|| self.slots.iter().find(holding)).map(|found| self.chosen(found, true))
+    pub fn slots_of_input<C>(&self, input: &Input<C>) -> Vec<ChosenSlot> {
+        let mut found: Vec<ChosenSlot> = Vec::new();
+        for (slot, record) in &self.slots {
+            if record.as_ref().is_some_and(|record| record.is_of(input) && record.is_of_step(input)) {
+                let at = if self.is_linked(slot) { 0 } else { found.len() };
+                found.insert(at, self.chosen(slot, record.as_ref(), true));
+            }
+        }
+        found
     }
 
-    fn free_slot(&self) -> Option<ChosenSlot> {
+    /// A slot without traffic: an empty one first, then the one whose program was started the longest time ago. A single slot is always free.
+    ///
+    /// # Errors
+    /// The slot is not of this step, or a newer deployment has written a record.
+    pub fn free<C>(&self, input: &Input<C>) -> Result<ChosenSlot, Failure> {
+        self.refuse_late(input)?;
         let is_free = |slot: &Slot| self.slots.len() == 1 || !self.is_linked(slot);
         let used_at = |record: &Option<SlotRecord>| record.as_ref().map_or(0, |record| record.epoch.number + 1);
-        let free = self.slots.iter().filter(|(slot, _)| is_free(slot));
-        free.min_by_key(|(_, record)| used_at(record)).map(|found| self.chosen(found, false))
+        let free = self.slots.iter().filter(|(slot, _)| is_free(slot)).min_by_key(|(_, record)| used_at(record));
+        let (slot, record) = free
+            .ok_or_else(|| Failure::conflict("no slot is without traffic").hint("add a slot to the step's `slots`"))?;
+        if let Some(record) = record {
+            record.refuse_foreign(input, &self.place(slot))?;
+        }
+        Ok(self.chosen(slot, record.as_ref(), false))
     }
 
-    fn chosen(&self, (slot, record): &(Slot, Option<SlotRecord>), is_of_input: bool) -> ChosenSlot {
-        ChosenSlot { slot: slot.clone(), record: record.clone(), is_linked: self.is_linked(slot), is_of_input }
+    fn chosen(&self, slot: &Slot, record: Option<&SlotRecord>, is_of_input: bool) -> ChosenSlot {
+        ChosenSlot { slot: slot.clone(), record: record.cloned(), is_linked: self.is_linked(slot), is_of_input }
     }
 
     /// The slots to stop. Never the one with the traffic, nor one of another app or environment.
@@ -255,7 +265,7 @@ impl SlotSet {
         Ok(SlotValues { slot: slot.clone(), slot_dir: files::path(&self.place(slot))?, release_dir })
     }
 
-    /// The `path` that the last earlier step returned for this directory.
+    /// The `path` that an earlier step returned for this directory.
     fn upstream_path<'a, C>(&self, input: &'a Input<C>) -> Option<&'a str> {
         let is_here = |outputs: &&Value| outputs.get("dir").and_then(Value::as_str) == Some(&self.dir);
         input.outputs.values().filter(is_here).find_map(|outputs| outputs.get("path")?.as_str())

@@ -88,6 +88,21 @@ impl ReadyConfig {
         run_round(&self.checks(values)?)
     }
 
+    /// The first address at which anything answers, whatever it says; none if nothing does.
+    ///
+    /// # Errors
+    /// A check that the plan does not allow.
+    pub fn answering(&self, values: &SlotValues) -> Result<Option<String>, Failure> {
+        for check in self.checks(values)? {
+            match check.run() {
+                Ok(_) => return Ok(Some(check.address().to_owned())),
+                Err(failure) if is_refusal(&failure) => return Err(failure),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Where the program is asked: scheme, host and port of the first request, or else of the slot's port.
     ///
     /// # Errors
@@ -171,9 +186,7 @@ fn run_round(checks: &[FilledCheck]) -> Result<Option<String>, Failure> {
     for check in checks {
         match check.run() {
             Ok(None) => {}
-            Err(failure) if matches!(failure.kind, FailureKind::Denied | FailureKind::InvalidConfig) => {
-                return Err(failure);
-            }
+            Err(failure) if is_refusal(&failure) => return Err(failure),
             Ok(Some(found)) => return Ok(Some(found)),
             Err(failure) => return Ok(Some(format!("{}: {}", check.label(), failure.message))),
         }
@@ -181,12 +194,24 @@ fn run_round(checks: &[FilledCheck]) -> Result<Option<String>, Failure> {
     Ok(None)
 }
 
+/// Whether the plan does not allow a check.
+fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure.kind, FailureKind::Denied | FailureKind::InvalidConfig)
+}
+
 impl FilledCheck {
+    /// The URL without its query, which may have a token in it, or the address.
+    fn address(&self) -> &str {
+        match self {
+            Self::Http(check) => check.url.split(['?', '#']).next().unwrap_or_default(),
+            Self::Tcp(address) => address,
+        }
+    }
+
     fn label(&self) -> String {
         match self {
-            // A query may have a token in it.
-            Self::Http(check) => format!("GET {}", check.url.split(['?', '#']).next().unwrap_or_default()),
-            Self::Tcp(address) => format!("tcp {address}"),
+            Self::Http(_) => format!("GET {}", self.address()),
+            Self::Tcp(_) => format!("tcp {}", self.address()),
         }
     }
 
