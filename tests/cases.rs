@@ -65,6 +65,7 @@ mod cases {
     mod shared_storage;
     mod short_plans;
     mod state_repair;
+    mod supervisord;
     mod upgrade;
     mod verify;
 }

@@ -28,6 +28,7 @@ const SESSION: BlockUse = Tested("tests/cases/readme.rs", "readme_shows_the_firs
 const PACKAGES: BlockUse = Tested("xtask/src/setup.rs", "setup_installs_what_the_pages_install");
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
+const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 
 /// The blocks of each page, in order.
 const PAGES: &[(&str, &[BlockRow])] = &[
@@ -143,6 +144,14 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("{", Shown),
             ("#[test]", Shown),
             ("runner step --local", Tested(AUTHORS, "guide_builds_a_step_in_rust")),
+        ],
+    ),
+    (
+        "docs/supervisord.md",
+        &[
+            ("version: 1", Tested(SUPERVISORD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
+            ("upstream shop_a", Tested(SUPERVISORD, "no_request_is_lost_in_ten_switches")),
+            ("hooks:", Tested(SUPERVISORD, "hook_of_the_page_stops_the_old_program")),
         ],
     ),
     (

@@ -15,6 +15,7 @@ mod relay;
 mod runner_output;
 mod server;
 mod ssh;
+mod supervisord;
 mod unpack;
 
 use std::{
@@ -41,6 +42,7 @@ pub use self::{
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
     ssh::{SshHost, write_ssh_config},
+    supervisord::SupervisordServer,
 };
 
 /// Where the plan, the app and the migrations are copied from.

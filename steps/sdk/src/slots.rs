@@ -157,11 +157,19 @@ impl SlotSet {
     /// The slots that hold this release with this configuration, perhaps only begun; first the one with the traffic.
     #[must_use]
     pub fn slots_of_input<C>(&self, input: &Input<C>) -> Vec<ChosenSlot> {
+        let mut found = self.slots_of_release(input);
+        found.retain(|chosen| chosen.is_of_input);
+        found
+    }
+
+    /// The slots that hold this release, perhaps with another configuration or only begun; first the one with the traffic.
+    #[must_use]
+    pub fn slots_of_release<C>(&self, input: &Input<C>) -> Vec<ChosenSlot> {
         let mut found: Vec<ChosenSlot> = Vec::new();
         for (slot, record) in &self.slots {
-            if record.as_ref().is_some_and(|record| record.is_of(input) && record.is_of_step(input)) {
+            if let Some(record) = record.as_ref().filter(|record| record.is_of_release(input)) {
                 let at = if self.is_linked(slot) { 0 } else { found.len() };
-                found.insert(at, self.chosen(slot, record.as_ref(), true));
+                found.insert(at, self.chosen(slot, Some(record), record.input_hash == input.input_hash));
             }
         }
         found

@@ -11,7 +11,7 @@ mod xmlrpc;
 
 use core::time::Duration;
 
-use pawl_step::slots::{ReadyConfig, Slot, SlotRecord, SlotSet, SlotSettings, SlotState, StopSelection};
+use pawl_step::slots::{ReadyConfig, Slot, SlotRecord, SlotSet, SlotSettings, StopSelection};
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
     Phase, ProbeSupport, Receipt, RerunSafety, Step, log, time,
@@ -143,11 +143,12 @@ impl Step for SupervisordStep {
             };
             return Ok(stopped.iter().map(change).collect());
         }
-        let chosen = set.choose(input)?;
-        let is_ready = chosen.record.as_ref().is_some_and(|record| record.state == SlotState::Ready);
-        if chosen.is_of_input && is_ready {
-            return Ok(Vec::new());
+        for chosen in set.slots_of_release(input) {
+            if SlotStart::new(input, &set, chosen)?.is_recorded()? {
+                return Ok(Vec::new());
+            }
         }
+        let chosen = set.free(input)?;
         let name = SlotProgram::new(input, &input.config.conf, &chosen.slot).name(&SlotRecord::starting(input, None));
         Ok(vec![Change::new(ChangeAction::Run, name, format!("in slot {}", chosen.slot.name))])
     }
@@ -158,7 +159,7 @@ impl Step for SupervisordStep {
         if input.config.stop.is_some() {
             return Ok(());
         }
-        SlotStart::new(input, &set, set.choose(input)?)?.rehearse()
+        SlotStart::new(input, &set, set.free(input)?)?.rehearse()
     }
 
     fn apply(input: &Input<SupervisordConfig>) -> Result<Receipt, Failure> {
@@ -168,11 +169,10 @@ impl Step for SupervisordStep {
         if let Some(selection) = input.config.stop {
             return stop(input, &set, selection);
         }
-        // A changed secret, which is in no hash, is a reason to start again beside the one with the traffic.
-        for chosen in set.slots_of_input(input) {
+        for chosen in set.slots_of_release(input) {
             let start = SlotStart::new(input, &set, chosen)?;
             if start.is_running()? {
-                start.finish(Ok(()))?;
+                start.adopt()?;
                 return start.receipt();
             }
         }
@@ -188,10 +188,9 @@ impl Step for SupervisordStep {
             return Ok(if left.is_empty() { Finding::Held(stopped_receipt()) } else { Finding::Absent });
         }
         let mut drift = None;
-        for chosen in set.slots_of_input(input) {
-            let is_ready = chosen.record.as_ref().is_some_and(|record| record.state == SlotState::Ready);
+        for chosen in set.slots_of_release(input) {
             let start = SlotStart::new(input, &set, chosen)?;
-            if !is_ready || !start.is_running()? {
+            if !start.is_recorded()? || !start.is_running()? {
                 continue;
             }
             match start.not_ready()? {
@@ -202,13 +201,18 @@ impl Step for SupervisordStep {
         Ok(drift.map_or(Finding::Absent, Finding::Drifted))
     }
 
-    fn revert(input: &Input<SupervisordConfig>, _receipt: &Receipt) -> Result<(), Failure> {
+    fn revert(input: &Input<SupervisordConfig>, receipt: &Receipt) -> Result<(), Failure> {
         let set = SupervisordConfig::slots(input)?;
         if input.config.stop.is_some() {
             return Err(Failure::permanent("what was stopped is not started again")
                 .hint("deploy the release that you need; its slot is free"));
         }
-        for chosen in set.slots_of_input(input) {
+        for chosen in set.slots_of_release(input) {
+            // What this run found running is not this run's to stop.
+            let is_of_run = chosen.record.as_ref().is_some_and(|record| record.key == input.key);
+            if !is_of_run || receipt.outputs.get("slot").and_then(Value::as_str) != Some(&chosen.slot.name) {
+                continue;
+            }
             if chosen.is_linked {
                 return Err(Failure::conflict(format!(
                     "slot {} has the traffic, so it is not stopped",

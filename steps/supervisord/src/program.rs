@@ -20,7 +20,7 @@ const LOG_LIMITS: &str = "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=2
 
 /// The setting `program`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub struct ProgramConfig {
     /// The program with its arguments.
     pub command: Value,
@@ -113,11 +113,11 @@ impl SlotProgram {
         let seconds = stop_timeout.as_secs().max(1);
         let signal = config.stop_signal.as_deref().unwrap_or("TERM");
         let mut text = format!(
-            "; {} {} in environment {}. A deployment has written this file, and replaces it.\n[program:{}]\ncommand={}\n\
+            "; {} of {} in environment {}. A deployment has written this file, and replaces it.\n[program:{}]\ncommand={}\n\
              autostart=true\nautorestart=true\nstopsignal={signal}\nstopwaitsecs={seconds}\nstopasgroup=true\nkillasgroup=true\n\
              redirect_stderr=true\nstdout_logfile={}\n{LOG_LIMITS}",
+            record.release,
             record.app,
-            one_line(&record.label)?,
             record.environment,
             self.name(record),
             line.trim_start(),
@@ -177,7 +177,7 @@ impl SlotProgram {
 /// The words of the command, filled in.
 pub(crate) fn command(config: &ProgramConfig, values: &SlotValues) -> Result<Vec<String>, Failure> {
     let words: Vec<&str> = match &config.command {
-        Value::String(text) => text.split_whitespace().collect(),
+        Value::String(text) => text.split_ascii_whitespace().collect(),
         Value::Array(words) => words.iter().filter_map(Value::as_str).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
     };
@@ -188,7 +188,9 @@ pub(crate) fn command(config: &ProgramConfig, values: &SlotValues) -> Result<Vec
 }
 
 fn values(text: &str) -> Map<String, Value> {
-    [("text".to_owned(), Value::from(text))].into_iter().collect()
+    let mut values = Map::new();
+    values.insert("text".to_owned(), text.into());
+    values
 }
 
 /// Beside the slots, where no program in a slot can write.

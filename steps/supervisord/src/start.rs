@@ -5,7 +5,7 @@
 
 use pawl_step::fs::{self, FileType};
 use pawl_step::slots::{ChosenSlot, ReadyConfig, SlotRecord, SlotSet, SlotState, SlotValues};
-use pawl_step::{Failure, FailureKind, Input, Receipt, files, log};
+use pawl_step::{Failure, Input, Receipt, files, log};
 use serde_json::Value;
 
 use crate::program::{self, ProgramConfig, SlotDefinition, SlotProgram};
@@ -33,7 +33,7 @@ pub(crate) struct SlotStart<'i> {
 
 /// The slot to start the release in: one where that was begun and that has no traffic, or that has it and does not run; else a free one.
 pub(crate) fn slot_to_start(input: &Input<SupervisordConfig>, set: &SlotSet) -> Result<ChosenSlot, Failure> {
-    for chosen in set.slots_of_input(input) {
+    for chosen in set.slots_of_release(input) {
         if !chosen.is_linked || !SlotStart::new(input, set, chosen.clone())?.is_alive()? {
             return Ok(chosen);
         }
@@ -70,9 +70,20 @@ impl<'i> SlotStart<'i> {
         self.refuse_taken_address()
     }
 
+    /// Whether the slot is recorded as ready, with what would be started.
+    pub(crate) fn is_recorded(&self) -> Result<bool, Failure> {
+        let is_ready = self.chosen.record.as_ref().is_some_and(|record| record.state == SlotState::Ready);
+        Ok(is_ready && self.is_written()?)
+    }
+
     /// Whether the program of this slot is the one that would be started, and runs.
     pub(crate) fn is_running(&self) -> Result<bool, Failure> {
-        Ok(self.is_alive()? && self.program.is_written(self.set, &self.definition()?)?)
+        Ok(self.is_alive()? && self.is_written()?)
+    }
+
+    /// Whether the configuration in the slot is the one that would be written, with its secrets: they are in no hash of the input.
+    fn is_written(&self) -> Result<bool, Failure> {
+        self.program.is_written(self.set, &self.definition()?)
     }
 
     /// Whether the program of this slot runs.
@@ -94,14 +105,22 @@ impl<'i> SlotStart<'i> {
             remove(self.input, self.set, &self.chosen.slot, old)?;
         }
         self.refuse_taken_address()?;
-        self.finish(self.launch(&definition))
+        self.finish(self.launch(&definition), &self.record.key)
+    }
+
+    /// Waits for the program of this slot, which runs already. If an earlier run has started it, that stays so on record: an undo of this run
+    /// does not stop it.
+    pub(crate) fn adopt(&self) -> Result<(), Failure> {
+        let found = self.chosen.record.as_ref().filter(|found| found.state == SlotState::Ready);
+        self.finish(Ok(()), found.map_or(&self.record.key, |found| &found.key))
     }
 
     /// Waits until the launched program is ready. If that fails, it removes the program, unless that has the traffic.
-    pub(crate) fn finish(&self, launched: Result<(), Failure>) -> Result<(), Failure> {
+    fn finish(&self, launched: Result<(), Failure>, key: &str) -> Result<(), Failure> {
         let slot = &self.chosen.slot;
         let Err(failure) = launched.and_then(|()| self.await_ready()) else {
-            return self.set.write(self.input, slot, &self.record.clone().with_state(SlotState::Ready));
+            let record = SlotRecord { key: key.to_owned(), state: SlotState::Ready, ..self.record.clone() };
+            return self.set.write(self.input, slot, &record);
         };
         let failure = self.with_output(failure);
         if self.chosen.is_linked {
@@ -155,7 +174,8 @@ impl<'i> SlotStart<'i> {
 
     fn await_ready(&self) -> Result<(), Failure> {
         let mut first = None;
-        self.ready.wait(&self.values, || watch(&mut first, self.info()?))
+        let supervisor = self.supervisor();
+        self.ready.wait(&self.values, || watch(&mut first, self.info()?, |info| supervisor.ending(&self.name(), info)))
     }
 
     fn info(&self) -> Result<Option<ProgramInfo>, Failure> {
@@ -174,7 +194,7 @@ impl<'i> SlotStart<'i> {
     /// Refuses a file that no record tells of.
     fn refuse_unknown_configuration(&self) -> Result<(), Failure> {
         let place = self.program.conf_place();
-        if self.chosen.record.is_some() || files::status(&place)?.is_none() {
+        if self.chosen.record.is_some() || !files::exists(&place)? {
             return Ok(());
         }
         let path = files::path(&place)?;
@@ -240,25 +260,23 @@ impl<'i> SlotStart<'i> {
 
 /// Ends the wait when the program has ended. `first` is the process that was seen first: another one means that supervisord has started it
 /// again.
-fn watch(first: &mut Option<i64>, info: Option<ProgramInfo>) -> Result<(), Failure> {
+fn watch(
+    first: &mut Option<i64>,
+    info: Option<ProgramInfo>,
+    ending: impl FnOnce(&ProgramInfo) -> String,
+) -> Result<(), Failure> {
     let Some(info) = info else {
-        return Err(Failure::new(FailureKind::Conflict, "somebody has removed it from supervisord"));
+        return Err(Failure::conflict("somebody has removed it from supervisord"));
     };
-    match info.state {
-        ProgramState::Running if info.pid != 0 => match first {
-            Some(first) if *first != info.pid => {
-                Err(Failure::permanent("it ended, and supervisord has started it again"))
-            }
-            _ => {
-                *first = Some(info.pid);
-                Ok(())
-            }
-        },
-        ProgramState::Stopped | ProgramState::Running if first.is_none() => Ok(()),
-        ProgramState::Stopped | ProgramState::Stopping | ProgramState::Running => {
-            Err(Failure::new(FailureKind::Conflict, "somebody has stopped it"))
+    match (info.state, *first) {
+        (ProgramState::Ended, _) => Err(Failure::permanent(ending(&info))),
+        (ProgramState::Running, Some(first)) if info.pid != first => Err(Failure::permanent(ending(&info))),
+        (ProgramState::Running, None) if info.pid != 0 => {
+            *first = Some(info.pid);
+            Ok(())
         }
-        ProgramState::Ended => Err(Failure::permanent(info.ending())),
+        (ProgramState::Running, _) | (ProgramState::Stopped, None) => Ok(()),
+        (ProgramState::Stopped | ProgramState::Stopping, _) => Err(Failure::conflict("somebody has stopped it")),
     }
 }
 
@@ -267,24 +285,22 @@ mod tests {
     use super::*;
 
     fn info(state: ProgramState, pid: i64) -> Option<ProgramInfo> {
-        Some(ProgramInfo { state, pid, exit_status: 3, error: String::new() })
+        Some(ProgramInfo { state, pid, error: String::new() })
     }
 
     /// What a sequence of looks at the program says in the end.
     fn watched(looks: &[Option<ProgramInfo>]) -> Result<(), String> {
         let mut first = None;
-        looks.iter().try_for_each(|look| watch(&mut first, look.clone())).map_err(|failure| failure.message)
+        let look = |look: &Option<ProgramInfo>| watch(&mut first, look.clone(), |_| "it ended".to_owned());
+        looks.iter().try_for_each(look).map_err(|failure| failure.message)
     }
 
     #[test]
     fn end_of_the_program_is_noticed() {
         use ProgramState::{Ended, Running, Stopped};
         assert_eq!(watched(&[info(Stopped, 0), info(Running, 7), info(Running, 7)]), Ok(()));
-        assert_eq!(watched(&[info(Running, 7), info(Ended, 0)]), Err("it ended with status 3".to_owned()));
-        assert_eq!(
-            watched(&[info(Running, 7), info(Running, 8)]),
-            Err("it ended, and supervisord has started it again".to_owned())
-        );
+        assert_eq!(watched(&[info(Running, 7), info(Ended, 0)]), Err("it ended".to_owned()));
+        assert_eq!(watched(&[info(Running, 7), info(Running, 8)]), Err("it ended".to_owned()));
         assert_eq!(watched(&[info(Running, 7), info(Stopped, 0)]), Err("somebody has stopped it".to_owned()));
         assert_eq!(watched(&[None]), Err("somebody has removed it from supervisord".to_owned()));
     }

@@ -18,6 +18,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const KILL_MARGIN: Duration = Duration::from_secs(15);
 /// About how long a line of output is, in bytes.
 const BYTES_PER_LINE: u64 = 400;
+/// How much of the log of supervisord is looked at for the end of a program.
+const LOG_BYTES: i64 = 4000;
 
 /// There is no program of this name.
 const BAD_NAME: i64 = 10;
@@ -38,8 +40,6 @@ pub(crate) struct ProgramInfo {
     pub(crate) state: ProgramState,
     /// 0 if it does not run.
     pub(crate) pid: i64,
-    /// Of the last end.
-    pub(crate) exit_status: i64,
     /// Why it could not be started; often empty.
     pub(crate) error: String,
 }
@@ -67,20 +67,7 @@ impl ProgramInfo {
             _ => ProgramState::Ended,
         };
         let error = info.get("spawnerr").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Self { state, pid: number("pid"), exit_status: number("exitstatus"), error }
-    }
-
-    /// How it ended, as the end of a sentence.
-    pub(crate) fn ending(&self) -> String {
-        if self.error.is_empty() || self.error.starts_with("Exited too quickly") {
-            match self.exit_status {
-                // supervisord does not tell which signal.
-                -1 => "it was ended by a signal".to_owned(),
-                status => format!("it ended with status {status}"),
-            }
-        } else {
-            format!("it can't be started: {}", self.error)
-        }
+        Self { state, pid: number("pid"), error }
     }
 }
 
@@ -158,6 +145,18 @@ impl<'s> Supervisor<'s> {
         }
     }
 
+    /// How a program has ended, as a sentence. Only the log of supervisord tells of signals, and of programs that ended at once.
+    pub(crate) fn ending(&self, name: &str, info: &ProgramInfo) -> String {
+        if !info.error.is_empty() && !info.error.starts_with("Exited too quickly") {
+            return format!("it can't be started: {}", info.error);
+        }
+        let log = self.value("readLog", &[(-LOG_BYTES).into(), 0.into()]).unwrap_or_default();
+        match ending_in_log(log.as_str().unwrap_or_default(), name) {
+            Some(how) => format!("it ended: {how}"),
+            None => "it ended".to_owned(),
+        }
+    }
+
     /// The last lines of a program's output.
     pub(crate) fn tail(&self, name: &str, lines: usize) -> Result<Vec<String>, Failure> {
         let bytes = BYTES_PER_LINE * lines as u64;
@@ -198,6 +197,12 @@ impl<'s> Supervisor<'s> {
     }
 }
 
+/// How a program has ended last, such as `exit status 3`, by lines such as `… exited: NAME (exit status 3; not expected)`.
+fn ending_in_log<'l>(log: &'l str, name: &str) -> Option<&'l str> {
+    let (_, behind) = log.rsplit_once(&format!("exited: {name} ("))?;
+    behind.split([';', ')']).next()
+}
+
 fn fault(method: &str, text: &str) -> Failure {
     log::warn(format!("supervisord refused `{method}`: {text}"));
     Failure::permanent(format!("supervisord refused `{method}`: {text}"))
@@ -210,17 +215,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn end_of_a_program_is_told() {
-        let info = |state: i64, status: i64, error: &str| {
-            ProgramInfo::of(&json!({ "state": state, "pid": 0, "exitstatus": status, "spawnerr": error }))
-        };
-        let quick = info(30, 3, "Exited too quickly (process log may have details)");
-        assert_eq!((quick.state, quick.ending().as_str()), (ProgramState::Ended, "it ended with status 3"));
-        assert_eq!(info(100, -1, "").ending(), "it was ended by a signal");
-        assert_eq!(info(200, 0, "can't find command '/x'").ending(), "it can't be started: can't find command '/x'");
-        assert_eq!([0, 10, 20, 40].map(|state| info(state, 0, "").state), {
-            use ProgramState::{Running, Stopped, Stopping};
-            [Stopped, Running, Running, Stopping]
-        });
+    fn states_of_programs_are_told_apart() {
+        let state = |state: i64| ProgramInfo::of(&json!({ "state": state, "pid": 0, "spawnerr": "" })).state;
+        use ProgramState::{Ended, Running, Stopped, Stopping};
+        assert_eq!(
+            [0, 10, 20, 30, 40, 100, 200, 1000].map(state),
+            [Stopped, Running, Running, Ended, Stopping, Ended, Ended, Ended]
+        );
+    }
+
+    #[test]
+    fn end_of_a_program_is_found_in_the_log() {
+        let log = "t INFO spawned: 'shop-b-1' with pid 7\nt WARN exited: shop-b-1 (exit status 1; not expected)\n\
+                   t WARN exited: shop-b-1 (terminated by SIGKILL; not expected)\nt INFO exited: shop-b (exit status 0; expected)\n";
+        assert_eq!(ending_in_log(log, "shop-b-1"), Some("terminated by SIGKILL"));
+        assert_eq!(ending_in_log(log, "shop-b"), Some("exit status 0"));
+        assert_eq!(ending_in_log(log, "shop-a"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! The wait until a program is ready. The policy is pure: the caller passes the checks, the clock and the wait.
+//! The wait until a program is ready. The policy is pure: the caller passes the checks, the clock and the wait. The host validates the closed
+//! schema, so unknown members need no second check here.
 
 use core::time::Duration;
 
@@ -17,7 +18,6 @@ const MAX_SHOWN_CHARS: usize = 200;
 
 /// The setting `ready`.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ReadyConfig {
     /// Requests that must be answered as expected.
     #[serde(default)]
@@ -38,7 +38,6 @@ pub struct ReadyConfig {
 
 /// A request and its expected answer.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ReadyHttpCheck {
     /// The URL.
     pub url: String,

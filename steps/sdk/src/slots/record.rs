@@ -86,14 +86,12 @@ impl SlotRecord {
         Self { state, ..self }
     }
 
-    /// Whether it is of the same release with the same configuration.
-    #[must_use]
-    pub fn is_of<C>(&self, input: &Input<C>) -> bool {
-        self.release == release_of(input) && self.input_hash == input.input_hash
+    /// Whether this step has started the same release.
+    pub(super) fn is_of_release<C>(&self, input: &Input<C>) -> bool {
+        self.is_of_step(input) && self.release == release_of(input)
     }
 
-    /// Whether it is of this step.
-    pub(super) fn is_of_step<C>(&self, input: &Input<C>) -> bool {
+    fn is_of_step<C>(&self, input: &Input<C>) -> bool {
         self.is_of_app(input) && self.step == input.step
     }
 
