@@ -74,6 +74,7 @@ mod cases {
     mod short_plans;
     mod ssh_recipes;
     mod state_repair;
+    mod supervisord;
     mod surveyed_hosts;
     mod switch_traffic;
     mod upgrade;

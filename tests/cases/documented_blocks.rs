@@ -29,6 +29,7 @@ const PACKAGES: BlockUse = Tested("xtask/src/setup.rs", "setup_installs_what_the
 const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
+const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 
 /// The blocks of each page, in order.
 const PAGES: &[(&str, &[BlockRow])] = &[
@@ -159,6 +160,14 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("{", Shown),
             ("#[test]", Shown),
             ("runner step --local", Tested(AUTHORS, "guide_builds_a_step_in_rust")),
+        ],
+    ),
+    (
+        "docs/supervisord.md",
+        &[
+            ("version: 1", Tested(SUPERVISORD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
+            ("upstream shop_a", Tested(SUPERVISORD, "no_request_is_lost_in_ten_switches")),
+            ("hooks:", Tested(SUPERVISORD, "hook_of_the_page_stops_the_old_program")),
         ],
     ),
     (

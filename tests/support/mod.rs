@@ -18,6 +18,7 @@ mod relay;
 mod runner_output;
 mod server;
 mod ssh;
+mod supervisord;
 mod unpack;
 
 use std::{
@@ -45,6 +46,7 @@ pub use self::{
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
     ssh::{SshHost, kill_children, make_key, write_named_ssh_config, write_ssh_config, write_ssh_config_at},
+    supervisord::SupervisordServer,
 };
 
 /// Where the plan, the app and the migrations are copied from.

@@ -27,22 +27,38 @@ impl NginxServer {
         for (name, content) in files {
             fs::write(folder.path().join("www").join(name), content).unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let root = folder.path().display();
-        let configuration = format!(
-            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;
-             events {{ worker_connections 64; }}
-             http {{
-                 log_format told '$status $http_range'; access_log {root}/access.log told;
-                 client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
-                 uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
+        Self::serving(folder, |root, port| {
+            format!(
+                "log_format told '$status $http_range'; access_log {root}/access.log told;
                  server {{
                      listen 127.0.0.1:{port}; listen unix:{root}/nginx.sock; root {root}/www;
                      location = /private {{
                          if ($http_authorization != \"Bearer {NGINX_TOKEN}\") {{ return 403; }}
                          return 204;
                      }}
-                 }}
+                 }}"
+            )
+        })
+    }
+
+    /// Serves as these lines in its `http` say, which are given its port.
+    pub fn with_configuration(lines: impl FnOnce(u16) -> String) -> Self {
+        Self::serving(tempfile::tempdir().unwrap(), |root, port| {
+            format!("access_log {root}/access.log;\n{}", lines(port))
+        })
+    }
+
+    fn serving(folder: TempDir, lines: impl FnOnce(&str, u16) -> String) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let root = folder.path().display().to_string();
+        let lines = lines(&root, port);
+        let configuration = format!(
+            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;
+             events {{ worker_connections 64; }}
+             http {{
+                 client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
+                 uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
+                 {lines}
              }}"
         );
         fs::write(folder.path().join("nginx.conf"), configuration).unwrap();

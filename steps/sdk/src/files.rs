@@ -3,7 +3,7 @@
 //! A place is `<directory>/<path>`, in a directory of the grant `dirs` or `renders`. A step can't read what is in `renders`, so templates may
 //! write secrets there. Deliberately absent: reading and writing files, for which there is [`fs`](crate::fs).
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::bindings::pawl::step::files as host;
@@ -30,20 +30,16 @@ pub struct FileStatus {
 }
 
 /// Mode and owner to set; what is none is left as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Ownership {
     /// The mode of files, in octal digits.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// The mode of directories; by default, that of files, with search permission for who may read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub dir_mode: Option<String>,
     /// The owner, by name or number.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// The group, by name or number.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
 }
 
@@ -81,6 +77,14 @@ pub fn path(place: &str) -> Result<String, Failure> {
 /// Not granted, or it can't be inspected.
 pub fn status(place: &str) -> Result<Option<FileStatus>, Failure> {
     parse("status", &host::status(place).map_err(Failure::from)?)
+}
+
+/// Whether anything is at a place, a link that leads nowhere too.
+///
+/// # Errors
+/// Not granted, or it can't be inspected.
+pub fn exists(place: &str) -> Result<bool, Failure> {
+    host::status(place).map(|status| status != "null").map_err(Failure::from)
 }
 
 /// Sets mode and owner at a place, and below it if `recursive`.
@@ -162,10 +166,14 @@ pub fn remove(place: &str) -> Result<(), Failure> {
 }
 
 fn options_of(ownership: &Ownership) -> Map<String, Value> {
-    match serde_json::to_value(ownership) {
-        Ok(Value::Object(fields)) => fields,
-        Ok(_) | Err(_) => Map::new(),
+    let Ownership { mode, dir_mode, owner, group } = ownership;
+    let mut options = Map::new();
+    for (name, value) in [("mode", mode), ("dir-mode", dir_mode), ("owner", owner), ("group", group)] {
+        if let Some(value) = value {
+            options.insert(name.to_owned(), value.as_str().into());
+        }
     }
+    options
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, Failure> {

@@ -44,6 +44,7 @@ mod outcome;
 pub mod process;
 pub mod releases;
 pub mod secrets;
+pub mod slots;
 pub mod socket;
 mod step;
 pub mod tcp;

@@ -32,9 +32,9 @@ fn stopped_agent_is_killed_and_its_coordinator_harms_nothing() {
     fs::write(host.path("srv/go"), "").unwrap();
     let deployed = environment.output_of(second);
     deployed.assert_exit(0);
-    deployed.assert_stderr_contains(&format!(
-        "web-1: process {agent} still worked for an earlier attempt (epoch 1); it did not end, and was killed"
-    ));
+    deployed.assert_stderr_contains(
+        "web-1: process [PID] still worked for an earlier attempt (epoch 1); it did not end, and was killed",
+    );
     signal(first.id(), Signal::CONT);
     let lost = environment.output_of(first);
     lost.assert_exit(5).assert_stderr_contains("error[P0503]");
