@@ -5,8 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, BufRead as _},
+    fs, io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Mutex, OnceLock, PoisonError},
 };
@@ -21,6 +21,8 @@ pub(super) struct AgentBinary {
     pub(super) digest: Blake3Hash,
     /// The program that loads it; none for a static one.
     pub(super) loader: Option<String>,
+    /// Where the names are that it looks for when it is loaded.
+    names: Range<usize>,
     plain: Vec<u8>,
     zstd: OnceLock<Vec<u8>>,
     gzip: OnceLock<Vec<u8>>,
@@ -75,8 +77,8 @@ impl AgentBinary {
         if let Some(layout) = &layout {
             layout.strip(&mut plain);
         }
-        let loader = layout.and_then(|layout| layout.loader);
-        Self { digest: Blake3Hash::of(&plain), loader, plain, zstd: OnceLock::new(), gzip: OnceLock::new() }
+        let ElfLayout { loader, names, .. } = layout.unwrap_or_default();
+        Self { digest: Blake3Hash::of(&plain), loader, names, plain, zstd: OnceLock::new(), gzip: OnceLock::new() }
     }
 
     /// What is sent to a host. Blocks, if it is the first.
@@ -100,15 +102,9 @@ impl AgentBinary {
     /// The version of the C library that it needs at least; none for a static one.
     pub(super) fn needed_glibc(&self) -> Option<GlibcVersion> {
         self.loader.as_ref()?;
-        let mut rest = self.plain.as_slice();
-        let mut found = None;
-        // By the standard library's search for a byte: there is much to look through.
-        while rest.skip_until(b'G').is_ok_and(|skipped| skipped > 0) {
-            let name = rest.strip_prefix(b"LIBC_").and_then(|name| name.split(|byte| *byte == 0).next());
-            let version = name.and_then(|name| GlibcVersion::parse(std::str::from_utf8(name).ok()?));
-            found = found.max(version);
-        }
-        found
+        let names = self.plain.get(self.names.clone())?.split(|byte| *byte == 0);
+        let versions = names.filter_map(|name| std::str::from_utf8(name).ok()?.strip_prefix("GLIBC_"));
+        versions.filter_map(GlibcVersion::parse).max()
     }
 }
 
@@ -151,34 +147,41 @@ impl std::fmt::Display for GlibcVersion {
 }
 
 /// What of an ELF file is loaded. What comes after it is symbols, and the table of sections.
+#[derive(Default)]
 struct ElfLayout {
     loaded_end: usize,
     loader: Option<String>,
+    /// The names that the loader looks for, and their versions.
+    names: Range<usize>,
 }
 
 impl ElfLayout {
     /// Reads the program headers (ELF-64, little-endian); none if it is another file.
     fn read(bytes: &[u8]) -> Option<Self> {
+        const DYNAMIC: usize = 2;
         const INTERPRETER: usize = 3;
         if !bytes.starts_with(b"\x7fELF\x02\x01") {
             return None;
         }
-        let number = |at: usize, length: usize| {
-            let digits = bytes.get(at..at.checked_add(length)?)?;
-            usize::try_from(digits.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))).ok()
-        };
-        let (table, entry, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-        let mut layout = Self { loaded_end: table.checked_add(entry * count)?, loader: None };
+        let (table, entry, count) = (number(bytes, 32, 8)?, number(bytes, 54, 2)?, number(bytes, 56, 2)?);
+        let mut layout = Self { loaded_end: table.checked_add(entry * count)?, ..Self::default() };
+        let (mut addresses, mut dynamic) = (Vec::new(), &[][..]);
         for header in (0..count).map(|index| table + index * entry) {
-            let (begin, length) = (number(header + 8, 8)?, number(header + 32, 8)?);
+            let (begin, length) = (number(bytes, header + 8, 8)?, number(bytes, header + 32, 8)?);
             let end = begin.checked_add(length)?;
             let content = bytes.get(begin..end)?;
             layout.loaded_end = layout.loaded_end.max(end);
-            if number(header, 4)? == INTERPRETER {
-                let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
-                layout.loader = Some(String::from_utf8_lossy(text).into_owned());
+            addresses.push((number(bytes, header + 16, 8)?, begin, length));
+            match number(bytes, header, 4)? {
+                DYNAMIC => dynamic = content,
+                INTERPRETER => {
+                    let text = content.split(|byte| *byte == 0).next().unwrap_or_default();
+                    layout.loader = Some(String::from_utf8_lossy(text).into_owned());
+                }
+                _ => {}
             }
         }
+        layout.names = loaded_names(dynamic, &addresses).unwrap_or_default();
         Some(layout)
     }
 
@@ -189,6 +192,30 @@ impl ElfLayout {
         bytes[40..48].fill(0);
         bytes[60..64].fill(0);
     }
+}
+
+/// An unsigned number in little-endian bytes.
+fn number(bytes: &[u8], at: usize, length: usize) -> Option<usize> {
+    let digits = bytes.get(at..at.checked_add(length)?)?;
+    usize::try_from(digits.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))).ok()
+}
+
+/// Where the string table is that a dynamic section names. `addresses` are those of the loaded parts, with their places and lengths in
+/// the file.
+fn loaded_names(dynamic: &[u8], addresses: &[(usize, usize, usize)]) -> Option<Range<usize>> {
+    const STRING_TABLE: usize = 5;
+    const STRING_TABLE_SIZE: usize = 10;
+    let value = |tag: usize| {
+        let mut entries = dynamic.chunks_exact(16);
+        entries.find_map(|entry| (number(entry, 0, 8)? == tag).then(|| number(entry, 8, 8))?)
+    };
+    let (address, size) = (value(STRING_TABLE)?, value(STRING_TABLE_SIZE)?);
+    let place = |(loaded, begin, length): &(usize, usize, usize)| {
+        let inside = address.checked_sub(*loaded).filter(|inside| inside < length)?;
+        begin.checked_add(inside)
+    };
+    let begin = addresses.iter().find_map(place)?;
+    Some(begin..begin.checked_add(size)?)
 }
 
 #[cfg(test)]
@@ -242,7 +269,11 @@ mod tests {
         let mut binary = AgentBinary::new(b"\0GLIBC_2.4\0GLIBC_2.34\0GLIBC_2.3.4\0GLIBC_PRIVATE\0GLIBC_\0".to_vec());
         assert_eq!(binary.needed_glibc(), None, "it is static");
         binary.loader = Some("/lib/ld.so".to_owned());
+        assert_eq!(binary.needed_glibc(), None);
+        binary.names = 0..binary.plain.len();
         assert_eq!(binary.needed_glibc().unwrap().to_string(), "2.34");
+        let own = AgentBinary::new(fs::read("/proc/self/exe").unwrap());
+        assert!(own.needed_glibc().unwrap() > GlibcVersion::parse("2.1").unwrap());
         let newer = GlibcVersion::parse("2.40").unwrap();
         assert!(GlibcVersion::parse("2.34").unwrap() < newer && GlibcVersion::parse("2.9").unwrap() < newer);
         assert_eq!(GlibcVersion::parse("unknown"), None);
