@@ -109,6 +109,9 @@ impl AgentBinary {
 }
 
 fn made_once(cell: &OnceLock<Vec<u8>>, make: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<&[u8]> {
+    // Many hosts may need it at the same time.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _others_wait = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     match cell.get() {
         Some(packed) => Ok(packed),
         None => make().map(|packed| cell.get_or_init(|| packed).as_slice()),
