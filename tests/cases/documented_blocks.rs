@@ -52,7 +52,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
     ("docs/adr/0005-secrets-and-sockets-by-name.md", &[("secrets: {", Shown)]),
     ("docs/adr/0012-snapshot-index-archives.md", &[("lock/record", Shown)]),
     ("docs/architecture.md", &[("  deploy.yml ──►", Shown), ("  runner ──", Shown)]),
-    ("docs/benchmarks.md", &[("double kills: ", Shown)]),
+    ("docs/benchmarks.md", &[("cuts of a host's connection: ", Shown)]),
     ("docs/checks.md", &[("version: 1", PLANS)]),
     ("docs/configure.md", &[("version: 1", Tested("tests/cases/configure.rs", "plan_of_the_page_writes_the_files"))]),
     (
