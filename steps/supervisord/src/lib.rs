@@ -172,8 +172,7 @@ impl Step for SupervisordStep {
         for chosen in set.slots_of_release(input) {
             let start = SlotStart::new(input, &set, chosen)?;
             if start.is_running()? {
-                start.adopt()?;
-                return start.receipt();
+                return start.adopt();
             }
         }
         let start = SlotStart::new(input, &set, start::slot_to_start(input, &set)?)?;

@@ -108,19 +108,27 @@ impl<'i> SlotStart<'i> {
         self.finish(self.launch(&definition), &self.record.key)
     }
 
-    /// Waits for the program of this slot, which runs already. If an earlier run has started it, that stays so on record: an undo of this run
-    /// does not stop it.
-    pub(crate) fn adopt(&self) -> Result<(), Failure> {
+    /// Checks the program of this slot, which runs already; waits for it if it was being started. If an earlier run has started it, that stays
+    /// so on record: an undo of this run does not stop it.
+    pub(crate) fn adopt(&self) -> Result<Receipt, Failure> {
         let found = self.chosen.record.as_ref().filter(|found| found.state == SlotState::Ready);
-        self.finish(Ok(()), found.map_or(&self.record.key, |found| &found.key))
+        let Some(found) = found else {
+            self.finish(Ok(()), &self.record.key)?;
+            return self.receipt();
+        };
+        if self.not_ready()?.is_some() {
+            self.finish(Ok(()), &found.key)?;
+        } else {
+            self.set.write(self.input, &self.chosen.slot, &self.ready_record(&found.key))?;
+        }
+        Ok(self.receipt()?.note("ran", false))
     }
 
     /// Waits until the launched program is ready. If that fails, it removes the program, unless that has the traffic.
     fn finish(&self, launched: Result<(), Failure>, key: &str) -> Result<(), Failure> {
         let slot = &self.chosen.slot;
         let Err(failure) = launched.and_then(|()| self.await_ready()) else {
-            let record = SlotRecord { key: key.to_owned(), state: SlotState::Ready, ..self.record.clone() };
-            return self.set.write(self.input, slot, &record);
+            return self.set.write(self.input, slot, &self.ready_record(key));
         };
         let failure = self.with_output(failure);
         if self.chosen.is_linked {
@@ -133,6 +141,10 @@ impl<'i> SlotStart<'i> {
                 ..failure
             }),
         }
+    }
+
+    fn ready_record(&self, key: &str) -> SlotRecord {
+        SlotRecord { key: key.to_owned(), state: SlotState::Ready, ..self.record.clone() }
     }
 
     pub(crate) fn receipt(&self) -> Result<Receipt, Failure> {
