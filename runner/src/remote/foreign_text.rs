@@ -78,23 +78,22 @@ mod tests {
         assert_eq!(problem.hint.as_deref(), Some(PLAIN));
         let answer = |outcome| ToCoordinator::Answer { call: 1, answer: AgentAnswer::Outcome { outcome } };
         let failure = StepFailure::new(FailureKind::Other(RED.to_owned()), RED).with_detail("file", RED);
-        match heard(&answer(StepOutcome::Failed { failure })).await {
-            ToCoordinator::Answer {
-                answer: AgentAnswer::Outcome { outcome: StepOutcome::Failed { failure } }, ..
-            } => {
-                assert_eq!((failure.kind.as_str(), failure.message.as_str()), (PLAIN, PLAIN));
-                assert_eq!(failure.details["file"], PLAIN);
-            }
-            other => panic!("{other:?}"),
-        }
+        let ToCoordinator::Answer { answer: AgentAnswer::Outcome { outcome: StepOutcome::Failed { failure } }, .. } =
+            heard(&answer(StepOutcome::Failed { failure })).await
+        else {
+            panic!("another message")
+        };
+        assert_eq!((failure.kind.as_str(), failure.message.as_str()), (PLAIN, PLAIN));
+        assert_eq!(failure.details["file"], PLAIN);
         let receipt =
             Receipt { outputs: [("path".to_owned(), RED.into())].into_iter().collect(), ..Receipt::default() };
-        match heard(&answer(StepOutcome::Succeeded { receipt: receipt.clone() })).await {
-            ToCoordinator::Answer {
-                answer: AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt: heard } },
-                ..
-            } => assert_eq!(heard, receipt),
-            other => panic!("{other:?}"),
-        }
+        let ToCoordinator::Answer {
+            answer: AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt: heard } },
+            ..
+        } = heard(&answer(StepOutcome::Succeeded { receipt: receipt.clone() })).await
+        else {
+            panic!("another message")
+        };
+        assert_eq!(heard, receipt);
     }
 }
