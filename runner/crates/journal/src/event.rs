@@ -27,9 +27,8 @@ use contract::{
 /// - 1.4: the event `output`. Before, each line of a program was a message in `progress`.
 /// - 1.5: `machine` in the header; `release` in an intent; the event `switched-back`; `rerun` and `import` among the overrides; the reasons `always`,
 ///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
-/// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reasons `host-record` and `not-confirmed`; the event `host-left-behind`; `limit` among the
-///   overrides, with `hosts`. Each target has its own live release.
-/// - 1.7: the reason `rehearsal-failed`.
+/// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reason `host-record`. Each target has its own live release.
+/// - 1.7: the event `host-left-behind`; `limit` among the overrides, with `hosts`; the reasons `not-confirmed` and `rehearsal-failed`.
 pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 7 };
 
 /// The first format whose control values are what the step got and returned.
@@ -202,11 +201,11 @@ pub enum JournalEvent {
         option: String,
         /// The step that it names.
         step: Option<StepId>,
-        /// The hosts that it chooses, as written. Since 1.6.
+        /// The hosts that it chooses, as written. Since 1.7.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hosts: Option<String>,
     },
-    /// The attempt goes on without a host, as the plan's `max-failures` allows. Since 1.6.
+    /// The attempt goes on without a host, as the plan's `max-failures` allows. Since 1.7.
     HostLeftBehind {
         /// The host.
         target: TargetName,
@@ -440,7 +439,7 @@ pub enum DecisionReason {
     MadeElsewhere,
     /// The step was begun and has no outcome here, and the host that it ran on recorded its success. Since 1.6.
     HostRecord,
-    /// The step was begun and has no outcome here, and the host that it ran on undid it, since nobody confirmed it. Since 1.6.
+    /// The step was begun and has no outcome here, and the host that it ran on undid it, since nobody confirmed it. Since 1.7.
     NotConfirmed,
     /// `always: true`.
     Always,
