@@ -21,8 +21,8 @@ use history::{GeneratedHistory, HistoryOp, arb_ops, findings, fingerprint, step_
 use journal::{
     JournalState, JournalTrust, Snapshot, StepTarget,
     decision::{
-        DecisionInput, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, is_made_elsewhere,
-        unpassed_check_since, upstream_ran,
+        DecisionInput, HostOutcome, ModuleOrigin, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide,
+        is_made_elsewhere, unpassed_check_since, upstream_ran,
     },
     event::{Decision, DecisionReason, JournalEntry, ProbeInput},
     state::{RecordOrigin, StepRecord},
@@ -155,6 +155,9 @@ fn apply_entry(state: &mut JournalState, entry: &JournalEntry, history: &Generat
     state.apply(entry, history.hashes[index], entry.seq).expect("the oracle says that it may follow");
 }
 
+/// What a history does not tell: four facts that are so or not, and five outcomes on a host.
+const TURNS: usize = 16 * 5;
+
 /// Asks both about one step, with everything that a history does not tell.
 fn compare_with_oracle(
     state: &JournalState,
@@ -172,7 +175,7 @@ fn compare_with_oracle(
     let findings: Vec<_> = std::iter::once(None).chain(findings().map(Some)).collect();
     let check = step_targets().into_iter().find(|(_, phase)| *phase == StepPhase::Check).unwrap().0;
     // What a history does not tell takes turns, so that each comes with each of the rest.
-    let mut turns = (0..64usize).cycle().skip(salt % 64);
+    let mut turns = (0..TURNS).cycle().skip(salt % TURNS);
     let host_outcomes = host_outcomes();
     let comparisons = [
         (&same, ModuleOrigin::Official),
@@ -188,7 +191,7 @@ fn compare_with_oracle(
                         let finding = finding.as_ref();
                         let turn = turns.next().unwrap_or_default();
                         let (is_stale, is_elsewhere, always) = (turn & 1 != 0, turn & 2 != 0, turn & 4 != 0);
-                        let (host, is_confirmed) = (host_outcomes[turn / 8 % 4].as_ref(), turn & 32 != 0);
+                        let (host, is_confirmed) = (host_outcomes[turn / 16].as_ref(), turn & 8 != 0);
                         let facts = DecisionInput {
                             host_outcome: host,
                             unpassed_check: is_stale.then_some(&check),
@@ -265,15 +268,16 @@ fn compare_staleness(
     Ok(())
 }
 
-/// What a host may have recorded: nothing, a success, a failure, and what no host says.
-fn host_outcomes() -> [Option<StepOutcome>; 4] {
+/// What a host may have recorded: nothing, a success, a failure, what no host says, and an undo of its own.
+fn host_outcomes() -> [Option<HostOutcome>; 5] {
     let failure = || StepFailure::new(FailureKind::Permanent, "no");
     let receipt = Receipt { notes: [("host".to_owned(), true.into())].into_iter().collect(), ..Receipt::default() };
     [
         None,
-        Some(StepOutcome::Succeeded { receipt }),
-        Some(StepOutcome::Failed { failure: failure() }),
-        Some(StepOutcome::Unknown { failure: failure() }),
+        Some(HostOutcome::Ended(StepOutcome::Succeeded { receipt })),
+        Some(HostOutcome::Ended(StepOutcome::Failed { failure: failure() })),
+        Some(HostOutcome::Ended(StepOutcome::Unknown { failure: failure() })),
+        Some(HostOutcome::NotConfirmed),
     ]
 }
 
@@ -330,6 +334,7 @@ fn reason_code(reason: &DecisionReason) -> &'static str {
         DecisionReason::Stale { .. } => "stale",
         DecisionReason::MadeElsewhere => "made-elsewhere",
         DecisionReason::HostRecord => "host-record",
+        DecisionReason::NotConfirmed => "not-confirmed",
         DecisionReason::Always => "always",
         DecisionReason::InvalidInput { .. } => "invalid-input",
         DecisionReason::RehearsalFailed { .. } => "rehearsal-failed",

@@ -207,7 +207,8 @@ impl<'s> Deployments<'s> {
     fn prepare(&self, label: &str) -> PreparedPlan {
         let source = PlanSource { path: "deploy.yml".into(), folder: "/plans".into(), text: self.plan.as_str().into() };
         let label = label.parse().unwrap();
-        let request = PlanRequest { environment: None, release: &label, env: &|_| None };
+        let request =
+            PlanRequest { environment: None, release: &label, env: &|_| None, inventory: &plan::no_inventory };
         let plan = Plan::parse(source, &request).unwrap_or_else(|error| panic!("{error:?}\n{}", self.plan));
         PreparedPlan::with_doubles(plan, label.clone(), describe, Box::new(Doubles(Rc::clone(&self.world))))
     }

@@ -20,7 +20,7 @@ async fn main() -> Result<()> {
     let label: Label = "r1".parse()?;
     let folder = std::env::temp_dir();
     let source = PlanSource { path: "(bench)".into(), folder, text: PLAN.into() };
-    let request = PlanRequest { environment: None, release: &label, env: &|_| None };
+    let request = PlanRequest { environment: None, release: &label, env: &|_| None, inventory: &plan::no_inventory };
     let plan = Plan::parse(source, &request).map_err(|errors| anyhow!("{errors:?}"))?;
     let setting = PreflightOptions {
         cache_dirs: UserPaths::default(),
@@ -28,6 +28,7 @@ async fn main() -> Result<()> {
         pin_policy: PinPolicy::Disabled,
         scope: PreflightScope::Machine,
         job_secrets: BTreeMap::new(),
+        limit: None,
     };
     let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
         .await

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 mod after_undo;
 mod assumed_steps;
 mod attempt;
+mod bounded_program;
 mod call;
 mod conclusion;
 mod environment;
@@ -19,7 +20,9 @@ mod error;
 mod executor;
 mod fingerprint;
 mod hooks;
+mod host_prune;
 mod interrupt;
+mod left_behind;
 mod modules;
 mod next_attempt;
 mod output_recorder;
@@ -39,8 +42,10 @@ mod steps;
 mod undo;
 mod unrecorded_release;
 
+pub(crate) use bounded_program::run_bounded;
 pub use error::{AttemptError, migration_diagnostic};
 pub use executor::Executor;
+pub use host_prune::{HostReleases, ReleaseHosts};
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
@@ -49,8 +54,8 @@ pub use preflight::{
 };
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{
-    DEFAULT_KEPT_RELEASES, PruneError, ReleaseFate, ReleaseFolder, SiblingEnvironment, examine_releases, prune,
-    release_dirs,
+    DEFAULT_KEPT_RELEASES, PruneError, PruneMode, ReleaseDirs, ReleaseFate, ReleaseFolder, ReleaseRetention,
+    SiblingEnvironment, examine_releases, host_failure, prune,
 };
 pub(crate) use request::program_records_path;
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
@@ -99,7 +104,8 @@ pub async fn run(
     let unrecorded = request.unrecorded_release(state)?;
     assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
     assumed_steps::check_rollback_lookups(request.prepared, &request.overrides, state)?;
-    request.prepared.check_resources().await?;
+    request.refuse_import_without_hosts()?;
+    request.prepared.check_resources_of_deployment().await?;
     if request.overrides.command != Some(ROLLBACK) {
         request.prepared.check_migrations(Some(state)).await?;
     }
@@ -138,6 +144,7 @@ pub async fn run(
 /// Uploads the journal, then runs the `before` hooks and all steps.
 async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
     attempt.publish_journal().await?;
+    attempt.leave_unusable_hosts_behind()?;
     attempt.begin_host_sessions().await?;
     // An import changes nothing.
     if !attempt.overrides().is_import() {

@@ -26,6 +26,7 @@ type BlockRow = (&'static str, BlockUse);
 const PLANS: BlockUse = Tested("tests/cases/readme.rs", "plans_on_pages_are_valid");
 const SESSION: BlockUse = Tested("tests/cases/readme.rs", "readme_shows_the_first_plans_session");
 const PACKAGES: BlockUse = Tested("xtask/src/setup.rs", "setup_installs_what_the_pages_install");
+const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
 const SUPERVISORD: &str = "tests/cases/supervisord.rs";
@@ -51,7 +52,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
     ("docs/adr/0005-secrets-and-sockets-by-name.md", &[("secrets: {", Shown)]),
     ("docs/adr/0012-snapshot-index-archives.md", &[("lock/record", Shown)]),
     ("docs/architecture.md", &[("  deploy.yml ──►", Shown), ("  runner ──", Shown)]),
-    ("docs/benchmarks.md", &[("double kills: ", Shown)]),
+    ("docs/benchmarks.md", &[("cuts of a host's connection: ", Shown)]),
     ("docs/checks.md", &[("version: 1", PLANS)]),
     ("docs/configure.md", &[("version: 1", Tested("tests/cases/configure.rs", "plan_of_the_page_writes_the_files"))]),
     (
@@ -95,7 +96,21 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         &[
             ("version: 1", PLANS),
             ("environments:", PLANS),
-            ("Host 10.0.0.*", Tested("tests/cases/remote_hosts.rs", "ssh_goes_through_the_jump_host_of_the_page")),
+            ("Host 10.0.0.*", Tested(RECIPES, "jump_host_of_the_page_leads_to_the_hosts_behind_it")),
+            ("eval ", Tested(RECIPES, "job_of_the_page_keeps_its_key_in_an_agent")),
+            ("TrustedUserCAKeys ", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
+            (
+                "ssh-keygen -q -s host-ca",
+                Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side"),
+            ),
+            ("@cert-authority ", Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side")),
+            (
+                "ssh-keygen -q -t ed25519",
+                Tested(RECIPES, "certificates_of_the_page_need_no_list_of_keys_on_either_side"),
+            ),
+            ("environments:", PLANS),
+            ("version: 1", PLANS),
+            ("environments:", PLANS),
         ],
     ),
     ("docs/journal.md", &[("4214ce79 ", Shown), ("3bb66167 ", Shown), ("ad76f0f8 ", Shown), ("f4d40815 ", Shown)]),
@@ -125,6 +140,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("version: 1", PLANS),
             ("version: 1", PLANS),
             ("version: 1", PLANS),
+            ("environments:", PLANS),
         ],
     ),
     ("docs/recipes/README.md", &[("/srv/shop", Shown)]),
@@ -153,6 +169,22 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("upstream shop_a", Tested(SUPERVISORD, "no_request_is_lost_in_ten_switches")),
             ("hooks:", Tested(SUPERVISORD, "hook_of_the_page_stops_the_old_program")),
         ],
+    ),
+    (
+        "docs/zero-downtime.md",
+        &[
+            ("upstream shop_a", Tested("tests/cases/switch_traffic.rs", "nginx_follows_the_link_and_loses_no_request")),
+            ("http://:8080", Tested("tests/cases/switch_traffic.rs", "caddy_follows_the_link_and_loses_no_request")),
+            ("frontend shop", Tested("tests/cases/switch_traffic.rs", "haproxy_is_told_and_loses_no_request")),
+            ("version: 1", PLANS),
+        ],
+    ),
+    (
+        "examples/fleet/README.md",
+        &[(
+            "cargo xtask pack",
+            Tested("tests/cases/fleet_example.rs", "example_is_deployed_to_eight_hosts_that_have_sshd_only"),
+        )],
     ),
     (
         "examples/shop/README.md",

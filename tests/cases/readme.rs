@@ -93,7 +93,14 @@ fn plans_on_pages_are_valid() {
     const STEPS: &str =
         "steps: { check: { uses: verify, with: { files: [{ path: VERSION }] }, grants: { dirs: { app: ./app } } } }\n";
     let mut count = 0;
-    for page in ["docs/plan.md", "docs/environments.md", "docs/migrate.md", "docs/checks.md", "docs/hosts.md"] {
+    for page in [
+        "docs/plan.md",
+        "docs/zero-downtime.md",
+        "docs/environments.md",
+        "docs/migrate.md",
+        "docs/checks.md",
+        "docs/hosts.md",
+    ] {
         let text = read_page(page);
         for block in text.split("```yaml\n").skip(1) {
             let mut plan = block.split("```").next().unwrap().to_owned();

@@ -1,5 +1,9 @@
 //! Steps on hosts that ssh reaches: real sshds on this machine, each with folders of its own.
 
+mod confirm;
+mod faults;
+mod fence;
+
 use std::{fs, process::Command};
 
 use expect_test::expect;
@@ -218,12 +222,11 @@ fn a_host_behind_a_jump_host_is_deployed_to() {
 /// Whatever a login shell says before the agent begins is no part of the conversation.
 #[test]
 fn a_chatty_shell_is_no_harm() {
-    let noise = tempfile::NamedTempFile::new().unwrap();
-    fs::write(noise.path(), "echo welcome; echo PAWL; printf 'no newline'\n").unwrap();
-    let host = SshHost::new();
-    let chatty = SshHost::with_options(&format!("SetEnv BASH_ENV={0} ENV={0}", noise.path().display()));
+    let (host, chatty) = (SshHost::new(), SshHost::with_variables("HOME=ROOT"));
+    fs::write(chatty.path(".bashrc"), "echo welcome; echo PAWL; printf 'no newline'; touch ~/was-read\n").unwrap();
     let environment = fleet(&[&host, &chatty]);
     environment.deploy("r1", &[]).assert_exit(0);
+    assert!(chatty.path("was-read").exists(), "the shell read its file");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use contract::{
 };
 use journal::{
     JournalEvent, StepTarget,
-    decision::{ProbeSupport, RerunSafety, StepOverrides},
+    decision::{HostOutcome, ProbeSupport, RerunSafety, StepOverrides},
     event::{Decision, Fingerprint, JournalEntry},
 };
 
@@ -198,7 +198,7 @@ pub(crate) struct OracleInput<'a> {
     /// An operator said since that the step is done.
     pub(crate) is_confirmed: bool,
     /// What the host of the step says of the call that is on record.
-    pub(crate) host: Option<&'a StepOutcome>,
+    pub(crate) host: Option<&'a HostOutcome>,
     pub(crate) always: bool,
     pub(crate) is_check: bool,
     pub(crate) probing: ProbeSupport,
@@ -321,9 +321,12 @@ pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
                 (false, false) => answer_stop("interrupted"),
             };
             match asked.host {
-                Some(StepOutcome::Succeeded { .. }) => return ("adopt", "host-record", HOST_RECEIPT),
-                Some(StepOutcome::Failed { .. }) => return answer_run("failed-before"),
-                Some(StepOutcome::Unknown { .. }) | None => {}
+                Some(HostOutcome::Ended(StepOutcome::Succeeded { .. })) => {
+                    return ("adopt", "host-record", HOST_RECEIPT);
+                }
+                Some(HostOutcome::Ended(StepOutcome::Failed { .. })) => return answer_run("failed-before"),
+                Some(HostOutcome::NotConfirmed) => return answer_run("not-confirmed"),
+                Some(HostOutcome::Ended(StepOutcome::Unknown { .. })) | None => {}
             }
             return match found {
                 _ if !has_probe => in_doubt,

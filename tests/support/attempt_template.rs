@@ -92,7 +92,9 @@ impl AttemptTemplate {
                 journal.record_note(JournalNote::Plan { digest, path, steps })?
             }
             JournalEvent::Lock { resource, holder } => journal.record_note(JournalNote::Lock { resource, holder })?,
-            JournalEvent::Override { option, step } => journal.record_note(JournalNote::Override { option, step })?,
+            JournalEvent::Override { option, step, hosts } => {
+                journal.record_note(JournalNote::Override { option, step, hosts })?;
+            }
             JournalEvent::Progress { step_target, progress } => {
                 journal.record_note(JournalNote::Progress { step_target, progress })?;
             }
@@ -125,6 +127,7 @@ impl AttemptTemplate {
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
+            | JournalEvent::HostLeftBehind { .. }
             | JournalEvent::Unrecognized) => bail!("{other:?} is not repeated"),
         }
         Ok(())

@@ -6,6 +6,9 @@ pub mod doc_blocks;
 mod git_http;
 mod guest;
 mod guest_fixture;
+mod host_link;
+#[expect(dead_code, reason = "the bench of hosts uses the rest")]
+mod host_root;
 mod moto;
 mod nginx;
 mod normalize;
@@ -34,6 +37,7 @@ pub use self::{
     archive::{TestArchiveFormat, release_folder, sha256},
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
+    host_link::{HostLink, LinkDirection, LinkEnd},
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
     proxy::{FaultyProxy, ProxyFault},
@@ -41,7 +45,7 @@ pub use self::{
     relay::TcpRelay,
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
-    ssh::{SshHost, write_ssh_config},
+    ssh::{SshHost, kill_children, make_key, write_named_ssh_config, write_ssh_config, write_ssh_config_at},
     supervisord::SupervisordServer,
 };
 
@@ -260,6 +264,15 @@ impl TestEnvironment {
         let _shared = lock_for_run();
         let status = command.stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
         (status.code(), fs::read_to_string(path).unwrap())
+    }
+
+    /// Runs a shell script whose `$0` is the runner, with nothing from this machine but `PATH`.
+    pub fn run_script(&self, script: &str) -> RunnerOutput {
+        let mut command = Command::new("sh");
+        self.make_hermetic(&mut command);
+        command.args(["-euc", script, env!("CARGO_BIN_EXE_runner")]);
+        let _shared = lock_for_run();
+        self.runner_output(command.output().unwrap())
     }
 
     /// Runs the runner in another folder.

@@ -15,10 +15,11 @@ use contract::{
     hash::Blake3Hash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
+use db::migrate::{LintFinding, LintLevel};
 use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent};
 use plan::{ModuleRef, PlanStep};
 use runner::deploy::Executor;
-use sandbox::{CallChannel, InputError, ModuleDescription, PreviewChange};
+use sandbox::{CallChannel, InputError, MigratesBehavior, ModuleDescription, PreviewChange};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -219,6 +220,14 @@ impl Executor for Doubles {
 
     async fn rehearse(&self, _step: &PlanStep, _input: &Value, _channel: CallChannel) -> Result<(), StepFailure> {
         Ok(())
+    }
+
+    async fn lint_migrations(
+        &self,
+        _step: &PlanStep,
+        _migrates: &MigratesBehavior,
+    ) -> Result<(Vec<LintFinding>, LintLevel), StepFailure> {
+        Ok((Vec::new(), LintLevel::Off))
     }
 
     async fn probe(&self, step: &PlanStep, input: &Value, _channel: CallChannel) -> ProbeFinding {

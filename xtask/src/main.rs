@@ -76,13 +76,16 @@ enum XtaskCommand {
         /// needs `examples/history`
         #[arg(long, value_name = "RUNNER", conflicts_with = "write")]
         against: Option<PathBuf>,
-        /// With `growth`, after 10, 300 and 600 attempts
+        /// With `growth`, after 10, 300 and 600 attempts; with `hosts`, on fewer hosts and in fewer rounds
         #[arg(long)]
         quick: bool,
     },
 }
 
 fn main() -> ExitCode {
+    if bench::hosts::double::is_asked_for() {
+        return if bench::hosts::double::run().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let result = match XtaskCli::parse().command {
         XtaskCommand::Setup => setup::run(),
         XtaskCommand::Steps => steps::run(),

@@ -104,15 +104,28 @@ static WORKFLOW_LINTERS: PipTool = PipTool {
     programs: &["zizmor", "check-jsonschema"],
 };
 
-/// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
-pub(crate) const TOOLS: [SetupNeed; 9] = [
+/// Deploys to hosts, for the bench.
+static FLEET_PACKAGES: PipTool = PipTool {
+    name: "fleet-tools",
+    description: "pyinfra and fabric, which the bench of hosts compares with",
+    packages: &["pyinfra==3.10.0", "fabric==3.2.3"],
+    programs: &["pyinfra", "fab"],
+};
+
+/// For `test`: what kills the runner, what tests compare with, login shells, and what lets names and clocks lie to it.
+pub(crate) const TOOLS: [SetupNeed; 14] = [
+    SetupNeed::Program("caddy"),
     SetupNeed::Program("docker-registry"),
+    SetupNeed::Program("faketime"),
+    SetupNeed::Program("fish"),
     SetupNeed::Program("git"),
+    SetupNeed::Program("haproxy"),
     SetupNeed::Program("nginx"),
     SetupNeed::Program("sqlite3"),
     SetupNeed::Program("ssh"),
     SetupNeed::Program("sshd"),
     SetupNeed::Program("strace"),
+    SetupNeed::Program("tcsh"),
     SetupNeed::Program("unshare"),
     SetupNeed::Program("wasm-opt"),
 ];
@@ -166,6 +179,23 @@ pub(crate) const BENCH_PEERS: [SetupNeed; 4] = [
     SetupNeed::Program("zstd"),
     SetupNeed::RustTool("refinery_cli"),
 ];
+
+/// For `bench hosts`, which installs it itself: what deploys to hosts.
+pub(crate) const FLEET_TOOLS: [SetupNeed; 8] = [
+    SetupNeed::Program("ansible-playbook"),
+    SetupNeed::Program("cap"),
+    SetupNeed::Program("ip"),
+    SetupNeed::Program("nsenter"),
+    SetupNeed::Program("ssh"),
+    SetupNeed::Program("sshd"),
+    SetupNeed::PythonVenv,
+    SetupNeed::Pip(&FLEET_PACKAGES),
+];
+
+/// A program of [`FLEET_TOOLS`] that pip installed.
+pub(crate) fn fleet_tool(name: &str) -> Result<PathBuf> {
+    Ok(tools_dir()?.join(FLEET_PACKAGES.name).join("bin").join(name))
+}
 
 /// Only the operator can go on: the message has the exact command.
 #[derive(Debug)]
@@ -306,6 +336,9 @@ fn debian_packages(need: SetupNeed) -> Vec<String> {
 /// The Debian package of a program.
 fn debian_package(program: &str) -> &str {
     match program {
+        "ansible-playbook" => "ansible-core",
+        "cap" => "capistrano",
+        "ip" => "iproute2",
         "mariadb" => "mariadb-client",
         "mariadbd" => "mariadb-server",
         "node" => "nodejs",
@@ -313,7 +346,7 @@ fn debian_package(program: &str) -> &str {
         "sshd" => "openssh-server",
         "supervisord" => "supervisor",
         "systemctl" => "systemd",
-        "unshare" => "util-linux",
+        "nsenter" | "unshare" => "util-linux",
         "wasm-opt" => "binaryen",
         same => same,
     }

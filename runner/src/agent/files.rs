@@ -4,15 +4,20 @@
 //! files a step reads, which the coordinator knows.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Component, Path, PathBuf},
 };
 
 use contract::hash::Blake3Hash;
-use plan::PlanStep;
+use plan::{ModuleRef, PlanStep};
+use sandbox::module_display_name;
 
-use super::wire::{OfferedFile, ShippedDirs};
+use super::{
+    cleanup::{StoreLock, clean_up, mark_as_used},
+    wire::{OfferedFile, ShippedDirs},
+};
 
 /// The mode of a file that is no program.
 const MODE: u32 = 0o400;
@@ -21,6 +26,10 @@ const EXECUTABLE_MODE: u32 = 0o500;
 /// The store of a user.
 pub(super) struct FileStore {
     root: PathBuf,
+    /// Held since something was offered or laid out, so that nobody removes it.
+    lock: Option<StoreLock>,
+    /// The files of modules, by the names of those in steps.
+    modules: BTreeMap<String, Blake3Hash>,
     /// The file that is being received.
     receiving: Option<Receiving>,
     /// Why a file that was sent is not here.
@@ -37,14 +46,16 @@ struct Receiving {
 impl FileStore {
     /// A store in a folder, which is made when something is put there.
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, receiving: None, failed: None }
+        Self { root, lock: None, modules: BTreeMap::new(), receiving: None, failed: None }
     }
 
     /// The offered files that are missing. The mode of the others is set.
-    pub(super) fn missing(&self, offered: &[OfferedFile]) -> io::Result<Vec<Blake3Hash>> {
+    pub(super) fn missing(&mut self, offered: &[OfferedFile]) -> io::Result<Vec<Blake3Hash>> {
+        self.hold()?;
         let mut missing = Vec::new();
         for file in offered {
-            match fs::set_permissions(self.path(&file.hash), permissions(file.executable)) {
+            let path = self.path(&file.hash);
+            match fs::set_permissions(&path, permissions(file.executable)).and_then(|()| mark_as_used(&path)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(file.hash),
                 Err(error) => return Err(error),
@@ -53,9 +64,50 @@ impl FileStore {
         Ok(missing)
     }
 
+    /// Keeps others from removing what is here.
+    fn hold(&mut self) -> io::Result<()> {
+        if self.lock.is_none() {
+            fs::create_dir_all(&self.root)?;
+            fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
+            self.lock = Some(StoreLock::share(&self.root)?);
+        }
+        Ok(())
+    }
+
+    /// Removes what nobody has used for long.
+    pub(super) fn clean_up(&self) {
+        clean_up(&self.root, self.lock.as_ref());
+    }
+
     /// The folder that it is in.
     pub(super) fn folder(&self) -> &Path {
         &self.root
+    }
+
+    /// Notes which file a module is.
+    pub(super) fn name_module(&mut self, name: String, hash: Blake3Hash) {
+        self.modules.insert(name, hash);
+    }
+
+    /// The module of a step, as it is found on this host.
+    ///
+    /// # Errors
+    /// It was not sent, or is another one now.
+    pub(super) fn module(&self, uses: &ModuleRef) -> io::Result<ModuleRef> {
+        match uses {
+            ModuleRef::Official(_) => Ok(uses.clone()),
+            ModuleRef::File(_) | ModuleRef::Registry(_) => {
+                let hash = self.modules.get(&module_display_name(uses));
+                let hash = hash.ok_or_else(|| io::Error::other("it was not sent to the host"))?;
+                let path = self.path(hash);
+                if Blake3Hash::of_reader(fs::File::open(&path)?)? != *hash {
+                    // The next attempt sends it again.
+                    fs::remove_file(&path)?;
+                    return Err(io::Error::other("its file on the host was changed"));
+                }
+                Ok(ModuleRef::File(path))
+            }
+        }
     }
 
     /// Begins to receive a file. Who lays it out hears of an error.
@@ -84,7 +136,6 @@ impl FileStore {
     fn try_begin(&mut self, hash: Blake3Hash, size: u64) -> io::Result<()> {
         let folder = self.root.join("files");
         fs::create_dir_all(&folder)?;
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))?;
         let path = folder.join(format!(".tmp-{}", std::process::id()));
         self.receiving = Some(Receiving { hash, left: size, file: fs::File::create(&path)?, path });
         self.end_if_complete()
@@ -119,11 +170,16 @@ impl FileStore {
         if let Some(why) = self.failed.take() {
             return Err(io::Error::other(why));
         }
+        if !shipped.is_empty() {
+            self.hold()?;
+        }
         for (name, files) in shipped {
             let Some(grant) = step.grants.dirs.get_mut(name) else { continue };
             let listing: String = files.iter().map(|(path, hash)| format!("{hash:?} {path}\n")).collect();
             let folder = self.root.join("dirs").join(Blake3Hash::of(listing.as_bytes()).hex_prefix(32));
-            if !folder.exists() {
+            if folder.exists() {
+                mark_as_used(&folder)?;
+            } else {
                 let unfinished = folder.with_extension(format!("tmp-{}", std::process::id()));
                 fs::create_dir_all(&unfinished)?;
                 for (path, hash) in files {

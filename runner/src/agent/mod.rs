@@ -8,6 +8,9 @@
 //! ends, it ends its programs, records what it can, and exits. Deliberately absent: decisions, which the coordinator makes, and how a
 //! host is reached ([`crate::remote`]).
 
+mod cleanup;
+mod confirmation;
+mod fence;
 mod files;
 mod server;
 mod session;

@@ -1,10 +1,20 @@
 //! The agent's loop: one call at a time, with its messages, until the connection ends.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
 
 use contract::{
     StepId,
@@ -12,19 +22,25 @@ use contract::{
     hash::Blake3Hash,
     step::{FailureKind, StepFailure, StepOutcome},
 };
-use journal::{RecordStatus, event::Fingerprint, file::StepEffect};
-use plan::PlanStep;
+use journal::{
+    JournalError, RecordStatus, StepTarget, UndoCompletion, UndoIntent, clock, event::Fingerprint, file::StepEffect,
+};
+use plan::{Confirmation, PlanStep};
 use sandbox::{
     CallChannel, CallMessage, LoadedModule, ModuleDescription, ModuleRuntime, NoticeHandler, UserPaths,
     module_display_name,
 };
 
 use super::{
+    cleanup,
+    confirmation::{AwaitingConfirmation, Confirmable},
     files::FileStore,
-    session::{Session, host_records, problem},
-    wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
+    session::{self, Session, begun_session, problem},
+    wire::{
+        self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator,
+    },
 };
-use crate::deploy::host_problems;
+use crate::deploy::{self, Interrupt, PruneMode, ReleaseRetention, examine_releases, host_problems};
 
 /// A coordinator that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -56,10 +72,18 @@ struct Agent {
     session: Option<Session>,
     frames: mpsc::Sender<Vec<u8>>,
     requests: mpsc::Receiver<Frame<ToAgent>>,
+    /// A newer agent needs the host.
+    interrupt: Interrupt,
 }
 
-/// Serves a coordinator over standard input and output, until it is gone.
+/// Serves a coordinator over standard input and output, until it is gone or a newer one comes.
 pub async fn serve(folders: AgentFolders) -> ExitKind {
+    // What the end of the session on the host sends is not for the agent: it still has something to end. sshd has made it the leader
+    // of a session already.
+    let _ = rustix::process::setsid();
+    let (Ok(interrupt), Ok(_hangup)) = (Interrupt::listen(), signal(SignalKind::hangup())) else {
+        return ExitKind::Bug;
+    };
     let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
     let (received, requests) = mpsc::channel(1);
     let writing = tokio::spawn(wire::write_frames(waiting, tokio::io::stdout()));
@@ -78,18 +102,31 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
     let Ok(runtime) = ModuleRuntime::new(folders.paths.clone(), notify) else { return ExitKind::Bug };
     let files = FileStore::new(folders.cache.join("shipped"));
     let (modules, session) = (BTreeMap::new(), None);
-    let mut agent = Agent { runtime, modules, files, folders, session, frames, requests };
+    let mut agent = Agent { runtime, modules, files, folders, session, frames, requests, interrupt: interrupt.clone() };
+    cleanup::mark_agent_as_used();
     let _ = agent.frames.send(format!("\n{}\n", wire::AGENT_MARK).into_bytes()).await;
-    agent.say(&ToCoordinator::Hello(Hello { build: own_build() })).await;
-    while let Some(frame) = agent.requests.recv().await {
-        agent.handle(frame).await;
+    agent.say(&ToCoordinator::Hello(Hello { build: own_build(), clock: clock::now() })).await;
+    loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.requested() => break,
+            frame = agent.requests.recv() => match frame {
+                Some(frame) => agent.handle(frame).await,
+                None => break,
+            },
+        }
     }
-    if let Some(session) = agent.session.take() {
+    let session = agent.session.take();
+    let had_session = session.is_some();
+    if let Some(session) = session {
         session.end().await;
     }
-    drop(agent);
+    let files = agent.end();
     // What a dead connection does not take is dropped.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, writing).await;
+    if had_session {
+        files.clean_up();
+    }
     ExitKind::Success
 }
 
@@ -106,6 +143,11 @@ pub fn build(digest: &Blake3Hash) -> String {
 }
 
 impl Agent {
+    /// Closes the connection.
+    fn end(self) -> FileStore {
+        self.files
+    }
+
     async fn say(&self, message: &ToCoordinator) {
         // When the connection has ended, nobody hears it; the journal has what counts.
         let _ = self.frames.send_timeout(wire::message_frame(message), SILENCE).await;
@@ -119,17 +161,26 @@ impl Agent {
             Frame::Message(ToAgent::File { hash, size }) => {
                 self.files.begin(hash, size);
             }
+            Frame::Message(ToAgent::Module { name, hash }) => self.files.name_module(name, hash),
             Frame::Message(ToAgent::Ping | ToAgent::Stop) => {}
             Frame::Message(ToAgent::Begin(begin)) => {
+                if let Some(former) = self.session.take() {
+                    former.end().await;
+                }
                 let answer = match Session::begin(&self.folders.state, &begin).await {
-                    Ok(session) => {
-                        let records = host_records(session.journal.state());
+                    Ok((session, ended_agent)) => {
+                        let begun = BegunSession { ended_agent, ..begun_session(session.journal.state()) };
                         self.session = Some(session);
-                        ToCoordinator::Begun { records }
+                        ToCoordinator::Begun(begun)
                     }
                     Err(problem) => ToCoordinator::Refused(problem),
                 };
                 self.say(&answer).await;
+            }
+            Frame::Message(ToAgent::Confirm { call, app, environment, target, key, epoch }) => {
+                let place = (&target, &app, &environment);
+                let confirmed = session::confirm(&self.folders.state, place, &key, epoch).await;
+                self.say(&ToCoordinator::Answer { call, answer: AgentAnswer::Confirmation { confirmed } }).await;
             }
             Frame::Message(ToAgent::Offer { call, files }) => {
                 let answer = match self.files.missing(&files) {
@@ -138,8 +189,19 @@ impl Agent {
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
+            Frame::Message(ToAgent::Recall { call, place }) => {
+                let answer = match session::live_release(&self.folders.state, &place) {
+                    Ok(live) => AgentAnswer::Recalled { live },
+                    Err(problem) => AgentAnswer::Refused { problem },
+                };
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
             Frame::Message(ToAgent::Check { call, steps, create }) => {
                 let answer = self.check(steps, create).await;
+                self.say(&ToCoordinator::Answer { call, answer }).await;
+            }
+            Frame::Message(ToAgent::Prune { call, dirs, retention, mode }) => {
+                let answer = self.prune(dirs, retention, mode).await;
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
             Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
@@ -171,9 +233,37 @@ impl Agent {
                 }
             }
         }
+        if let (Some((step, ..)), Err(problem)) = (described.first(), session::check_folder(&self.folders.state)) {
+            problems.push((step.id.clone(), problem));
+        }
         let found = host_problems(described, create).await;
         problems.extend(found.into_iter().map(|(step, diagnostic)| (step, problem(&diagnostic))));
         AgentAnswer::Checked { problems }
+    }
+
+    /// Looks at the releases in some directories, or removes the old ones.
+    async fn prune(&self, dirs: BTreeSet<PathBuf>, retention: ReleaseRetention, mode: PruneMode) -> AgentAnswer {
+        let refused = |problem: Problem| AgentAnswer::Refused { problem };
+        let failed = |error: &dyn std::fmt::Display| {
+            refused(problem(&Diagnostic::new(ErrorCode::PruneFailed, error.to_string())))
+        };
+        if mode == PruneMode::Remove {
+            match self.session.as_ref().map(Session::check_lock) {
+                Some(Ok(())) => {}
+                Some(Err(problem)) => return refused(problem),
+                None => return failed(&"the session has not begun"),
+            }
+        }
+        // Much content takes long, in which the agent must not seem dead.
+        let pruned = tokio::task::spawn_blocking(move || match mode {
+            PruneMode::Examine => examine_releases(&dirs, &retention),
+            PruneMode::Remove => deploy::prune(&dirs, &retention),
+        });
+        match pruned.await {
+            Ok(Ok(folders)) => AgentAnswer::Releases { folders },
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error),
+        }
     }
 
     /// Loads the module of a step, once.
@@ -183,7 +273,9 @@ impl Agent {
             return Ok(());
         }
         let failed = |what: String| StepFailure::new(FailureKind::NotBegun, what);
-        let module = self.runtime.load(&step.uses).await.map_err(|error| failed(error.to_string()))?;
+        let unusable = |error| failed(format!("can't use module {name}: {error}"));
+        let uses = self.files.module(&step.uses).map_err(unusable)?;
+        let module = self.runtime.load(&uses).await.map_err(|error| failed(error.to_string()))?;
         let description = self.runtime.describe(&module, step).await.map_err(|error| failed(error.to_string()))?;
         self.modules.insert(name, (module, description));
         Ok(())
@@ -194,7 +286,7 @@ impl Agent {
         if let Err(failure) = self.load(step).await {
             return AgentAnswer::Failed { failure };
         }
-        let Self { runtime, modules, session, frames, requests, .. } = self;
+        let Self { runtime, modules, session, frames, requests, interrupt, .. } = self;
         let (module, description) = &modules[&module_display_name(&step.uses)];
         let (channel, mut messages) = CallChannel::new();
         let (stop, stopped) = watch::channel(None);
@@ -204,7 +296,8 @@ impl Agent {
             channel = channel.with_program_records(records.into());
         }
         let acts = matches!(export, Export::Apply { .. });
-        let work = run_export(runtime, (module, description), step, session.as_mut(), export, channel);
+        let awaiting = AwaitingConfirmation { call, frames, interrupt, has_begun: &Cell::new(false) };
+        let work = run_export(runtime, (module, description), step, session.as_mut(), export, channel, &awaiting);
         tokio::pin!(work);
         let mut ended_at: Option<tokio::time::Instant> = None;
         let at =
@@ -226,10 +319,15 @@ impl Agent {
                     Some(_) => {}
                     None => ended_at = Some(tokio::time::Instant::now()),
                 },
+                requested_at = interrupt.requested(), if ended_at.is_none() => ended_at = Some(requested_at),
                 () = tokio::time::sleep_until(at(ended_at, GRACE_PERIOD)), if ended_at.is_some() && stop.borrow().is_none() => {
                     stop.send_replace(Some(tokio::time::Instant::now()));
                 }
-                () = tokio::time::sleep_until(at(ended_at, LAST_MOMENT)), if ended_at.is_some() => {
+                () = tokio::time::sleep_until(at(ended_at, LAST_MOMENT)), if ended_at.is_some() && !awaiting.has_begun.get() => {
+                    // Waiting for a confirmation, and undoing without one, takes its time.
+                    if awaiting.has_begun.get() {
+                        continue;
+                    }
                     // The intent stays without an outcome: the next attempt asks the step's probe.
                     let failure = StepFailure::new(FailureKind::TimeOut, "the connection ended");
                     break match acts {
@@ -257,6 +355,7 @@ async fn run_export(
     session: Option<&mut Session>,
     export: Export,
     channel: CallChannel,
+    awaiting: &AwaitingConfirmation<'_>,
 ) -> AgentAnswer {
     match export {
         Export::InputHashes { config } => match runtime.input_hashes(step, description, &config) {
@@ -272,22 +371,48 @@ async fn run_export(
             Err(failure) => AgentAnswer::Failed { failure },
         },
         Export::Probe { input } => AgentAnswer::Finding { finding: runtime.probe(module, step, &input, channel).await },
+        Export::LintMigrations => {
+            let Some(migrates) = &description.behaviors.migrates else { return not_begun("the step migrates nothing") };
+            match runtime.lint_migrations(step, migrates).await {
+                Ok((findings, level)) => AgentAnswer::Linted { findings, level },
+                Err(failure) => AgentAnswer::Failed { failure },
+            }
+        }
         Export::Apply { step_target, key, fingerprint, input, effect } => {
             let Some(session) = session else { return not_begun("the session has not begun") };
             if let Err(problem) = session.check_lock() {
                 return not_begun(&problem.message);
             }
-            let intent = session.journal.record_intent(&step_target, &key, fingerprint, input, effect);
+            let prepare = |confirm: &Confirmation| {
+                let epoch = input["epoch"].as_u64().unwrap_or_default();
+                Ok::<_, io::Error>((Confirmable::prepare(session.folder(), &key, epoch)?, confirm.within))
+            };
+            let confirmable = match step.confirm.as_ref().map(prepare).transpose() {
+                Ok(confirmable) => confirmable,
+                Err(error) => return not_begun(&error.to_string()),
+            };
+            let intent = session.journal.record_intent(&step_target, &key, fingerprint, input.clone(), effect);
             let intent = match intent {
                 Ok(intent) => intent,
                 Err(error) => return not_begun(&error.to_string()),
             };
             let completion = runtime.apply(module, step, intent, channel).await;
+            if let (Some((confirmable, within)), StepOutcome::Succeeded { receipt }) =
+                (confirmable, completion.outcome())
+                && !awaiting.is_confirmed(&confirmable, within).await
+            {
+                let revert = async |intent| {
+                    runtime.revert(module, step, intent, &input, receipt, CallChannel::unobserved()).await
+                };
+                let undone = undo(session, &step_target, revert).await;
+                return AgentAnswer::NotConfirmed {
+                    failure: undone.unwrap_or_else(|error| Some(journal_failure(&error))),
+                };
+            }
             match session.journal.record_outcome(completion) {
                 Ok(outcome) => AgentAnswer::Outcome { outcome },
                 Err(error) => {
-                    let failure = StepFailure::new(FailureKind::Permanent, error.to_string());
-                    AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } }
+                    AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure: journal_failure(&error) } }
                 }
             }
         }
@@ -323,12 +448,29 @@ async fn run_export(
             let failure = completion.failure().cloned();
             match session.journal.record_undo_outcome(completion) {
                 Ok(()) => AgentAnswer::Reverted { failure },
-                Err(error) => {
-                    AgentAnswer::Reverted { failure: Some(StepFailure::new(FailureKind::Permanent, error.to_string())) }
-                }
+                Err(error) => AgentAnswer::Reverted { failure: Some(journal_failure(&error)) },
             }
         }
     }
+}
+
+/// Undoes a step of which only the intent is on record. Returns the failure of undoing it.
+///
+/// # Errors
+/// It is not recorded.
+async fn undo(
+    session: &mut Session,
+    step_target: &StepTarget,
+    revert: impl AsyncFnOnce(UndoIntent) -> UndoCompletion,
+) -> Result<Option<StepFailure>, JournalError> {
+    let completion = revert(session.journal.record_undo_intent(step_target)?).await;
+    let failure = completion.failure().cloned();
+    session.journal.record_undo_outcome(completion)?;
+    Ok(failure)
+}
+
+fn journal_failure(error: &JournalError) -> StepFailure {
+    StepFailure::new(FailureKind::Permanent, error.to_string())
 }
 
 fn not_begun(why: &str) -> AgentAnswer {

@@ -4,7 +4,12 @@
 //! file that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
 //! steps are in here, so no message is logged.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -19,12 +24,15 @@ use contract::{
     hash::Blake3Hash,
     step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
 };
+use db::migrate::{LintFinding, LintLevel};
 use journal::{
     StepTarget,
     event::{Fingerprint, OutputStream, Release},
     file::StepEffect,
 };
 use plan::PlanStep;
+
+use crate::deploy::{PruneMode, ReleaseFolder, ReleaseRetention};
 
 /// The longest body of a frame, in bytes: more than the largest input, receipt or finding.
 pub const MAX_FRAME_BYTES: u32 = 8 << 20;
@@ -50,10 +58,18 @@ pub enum ToAgent {
     Call { call: CallId, step: Box<PlanStep>, shipped: ShippedDirs, export: Export },
     /// What the steps of this host need and lack. With `create`, writable directories are made.
     Check { call: CallId, steps: Vec<CheckedStep>, create: bool },
+    /// What becomes of the releases in these directories. Only in a session, they are removed.
+    Prune { call: CallId, dirs: BTreeSet<PathBuf>, retention: ReleaseRetention, mode: PruneMode },
+    /// Which release the host's own records say that it shows.
+    Recall { call: CallId, place: AgentPlace },
     /// The folders that steps get from the coordinator's machine.
     Offer { call: CallId, files: Vec<OfferedFile> },
     /// The bytes of this file follow, in frames.
     File { hash: Blake3Hash, size: u64 },
+    /// The module that has this name in steps is that file.
+    Module { name: String, hash: Blake3Hash },
+    /// The host can be reached by a new connection: the call with this key and epoch counts, if its agent waits for that.
+    Confirm { call: CallId, app: AppName, environment: EnvironmentName, target: TargetName, key: String, epoch: u64 },
     /// The programs of the running call must end.
     Stop,
     /// The agent is still needed.
@@ -72,8 +88,10 @@ pub enum ToCoordinator {
     Output { call: CallId, at: Timestamp, stream: OutputStream, bytes: String },
     /// The end of a call.
     Answer { call: CallId, answer: AgentAnswer },
-    /// The session has begun: what the host knows of earlier steps.
-    Begun { records: Vec<HostRecord> },
+    /// The call succeeded, and is undone unless a new connection confirms it in time.
+    AwaitsConfirmation { call: CallId },
+    /// The session has begun.
+    Begun(BegunSession),
     /// The session can't begin.
     Refused(Problem),
     /// The agent is there.
@@ -85,6 +103,8 @@ pub enum ToCoordinator {
 pub struct Hello {
     /// The digest of its binary and its version: another build is not talked to.
     pub build: String,
+    /// Its clock.
+    pub clock: Timestamp,
 }
 
 /// The attempt that an agent works for.
@@ -105,16 +125,58 @@ pub struct BeginSession {
     pub secrets: BTreeMap<String, String>,
 }
 
+/// A session that has begun on a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BegunSession {
+    /// What the host knows of earlier steps.
+    pub records: Vec<HostRecord>,
+    /// The agent of an earlier attempt that still worked, and was made to end.
+    pub ended_agent: Option<EndedAgent>,
+    /// The last attempts whose calls would be in these records, if they had arrived.
+    pub attempts: Vec<(RunId, AttemptNumber)>,
+}
+
+/// An agent that another one made to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedAgent {
+    /// Its process on the host.
+    pub pid: u32,
+    /// The epoch of its coordinator's attempt.
+    pub epoch: u64,
+    /// Whether it had to be killed.
+    pub was_killed: bool,
+}
+
 /// A call of a step's module.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "export", rename_all = "kebab-case")]
 pub enum Export {
-    InputHashes { config: Value },
-    Preview { input: Value },
-    Rehearse { input: Value },
-    Probe { input: Value },
-    Apply { step_target: StepTarget, key: String, fingerprint: Fingerprint, input: Value, effect: StepEffect },
-    Revert { step_target: StepTarget, input: Value, receipt: Receipt },
+    InputHashes {
+        config: Value,
+    },
+    Preview {
+        input: Value,
+    },
+    Rehearse {
+        input: Value,
+    },
+    Probe {
+        input: Value,
+    },
+    /// Not the module's own: the runner lints the migrations that the step would apply.
+    LintMigrations,
+    Apply {
+        step_target: StepTarget,
+        key: String,
+        fingerprint: Fingerprint,
+        input: Value,
+        effect: StepEffect,
+    },
+    Revert {
+        step_target: StepTarget,
+        input: Value,
+        receipt: Receipt,
+    },
 }
 
 /// The end of a call.
@@ -136,11 +198,23 @@ pub enum AgentAnswer {
     Finding {
         finding: ProbeFinding,
     },
+    Linted {
+        findings: Vec<LintFinding>,
+        level: LintLevel,
+    },
     Outcome {
         outcome: StepOutcome,
     },
     Reverted {
         failure: Option<StepFailure>,
+    },
+    /// The call succeeded, nobody confirmed it in time, and the agent undid it, or failed to.
+    NotConfirmed {
+        failure: Option<StepFailure>,
+    },
+    /// Whether what was to be confirmed is confirmed.
+    Confirmation {
+        confirmed: bool,
     },
     /// The call failed before the module was called.
     Failed {
@@ -148,6 +222,14 @@ pub enum AgentAnswer {
     },
     Checked {
         problems: Vec<(StepId, Problem)>,
+    },
+    /// The releases that were looked at or removed.
+    Releases {
+        folders: Vec<ReleaseFolder>,
+    },
+    /// The release that the host shows by its own records; none: nothing, or it has no records.
+    Recalled {
+        live: Option<Release>,
     },
     /// The offered files that the host does not have.
     Wanted {
@@ -157,6 +239,14 @@ pub enum AgentAnswer {
     Refused {
         problem: Problem,
     },
+}
+
+/// Whose records an agent keeps: those of a target of an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPlace {
+    pub app: AppName,
+    pub environment: EnvironmentName,
+    pub target: TargetName,
 }
 
 /// A step whose needs are checked.
@@ -214,6 +304,17 @@ pub enum Frame<T> {
 /// # Errors
 /// A stream that ends within a frame, a frame that is too long, or one that is no message.
 pub async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame<T>>> {
+    read_frame_with(from, |body| serde_json::from_slice(body)).await
+}
+
+/// The same, with a function that reads a message.
+///
+/// # Errors
+/// As for [`read_frame`].
+pub async fn read_frame_with<T>(
+    from: &mut (impl AsyncRead + Unpin),
+    read_message: impl FnOnce(&[u8]) -> serde_json::Result<T>,
+) -> io::Result<Option<Frame<T>>> {
     let length = match from.read_u32().await {
         Ok(length) if length <= MAX_FRAME_BYTES => length,
         Ok(length) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes"))),
@@ -225,7 +326,7 @@ pub async fn read_frame<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)
     from.read_exact(&mut body).await?;
     match kind {
         // The error would show what the message says, which may be a secret.
-        MESSAGE => match serde_json::from_slice(&body) {
+        MESSAGE => match read_message(&body) {
             Ok(message) => Ok(Some(Frame::Message(message))),
             Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is not a message of this build")),
         },

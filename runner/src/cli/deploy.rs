@@ -48,6 +48,8 @@ pub(super) struct DeployArgs {
     #[command(flatten)]
     selection: selection::SelectionArgs,
     #[command(flatten)]
+    hosts: selection::LimitArgs,
+    #[command(flatten)]
     wait: LockWaitArgs,
     /// In a re-run of a CI job: what to do if the journal of the earlier attempts is missing
     #[arg(long, value_name = "POLICY", env = "PAWL_MISSING_JOURNAL", hide_env = true, default_value = "probe")]
@@ -106,7 +108,8 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
     };
     guards::require_local_flag(args.local, name)?;
     let scope = args.selection.overrides().preflight_scope();
-    let preflight = PreflightOptions { scope, ..xdg_dirs::preflight_options(screen.notifier()) };
+    let limit = args.hosts.limit.clone();
+    let preflight = PreflightOptions { scope, limit: limit.clone(), ..xdg_dirs::preflight_options(screen.notifier()) };
     let (plan, label) = args.plan.checked_plan(&args.release, preflight.clone()).await?;
     let plan = match setup {
         SetupMode::WithoutSetup => plan,
@@ -116,6 +119,11 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
     if let Some(release) = &args.release.release {
         again += &format!(" --release {release}");
     }
+    if let Some(limit) = &limit {
+        // A shell takes `!` and spaces for something else.
+        let is_plain = !limit.contains(|c: char| c == '!' || c.is_whitespace());
+        again += &if is_plain { format!(" --limit {limit}") } else { format!(" --limit '{limit}'") };
+    }
     let job = DeployRequest {
         plan,
         release: RequestedRelease { label, digest: None },
@@ -123,6 +131,7 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
         preflight,
         overrides: DeployOverrides {
             command: by,
+            limit,
             missing_journal: args.missing_journal.into(),
             ..args.selection.overrides()
         },
@@ -301,7 +310,7 @@ fn interrupted_early(resume_command: &str) -> Diagnostic {
 /// The plan's other environments, if their releases must not be pruned.
 fn siblings(plan: &Plan) -> Result<Vec<SiblingEnvironment>, Vec<Diagnostic>> {
     let others = plan.keep.map(|_| {
-        let args = PlanSourceArgs { plan: Some(plan.source.path.clone()), environment: None };
+        let args = PlanSourceArgs { plan: Some(plan.source.path.clone()), ..PlanSourceArgs::default() };
         args.other_environments(&plan.environment)
     });
     Ok(others.transpose()?.unwrap_or_default())

@@ -164,6 +164,7 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         | JournalEvent::Output { .. }
         | JournalEvent::Probe { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::HostLeftBehind { .. }
         | JournalEvent::RecordLost { .. }
         | JournalEvent::Ended { .. }
         | JournalEvent::Unrecognized => return None,

@@ -112,7 +112,8 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let label = "none".parse().expect("`none` is a label");
-    let source = PlanSourceArgs { plan: args.plan.clone(), environment: args.environment.clone() };
+    let source =
+        PlanSourceArgs { plan: args.plan.clone(), environment: args.environment.clone(), ..PlanSourceArgs::default() };
     let mut plan = source.plan_for(&label)?;
     let options = xdg_dirs::preflight_options(screen.stderr_notifier());
     screen.mask(plan.secrets.values().chain(options.job_secrets.values()));

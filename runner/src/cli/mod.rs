@@ -26,7 +26,9 @@ mod grants_text;
 mod guards;
 mod hidden_environment;
 mod history;
+mod hosts;
 mod import;
+mod inventory;
 mod journal;
 mod lock;
 mod logs;
@@ -124,6 +126,8 @@ enum CliCommand {
     /// Make the calls of steps for a runner on another machine, which starts it over ssh
     #[command(hide = true)]
     Agent,
+    /// Show which hosts can be reached, and what they have
+    Hosts(Deferred<hosts::HostsArgs>),
     /// Check whether this machine and this plan are ready for a deployment
     Doctor(Deferred<doctor::DoctorArgs>),
 }
@@ -218,6 +222,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::State(_)
             | CliCommand::Schema
             | CliCommand::Agent
+            | CliCommand::Hosts(_)
             | CliCommand::Doctor(_),
         ) => OutputPurpose::Answer,
     }
@@ -240,6 +245,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Plan(Deferred(args)) => block_on(plan::run(&args, screen, out)),
         CliCommand::Step(Deferred(args)) => block_on(step::run(&args, screen)),
         CliCommand::Doctor(Deferred(args)) => block_on(doctor::run(&args, screen, out)),
+        CliCommand::Hosts(Deferred(args)) => block_on(hosts::run(&args, screen, line_width, out)),
         CliCommand::Status(Deferred(PlanArgs { plan, args })) => {
             status::run(&args, &plan, &plan.stores()?, form, line_width, out).map_err(one)
         }

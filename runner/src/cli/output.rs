@@ -115,6 +115,10 @@ impl CommandOutput {
         self.format
     }
 
+    pub(super) fn is_verbose(&self) -> bool {
+        self.verbosity == Verbosity::Verbose
+    }
+
     pub(super) fn is_json(&self) -> bool {
         self.format == OutputFormat::Json
     }

@@ -12,7 +12,9 @@ use super::{
     xdg_dirs,
 };
 use crate::{
-    deploy::{PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, StepPreview, preview_deployment},
+    deploy::{
+        DeployOverrides, PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, StepPreview, preview_deployment,
+    },
     report::{self, OutputFormat, json, messages},
 };
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
@@ -34,6 +36,8 @@ pub(super) struct PlanCommandArgs {
     release: ReleaseArgs,
     #[command(flatten)]
     selection: selection::SelectionArgs,
+    #[command(flatten)]
+    hosts: selection::LimitArgs,
     /// Print the long form of the plan: short forms spelled out, values of this environment and release filled in
     #[arg(long)]
     expanded: bool,
@@ -49,7 +53,9 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let scope = args.selection.overrides().preflight_scope();
-    let options = PreflightOptions { scope, ..xdg_dirs::preflight_options(screen.stderr_notifier()) };
+    let limit = args.hosts.limit.clone();
+    let options =
+        PreflightOptions { scope, limit: limit.clone(), ..xdg_dirs::preflight_options(screen.stderr_notifier()) };
     let (plan, label) = args.plan.checked_plan(&args.release, options.clone()).await?;
     screen.mask(plan.secrets.values().chain(options.job_secrets.values()));
     if args.expanded {
@@ -70,7 +76,8 @@ pub(super) async fn run(
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
     let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, options).await?;
     let machine = xdg_dirs::machine_id(&screen.stderr_notifier());
-    let (header, foreseen) = preview_deployment(&prepared, &store, &args.selection.overrides(), machine).await?;
+    let overrides = DeployOverrides { limit, ..args.selection.overrides() };
+    let (header, foreseen) = preview_deployment(&prepared, &store, &overrides, machine).await?;
     // A probe may repeat what a program printed.
     let redactor = &prepared.redactor;
     let answer = match screen.format() {

@@ -102,7 +102,11 @@ async fn roll_back(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKi
 pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "promote")?;
-    let of = |environment: &str| PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
+    let of = |environment: &str| PlanSourceArgs {
+        plan: args.plan.clone(),
+        environment: Some(environment.to_owned()),
+        ..PlanSourceArgs::default()
+    };
     let (from, to) = (of(&args.from), of(&args.to));
     check_order(args)?;
     let store = from.store()?;
@@ -139,7 +143,12 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
 fn check_order(args: &PromoteArgs) -> Result<(), Vec<Diagnostic>> {
     let PromoteArgs { from, to, .. } = args;
     let location = |environment: &str| {
-        PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) }.location()
+        PlanSourceArgs {
+            plan: args.plan.clone(),
+            environment: Some(environment.to_owned()),
+            ..PlanSourceArgs::default()
+        }
+        .location()
     };
     // The plan has no circle.
     let mut preceding = Some(location(from)?);
@@ -230,7 +239,7 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
 
 /// Adds what is live without a record.
 fn with_unrecorded_release(error: Diagnostic, plan: &PlanSourceArgs, state: &JournalState) -> Diagnostic {
-    let plan = plan.plan_for(&source::placeholder_label()).ok();
+    let plan = plan.plan_without_inventories(&source::placeholder_label());
     match plan.and_then(|plan| UnrecordedRelease::find(&plan, state)) {
         Some(found) => error
             .with_cause(found.description())

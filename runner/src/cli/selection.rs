@@ -28,6 +28,14 @@ pub(super) struct SelectionArgs {
     accept_drift: Vec<StepId>,
 }
 
+/// The option that chooses hosts.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct LimitArgs {
+    /// Work only on these hosts, by names, groups and labels, `!` excludes: web-2,canary,!db. The release does not count as verified
+    #[arg(long, value_name = "HOSTS")]
+    pub(super) limit: Option<String>,
+}
+
 impl SelectionArgs {
     pub(super) fn overrides(&self) -> DeployOverrides {
         let selection = match (&self.start_from, &self.until, &self.only) {

@@ -14,11 +14,11 @@ use plan;
 use plan::{Plan, PlanRequest, PlanSource};
 use state::StateStore;
 
-use super::plan_file;
+use super::{inventory::Inventories, plan_file};
 use crate::deploy::{PreflightOptions, SiblingEnvironment, UnresolvedPlan};
 
 /// The options for plan and environment.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct PlanSourceArgs {
     /// The plan file; optional if the folder has only one: deploy.yml, pawl.yml or *.pawl.yml
     #[arg(long = "plan", value_name = "FILE", env = "PAWL_PLAN", hide_env = true)]
@@ -26,6 +26,9 @@ pub(super) struct PlanSourceArgs {
     /// The environment; optional if the plan has only one
     #[arg(long = "env", value_name = "NAME", env = "PAWL_ENVIRONMENT", hide_env = true)]
     pub(super) environment: Option<String>,
+    /// What was read of the environment's inventories.
+    #[arg(skip)]
+    pub(super) inventories: Inventories,
 }
 
 /// The option for the release.
@@ -171,9 +174,33 @@ impl PlanSourceArgs {
     /// The same, with what can be read of a plan that has errors.
     pub(super) fn read_for(&self, label: &Label) -> Result<Plan, UnreadPlan> {
         let source = self.source().map_err(|error| UnreadPlan { problems: vec![error], readable_part: None })?;
-        let request = PlanRequest { environment: self.environment.as_deref(), release: label, env: &env_variable };
-        Plan::parse(source, &request)
+        let inventory = |inventory: &plan::InventorySource| self.inventories.read(&source, inventory);
+        self.parse(source.clone(), label, &inventory)
             .map_err(|errors| UnreadPlan { problems: errors.diagnostics(), readable_part: errors.readable_part })
+    }
+
+    /// Parses the plan for a command that must start no program: one that needs an inventory has no plan then.
+    pub(super) fn plan_without_inventories(&self, label: &Label) -> Option<Plan> {
+        self.parse(self.source().ok()?, label, &plan::no_inventory).ok()
+    }
+
+    fn parse(
+        &self,
+        source: PlanSource,
+        release: &Label,
+        inventory: &plan::InventoryReader<'_>,
+    ) -> Result<Plan, plan::PlanErrors> {
+        let environment = self.environment.as_deref();
+        Plan::parse(source, &PlanRequest { environment, release, env: &env_variable, inventory })
+    }
+
+    /// The hosts of the environment.
+    pub(super) fn hosts(&self) -> Result<plan::EnvironmentHosts, Vec<Diagnostic>> {
+        let source = self.source().map_err(|error| vec![error])?;
+        let inventory = |inventory: &plan::InventorySource| self.inventories.read(&source, inventory);
+        let (environment, release) = (self.environment.as_deref(), &placeholder_label());
+        let request = PlanRequest { environment, release, env: &env_variable, inventory: &inventory };
+        plan::locate_hosts(&source, &request).map_err(|errors| errors.diagnostics())
     }
 
     /// The state of the environment.

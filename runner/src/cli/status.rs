@@ -2,7 +2,10 @@
 //!
 //! It needs no lock. An attempt without an end was killed or is still running; the lock status shows which, and who runs it.
 
-use std::io::Write;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+};
 
 use serde_json::{Value, json};
 
@@ -28,11 +31,13 @@ use contract::{
 };
 use journal::{
     JournalEvent, JournalState, JournalTrust, RecordStatus, StepRecord, StepTarget, clock,
-    event::{JournalHeader, ROLLBACK},
+    event::{JournalHeader, ROLLBACK, Release},
     state::{AttemptSummary, LiveDoubt},
 };
 use state::{LockRecord, LockStatus, StateStore};
 
+/// The most removed hosts that are named.
+const MAX_REMOVED_HOSTS: usize = 8;
 /// The column of the values.
 const INDENT: usize = 14;
 
@@ -47,7 +52,7 @@ pub(super) struct StatusArgs {
 /// Shows the state of environments, each with the store of its journals, in lines of at most `line_width` columns.
 ///
 /// As JSON, an array of `{environment, live: {release, verified, since}, unrecorded: {link, digest}, lock: {holder, epoch, since, standing}, last,
-/// running: {at, since}, unfinished: {run, release, stuck},
+/// running: {at, since}, removed_hosts: [{name, live}], unfinished: {run, release, stuck},
 /// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. A missing value is null.
 ///
 /// # Errors
@@ -84,6 +89,8 @@ struct EnvironmentView<'a> {
     open_step: Option<(StepTarget, Timestamp)>,
     /// What is live without a record.
     unrecorded: Option<UnrecordedRelease>,
+    /// The hosts that steps ran on and that are no longer in the plan, with the release that each showed last.
+    removed_hosts: BTreeMap<TargetName, Option<Release>>,
     commands: CommandCompletion,
 }
 
@@ -112,11 +119,14 @@ impl<'a> EnvironmentView<'a> {
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
         let (lock, standing) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
+        let planned_count = planned.len();
         let step_targets = [planned, others].concat();
         let unrecorded = unrecorded_release(plan, environment, &state);
+        let removed_hosts = removed_hosts(plan, environment, &state, &step_targets[..planned_count]);
         let is_named = is_one_of_several || plan.environment.is_some();
         let commands = CommandCompletion::new(plan.plan.as_deref(), is_named.then_some(environment.as_str()));
-        Ok(Self { environment, state, step_targets, lock, lock_status: standing, open_step, unrecorded, commands })
+        let lock_status = standing;
+        Ok(Self { environment, state, step_targets, lock, lock_status, open_step, unrecorded, removed_hosts, commands })
     }
 
     /// The attempt that is running, by the evidence of the lock.
@@ -166,6 +176,9 @@ impl<'a> EnvironmentView<'a> {
             };
             row("unfinished", &format!("run {run}{stands}; to continue, {way}"));
         }
+        if !self.removed_hosts.is_empty() {
+            row("removed", &self.removed_hosts_text());
+        }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
             let how = match self.lock_status {
                 LockStatus::Held => Some("held by"),
@@ -181,6 +194,18 @@ impl<'a> EnvironmentView<'a> {
             answer.push_str(&table(2, line_width, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
         }
         answer
+    }
+
+    fn removed_hosts_text(&self) -> String {
+        let named = self.removed_hosts.iter().take(MAX_REMOVED_HOSTS).map(|(host, release)| match release {
+            Some(release) => format!("{host} (showed {})", release.label),
+            None => host.to_string(),
+        });
+        let more = match self.removed_hosts.len().checked_sub(MAX_REMOVED_HOSTS) {
+            None | Some(0) => String::new(),
+            Some(more) => format!(" and {more} more"),
+        };
+        format!("no longer in the plan: {}{more}", named.collect::<Vec<_>>().join(", "))
     }
 
     /// The step that was about to expose a release, or to undo that, and has no outcome.
@@ -305,6 +330,7 @@ impl<'a> EnvironmentView<'a> {
                 "name": target,
                 "live": release,
             })).collect::<Vec<_>>(),
+            "removed_hosts": self.removed_hosts.iter().map(|(host, release)| json!({ "name": host, "live": release })).collect::<Vec<_>>(),
             "unrecorded": self.unrecorded.as_ref().map(|found| json!({ "link": found.link, "digest": found.digest })),
             "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
                 "holder": lock.holder,
@@ -327,6 +353,37 @@ impl<'a> EnvironmentView<'a> {
     }
 }
 
+/// The hosts on record that the plan does not have any more; without a readable plan, those that the last attempt did not have.
+fn removed_hosts(
+    plan: &PlanSourceArgs,
+    environment: &EnvironmentName,
+    state: &JournalState,
+    planned: &[StepTarget],
+) -> BTreeMap<TargetName, Option<Release>> {
+    // A step that ran once for a group has the group's name as its target, and its host in the input.
+    let is_of_host = |step_target: &StepTarget, record: &StepRecord| {
+        record.intent.input["host"]["name"].as_str() == Some(step_target.target.as_str())
+    };
+    let on_record = state.records.iter().filter(|(step_target, record)| is_of_host(step_target, record));
+    let on_record: BTreeSet<&TargetName> = on_record.map(|(step_target, _)| &step_target.target).collect();
+    if on_record.is_empty() {
+        return BTreeMap::new();
+    }
+    let args = PlanSourceArgs { environment: Some(environment.to_string()), ..plan.clone() };
+    let known: BTreeSet<TargetName> = match args.plan_without_inventories(&source::placeholder_label()) {
+        Some(plan) => plan.host_groups.values().flatten().map(|host| host.name.clone()).collect(),
+        None => planned.iter().map(|step_target| step_target.target.clone()).collect(),
+    };
+    let removed = on_record.into_iter().filter(|host| !known.contains(*host));
+    let shown = |host: &TargetName| {
+        let exposing = state.records.iter().filter(|(step_target, record)| {
+            step_target.target == *host && record.intent.exposes && matches!(record.status, RecordStatus::Succeeded(_))
+        });
+        exposing.map(|(_, record)| record.intent.release.clone()).next_back()
+    };
+    removed.map(|host| (host.clone(), shown(host))).collect()
+}
+
 /// What is live without a record, as far as the plan can be read without its release.
 fn unrecorded_release(
     plan: &PlanSourceArgs,
@@ -336,8 +393,8 @@ fn unrecorded_release(
     if state.head.shown_releases().next().is_some() {
         return None;
     }
-    let args = PlanSourceArgs { plan: plan.plan.clone(), environment: Some(environment.to_string()) };
-    let plan = args.plan_for(&source::placeholder_label()).ok()?;
+    let args = PlanSourceArgs { environment: Some(environment.to_string()), ..plan.clone() };
+    let plan = args.plan_without_inventories(&source::placeholder_label())?;
     UnrecordedRelease::find(&plan, state)
 }
 
@@ -365,7 +422,7 @@ mod tests {
             r#"{"resource":"shop/test","epoch":2,"holder":"ann@host, process 7","since":"2025-11-23T03:20:00Z"}"#;
         fs::write(environments[0].1.folder().join("lock"), record).unwrap();
         let mut out = Vec::new();
-        let plan = PlanSourceArgs { plan: Some(root.path().join("no-plan.yml")), environment: None };
+        let plan = PlanSourceArgs { plan: Some(root.path().join("no-plan.yml")), ..PlanSourceArgs::default() };
         assert_eq!(run(args, &plan, &environments, form, WIDTH, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
         assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -420,7 +477,7 @@ mod tests {
             &StatusArgs { steps: false },
             OutputFormat::Json,
             expect![[r#"
-                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"hosts":[],"unrecorded":null,"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null},"running":null,"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"hosts":[],"unrecorded":null,"lock":null,"last":null,"running":null,"unfinished":null,"steps":[]}]
+                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"hosts":[],"removed_hosts":[],"unrecorded":null,"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null},"running":null,"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"hosts":[],"removed_hosts":[],"unrecorded":null,"lock":null,"last":null,"running":null,"unfinished":null,"steps":[]}]
             "#]],
         );
     }

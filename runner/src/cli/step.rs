@@ -72,7 +72,8 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
     let text = format!("{:#}", plan_json(args).map_err(one)?);
     let folder = std::path::absolute(".").map_err(|error| one(invalid_argument(".", &error.to_string())))?;
     let source = PlanSource { path: "(command line)".into(), folder, text: text.into() };
-    let request = PlanRequest { environment: None, release: &label, env: &source::env_variable };
+    let request =
+        PlanRequest { environment: None, release: &label, env: &source::env_variable, inventory: &plan::no_inventory };
     let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
     let again = plan_file::command_of_process();
     // There is no plan file, so there is no lock file next to it.

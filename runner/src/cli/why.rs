@@ -96,6 +96,7 @@ pub(super) fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             | JournalEvent::Probe { .. }
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::HostLeftBehind { .. }
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
@@ -221,6 +222,7 @@ impl<'a> StepEvidence<'a> {
             | JournalEvent::UndoIntent { .. }
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::HostLeftBehind { .. }
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }

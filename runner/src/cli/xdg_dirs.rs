@@ -14,6 +14,9 @@ use contract::{
 };
 use sandbox::{NoticeHandler, UserPaths};
 
+/// How the name of a binary begins that was sent to a host.
+const AGENT_PREFIX: &str = "agent-";
+
 /// The options of a preflight that compares modules with the lock file next to the plan.
 pub(super) fn preflight_options(tell: NoticeHandler) -> PreflightOptions {
     let pinning = if is_ci() { PinPolicy::Frozen } else { PinPolicy::AddNew };
@@ -23,6 +26,7 @@ pub(super) fn preflight_options(tell: NoticeHandler) -> PreflightOptions {
         pin_policy: pinning,
         scope: PreflightScope::Machine,
         job_secrets: ci::job_secrets(),
+        limit: None,
     }
 }
 
@@ -41,12 +45,18 @@ pub(super) fn machine_id(tell: &NoticeHandler) -> Option<MachineId> {
     read.map_err(unknown).ok()
 }
 
-/// Where the agent of a host keeps things.
+/// Where the agent of a host keeps things: what it can send again, beside its binary, since another folder of the cache may not be
+/// writable or have no room.
 ///
 /// # Errors
 /// The user has no home.
 pub(super) fn agent_folders() -> Result<AgentFolders, Diagnostic> {
-    let found = base_dir("XDG_STATE_HOME", ".local/state").zip(base_dir("XDG_CACHE_HOME", ".cache"));
+    let binary = std::fs::read_link("/proc/self/exe").ok();
+    let is_sent =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(AGENT_PREFIX));
+    let beside = binary.filter(is_sent).and_then(|path| Some(path.parent()?.to_owned()));
+    let cache = beside.or_else(|| base_dir("XDG_CACHE_HOME", ".cache"));
+    let found = base_dir("XDG_STATE_HOME", ".local/state").zip(cache);
     match found {
         Some((state, cache)) => Ok(AgentFolders { paths: cache_dirs(), state, cache }),
         None => Err(Diagnostic::new(ErrorCode::HostUnusable, "the user has no home folder")

@@ -7,7 +7,10 @@
 use serde_json::Value;
 
 use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, step::StepRunner, steps};
-use contract::step::{FailureKind, StepPhase};
+use contract::{
+    TargetName,
+    step::{FailureKind, StepPhase},
+};
 use journal::{RecordStatus, Redactor, StepRecord, StepTarget, event::Release, state::IntentRecord};
 
 /// How switching back to the release before ended.
@@ -54,14 +57,19 @@ impl SwitchBack {
     }
 }
 
-/// Repeats and checks what must follow the undo of `undone`, whose last one is the exposing step, and records the result.
+/// Repeats and checks what must follow the undo of `undone`, whose last one is the exposing step, and records the result. With a host, it
+/// does so there only: the other hosts may show another release.
 pub(super) async fn switch_back(
     attempt: &mut RunningAttempt<'_>,
     undone: &[StepTarget],
+    host: Option<&TargetName>,
 ) -> Result<SwitchBack, AttemptError> {
     let (release, is_mixed) = {
         let state = attempt.state();
-        (state.head.live.clone(), state.head.is_mixed())
+        match host {
+            None => (state.head.live.clone(), state.head.is_mixed()),
+            Some(host) => (state.head.live_on(host).cloned(), false),
+        }
     };
     let mut switch_back = SwitchBack { release, omissions: Vec::new(), remaining: Vec::new() };
     if let (Some(exposing), true) = (undone.last(), is_mixed) {
@@ -76,7 +84,11 @@ pub(super) async fn switch_back(
     for (index, of_step) in prepared.steps_on_targets() {
         let is_after = exposing_at.is_some_and(|exposing_at| index > exposing_at);
         let mut repeated = Vec::new();
-        for planned in of_step {
+        let is_meant = |planned: &&PlannedStep| match host {
+            None => attempt.prepared().takes_part(planned) && !attempt.is_left_behind(&planned.host_name()),
+            Some(host) => planned.step_target.target == *host,
+        };
+        for planned in of_step.iter().filter(is_meant) {
             match planned.description.phase {
                 StepPhase::Commit if is_after && has_begun(attempt, &planned.step_target) => {
                     match repetition(planned) {
@@ -98,14 +110,17 @@ pub(super) async fn switch_back(
         }
         let shared = &*attempt;
         let repeat = async |planned| repeat(shared, planned, &release).await;
-        let (ended, error) = steps::on_each_target(repeated, repeat).await;
-        error.map_or(Ok(()), Err)?;
+        let (ended, errors) = steps::on_each_target(repeated, repeat, |_, _| true).await;
+        AttemptError::of_several(errors.into_iter().map(|(_, error)| error).collect()).map_or(Ok(()), Err)?;
         let omitted = ended.into_iter().filter_map(|(planned, why)| Some((planned.step_target.clone(), why?)));
         switch_back.omissions.extend(omitted);
     }
     let failed = attempt.header.release.label.to_string();
     attempt.step_environment.set("PAWL_RELEASE", failed);
-    attempt.journal.borrow_mut().record_switched_back(release, switch_back.doubt())?;
+    // While hosts differ, nothing is live again.
+    if attempt.state().head.live.is_some() {
+        attempt.journal.borrow_mut().record_switched_back(release, switch_back.doubt())?;
+    }
     Ok(switch_back)
 }
 

@@ -34,19 +34,31 @@ pub(super) fn check_assumed_steps(
     overrides: &DeployOverrides,
     state: &JournalState,
 ) -> Result<(), Vec<Diagnostic>> {
-    let Some((option, named)) = overrides.selection.option() else { return Ok(()) };
-    let named_index = prepared.index(named);
+    if overrides.partial_option().is_none() {
+        return Ok(());
+    }
+    let option = overrides.selection.option().map_or("limit", |(option, _)| option);
+    let named_index = overrides.selection.option().and_then(|(_, named)| prepared.index(named));
     let disposition = |index: usize| overrides.selection.disposition_of(index, named_index);
     let steps = || prepared.indexed_steps();
-    let is_assumed = |index: usize| matches!(disposition(index), StepDisposition::AssumeDone);
-    let is_evaluated = |index: usize| matches!(disposition(index), StepDisposition::Evaluate { .. });
+    let is_assumed = |(index, planned): &(usize, &PlannedStep)| {
+        matches!(disposition(*index), StepDisposition::AssumeDone) || !prepared.takes_part(planned)
+    };
+    let is_evaluated = |(index, planned): &(usize, &PlannedStep)| {
+        matches!(disposition(*index), StepDisposition::Evaluate { .. }) && prepared.takes_part(planned)
+    };
     let mut problems = Vec::new();
-    for (_, assumed) in steps().filter(|(index, _)| is_assumed(*index)) {
+    for (_, assumed) in steps().filter(is_assumed) {
         if recorded_receipt(state, assumed, &prepared.release).is_some() {
             continue;
         }
         let needs = |later: &PlannedStep| needs_outputs(later, assumed) && prepared.depends_on(later, assumed);
-        let dependent = steps().find(|(index, later)| is_evaluated(*index) && needs(later));
+        // A step sees what those of the targets return that take part.
+        let is_covered = |later: &PlannedStep| {
+            let same = steps().filter(|(_, other)| other.step.id == assumed.step.id && prepared.takes_part(other));
+            !prepared.takes_part(assumed) && same.into_iter().any(|(_, other)| prepared.depends_on(later, other))
+        };
+        let dependent = steps().filter(is_evaluated).find(|(_, later)| needs(later) && !is_covered(later));
         if let Some((_, dependent)) = dependent {
             let (id, label) = (&assumed.step.id, &prepared.release.label);
             let message = format!(
@@ -54,9 +66,12 @@ pub(super) fn check_assumed_steps(
                 dependent.step.id
             );
             let cause = why_not_recorded(state, assumed);
-            let hint = format!(
-                "`{id}` must run for {label} first: deploy without `--{option}`, or deploy with `--until {id}` first"
-            );
+            let hint = match prepared.takes_part(assumed) {
+                true => format!(
+                    "`{id}` must run for {label} first: deploy without `--{option}`, or deploy with `--until {id}` first"
+                ),
+                false => format!("`{id}` must run for {label} first: add `{}` to `--limit`", assumed.host_name()),
+            };
             problems.push(Diagnostic::new(ErrorCode::OutputsNotRecorded, message).with_cause(cause).with_hint(hint));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Ref, RefCell},
+    collections::BTreeMap,
     path::Path,
     time::Duration,
 };
@@ -10,11 +11,12 @@ use super::{
     AttemptError, DeployOverrides, DeploymentRequest, Interrupt, PlannedStep, PreparedPlan, UnrecordedRelease,
     call::JournaledCall,
     environment::StepEnvironment,
+    left_behind::HostLeftBehind,
     outputs::StepOutputs,
     request::EarlierJournals,
     resolve::{AttemptView, ResolvedStep, input_hashes, lineage},
 };
-use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
+use contract::{AttemptNumber, RunId, StepId, TargetName, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
     Journal, JournalState,
     decision::Selection,
@@ -41,6 +43,8 @@ pub(super) struct RunningAttempt<'a> {
     pub(super) step_environment: StepEnvironment,
     /// The release that was live before, if the history does not know it.
     pub(super) unrecorded: Option<UnrecordedRelease>,
+    /// The hosts that it goes on without.
+    pub(super) left_behind: RefCell<BTreeMap<TargetName, HostLeftBehind>>,
     lock: &'a DeploymentLock,
 }
 
@@ -80,7 +84,8 @@ impl<'a> RunningAttempt<'a> {
         request.store.forget_lost_records().map_err(HistoryError::from)?;
         let step_environment = StepEnvironment::new(request.store, &lock.token(), &header, &request.parent_deployments);
         let (journal, outputs, unrecorded) = (RefCell::new(journal), StepOutputs::default(), None);
-        Ok(Self { request, interrupt, header, journal, outputs, step_environment, unrecorded, lock })
+        let left_behind = RefCell::default();
+        Ok(Self { request, interrupt, header, journal, outputs, step_environment, unrecorded, left_behind, lock })
     }
 
     pub(super) fn prepared(&self) -> &'a PreparedPlan {
@@ -144,7 +149,7 @@ impl<'a> RunningAttempt<'a> {
         self.fence_if_lost(published)
     }
 
-    /// Begins a session of this attempt on each other host that steps run on.
+    /// Begins a session of this attempt on each other host that steps run on, and leaves those behind where none can begin.
     pub(super) async fn begin_host_sessions(&self) -> Result<(), AttemptError> {
         let lineage = lineage(&self.header.app, &self.header.environment, &self.state());
         let begun = tokio::select! {
@@ -152,11 +157,7 @@ impl<'a> RunningAttempt<'a> {
             begun = self.prepared().begin_host_sessions(&self.header, &lineage) => begun,
             () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
         };
-        begun.map_err(|problems| {
-            let mut problems = problems.into_iter();
-            let first = problems.next().expect("there is an error for each host that failed");
-            AttemptError::Host(problems.fold(first, |first, other| first.with_cause(other.message)))
-        })
+        self.leave_behind_without_session(begun)
     }
 
     /// Confirms that this attempt holds the lock; gives up when the grace period after a signal is over.
@@ -189,7 +190,7 @@ impl<'a> RunningAttempt<'a> {
 
     /// Whether the release is live and verified after an attempt that ends with `exit`.
     pub(super) fn is_verified(&self, exit: ExitKind) -> bool {
-        exit == ExitKind::Success && self.overrides().selection == Selection::All
+        exit == ExitKind::Success && self.overrides().selection == Selection::All && self.overrides().limit.is_none()
     }
 
     /// The time that is left for closing the lock.
@@ -212,13 +213,22 @@ fn start_notes(prepared: &PreparedPlan, lock: &DeploymentLock) -> [JournalNote; 
 }
 
 fn override_notes(overrides: &DeployOverrides) -> Vec<JournalNote> {
-    let note =
-        |option: &str, step: Option<&StepId>| JournalNote::Override { option: option.to_owned(), step: step.cloned() };
+    let note = |option: &str, step: Option<&StepId>| JournalNote::Override {
+        option: option.to_owned(),
+        step: step.cloned(),
+        hosts: None,
+    };
+    let limit = |written: &String| JournalNote::Override {
+        option: "limit".to_owned(),
+        step: None,
+        hosts: Some(written.clone()),
+    };
     let mut notes = Vec::new();
     notes.extend(overrides.journal_missing.then(|| note(MISSING_JOURNAL, None)));
     notes.extend(overrides.fresh.then(|| note("fresh", None)));
     notes.extend(overrides.command.map(|command| note(command, None)));
     notes.extend(overrides.selection.option().map(|(option, step)| note(option, Some(step))));
+    notes.extend(overrides.limit.iter().map(limit));
     notes.extend(overrides.rerun.iter().map(|step| note("rerun", Some(step))));
     notes.extend(overrides.accept_drift.iter().map(|step| note("accept-drift", Some(step))));
     notes
@@ -256,7 +266,7 @@ fn is_finished(exit: Option<ExitKind>, verified: bool) -> bool {
 }
 
 /// A short id, unique within (app, environment): the epoch at which the run began, and a hash of its release.
-fn new_run_id(epoch: u64, release: &Release) -> RunId {
+pub(super) fn new_run_id(epoch: u64, release: &Release) -> RunId {
     let content = release.digest.as_ref().map_or_else(|| release.label.to_string(), ToString::to_string);
     let run = format!("{epoch}-{}", Blake3Hash::of(content.as_bytes()).hex_prefix(6));
     run.parse().expect("digits, a dash and hex digits are a run id")

@@ -35,11 +35,14 @@ impl AttemptConclusion {
             RollbackResult::Done(_) => ExitKind::RolledBack,
             RollbackResult::NotRolledBack(_) | RollbackResult::Failed(_) => ExitKind::Failed,
         };
-        let failed =
-            if let AttemptError::Failed { step_target, .. } = error.gravest() { Some(step_target) } else { None };
-        let next = next_attempt::foresee(attempt, exit, failed).await;
+        let next = next_attempt::foresee(attempt, exit, &error.failed_steps()).await;
         let mut warnings = Vec::new();
         let mut diagnostic = diagnostic(attempt, error, &next);
+        if !matches!(error, AttemptError::HostsLeftBehind(_)) {
+            let redactor = attempt.journal.borrow().redactor().clone();
+            let causes = attempt.why_stopped(error).into_iter().map(|cause| redactor.redact(&cause));
+            diagnostic = causes.fold(diagnostic, Diagnostic::with_cause);
+        }
         match rollback {
             RollbackResult::NotRolledBack(None) => {}
             RollbackResult::NotRolledBack(Some(why)) => {

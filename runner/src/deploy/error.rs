@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path};
 
+use super::left_behind::HostsLeftBehind;
+
 use contract::{
     AttemptNumber, TargetName,
     diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceLocation},
@@ -39,6 +41,8 @@ pub enum AttemptError {
     Lock(LockError),
     /// The process got SIGINT or SIGTERM.
     Interrupted,
+    /// Everything is done except on these hosts.
+    HostsLeftBehind(HostsLeftBehind),
     /// A step ended so on more than one target.
     OnSeveralTargets { gravest: Box<AttemptError>, others: Vec<AttemptError> },
 }
@@ -116,7 +120,7 @@ impl AttemptError {
             Self::Irreversible { .. } | Self::NotImported { .. } => 3,
             Self::Failed { outcome_known: false, .. } => 4,
             Self::Failed { outcome_known: true, .. } | Self::RehearsalFailed { .. } => 5,
-            Self::Plan(_) | Self::Host(_) => 6,
+            Self::Plan(_) | Self::Host(_) | Self::HostsLeftBehind(_) => 6,
             Self::OnSeveralTargets { gravest, .. } => gravest.rank(),
         }
     }
@@ -137,7 +141,113 @@ impl AttemptError {
             | Self::SecretInReceipt { step_target, .. }
             | Self::UndoFailed { step_target, .. }
             | Self::Irreversible { step_target, .. } => Some(step_target),
-            Self::Plan(_) | Self::Host(_) | Self::Journal(_) | Self::Lock(_) | Self::Interrupted => None,
+            Self::Plan(_)
+            | Self::Host(_)
+            | Self::HostsLeftBehind(_)
+            | Self::Journal(_)
+            | Self::Lock(_)
+            | Self::Interrupted => None,
+        }
+    }
+
+    /// All steps that it is about, each on its target.
+    pub(super) fn step_targets(&self) -> Vec<&StepTarget> {
+        match self {
+            Self::OnSeveralTargets { gravest, others } => {
+                std::iter::once(&**gravest).chain(others).filter_map(Self::step_target).collect()
+            }
+            Self::Failed { .. }
+            | Self::InDoubt { .. }
+            | Self::NotImported { .. }
+            | Self::RehearsalFailed { .. }
+            | Self::Plan(_)
+            | Self::Host(_)
+            | Self::SecretInReceipt { .. }
+            | Self::UndoFailed { .. }
+            | Self::Irreversible { .. }
+            | Self::HostsLeftBehind(_)
+            | Self::Journal(_)
+            | Self::Lock(_)
+            | Self::Interrupted => self.step_target().into_iter().collect(),
+        }
+    }
+
+    /// The steps that the next attempt decides about again before anything else.
+    pub(super) fn failed_steps(&self) -> Vec<&StepTarget> {
+        match self.gravest() {
+            Self::Failed { step_target, .. } => vec![step_target],
+            Self::HostsLeftBehind(left) => left.hosts.values().filter_map(|host| host.failed_step.as_ref()).collect(),
+            Self::InDoubt { .. }
+            | Self::NotImported { .. }
+            | Self::RehearsalFailed { .. }
+            | Self::Plan(_)
+            | Self::Host(_)
+            | Self::SecretInReceipt { .. }
+            | Self::UndoFailed { .. }
+            | Self::Irreversible { .. }
+            | Self::Journal(_)
+            | Self::Lock(_)
+            | Self::Interrupted
+            | Self::OnSeveralTargets { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether nothing may run after it, on whatever host.
+    pub(super) fn ends_attempt(&self) -> bool {
+        match self {
+            Self::Journal(_) | Self::Lock(_) | Self::Interrupted => true,
+            Self::OnSeveralTargets { gravest, .. } => gravest.ends_attempt(),
+            Self::Failed { .. }
+            | Self::InDoubt { .. }
+            | Self::NotImported { .. }
+            | Self::RehearsalFailed { .. }
+            | Self::Plan(_)
+            | Self::Host(_)
+            | Self::SecretInReceipt { .. }
+            | Self::UndoFailed { .. }
+            | Self::Irreversible { .. }
+            | Self::HostsLeftBehind(_) => false,
+        }
+    }
+
+    /// What happened, in a line about the target that it happened on.
+    pub(super) fn why_on_target(&self) -> String {
+        match self {
+            Self::Failed { step_target, failure, outcome_known: true } => {
+                format!("step `{}` failed: {}", step_target.step, failure_summary(failure))
+            }
+            Self::Failed { step_target, failure, outcome_known: false } => {
+                format!("the outcome of step `{}` is unknown: {}", step_target.step, failure_summary(failure))
+            }
+            Self::RehearsalFailed { step_target, failure, .. } => {
+                format!("step `{}` would be refused: {}", step_target.step, failure_summary(failure))
+            }
+            Self::InDoubt { step_target, reason } => {
+                let next = NextAttempt::default();
+                let hint =
+                    ResumeHint { resume_command: "", resolve_command: None, has_checkpoints: false, next: &next };
+                let (_, why, _) = in_doubt(step_target, reason, &hint);
+                format!("step `{}` is in doubt and was not run: {why}", step_target.step)
+            }
+            Self::UndoFailed { step_target, failure } => {
+                format!("the rollback of step `{}` failed: {}", step_target.step, failure_summary(failure))
+            }
+            Self::Irreversible { step_target, .. } => {
+                format!("not rolled back: step `{}` is irreversible", step_target.step)
+            }
+            Self::Plan(diagnostic) | Self::Host(diagnostic) => match diagnostic.causes.first() {
+                Some(cause) => format!("{}: {cause}", diagnostic.message),
+                None => diagnostic.message.clone(),
+            },
+            Self::NotImported { why, .. } => why.clone(),
+            Self::SecretInReceipt { step_target, .. } => {
+                format!("the record of step `{}` contains a secret", step_target.step)
+            }
+            Self::HostsLeftBehind(left) => left.summary(),
+            Self::Journal(error) => error.to_string(),
+            Self::Lock(error) => error.to_string(),
+            Self::Interrupted => "interrupted".to_owned(),
+            Self::OnSeveralTargets { gravest, .. } => gravest.why_on_target(),
         }
     }
 
@@ -154,6 +264,7 @@ impl AttemptError {
             | Self::NotImported { .. }
             | Self::SecretInReceipt { .. }
             | Self::UndoFailed { .. }
+            | Self::HostsLeftBehind(_)
             | Self::Irreversible { .. } => "it did not finish".to_owned(),
         }
     }
@@ -166,12 +277,12 @@ impl AttemptError {
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target, failure, outcome_known: known } => {
+                let stated = |codes: &[ErrorCode]| failure.stated_code().filter(|code| codes.contains(code));
                 let code = if *known {
-                    migration_code(failure).unwrap_or(ErrorCode::StepFailed)
+                    migration_code(failure).or(stated(&[ErrorCode::NotConfirmed])).unwrap_or(ErrorCode::StepFailed)
                 } else {
-                    // Only the runner reports an unknown outcome, so a module did not state this code.
-                    let stated = failure.stated_code().filter(|code| *code == ErrorCode::SecretInReceipt);
-                    stated.unwrap_or(ErrorCode::StepLost)
+                    // Only the runner reports an unknown outcome, so a module did not state these codes.
+                    stated(&[ErrorCode::SecretInReceipt, ErrorCode::NotUndoneByHost]).unwrap_or(ErrorCode::StepLost)
                 };
                 let message = format!("step {step_target} failed on attempt {attempt}");
                 let mut diagnostic = Diagnostic::new(code, message).with_cause(failure_summary(failure));
@@ -237,6 +348,17 @@ impl AttemptError {
                 on_other_targets(gravest, others).into_iter().fold(diagnostic, Diagnostic::with_cause)
             }
             Self::Host(diagnostic) => diagnostic.clone().with_exit(ExitKind::Failed),
+            Self::HostsLeftBehind(left) => {
+                let hint = match &next.stop {
+                    Some((stop, reason)) => {
+                        let (_, _, hint) = in_doubt(stop, reason, resume_hint);
+                        format!("the next attempt would stop at step {stop}: {hint}")
+                    }
+                    None => format!("fix the cause there, then run `{again}` again: it runs what is missing"),
+                };
+                let diagnostic = Diagnostic::new(ErrorCode::HostsLeftBehind, left.summary()).with_hint(hint);
+                left.lines().into_iter().fold(diagnostic, Diagnostic::with_cause)
+            }
             Self::UndoFailed { step_target, failure } => {
                 Diagnostic::new(ErrorCode::UndoFailed, format!("the rollback of step {step_target} failed"))
                     .with_cause(failure_summary(failure))
@@ -281,6 +403,7 @@ fn on_other_targets(gravest: &AttemptError, others: &[AttemptError]) -> Vec<Stri
         AttemptError::SecretInReceipt { .. } | AttemptError::Irreversible { .. } => {
             "the step did not finish".to_owned()
         }
+        AttemptError::HostsLeftBehind(left) => left.summary(),
         AttemptError::Journal(error) => error.to_string(),
         AttemptError::Lock(error) => error.to_string(),
         AttemptError::OnSeveralTargets { .. } => "the step failed".to_owned(),
@@ -302,7 +425,7 @@ fn on_other_targets(gravest: &AttemptError, others: &[AttemptError]) -> Vec<Stri
 }
 
 /// The names of targets, of many only the first.
-fn listed(targets: &[String]) -> String {
+pub(super) fn listed(targets: &[String]) -> String {
     const SHOWN: usize = 8;
     match targets.len().checked_sub(SHOWN) {
         None | Some(0) => targets.join(", "),
@@ -391,6 +514,7 @@ fn in_doubt(
         | DecisionReason::NotSelected
         | DecisionReason::Always
         | DecisionReason::HostRecord
+        | DecisionReason::NotConfirmed
         | DecisionReason::InvalidInput { .. }
         | DecisionReason::RehearsalFailed { .. }
         | DecisionReason::UndoUnfinished
@@ -468,7 +592,12 @@ mod tests {
     fn a_failure_is_in_a_file_of_a_granted_directory_or_nowhere() {
         let text = "version: 1\napp: shop\nsteps:\n  a: { uses: pull, grants: { dirs: { db: ./migrations } } }\n";
         let source = PlanSource { path: "deploy.yml".into(), folder: "/plans/shop".into(), text: text.into() };
-        let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+        let request = PlanRequest {
+            environment: None,
+            release: &"r1".parse().unwrap(),
+            env: &|_| None,
+            inventory: &plan::no_inventory,
+        };
         let plan = Plan::parse(source, &request).unwrap();
         let spot = |file: &str| {
             let failure =

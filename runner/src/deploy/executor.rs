@@ -13,9 +13,12 @@ use contract::{
     hash::Blake3Hash,
     step::{ProbeFinding, Receipt, StepFailure},
 };
+use db::migrate::{LintFinding, LintLevel};
 use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent};
 use plan::{Plan, PlanStep};
-use sandbox::{CallChannel, InputError, LoadedModule, ModuleDescription, ModuleRuntime, PreviewChange};
+use sandbox::{
+    CallChannel, InputError, LoadedModule, MigratesBehavior, ModuleDescription, ModuleRuntime, PreviewChange,
+};
 
 use super::modules::LoadedModules;
 
@@ -50,6 +53,16 @@ pub trait Executor {
     /// Why it would be refused.
     async fn rehearse(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> Result<(), StepFailure>;
 
+    /// Lints the migrations that a step of a module with `migrates` would apply.
+    ///
+    /// # Errors
+    /// The files can't be read, or the database can't be reached.
+    async fn lint_migrations(
+        &self,
+        step: &PlanStep,
+        migrates: &MigratesBehavior,
+    ) -> Result<(Vec<LintFinding>, LintLevel), StepFailure>;
+
     /// Probes whether the effect of an input holds.
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding;
 
@@ -77,10 +90,6 @@ impl LocalExecutor {
     /// Creates an executor for loaded modules.
     pub(super) fn new(runtime: ModuleRuntime, modules: LoadedModules) -> Self {
         Self { runtime, modules }
-    }
-
-    pub(super) fn runtime(&self) -> &ModuleRuntime {
-        &self.runtime
     }
 
     /// Waits until the code of the plan's modules is loaded, and returns the errors.
@@ -116,6 +125,14 @@ impl Executor for LocalExecutor {
 
     async fn rehearse(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> Result<(), StepFailure> {
         self.runtime.rehearse(self.module(step), step, input, channel).await
+    }
+
+    async fn lint_migrations(
+        &self,
+        step: &PlanStep,
+        migrates: &MigratesBehavior,
+    ) -> Result<(Vec<LintFinding>, LintLevel), StepFailure> {
+        self.runtime.lint_migrations(step, migrates).await
     }
 
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding {

@@ -24,11 +24,10 @@ impl HookRunner<'_, '_> {
     pub(super) async fn run_closing(&mut self, exit: ExitKind) -> Vec<Notice> {
         let hooks = &self.attempt.prepared().hooks;
         if exit == ExitKind::Success
-            && let Some((option, step)) = self.attempt.overrides().selection.option()
+            && let Some(option) = self.attempt.overrides().partial_option()
         {
             // The release may not be live, or not checked: the hooks would announce what is not so.
-            let skipped =
-                format!("the `after` hooks did not run, because `--{option} {step}` left out a part of the plan");
+            let skipped = format!("the `after` hooks did not run, because `{option}` left out a part of the plan");
             return if hooks.after.is_empty() { Vec::new() } else { vec![Notice::note(skipped)] };
         }
         let (hooks, result) = match exit {

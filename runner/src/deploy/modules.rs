@@ -11,6 +11,8 @@ use sandbox::{
     LoadedModule, ModuleDescription, ModuleLoadError, ModuleRuntime, NoticeHandler, UserPaths, module_display_name,
 };
 
+use crate::remote::{ThirdPartyModule, ThirdPartyModules};
+
 /// Loaded modules, by [`module_display_name`].
 #[derive(Default)]
 pub(super) struct LoadedModules(BTreeMap<String, (LoadedModule, ModuleDescription)>);
@@ -33,6 +35,27 @@ impl LoadedModules {
     /// The descriptions of all modules, by their display names.
     pub(super) fn descriptions(&self) -> BTreeMap<String, ModuleDescription> {
         self.0.iter().map(|(name, (_, description))| (name.clone(), description.clone())).collect()
+    }
+
+    /// The files of the third-party modules that steps on other hosts use, by their display names. A file that
+    /// can't be read is an error of each module's first step.
+    pub(super) async fn third_party_on_hosts(
+        &self,
+        runtime: &ModuleRuntime,
+        plan: &Plan,
+    ) -> (ThirdPartyModules, Vec<Diagnostic>) {
+        let (mut found, mut problems) = (ThirdPartyModules::new(), Vec::new());
+        let mut checked = BTreeSet::new();
+        for step in plan.all_steps().filter(|step| step.remote_host().is_some()) {
+            let name = module_display_name(&step.uses);
+            let Some((module, _)) = self.of(step).filter(|_| checked.insert(name.clone())) else { continue };
+            match runtime.module_file(&step.uses, module).await {
+                Ok(None) => {}
+                Ok(Some(bytes)) => drop(found.insert(name, ThirdPartyModule::new(bytes))),
+                Err(error) => problems.push(error.diagnostic(plan, step)),
+            }
+        }
+        (found, problems)
     }
 
     /// Waits until the code of each module is loaded. If that fails, each module's first step gets an error.

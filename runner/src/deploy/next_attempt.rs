@@ -18,9 +18,9 @@ use journal::{
     event::{Decision, JournalHeader},
 };
 
-/// What the next attempt does if this one ends with `exit`, after `failed` failed: which of the passed steps it does not run again, and
+/// What the next attempt does if this one ends with `exit`, after the steps of `failed` failed: which of the passed steps it does not run again, and
 /// where it is certain to stop.
-pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed: Option<&StepTarget>) -> NextAttempt {
+pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed: &[&StepTarget]) -> NextAttempt {
     let prepared = attempt.prepared();
     let mut state = attempt.state().clone();
     if let Some(last) = state.attempts.last_mut() {
@@ -35,7 +35,7 @@ pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed
     let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs, is_local_state };
     let mut skipped: Vec<&StepTarget> = Vec::new();
     let mut next = NextAttempt::default();
-    let is_failed = |planned: &PlannedStep| failed == Some(&planned.step_target);
+    let is_failed = |planned: &PlannedStep| failed.contains(&&planned.step_target);
     // A host that is gone is not dialed for a hint, and none is asked when time is short.
     let is_interrupted = attempt.interrupt.is_requested();
     let is_known = |planned: &&PlannedStep| {

@@ -19,6 +19,7 @@ mod type_hint;
 mod versions;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     path::Path,
     rc::Rc,
@@ -42,7 +43,7 @@ use serde_json::Value;
 pub use hosts::host_problems;
 
 use crate::remote::{Dialer, FileHashes, RemoteExecutor};
-use hosts::{CheckedResources, module_of_this_machine};
+use hosts::CheckedResources;
 use machine::MachineCheck;
 use modules::LoadedModules;
 use planner::{StepPlanner, phase_order_error, upstream_of};
@@ -61,6 +62,8 @@ pub struct PreflightOptions {
     pub scope: PreflightScope,
     /// The secrets that the CI job gives to the runner itself, by their environment variables.
     pub job_secrets: BTreeMap<String, Secret>,
+    /// `--limit`: the hosts that take part, as written; none: all.
+    pub limit: Option<String>,
 }
 
 /// How much of a plan the preflight checks.
@@ -98,6 +101,10 @@ pub struct PreparedPlan {
     targets: BTreeMap<StepId, BTreeSet<TargetName>>,
     executor: StepExecutor,
     hosts: BTreeMap<TargetName, RemoteExecutor>,
+    /// The hosts that `--limit` chooses; none: all take part.
+    limit: Option<BTreeSet<TargetName>>,
+    /// The hosts that the preflight leaves behind, and why.
+    left_behind: RefCell<BTreeMap<TargetName, Diagnostic>>,
     notify: NoticeHandler,
 }
 
@@ -123,10 +130,18 @@ pub struct PlannedStep {
     pub description: ModuleDescription,
     /// All steps that it depends on, directly or indirectly.
     pub upstream: BTreeSet<StepId>,
+    /// The same step on the other hosts of the group that it runs once for: each can take the place of the one before.
+    pub(super) stand_ins: Vec<PlannedStep>,
     pub(super) module_digest: Digest,
 }
 
 impl PlannedStep {
+    /// The host that it runs on, `local` for the runner's machine. Its target is another name if it runs once for a group.
+    #[must_use]
+    pub fn host_name(&self) -> TargetName {
+        self.step.host.as_ref().map_or_else(TargetName::local, |host| host.name.clone())
+    }
+
     /// What its fingerprint says of its module.
     #[must_use]
     pub fn module_hash(&self) -> Blake3Hash {
@@ -153,7 +168,7 @@ impl PreparedPlan {
             problems.extend(resources::unreadable_dirs(&prepared.plan, prepared.local_steps()));
         }
         if problems.is_empty() {
-            problems = prepared.check_hosts(CheckedResources::Existing).await;
+            problems = prepared.leave_behind_or_refuse(prepared.check_hosts(CheckedResources::Existing).await);
         }
         if !problems.is_empty() {
             return Err(in_order_of_the_plan(problems));
@@ -177,6 +192,7 @@ impl PreparedPlan {
                 description: describe(step),
                 upstream: upstream_of(step, &steps),
                 step: step.clone(),
+                stand_ins: Vec::new(),
                 module_digest: Digest::from_bytes([0; 32]),
             });
         }
@@ -189,6 +205,8 @@ impl PreparedPlan {
             targets: targets_of(&plan),
             executor: StepExecutor::Doubles(doubles),
             hosts: BTreeMap::new(),
+            limit: None,
+            left_behind: RefCell::default(),
             notify: std::sync::Arc::new(|_| {}),
             plan,
         }
@@ -228,7 +246,17 @@ impl PreparedPlan {
     /// The resources that are missing or unusable, each with its location in the plan.
     pub async fn check_resources(&self) -> Result<(), Vec<Diagnostic>> {
         resources::check_resources(&self.plan, self.local_steps())?;
-        let problems = self.check_hosts(CheckedResources::Created).await;
+        let problems: Vec<_> = self.check_hosts(CheckedResources::Created).await.into_values().flatten().collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// The same for a deployment, which may leave some hosts behind.
+    ///
+    /// # Errors
+    /// As [`check_resources`](Self::check_resources).
+    pub(super) async fn check_resources_of_deployment(&self) -> Result<(), Vec<Diagnostic>> {
+        resources::check_resources(&self.plan, self.local_steps())?;
+        let problems = self.leave_behind_or_refuse(self.check_hosts(CheckedResources::Created).await);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -237,9 +265,11 @@ impl PreparedPlan {
         self.all_steps().filter(move |planned| planned.step.remote_host().is_some_and(|host| host.name == *name))
     }
 
-    /// The steps on this machine, followed by those of the hooks.
+    /// The steps on this machine that take part, followed by those of the hooks.
     fn local_steps(&self) -> impl Iterator<Item = &PlannedStep> {
-        self.all_steps().filter(|planned| planned.step.remote_host().is_none())
+        let is_local_step = |planned: &&PlannedStep| planned.step.remote_host().is_none() && self.takes_part(planned);
+        let PlannedHooks { before, after, on_failure } = &self.hooks;
+        self.steps.iter().filter(is_local_step).chain(before).chain(after).chain(on_failure)
     }
 
     /// Waits until the code of all modules is loaded. Nothing may begin before this.
@@ -294,20 +324,19 @@ impl PreparedPlan {
         config: Value,
         state: &JournalState,
     ) -> Result<(), Vec<Diagnostic>> {
-        // On another host, the step itself reads its files.
-        let here = planned.step.remote_host().is_none();
-        let Some(preflight) = self.migration_preflight(Some(state)).filter(|_| here) else { return Ok(()) };
+        let Some(preflight) = self.migration_preflight(Some(state)) else { return Ok(()) };
         let step = PlanStep { with: config, pending: BTreeMap::new(), ..planned.step.clone() };
-        let problems = preflight.check_step(planned, &step).await;
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        preflight.check_step(planned, &step).await
     }
 
     fn migration_preflight<'a>(
         &'a self,
         state: Option<&'a JournalState>,
     ) -> Option<migrations::MigrationPreflight<'a>> {
-        let StepExecutor::Local(local) = &self.executor else { return None };
-        Some(migrations::MigrationPreflight { plan: &self.plan, local, notify: &self.notify, state })
+        match &self.executor {
+            StepExecutor::Local(_) => Some(migrations::MigrationPreflight { prepared: self, state }),
+            StepExecutor::Doubles(_) => None,
+        }
     }
 
     /// The position of a step, on the first of its targets; none if the plan has no such step.
@@ -385,7 +414,7 @@ pub struct UnresolvedPlan {
 impl UnresolvedPlan {
     /// The errors in the steps of a plan of which other steps can't be read. Nothing is looked at on this machine.
     pub async fn problems_of_part(plan: Plan, label: Label, options: PreflightOptions) -> Vec<Diagnostic> {
-        let options = PreflightOptions { scope: PreflightScope::ReadablePart, ..options };
+        let options = PreflightOptions { scope: PreflightScope::ReadablePart, limit: None, ..options };
         match Self::load(plan, label, options).await {
             Ok(loaded) => loaded.problems,
             Err(diagnostic) => vec![diagnostic],
@@ -397,22 +426,27 @@ impl UnresolvedPlan {
     /// # Errors
     /// The sandbox can't be set up, or the lock file can't be read.
     pub async fn load(plan: Plan, label: Label, options: PreflightOptions) -> Result<Self, Diagnostic> {
-        let PreflightOptions { cache_dirs, notify, pin_policy, scope, job_secrets } = options;
+        let PreflightOptions { cache_dirs, notify, pin_policy, scope, job_secrets, limit } = options;
+        let limit = limit.map(|written| plan.limited_hosts(&written)).transpose()?;
         let mut problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
         let runtime = modules::new_runtime(cache_dirs, &notify)?;
         let (modules, load_problems) = LoadedModules::load(&runtime, &plan).await;
         let pins = ModulePins::read(&plan, pin_policy, |step| modules.of(step))?;
         let mut planner = StepPlanner { plan: &plan, modules: &modules, scope, problems: load_problems };
         planner.problems.extend(pins.problems(&plan));
-        let steps = planner.plan_steps();
+        let mut steps = planner.plan_steps();
+        if let Some(limit) = &limit {
+            steps.iter_mut().for_each(|planned| hosts::move_into_limit(planned, limit));
+        }
         let hooks = PlannedHooks {
             before: planner.plan_hooks(&plan.hooks.before),
             after: planner.plan_hooks(&plan.hooks.after),
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
-        planner.problems.extend(steps.iter().filter_map(|planned| module_of_this_machine(&plan, planned)));
         problems.extend(planner.problems);
+        let (third_party_modules, unreadable) = modules.third_party_on_hosts(&runtime, &plan).await;
+        problems.extend(unreadable);
         let redactor = Redactor::of_deployment(&plan.secrets, &job_secrets);
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
         problems.extend(lookups::unknown_outputs(&plan, &steps, all()));
@@ -420,7 +454,9 @@ impl UnresolvedPlan {
         if scope == PreflightScope::Machine {
             // What comes after setup steps is checked after them.
             let has_setup = steps.first().is_some_and(|first| is_setup(&plan, first));
-            let local = all().filter(|planned| planned.step.remote_host().is_none());
+            let taking_part = steps.iter().filter(|planned| hosts::is_in_limit(planned, limit.as_ref()));
+            let all = taking_part.chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
+            let local = all.filter(|planned| planned.step.remote_host().is_none());
             let checked = local.filter(|planned| !has_setup || is_setup(&plan, planned));
             problems.extend(machine_problems(&plan, checked).await);
         }
@@ -431,17 +467,32 @@ impl UnresolvedPlan {
         }
         let release = Release { label, digest: None };
         let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
-        let hashes = Arc::new(FileHashes::default());
+        let (hashes, third_party_modules) = (Arc::new(FileHashes::default()), Rc::new(third_party_modules));
         let mut hosts = BTreeMap::new();
         for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
             hosts.entry(host.name.clone()).or_insert_with(|| {
                 let (host, notify, hashes) = (Arc::clone(host), Arc::clone(&notify), Arc::clone(&hashes));
-                RemoteExecutor::new(host, Rc::clone(&descriptions), notify, Rc::clone(&dialer), hashes)
+                let (descriptions, third_party_modules) = (Rc::clone(&descriptions), Rc::clone(&third_party_modules));
+                RemoteExecutor::new(host, descriptions, third_party_modules, notify, Rc::clone(&dialer), hashes)
             });
         }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));
         let targets = targets_of(&plan);
-        let prepared = PreparedPlan { plan, release, steps, hooks, pins, redactor, targets, executor, hosts, notify };
+        let left_behind = RefCell::default();
+        let prepared = PreparedPlan {
+            plan,
+            release,
+            steps,
+            hooks,
+            pins,
+            redactor,
+            targets,
+            executor,
+            hosts,
+            limit,
+            left_behind,
+            notify,
+        };
         Ok(Self { prepared, problems })
     }
 

@@ -18,7 +18,7 @@ use super::{
     resolve::{AttemptView, ResolvedStep},
 };
 use contract::{
-    MachineId, StepId,
+    MachineId, StepId, TargetName,
     diagnostic::Diagnostic,
     step::{ProbeFinding, StepFailure, StepPhase},
 };
@@ -61,6 +61,7 @@ pub async fn preview_deployment(
     let header = JournalHeader { machine, ..attempt::next_header(prepared, &state, epoch, "preview") };
     let is_local_state = is_local_state(store);
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
+    let left_behind: BTreeSet<TargetName> = prepared.left_behind().into_keys().collect();
     let mut outputs = StepOutputs::default();
     let mut running = BTreeSet::new();
     let mut stop: Option<StepTarget> = None;
@@ -77,7 +78,8 @@ pub async fn preview_deployment(
             AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs, is_local_state };
         let view = PreviewView { attempt, running: &running };
         // All hosts are asked at once.
-        let of_targets = of_step.iter().map(async |planned| preview_target(&view, planned, disposition).await);
+        let of_targets =
+            of_step.iter().map(async |planned| preview_target(&view, planned, disposition, &left_behind).await);
         let of_targets = futures_util::future::join_all(of_targets).await;
         for (planned, preview) in of_step.iter().zip(of_targets) {
             let (preview, known) = preview?;
@@ -120,9 +122,21 @@ async fn preview_target(
     view: &PreviewView<'_>,
     planned: &PlannedStep,
     disposition: StepDisposition,
+    left_behind: &BTreeSet<TargetName>,
 ) -> Result<(StepPreview, Option<Map<String, Value>>), Vec<Diagnostic>> {
     let mut preview = empty(planned);
     let mut outputs = None;
+    let prepared = view.attempt.prepared;
+    if !prepared.takes_part(planned) {
+        preview.unknown_reason = Some("not selected".to_owned());
+        let recorded = assumed_outputs(view.attempt.state, planned, &view.attempt.header.release);
+        return Ok((preview, (!recorded.is_empty()).then_some(recorded)));
+    }
+    let is_possible = |step: &&PlannedStep| !left_behind.contains(&step.host_name()) && prepared.can_call(step);
+    let Some(planned) = std::iter::once(planned).chain(&planned.stand_ins).find(is_possible) else {
+        preview.unknown_reason = Some("the host would be left behind".to_owned());
+        return Ok((preview, None));
+    };
     match disposition {
         StepDisposition::Exclude => preview.unknown_reason = Some("not selected".to_owned()),
         StepDisposition::AssumeDone => {

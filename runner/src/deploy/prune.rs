@@ -1,20 +1,26 @@
-//! Removes old release folders, except those of the live, the recent verified and the last deployed release.
+//! Removes old release folders on each host, except those of the live, the recent verified and the last deployed release.
 //!
 //! Invariants: it removes only folders whose content is known ([`release_folders`]), only in directories that a step with
 //! `installs-releases` may write to, and never the target of a link next to `releases`. It first renames a folder to
 //! `.tmp-…`, the name of an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break
-//! the hash chain; and a record of what was removed, since a deployment pulls a missing release again.
+//! the hash chain; how an agent is asked; and a record of what was removed, since a deployment pulls a missing release again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{attempt::RunningAttempt, release_folders};
-use contract::{EnvironmentName, Label, diagnostic::Notice};
+use contract::{
+    Digest, EnvironmentName, Label, TargetName,
+    diagnostic::{Diagnostic, ErrorCode, Notice},
+};
 use journal::{JournalState, event::Release};
-use plan::{DirAccess, PlanStep};
+use plan::{DirAccess, PlanHost, PlanStep};
 use sandbox::ModuleDescription;
 use state::StateStore;
 
@@ -54,6 +60,7 @@ impl PruneError {
 }
 
 /// A folder with the content of a release, and what pruning does with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseFolder {
     pub path: PathBuf,
     /// The newest label of the release, if a deployment of it is on record.
@@ -62,9 +69,77 @@ pub struct ReleaseFolder {
 }
 
 /// What pruning does with a folder, and why, in words that follow the label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ReleaseFate {
     Kept(String),
     Removed(String),
+}
+
+/// Whether old releases are removed, or only looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PruneMode {
+    Examine,
+    Remove,
+}
+
+/// What the records say of releases: which ones must stay, and the labels of the others. It is the same for all hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRetention {
+    /// How many verified releases stay.
+    keep: usize,
+    /// Why a release stays.
+    kept: BTreeMap<Digest, String>,
+    /// The newest labels of verified releases.
+    verified: BTreeMap<Digest, Label>,
+    /// The newest labels of deployed releases.
+    attempted: BTreeMap<Digest, Label>,
+}
+
+impl ReleaseRetention {
+    /// Reads the records of this environment and of its siblings.
+    ///
+    /// # Errors
+    /// [`PruneError::UnknownNeeds`] when the state of a sibling can't be read.
+    pub fn new(state: &JournalState, siblings: &[SiblingEnvironment], keep: usize) -> Result<Self, PruneError> {
+        let mut kept = BTreeMap::new();
+        let mut add = |release: &Release, why: String| {
+            if let Some(digest) = &release.digest {
+                kept.entry(digest.clone()).or_insert(why);
+            }
+        };
+        retained_releases(state, keep).into_iter().for_each(|(release, why)| add(release, why));
+        for SiblingEnvironment { name, store } in siblings {
+            let unknown = |reason: String| PruneError::UnknownNeeds { environment: name.clone(), reason };
+            let store = store.as_ref().map_err(|reason| unknown(reason.clone()))?;
+            let state = store.load(|_| {}).map_err(|error| unknown(error.to_string()))?.state;
+            // `keep` applies to this environment only, so all of the other environment's verified releases stay.
+            let needed = retained_releases(&state, usize::MAX);
+            needed.into_iter().for_each(|(release, _)| add(release, format!("may be needed by environment `{name}`")));
+        }
+        // Of several labels of one digest, the last one stays.
+        let label = |release: &Release| Some((release.digest.clone()?, release.label.clone()));
+        let verified = state.head.verified.iter().filter_map(label).collect();
+        let attempted = state.attempts.iter().filter_map(|attempt| label(&attempt.header.release)).collect();
+        Ok(Self { keep, kept, verified, attempted })
+    }
+
+    /// What pruning does with a release; `is_linked`: a link next to `releases` leads to it.
+    fn fate(&self, digest: &Digest, is_linked: bool) -> ReleaseFate {
+        let is_verified = self.verified.contains_key(digest);
+        match (self.kept.get(digest), is_linked) {
+            (Some(why), _) => ReleaseFate::Kept(why.clone()),
+            (None, true) => ReleaseFate::Kept("is what a link points to".to_owned()),
+            (None, false) if is_verified => {
+                ReleaseFate::Removed(format!("was verified, and is not among the last {} verified releases", self.keep))
+            }
+            (None, false) if self.attempted.contains_key(digest) => {
+                ReleaseFate::Removed("was never verified".to_owned())
+            }
+            (None, false) => ReleaseFate::Removed("is in no recent deployment on record".to_owned()),
+        }
+    }
 }
 
 /// The releases to keep, each with the reason: the live one, the targets of `runner rollback` and of an automatic rollback, the last
@@ -90,10 +165,35 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<(&Release, String
         .collect()
 }
 
-/// The directories of this machine that the steps of a plan install releases into.
-pub fn release_dirs<'p>(steps: impl IntoIterator<Item = (&'p PlanStep, &'p ModuleDescription)>) -> BTreeSet<&'p Path> {
-    let here = steps.into_iter().filter(|(step, _)| step.remote_host().is_none());
-    here.filter_map(|(step, description)| release_dir(step, description)).collect()
+/// The directories that the steps of a plan install releases into.
+#[derive(Default)]
+pub struct ReleaseDirs {
+    /// Those of this machine.
+    pub here: BTreeSet<PathBuf>,
+    /// Those of other hosts.
+    pub on_hosts: BTreeMap<TargetName, (Arc<PlanHost>, BTreeSet<PathBuf>)>,
+}
+
+impl ReleaseDirs {
+    /// Those of steps with the descriptions of their modules.
+    pub fn new<'p>(steps: impl IntoIterator<Item = (&'p PlanStep, &'p ModuleDescription)>) -> Self {
+        let mut found = Self::default();
+        for (step, description) in steps {
+            let Some(dir) = release_dir(step, description) else { continue };
+            let dirs = match step.remote_host() {
+                None => &mut found.here,
+                Some(host) => {
+                    &mut found
+                        .on_hosts
+                        .entry(host.name.clone())
+                        .or_insert_with(|| (Arc::clone(host), BTreeSet::new()))
+                        .1
+                }
+            };
+            dirs.insert(dir.to_owned());
+        }
+        found
+    }
 }
 
 /// The directory that a step installs releases into. It must be a writable grant of the step itself.
@@ -111,95 +211,81 @@ fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Optio
     }
 }
 
-/// All folders of releases, each with what pruning does with it: it removes what neither this environment nor its siblings need.
+/// All folders of releases on this machine, each with what pruning does with it: it removes what neither this environment nor its
+/// siblings need.
 ///
 /// # Errors
-/// [`PruneError`] when the state of a sibling or a directory can't be read.
+/// [`PruneError::Io`] when a directory can't be read.
 pub fn examine_releases(
-    release_dirs: &BTreeSet<&Path>,
-    state: &JournalState,
-    siblings: &[SiblingEnvironment],
-    keep: usize,
+    release_dirs: &BTreeSet<PathBuf>,
+    retention: &ReleaseRetention,
 ) -> Result<Vec<ReleaseFolder>, PruneError> {
-    let mut kept = BTreeMap::new();
-    let mut add = |release: &Release, why: String| {
-        if let Some(digest) = &release.digest {
-            kept.entry(digest.clone()).or_insert(why);
-        }
-    };
-    retained_releases(state, keep).into_iter().for_each(|(release, why)| add(release, why));
-    for SiblingEnvironment { name, store } in siblings {
-        let unknown = |reason: String| PruneError::UnknownNeeds { environment: name.clone(), reason };
-        let store = store.as_ref().map_err(|reason| unknown(reason.clone()))?;
-        let state = store.load(|_| {}).map_err(|error| unknown(error.to_string()))?.state;
-        // `keep` applies to this environment only, so all of the other environment's verified releases stay.
-        let needed = retained_releases(&state, usize::MAX);
-        needed.into_iter().for_each(|(release, _)| add(release, format!("may be needed by environment `{name}`")));
-    }
     let mut folders = Vec::new();
     for dir in release_dirs {
-        let error = |source| PruneError::Io { path: (*dir).to_owned(), source };
+        let error = |source| PruneError::Io { path: dir.clone(), source };
         let linked = link_targets(dir).map_err(error)?;
         for (path, digest) in release_folders::list(dir).map_err(error)? {
             let is_linked = linked.contains(&path.canonicalize().map_err(error)?);
-            let of_digest = |release: &&Release| release.digest.as_ref() == Some(&digest);
-            let attempted = state.attempts.iter().rev().map(|attempt| &attempt.header.release).find(of_digest);
-            let verified = state.head.verified.iter().rev().find(of_digest);
-            let fate = match (kept.get(&digest), is_linked, verified, attempted) {
-                (Some(why), ..) => ReleaseFate::Kept(why.clone()),
-                (None, true, ..) => ReleaseFate::Kept("is what a link points to".to_owned()),
-                (None, false, Some(_), _) => {
-                    ReleaseFate::Removed(format!("was verified, and is not among the last {keep} verified releases"))
-                }
-                (None, false, None, Some(_)) => ReleaseFate::Removed("was never verified".to_owned()),
-                (None, false, None, None) => ReleaseFate::Removed("is in no recent deployment on record".to_owned()),
-            };
-            let label = attempted.or(verified).map(|release| release.label.clone());
-            folders.push(ReleaseFolder { path, label, fate });
+            let label = retention.attempted.get(&digest).or_else(|| retention.verified.get(&digest)).cloned();
+            folders.push(ReleaseFolder { path, label, fate: retention.fate(&digest, is_linked) });
         }
     }
     Ok(folders)
 }
 
-/// Removes the releases that nobody needs ([`examine_releases`]). Returns the removed folders. If the state of a sibling can't be read,
-/// it removes nothing.
+/// Removes the releases of this machine that nobody needs ([`examine_releases`]). Returns the removed folders.
 ///
 /// # Errors
-/// [`PruneError`]; the releases removed before the error stay removed.
-pub fn prune(
-    release_dirs: &BTreeSet<&Path>,
-    state: &JournalState,
-    siblings: &[SiblingEnvironment],
-    keep: usize,
-) -> Result<Vec<PathBuf>, PruneError> {
+/// [`PruneError::Io`]; the releases removed before the error stay removed.
+pub fn prune(release_dirs: &BTreeSet<PathBuf>, retention: &ReleaseRetention) -> Result<Vec<ReleaseFolder>, PruneError> {
     let mut removed = Vec::new();
-    for ReleaseFolder { path, fate, .. } in examine_releases(release_dirs, state, siblings, keep)? {
-        match fate {
+    for folder in examine_releases(release_dirs, retention)? {
+        let path = &folder.path;
+        match folder.fate {
             ReleaseFate::Kept(_) => {}
             ReleaseFate::Removed(_) => {
                 // `<directory>/releases/<name>`
-                let dir = || path.ancestors().nth(2).unwrap_or(&path).to_owned();
-                remove_release(&path).map_err(|source| PruneError::Io { path: dir(), source })?;
-                removed.push(path);
+                let dir = || path.ancestors().nth(2).unwrap_or(path).to_owned();
+                remove_release(path).map_err(|source| PruneError::Io { path: dir(), source })?;
+                removed.push(folder);
             }
         }
     }
     Ok(removed)
 }
 
-/// Removes old releases after a verified deployment, if the plan sets `keep` and the lock is still held. A failure does
+/// Removes old releases on all hosts after a verified deployment, if the plan sets `keep` and the lock is still held. A failure does
 /// not change how the attempt ends.
-pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> {
+pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Vec<Notice> {
     let prepared = attempt.prepared();
-    let keep = prepared.plan.keep?;
-    let failed = match attempt.confirm_lock().await {
+    let Some(keep) = prepared.plan.keep else { return Vec::new() };
+    let retention = match attempt.confirm_lock().await {
         Ok(()) => {
-            let dirs = release_dirs(prepared.steps.iter().map(|planned| (&planned.step, &planned.description)));
-            prune(&dirs, &attempt.state(), &attempt.request.siblings, keep).err()?.to_string()
+            ReleaseRetention::new(&attempt.state(), &attempt.request.siblings, keep).map_err(|error| error.to_string())
         }
-        Err(error) => format!("can't remove old releases: {}", error.short_text(attempt.journal.borrow().redactor())),
+        Err(error) => {
+            Err(format!("can't remove old releases: {}", error.short_text(attempt.journal.borrow().redactor())))
+        }
     };
-    Some(Notice::warning(format!("{failed}; the deployment itself succeeded")))
+    let failed = match retention {
+        Ok(retention) => {
+            let dirs = ReleaseDirs::new(prepared.steps.iter().map(|planned| (&planned.step, &planned.description)));
+            let here = prune(&dirs.here, &retention).err().map(|error| error.to_string());
+            let elsewhere = prepared.prune_hosts(&dirs, &retention).await;
+            here.into_iter().chain(elsewhere.into_iter().map(|problem| host_failure(&problem))).collect()
+        }
+        Err(failed) => vec![failed],
+    };
+    failed.into_iter().map(|failed| Notice::warning(format!("{failed}; the deployment itself succeeded"))).collect()
+}
+
+/// Why the releases of another host were not removed, or not all of them.
+#[must_use]
+pub fn host_failure(problem: &Diagnostic) -> String {
+    if problem.code == ErrorCode::PruneFailed {
+        return problem.message.clone();
+    }
+    format!("{}; its old releases stay", problem.message)
 }
 
 /// Renames a folder to the name of an unfinished pull, and removes it.

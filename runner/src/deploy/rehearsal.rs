@@ -20,10 +20,12 @@ pub(super) async fn rehearse_commit_steps(attempt: &RunningAttempt<'_>) -> Resul
         if !may_run(attempt, index) {
             continue;
         }
-        let rehearsed = on.iter().filter(|planned| is_rehearsed(attempt, planned));
+        let taking_part = on.iter().filter(|planned| attempt.prepared().takes_part(planned));
+        let placed = taking_part.filter_map(|planned| attempt.placed(planned));
+        let rehearsed = placed.filter(|planned| is_rehearsed(attempt, planned));
         let rehearse = async |planned| attempt.call(planned).rehearse(&input_of(attempt, planned)).await;
-        let (ended, error) = steps::on_each_target(rehearsed, rehearse).await;
-        if let Some(error) = error {
+        let (ended, errors) = steps::on_each_target(rehearsed, rehearse, |_, _| true).await;
+        if let Some(error) = AttemptError::of_several(errors.into_iter().map(|(_, error)| error).collect()) {
             return Err(error);
         }
         for (planned, failure) in ended {

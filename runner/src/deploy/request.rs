@@ -65,6 +65,8 @@ pub struct DeploymentRequest<'a> {
 pub struct DeployOverrides {
     /// The selected steps.
     pub selection: Selection,
+    /// `--limit`, as written: the hosts that take part.
+    pub limit: Option<String>,
     /// `--fresh`.
     pub fresh: bool,
     /// The steps of `--accept-drift`.
@@ -108,6 +110,12 @@ pub(super) struct EarlierJournals {
 }
 
 impl DeployOverrides {
+    /// The option that leaves out a part of the plan, with its value.
+    pub(super) fn partial_option(&self) -> Option<String> {
+        let step = self.selection.option().map(|(option, step)| format!("--{option} {step}"));
+        step.or_else(|| self.limit.as_ref().map(|limit| format!("--limit {limit}")))
+    }
+
     /// Whether the attempt only adopts what is there.
     pub(super) fn is_import(&self) -> bool {
         self.command == Some(IMPORT)
@@ -164,6 +172,12 @@ impl DeploymentRequest<'_> {
     /// Whether the state never leaves this machine: it is in a folder, and not in the artifacts of a CI run.
     pub(super) fn is_local_state(&self) -> bool {
         is_local_state(self.store)
+    }
+
+    /// Refuses an import that could not look at all hosts.
+    pub(super) fn refuse_import_without_hosts(&self) -> Result<(), Vec<Diagnostic>> {
+        let left_behind: Vec<_> = self.prepared.left_behind().into_values().collect();
+        if self.overrides.is_import() && !left_behind.is_empty() { Err(left_behind) } else { Ok(()) }
     }
 
     /// Refuses secrets in what lock and journal record of the CI job. The preflight checked the rest.

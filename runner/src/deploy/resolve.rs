@@ -16,11 +16,11 @@ use contract::{
     AppName, EnvironmentName, StepId,
     diagnostic::ErrorCode,
     hash::Blake3Hash,
-    step::{ProbeFinding, StepOutcome, StepPhase},
+    step::{ProbeFinding, StepPhase},
 };
 use journal::{
     JournalState, StepTarget,
-    decision::{self, DecisionInput, ModuleOrigin, ProbeSupport, RerunSafety},
+    decision::{self, DecisionInput, HostOutcome, ModuleOrigin, ProbeSupport, RerunSafety},
     event::{Fingerprint, JournalHeader, ProbeInput, Release},
 };
 use plan::{EffectPlace, ModuleRef};
@@ -73,7 +73,7 @@ pub(super) struct ResolvedStep<'a> {
     /// The release that it acts for, if that is not the attempt's.
     pub(super) for_release: Option<Release>,
     /// What its host recorded of the call that the record is about.
-    pub(super) host_outcome: Option<StepOutcome>,
+    pub(super) host_outcome: Option<HostOutcome>,
 }
 
 impl ResolvedStep<'_> {
@@ -130,10 +130,11 @@ impl<'a> AttemptView<'a> {
             return Err(AttemptError::Plan(input_problem(plan, planned, &found, redactor)));
         }
         let recorded = self.state.records.get(&planned.step_target);
-        let host_outcome =
-            self.prepared.remote_executor(planned).zip(recorded).and_then(|(remote, record)| {
-                remote.recall(&planned.step_target, &record.intent.key, record.intent.epoch)
-            });
+        let host_outcome = self
+            .prepared
+            .remote_executor(planned)
+            .zip(recorded)
+            .and_then(|(remote, record)| remote.recall(&planned.step_target, &record.intent));
         let for_release = None;
         Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release, host_outcome })
     }

@@ -3,8 +3,10 @@
 //! Deliberately absent: which steps it undoes ([`journal::decision::steps_to_undo`]), how one is undone, and what runs again for the
 //! release before ([`super::after_undo`]).
 
+use std::collections::BTreeSet;
+
 use super::{
-    AttemptError,
+    AttemptError, PlannedStep,
     after_undo::{self, SwitchBack},
     attempt::RunningAttempt,
     steps, undo,
@@ -32,26 +34,86 @@ pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &A
     if !is_of_step(attempt, error) || attempt.interrupt.is_requested() {
         return RollbackResult::NotRolledBack(doubt_beside_a_failure(attempt, error));
     }
-    let steps = match steps_to_undo(attempt) {
+    let prepared = attempt.prepared();
+    let takes_part = |planned: &PlannedStep| prepared.takes_part(planned);
+    let steps = match steps_to_undo(attempt, &takes_part) {
         Ok(steps) => steps,
         Err(why) => return why,
     };
-    let prepared = attempt.prepared();
-    let planned = |step_target: &StepTarget| {
-        let planned = prepared.steps.iter().find(|planned| planned.step_target == *step_target);
-        planned.expect("a rollback names steps of the plan")
-    };
-    for of_step in steps.chunk_by(|one, other| one.step == other.step) {
-        let shared = &*attempt;
-        let undo = async |planned| undo::undo_step(shared, planned).await;
-        if let (_, Some(error)) = steps::on_each_target(of_step.iter().map(planned), undo).await {
-            return RollbackResult::Failed(error);
+    let (failed, errors) = undo_steps(attempt, &steps).await;
+    if let Some(error) = AttemptError::of_several(errors) {
+        // The others are back, each by itself.
+        let hosts: BTreeSet<&TargetName> = steps.iter().map(|step_target| &step_target.target).collect();
+        for host in hosts.into_iter().filter(|host| !failed.contains(host)) {
+            let of_host: Vec<_> = steps.iter().filter(|step_target| step_target.target == *host).cloned().collect();
+            if let Err(error) = after_undo::switch_back(attempt, &of_host, Some(host)).await {
+                return RollbackResult::Failed(error);
+            }
         }
+        return RollbackResult::Failed(error);
     }
-    match after_undo::switch_back(attempt, &steps).await {
+    match after_undo::switch_back(attempt, &steps, None).await {
         Ok(switch_back) => RollbackResult::Done(switch_back),
         Err(error) => RollbackResult::Failed(error),
     }
+}
+
+/// Rolls one host back that the attempt goes on without, if the plan says so. Returns what became of that.
+pub(super) async fn roll_back_host(
+    attempt: &mut RunningAttempt<'_>,
+    host: &TargetName,
+) -> Result<Option<String>, AttemptError> {
+    if attempt.interrupt.is_requested() {
+        return Ok(None);
+    }
+    let is_of_host = |planned: &PlannedStep| planned.step_target.target == *host;
+    let steps = match steps_to_undo(attempt, &is_of_host) {
+        Ok(steps) => steps,
+        Err(RollbackResult::NotRolledBack(why)) => return Ok(why.map(|why| format!("not rolled back: {why}"))),
+        Err(RollbackResult::Failed(error)) => return Ok(Some(error.why_on_target())),
+        Err(RollbackResult::Done(_)) => return Ok(None),
+    };
+    let prepared = attempt.prepared();
+    let remote =
+        prepared.steps.iter().find(|planned| is_of_host(planned)).map(|planned| prepared.remote_executor(planned));
+    if let Some(remote) = remote.flatten()
+        && remote.connect().await.is_err()
+    {
+        return Ok(Some("not rolled back: it can't be reached".to_owned()));
+    }
+    let (_, errors) = undo_steps(attempt, &steps).await;
+    if let Some(error) = AttemptError::of_several(errors) {
+        return if error.ends_attempt() { Err(error) } else { Ok(Some(error.why_on_target())) };
+    }
+    let switch_back = after_undo::switch_back(attempt, &steps, Some(host)).await?;
+    Ok(Some(format!("rolled back: {}", switch_back.summary(attempt.journal.borrow().redactor()))))
+}
+
+/// Undoes steps, the last one first, each on all its targets. Where one can't be undone, the earlier ones stay; returns those targets, and
+/// the errors.
+async fn undo_steps(attempt: &RunningAttempt<'_>, steps: &[StepTarget]) -> (BTreeSet<TargetName>, Vec<AttemptError>) {
+    let prepared = attempt.prepared();
+    let planned = |step_target: &StepTarget| {
+        let planned = prepared.steps.iter().find(|planned| planned.step_target == *step_target);
+        let planned = planned.expect("a rollback names steps of the plan");
+        attempt.placed(planned).unwrap_or(planned)
+    };
+    let (mut failed, mut all_errors) = (BTreeSet::new(), Vec::new());
+    for of_step in steps.chunk_by(|one, other| one.step == other.step) {
+        let on = of_step.iter().filter(|step_target| !failed.contains(&step_target.target)).map(planned);
+        let on: Vec<_> = on.collect();
+        let undo = async |planned| undo::undo_step(attempt, planned).await;
+        let (_, errors) = steps::on_each_target(on, undo, |_, error| error.ends_attempt()).await;
+        let ends_attempt = errors.iter().any(|(_, error)| error.ends_attempt());
+        for (planned, error) in errors {
+            failed.insert(planned.step_target.target.clone());
+            all_errors.push(error);
+        }
+        if ends_attempt {
+            break;
+        }
+    }
+    (failed, all_errors)
 }
 
 /// Why nothing is rolled back although a step failed on some host: on another one, nobody knows what to undo.
@@ -79,6 +141,7 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
         | AttemptError::SecretInReceipt { .. }
         | AttemptError::UndoFailed { .. }
         | AttemptError::Irreversible { .. }
+        | AttemptError::HostsLeftBehind(_)
         | AttemptError::Host(_)
         | AttemptError::Journal(_)
         | AttemptError::Lock(_)
@@ -86,14 +149,17 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
     }
 }
 
-/// The steps to undo, last first, or the reason why there is no rollback.
-fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, RollbackResult> {
+/// The steps to undo, last first, of those that are meant, or the reason why there is no rollback.
+fn steps_to_undo(
+    attempt: &RunningAttempt<'_>,
+    is_meant: &dyn Fn(&PlannedStep) -> bool,
+) -> Result<Vec<StepTarget>, RollbackResult> {
     let not_due = |why: Option<&str>| Err(RollbackResult::NotRolledBack(why.map(str::to_owned)));
     let prepared = attempt.prepared();
     if prepared.plan.on_failure == OnFailure::Hold {
         return not_due(None);
     }
-    let order = prepared.steps.iter().map(|planned| {
+    let order = prepared.steps.iter().filter(|planned| is_meant(planned)).map(|planned| {
         let possible = planned.description.phase == StepPhase::Commit && planned.description.reverts;
         (&planned.step_target, if possible { UndoSupport::Possible } else { UndoSupport::Impossible })
     });
@@ -111,7 +177,7 @@ fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, Rollba
             return not_due(Some(&if is_local { why } else { format!("on {}, {why}", step_target.target) }));
         }
     }
-    match irreversible_step(attempt, exposing) {
+    match irreversible_step(attempt, exposing, is_meant) {
         Some(step_target) => Err(RollbackResult::Failed(AttemptError::Irreversible { step_target, not_undone: steps })),
         None => Ok(steps),
     }
@@ -151,7 +217,11 @@ fn masked_exposing_step(attempt: &RunningAttempt<'_>) -> Option<String> {
 }
 
 /// The first irreversible step, from the exposing one on, that may have had its effect in this run.
-fn irreversible_step(attempt: &RunningAttempt<'_>, exposing: &StepTarget) -> Option<StepTarget> {
+fn irreversible_step(
+    attempt: &RunningAttempt<'_>,
+    exposing: &StepTarget,
+    is_meant: &dyn Fn(&PlannedStep) -> bool,
+) -> Option<StepTarget> {
     let has_run = |step_target: &StepTarget| {
         attempt.state().records.get(step_target).is_some_and(|record| {
             record.intent.run == attempt.header.run
@@ -159,6 +229,7 @@ fn irreversible_step(attempt: &RunningAttempt<'_>, exposing: &StepTarget) -> Opt
         })
     };
     let since = attempt.prepared().steps.iter().skip_while(|planned| planned.step_target != *exposing);
-    let mut irreversible = since.filter(|planned| planned.step.irreversible).map(|planned| &planned.step_target);
+    let irreversible = since.filter(|planned| planned.step.irreversible && is_meant(planned));
+    let mut irreversible = irreversible.map(|planned| &planned.step_target);
     irreversible.find(|step_target| has_run(step_target)).cloned()
 }

@@ -31,7 +31,11 @@ impl StepRunner<'_, '_> {
     pub(super) async fn run(self, planned: &PlannedStep, selected_by_name: bool) -> Result<Receipt, AttemptError> {
         let resolved = match self.attempt.evaluate_input(planned, selected_by_name).await {
             Ok(resolved) => resolved,
-            Err(error) => return Err(self.record_invalid_input(planned, error)?),
+            Err(error) => {
+                // A host refuses whoever has lost the lock to a newer attempt.
+                self.attempt.confirm_lock_locally()?;
+                return Err(self.record_invalid_input(planned, error)?);
+            }
         };
         let mut finding = None;
         loop {

@@ -1,21 +1,30 @@
 //! Runs the steps of an attempt in the plan's order, each on all its targets: on other hosts at the same time, on this machine one after
 //! the other.
 //!
-//! Invariant: a step begins when the one before has ended on all targets, and nothing begins after a failure on any of them. With a
-//! rollout, the steps that users see, on hosts of its group, do so batch by batch.
+//! Invariant: a step begins when the one before has ended on all targets, and nothing begins after a failure on any of them, except on
+//! hosts that are [left behind](super::left_behind). With a rollout, the steps that users see, on hosts of its group, do so batch by batch.
 
-use std::{cell::Cell, collections::BTreeSet};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
     AttemptError, PlannedStep,
-    assumed_steps::{assumed_receipt, receipt_in_rollback},
+    assumed_steps::{assumed_outputs, assumed_receipt, receipt_in_rollback},
     attempt::RunningAttempt,
+    left_behind::leave_failed_hosts_behind,
     rehearsal,
     step::{StepRunner, check_recorded_receipt},
 };
-use contract::{TargetName, diagnostic::Notice, step::StepPhase, text::format_duration};
+use contract::{
+    TargetName,
+    diagnostic::{Diagnostic, ErrorCode, Notice},
+    step::StepPhase,
+    text::format_duration,
+};
 use journal::{
     RecordStatus, StepRecord, StepTarget,
     decision::StepDisposition,
@@ -58,7 +67,7 @@ pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<()
     let mut checks = LateChecks::default();
     while let Some(step) = steps.next() {
         match rollout.filter(|rollout| is_rolled_out(rollout, &step)) {
-            None => run_step(attempt, &step, &mut checks, |_| true).await?,
+            None => run_step(attempt, &step, &mut checks, &|_| true, None).await?,
             Some(rollout) => {
                 let mut in_batches = vec![step];
                 while let Some(next) = steps.next_if(|next| is_rolled_out(rollout, next)) {
@@ -68,7 +77,7 @@ pub(super) async fn run_all_steps(attempt: &mut RunningAttempt<'_>) -> Result<()
             }
         }
     }
-    Ok(())
+    attempt.error_of_hosts_left_behind().map_or(Ok(()), Err)
 }
 
 /// Whether the attempt deploys a release, instead of going back to one or adopting what is there.
@@ -84,12 +93,17 @@ async fn roll_out(
     checks: &mut LateChecks,
 ) -> Result<(), AttemptError> {
     let count = rollout.batches.len();
-    let batches: Vec<_> = rollout.added().collect();
-    for (number, (added, until)) in (1..).zip(batches.iter().zip(&rollout.batches)) {
+    let chosen = |host: &TargetName| {
+        let runs =
+            |planned: &PlannedStep| planned.step_target.target == *host && attempt.prepared().takes_part(planned);
+        !attempt.is_left_behind(host) && steps.iter().flat_map(|step| step.on).any(runs)
+    };
+    let batches = rollout.added(chosen);
+    for (number, added) in (1..).zip(&batches) {
         let is_last = number == count;
         let is_in_batch = |target: &TargetName| added.contains(target) || is_last && !rollout.hosts.contains(target);
         for step in steps {
-            run_step(attempt, step, checks, is_in_batch).await?;
+            run_step(attempt, step, checks, &is_in_batch, Some(added)).await?;
         }
         let is_pause_due = match batches.get(number) {
             Some(next) => !rollout.pause.is_zero() && is_pause_due(attempt, steps, added, next),
@@ -97,6 +111,7 @@ async fn roll_out(
         };
         if is_pause_due {
             let pause = format_duration(u64::try_from(rollout.pause.as_millis()).unwrap_or(u64::MAX));
+            let until = batches[..number].iter().flatten().filter(|host| !attempt.is_left_behind(host)).count();
             let done = format!("batch {number} of {count} is done ({until} of {} hosts)", rollout.hosts.len());
             attempt.prepared().show(Notice::note(format!("{done}; the next one begins in {pause}")));
             attempt.interrupt.pause(rollout.pause).await?;
@@ -115,7 +130,8 @@ fn is_pause_due(
     let state = attempt.state();
     let on = |hosts: &BTreeSet<&TargetName>| {
         let steps = steps.iter().flat_map(|step| step.on);
-        let targets = steps.map(|planned| &planned.step_target).filter(|it| hosts.contains(&it.target));
+        let targets = steps.map(|planned| &planned.step_target);
+        let targets = targets.filter(|it| hosts.contains(&it.target) && !attempt.is_left_behind(&it.target));
         targets.map(|step_target| state.records.get(step_target)).collect::<Vec<_>>()
     };
     let is_of_run = |record: &StepRecord| record.intent.run == attempt.header.run;
@@ -123,12 +139,13 @@ fn is_pause_due(
     on(batch).into_iter().flatten().any(is_of_run) && !on(next).into_iter().all(|record| record.is_some_and(is_done))
 }
 
-/// Runs a step on those of its targets that `is_included`.
+/// Runs a step on those of its targets that `is_included`; of a rollout, those of a batch.
 async fn run_step(
     attempt: &mut RunningAttempt<'_>,
     step: &SelectedStep<'_>,
     checks: &mut LateChecks,
-    is_included: impl Fn(&TargetName) -> bool,
+    is_included: &dyn Fn(&TargetName) -> bool,
+    batch: Option<&BTreeSet<&TargetName>>,
 ) -> Result<(), AttemptError> {
     let prepared = attempt.prepared();
     if prepared.first_step_after_setup() == Some(step.index) && !std::mem::replace(&mut checks.is_machine_checked, true)
@@ -143,36 +160,89 @@ async fn run_step(
     if is_forward(attempt) && is_first_commit() && !std::mem::replace(&mut checks.is_rehearsed, true) {
         rehearsal::rehearse_commit_steps(attempt).await?;
     }
-    let shared = &*attempt;
     let included = step.on.iter().filter(|planned| is_included(&planned.step_target.target));
+    let (included, left_out): (Vec<_>, Vec<_>) = included.partition(|planned| prepared.takes_part(planned));
+    for planned in left_out {
+        let outputs = assumed_outputs(&attempt.state(), planned, &attempt.header.release);
+        if !outputs.is_empty() {
+            attempt.outputs.insert(&planned.step_target, outputs);
+        }
+    }
+    loop {
+        let placed = included.iter().filter_map(|planned| attempt.placed(planned).map(|placed| (*planned, placed)));
+        let placed: Vec<_> = placed.collect();
+        let without_host = included.iter().find(|planned| {
+            let is_once = planned.host_name() != planned.step_target.target;
+            is_once && !placed.iter().any(|(known, _)| std::ptr::eq(*known, **planned))
+        });
+        if let Some(planned) = without_host {
+            return Err(AttemptError::Host(no_host_for(attempt, planned)));
+        }
+        let errors = run_on_targets(attempt, step, placed.into_iter().map(|(_, placed)| placed), batch).await;
+        if let [(planned, error)] = errors.as_slice()
+            && attempt.leave_lost_host_behind(planned, error)?
+        {
+            continue;
+        }
+        return leave_failed_hosts_behind(attempt, errors, batch).await;
+    }
+}
+
+/// The error of a step that runs once for a group of which no host can run it.
+fn no_host_for(attempt: &RunningAttempt<'_>, planned: &PlannedStep) -> Diagnostic {
+    let StepTarget { step, target } = &planned.step_target;
+    let message = format!("step `{step}` runs once for `{target}`, and no host that is left there can run it");
+    let left_behind = attempt.left_behind.borrow();
+    let diagnostic = Diagnostic::new(ErrorCode::HostUnreachable, message)
+        .with_hint(format!("repair a host of `{target}`, then run `{}` again", attempt.request.resume_command));
+    left_behind
+        .iter()
+        .fold(diagnostic, |diagnostic, (host, left)| diagnostic.with_cause(format!("{host}: {}", left.why)))
+}
+
+/// Runs a step on targets, keeps what it returns, and returns the errors.
+async fn run_on_targets<'p>(
+    attempt: &mut RunningAttempt<'_>,
+    step: &SelectedStep<'_>,
+    targets: impl Iterator<Item = &'p PlannedStep>,
+    batch: Option<&BTreeSet<&TargetName>>,
+) -> Vec<(&'p PlannedStep, AttemptError)> {
+    let shared = &*attempt;
+    let failed_hosts = RefCell::new(BTreeSet::new());
+    let stops = |planned: &PlannedStep, error: &AttemptError| {
+        failed_hosts.borrow_mut().insert(planned.host_name());
+        !shared.is_of_one_host(planned, error) || !shared.may_go_on_without(&*failed_hosts.borrow(), batch)
+    };
     let run = async |planned| run_on_target(shared, planned, step.disposition).await;
-    let (ended, error) = on_each_target(included, run).await;
+    let (ended, errors) = on_each_target(targets, run, stops).await;
     for (planned, outputs) in ended {
         if let Some(outputs) = outputs {
             attempt.outputs.insert(&planned.step_target, outputs);
         }
     }
-    error.map_or(Ok(()), Err)
+    errors
 }
 
-/// Runs something for a step on each of its targets; what has not begun on this machine when it fails anywhere does not begin. Returns
-/// what it gave where it succeeded, and the error.
+/// Runs something for a step on each of its targets; after an error that `stops`, what has not begun on this machine does not begin.
+/// Returns what it gave where it succeeded, and the errors.
 pub(super) async fn on_each_target<'p, T>(
     of_step: impl IntoIterator<Item = &'p PlannedStep>,
     run: impl AsyncFn(&'p PlannedStep) -> Result<T, AttemptError>,
-) -> (Vec<(&'p PlannedStep, T)>, Option<AttemptError>) {
+    stops: impl Fn(&'p PlannedStep, &AttemptError) -> bool,
+) -> (Vec<(&'p PlannedStep, T)>, Vec<(&'p PlannedStep, AttemptError)>) {
     let (here, elsewhere): (Vec<_>, Vec<_>) =
         of_step.into_iter().partition(|planned| planned.step.remote_host().is_none());
-    let has_failed = Cell::new(false);
+    let is_stopped = Cell::new(false);
     let run = async |planned| {
         let result = run(planned).await;
-        has_failed.set(has_failed.get() || result.is_err());
+        let stops = result.as_ref().err().is_some_and(|error| stops(planned, error));
+        is_stopped.set(is_stopped.get() || stops);
         (planned, result)
     };
     let here = async {
         let mut ended = Vec::new();
         for planned in here {
-            if has_failed.get() {
+            if is_stopped.get() {
                 break;
             }
             ended.push(run(planned).await);
@@ -185,10 +255,10 @@ pub(super) async fn on_each_target<'p, T>(
     for (planned, result) in here.into_iter().chain(elsewhere) {
         match result {
             Ok(value) => succeeded.push((planned, value)),
-            Err(error) => errors.push(error),
+            Err(error) => errors.push((planned, error)),
         }
     }
-    (succeeded, AttemptError::of_several(errors))
+    (succeeded, errors)
 }
 
 /// Runs a step on a target, if it is selected, and returns its outputs.

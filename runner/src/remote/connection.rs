@@ -15,11 +15,12 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use journal::OutputChunk;
+use journal::{OutputChunk, clock};
 use sandbox::CallChannel;
 
+use super::foreign_text;
 use crate::agent::wire::{
-    self, AgentAnswer, BeginSession, CallId, Frame, Hello, HostRecord, Problem, ToAgent, ToCoordinator,
+    self, AgentAnswer, BeginSession, BegunSession, CallId, Frame, Hello, Problem, ToAgent, ToCoordinator,
 };
 
 /// How often the agent hears that it is still needed.
@@ -45,6 +46,8 @@ pub enum ConnectionError {
 /// A connection with an agent that has said hello.
 pub struct AgentConnection {
     pub hello: Hello,
+    /// How far its clock was ahead of this machine's when it said that, in seconds.
+    pub clock_difference: i64,
     frames: mpsc::Sender<Vec<u8>>,
     shared: Arc<Shared>,
     next_call: AtomicU32,
@@ -59,7 +62,7 @@ struct Shared {
 struct ConnectionState {
     /// The calls without an answer.
     calls: BTreeMap<CallId, OpenCall>,
-    session: Option<oneshot::Sender<Result<Vec<HostRecord>, Problem>>>,
+    session: Option<oneshot::Sender<Result<BegunSession, Problem>>>,
     /// Why the connection has ended.
     ended: Option<String>,
 }
@@ -67,6 +70,8 @@ struct ConnectionState {
 struct OpenCall {
     answer: oneshot::Sender<AgentAnswer>,
     messages: Option<CallChannel>,
+    /// Told once when the call has succeeded and awaits its confirmation.
+    awaits_confirmation: Option<oneshot::Sender<()>>,
 }
 
 impl AgentConnection {
@@ -80,12 +85,13 @@ impl AgentConnection {
         to: impl AsyncWrite + Unpin + Send + 'static,
         guard: G,
     ) -> Result<Self, ConnectionError> {
-        let hello = match tokio::time::timeout(SILENCE, wire::read_frame(&mut from)).await {
+        let hello = match tokio::time::timeout(SILENCE, foreign_text::read_plain_frame(&mut from)).await {
             Ok(Ok(Some(Frame::Message(ToCoordinator::Hello(hello))))) => hello,
             Ok(Ok(_)) => return Err(ConnectionError::Lost("the agent's first message was not a greeting".to_owned())),
             Ok(Err(error)) => return Err(ConnectionError::Lost(error.to_string())),
             Err(_) => return Err(ConnectionError::Lost("the agent did not answer".to_owned())),
         };
+        let clock_difference = hello.clock.as_second() - clock::now().as_second();
         let (frames, waiting) = mpsc::channel(WAITING_FRAMES);
         let shared = Arc::new(Shared::default());
         tokio::spawn(wire::write_frames(waiting, to));
@@ -96,14 +102,14 @@ impl AgentConnection {
             reading.end(why);
             drop(guard);
         });
-        Ok(Self { hello, frames, shared, next_call: AtomicU32::new(1) })
+        Ok(Self { hello, clock_difference, frames, shared, next_call: AtomicU32::new(1) })
     }
 
-    /// Begins the session of an attempt; returns what the host knows of earlier steps.
+    /// Begins the session of an attempt.
     ///
     /// # Errors
     /// [`ConnectionError`].
-    pub async fn begin(&self, begin: BeginSession) -> Result<Vec<HostRecord>, ConnectionError> {
+    pub async fn begin(&self, begin: BeginSession) -> Result<BegunSession, ConnectionError> {
         let (sender, answer) = oneshot::channel();
         self.shared.with(|state| state.session = Some(sender))?;
         self.send(wire::message_frame(&ToAgent::Begin(begin))).await?;
@@ -124,9 +130,23 @@ impl AgentConnection {
         limit: Duration,
         request: impl FnOnce(CallId) -> ToAgent,
     ) -> Result<AgentAnswer, ConnectionError> {
+        self.call_to_confirm(channel, limit, None, request).await
+    }
+
+    /// The same for a call that may have to be confirmed; `awaits_confirmation` is told when that is so.
+    ///
+    /// # Errors
+    /// As for [`call`](Self::call).
+    pub async fn call_to_confirm(
+        &self,
+        channel: Option<CallChannel>,
+        limit: Duration,
+        awaits_confirmation: Option<oneshot::Sender<()>>,
+        request: impl FnOnce(CallId) -> ToAgent,
+    ) -> Result<AgentAnswer, ConnectionError> {
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        let open = OpenCall { answer: sender, messages: channel.clone() };
+        let open = OpenCall { answer: sender, messages: channel.clone(), awaits_confirmation };
         self.shared.with(|state| state.calls.insert(call, open))?;
         self.send(wire::message_frame(&request(call))).await?;
         let stop = async {
@@ -194,7 +214,7 @@ impl Shared {
     /// Reads until the end, and returns why it ended.
     async fn read_all(&self, from: &mut (impl AsyncRead + Unpin)) -> String {
         loop {
-            let message = match tokio::time::timeout(SILENCE, wire::read_frame(from)).await {
+            let message = match tokio::time::timeout(SILENCE, foreign_text::read_plain_frame(from)).await {
                 Err(_) => return format!("the host has said nothing for {} s", SILENCE.as_secs()),
                 Ok(Err(error)) => return error.to_string(),
                 Ok(Ok(None)) => return "the host closed the connection".to_owned(),
@@ -224,7 +244,14 @@ impl Shared {
                     let _ = open.answer.send(answer);
                 }
             }
-            ToCoordinator::Begun { records } => self.answer_session(Ok(records)),
+            ToCoordinator::AwaitsConfirmation { call } => {
+                let told =
+                    self.with(|state| state.calls.get_mut(&call).and_then(|open| open.awaits_confirmation.take()));
+                if let Ok(Some(told)) = told {
+                    let _ = told.send(());
+                }
+            }
+            ToCoordinator::Begun(begun) => self.answer_session(Ok(begun)),
             ToCoordinator::Refused(problem) => self.answer_session(Err(problem)),
         }
     }
@@ -233,7 +260,7 @@ impl Shared {
         self.with(|state| state.calls.get(&call).and_then(|open| open.messages.clone())).ok().flatten()
     }
 
-    fn answer_session(&self, answer: Result<Vec<HostRecord>, Problem>) {
+    fn answer_session(&self, answer: Result<BegunSession, Problem>) {
         if let Ok(Some(sender)) = self.with(|state| state.session.take()) {
             let _ = sender.send(answer);
         }

@@ -7,12 +7,12 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{AgentConnection, reach};
+use super::{AgentConnection, HostSurvey, reach, ssh, survey};
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::{PlanHost, SshOptions};
 
-/// How many hosts are dialed at once. sshd refuses some of more than 10 by default (`MaxStartups`), and all hosts may be behind one.
-const MAX_AT_ONCE: usize = 8;
+use crate::agent::wire::AgentPlace;
+
 /// How often a host is dialed whose server hangs up at once.
 const MAX_TRIES: u32 = 5;
 /// How long to wait then; each further wait is twice as long, and a random part longer.
@@ -28,7 +28,8 @@ impl Dialer {
     /// A dialer that calls ssh with these options.
     #[must_use]
     pub fn new(options: SshOptions) -> Self {
-        Self { options, permits: Semaphore::new(MAX_AT_ONCE) }
+        let permits = Semaphore::new(options.dials);
+        Self { options, permits }
     }
 
     /// Connects to a host, and starts its agent.
@@ -36,11 +37,23 @@ impl Dialer {
     /// # Errors
     /// The host can't be reached, or can't run the agent.
     pub async fn dial(&self, host: &PlanHost, tell_upload: &dyn Fn(usize)) -> Result<AgentConnection, Diagnostic> {
+        self.try_again(async || reach(host, &self.options, tell_upload).await).await
+    }
+
+    /// Asks a host what it has, and changes nothing there. `place` is where its agent keeps the records of an environment.
+    ///
+    /// # Errors
+    /// The host can't be reached, or can't run the agent.
+    pub async fn survey(&self, host: &PlanHost, place: &AgentPlace) -> Result<HostSurvey, Diagnostic> {
+        self.try_again(async || survey::ask(host, &self.options, place).await).await
+    }
+
+    async fn try_again<T>(&self, dial: impl AsyncFn() -> Result<T, Diagnostic>) -> Result<T, Diagnostic> {
         let mut pause = FIRST_PAUSE;
         let mut tries = 1;
         loop {
             let permit = self.permits.acquire().await;
-            let dialed = reach(host, &self.options, tell_upload).await;
+            let dialed = dial().await;
             drop(permit);
             match dialed {
                 Err(diagnostic) if is_hung_up(&diagnostic) && tries < MAX_TRIES => {
@@ -54,12 +67,9 @@ impl Dialer {
     }
 }
 
-/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
-/// refused login, which must not be tried again.
+/// Whether the server hung up, and may let another connection in a moment later.
 fn is_hung_up(diagnostic: &Diagnostic) -> bool {
-    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
-    let is_said = |cause: &String| words.iter().any(|word| cause.contains(word)) && !cause.contains("UNKNOWN");
-    diagnostic.code == ErrorCode::HostUnreachable && diagnostic.causes.iter().any(is_said)
+    diagnostic.code == ErrorCode::HostUnreachable && diagnostic.causes.iter().any(|cause| ssh::is_hung_up(cause))
 }
 
 /// From 0 to 1.

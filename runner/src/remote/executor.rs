@@ -5,10 +5,13 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "an answer to another question is one error, whichever it is")]
 
+mod confirmation;
+
 use std::{
-    cell::RefCell,
-    collections::BTreeMap,
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
     io,
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,32 +21,40 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use contract::{
-    GrantName, StepId,
+    AttemptNumber, GrantName, RunId, StepId,
     diagnostic::{Diagnostic, ErrorCode, Notice},
     hash::Blake3Hash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
-use journal::{StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent};
+use db::migrate::{LintFinding, LintLevel};
+use journal::{
+    StepCompletion, StepIntent, StepTarget, UndoCompletion, UndoIntent, decision::HostOutcome, state::IntentRecord,
+};
 use plan::{PlanHost, PlanStep};
-use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, PreviewChange, module_display_name};
+use sandbox::{
+    CallChannel, InputError, MigratesBehavior, ModuleDescription, NoticeHandler, PreviewChange, module_display_name,
+};
 
+use self::confirmation::ConfirmedCall;
 use super::{
     AgentConnection, ConnectionError, Dialer, FileHashes,
-    shipping::{self, Shipment},
+    shipping::{self, ANSWER_TIMEOUT, Shipment, ThirdPartyModule, ThirdPartyModules, transient},
+    survey::clock_warning,
 };
 use crate::{
     agent::wire::{
-        self, AgentAnswer, BeginSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem, ShippedDirs,
-        ToAgent,
+        self, AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent,
     },
-    deploy::{Executor, PlannedStep},
+    deploy::{Executor, PlannedStep, PruneMode, ReleaseFolder, ReleaseRetention},
 };
 
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
-/// How long an answer may take beyond the time that the call itself may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long it may take to remove old releases.
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
+/// A clock that is so far off is wrong.
+const WRONG_CLOCK: Duration = Duration::from_secs(600);
 /// The longest receipt that a host may return, in bytes of JSON.
 const MAX_RECEIPT_BYTES: usize = 40 << 10;
 
@@ -51,13 +62,20 @@ const MAX_RECEIPT_BYTES: usize = 40 << 10;
 pub struct RemoteExecutor {
     host: Arc<PlanHost>,
     descriptions: Rc<BTreeMap<String, ModuleDescription>>,
+    third_party_modules: Rc<ThirdPartyModules>,
     notify: NoticeHandler,
     dialer: Rc<Dialer>,
     hashes: Arc<FileHashes>,
+    /// The names of third-party modules that the connected agent knows.
+    knthird_party_modules: RefCell<BTreeSet<String>>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
+    /// Whether the operator was told that its clock is wrong.
+    is_clock_told: Cell<bool>,
     /// What the host knew of each step before the call that is being made.
     records: RefCell<BTreeMap<StepTarget, HostRecord>>,
+    /// The attempts whose calls the host would know of.
+    known_attempts: RefCell<Vec<(RunId, AttemptNumber)>>,
 }
 
 /// What a host knows of a call whose connection was cut.
@@ -69,12 +87,13 @@ enum Recalled {
 }
 
 impl RemoteExecutor {
-    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names; `dialer` is
-    /// that of all hosts.
+    /// An executor that connects when it is needed. `descriptions` are those of the modules, by their display names; `third_party_modules` are
+    /// those of them that are sent; `dialer` is that of all hosts.
     #[must_use]
     pub fn new(
         host: Arc<PlanHost>,
         descriptions: Rc<BTreeMap<String, ModuleDescription>>,
+        third_party_modules: Rc<ThirdPartyModules>,
         notify: NoticeHandler,
         dialer: Rc<Dialer>,
         hashes: Arc<FileHashes>,
@@ -82,12 +101,16 @@ impl RemoteExecutor {
         Self {
             host,
             descriptions,
+            third_party_modules,
             notify,
             dialer,
             hashes,
+            knthird_party_modules: RefCell::default(),
             connection: RefCell::default(),
             session: RefCell::default(),
+            is_clock_told: Cell::default(),
             records: RefCell::default(),
+            known_attempts: RefCell::default(),
         }
     }
 
@@ -101,11 +124,13 @@ impl RemoteExecutor {
             return Ok(connection);
         }
         let connection = Rc::new(self.dialer.dial(&self.host, &|megabytes| self.tell_upload(megabytes)).await?);
+        self.tell_clock(connection.clock_difference);
         let session = self.session.borrow().clone();
         if let Some(session) = session {
-            let records = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
-            self.learn(records);
+            let begun = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
+            self.learn(begun);
         }
+        self.knthird_party_modules.borrow_mut().clear();
         // Not before its session has begun: without one, it can't tell what an earlier one did.
         *self.connection.borrow_mut() = Some(Rc::clone(&connection));
         Ok(connection)
@@ -123,18 +148,38 @@ impl RemoteExecutor {
     /// The host can't be reached, a newer attempt has worked on it, or its state can't be used.
     pub async fn begin(&self, session: BeginSession) -> Result<(), Diagnostic> {
         let connection = self.connect().await?;
-        let records = connection.begin(session.clone()).await.map_err(|error| self.session_error(&error))?;
-        self.learn(records);
+        let begun = connection.begin(session.clone()).await.map_err(|error| self.session_error(&error))?;
+        if let Some(agent) = begun.ended_agent.as_ref().filter(|agent| agent.epoch < session.epoch) {
+            let how = if agent.was_killed { "did not end, and was killed" } else { "was made to end" };
+            let (host, pid, epoch) = (&self.host.name, agent.pid, agent.epoch);
+            let message =
+                format!("{host}: process {pid} still worked for an earlier attempt (epoch {epoch}); it {how}");
+            (self.notify)(Notice::warning(message));
+        }
+        self.learn(begun);
         *self.session.borrow_mut() = Some(session);
         Ok(())
     }
 
-    /// How an earlier attempt's call ended by the host's own record, if it has one of exactly that call.
+    /// How an earlier attempt's call ended by the host's own record: as that of exactly this call says. It never arrived if the
+    /// host has the records of that attempt, and none of this call.
     #[must_use]
-    pub fn recall(&self, step_target: &StepTarget, key: &str, epoch: u64) -> Option<StepOutcome> {
+    pub fn recall(&self, step_target: &StepTarget, intent: &IntentRecord) -> Option<HostOutcome> {
         let records = self.records.borrow();
-        let record = records.get(step_target).filter(|record| record.key == key && record.epoch == Some(epoch))?;
-        record.outcome.clone()
+        let record = records.get(step_target);
+        if let Some(record) = record.filter(|record| record.key == intent.key && record.epoch == Some(intent.epoch)) {
+            return match &record.outcome {
+                Some(outcome) => Some(HostOutcome::Ended(outcome.clone())),
+                None => record.undone.then_some(HostOutcome::NotConfirmed),
+            };
+        }
+        // What runs once for a group may have been for another host then.
+        let was_for_this_host = intent.input["host"]["name"] == self.host.name.as_str();
+        let is_older = record.is_none_or(|record| record.epoch.is_some_and(|epoch| epoch < intent.epoch));
+        let has_records_of = |(run, attempt): &(RunId, AttemptNumber)| *run == intent.run && *attempt == intent.attempt;
+        let never_arrived = was_for_this_host && is_older && self.known_attempts.borrow().iter().any(has_records_of);
+        let failure = || StepFailure::new(FailureKind::NotBegun, "the call never arrived on the host");
+        never_arrived.then(|| HostOutcome::Ended(StepOutcome::Failed { failure: failure() }))
     }
 
     /// What steps need on the host and lack.
@@ -174,6 +219,27 @@ impl RemoteExecutor {
         }
     }
 
+    /// Looks at the releases in directories of the host, or removes the old ones, which needs a session. Returns those that it looked
+    /// at or removed.
+    ///
+    /// # Errors
+    /// The host can't be reached, or P0223: a release can't be removed.
+    pub async fn prune(
+        &self,
+        dirs: &BTreeSet<PathBuf>,
+        retention: &ReleaseRetention,
+        mode: PruneMode,
+    ) -> Result<Vec<ReleaseFolder>, Diagnostic> {
+        let connection = self.connect().await?;
+        let (dirs, retention) = (dirs.clone(), retention.clone());
+        match connection.call(None, PRUNE_TIMEOUT, |call| ToAgent::Prune { call, dirs, retention, mode }).await {
+            Ok(AgentAnswer::Releases { folders }) => Ok(folders),
+            Ok(AgentAnswer::Refused { problem }) => Err(self.diagnostic(&problem)),
+            Ok(_) => Err(self.lost("the host's answer does not match the request")),
+            Err(error) => Err(self.session_error(&error)),
+        }
+    }
+
     /// The directories of this machine that a step would find empty on the host.
     fn unsent_dir_problems(&self, planned: &PlannedStep) -> Vec<(StepId, Diagnostic)> {
         let id = &planned.step.id;
@@ -194,8 +260,9 @@ impl RemoteExecutor {
         shipping::unsent_dirs(&planned.step, &planned.description).into_iter().map(problem).collect()
     }
 
-    fn learn(&self, records: Vec<HostRecord>) {
-        let known = records.into_iter().map(|record| (record.step_target.clone(), record));
+    fn learn(&self, begun: BegunSession) {
+        *self.known_attempts.borrow_mut() = begun.attempts;
+        let known = begun.records.into_iter().map(|record| (record.step_target.clone(), record));
         *self.records.borrow_mut() = known.collect();
     }
 
@@ -209,6 +276,13 @@ impl RemoteExecutor {
     fn tell_upload(&self, megabytes: usize) {
         let name = &self.host.name;
         (self.notify)(Notice::note(format!("{name}: sending the runner ({megabytes} MB, once for each version)")));
+    }
+
+    /// Warns once of a clock that is far off: its times are in the records of the steps.
+    fn tell_clock(&self, seconds: i64) {
+        if seconds.unsigned_abs() >= WRONG_CLOCK.as_secs() && !self.is_clock_told.replace(true) {
+            (self.notify)(Notice::warning(clock_warning(&self.host.name, seconds)));
+        }
     }
 
     fn lost(&self, why: &str) -> Diagnostic {
@@ -238,6 +312,7 @@ impl RemoteExecutor {
         step: &PlanStep,
         config: &Value,
     ) -> Result<ShippedDirs, StepFailure> {
+        self.ship_module(connection, step).await?;
         if !step.grants.dirs.values().any(|grant| grant.is_relative) {
             return Ok(ShippedDirs::new());
         }
@@ -252,22 +327,29 @@ impl RemoteExecutor {
         if files.is_empty() {
             return Ok(dirs);
         }
-        let offered: Vec<_> = files.keys().cloned().collect();
-        let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files: offered }).await;
-        let wanted = match answer.map_err(|error| transient(error.to_string()))? {
-            AgentAnswer::Wanted { hashes } => hashes,
-            AgentAnswer::Refused { problem } => {
-                let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-                let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
-                return Err(StepFailure { hint: problem.hint, ..failure });
-            }
-            _ => return Err(transient("the host's answer does not match the request".to_owned())),
-        };
+        let wanted = shipping::offer(connection, files.keys().cloned().collect()).await?;
         for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
-            let sent = send_file(connection, file.hash, file.size, path).await;
-            sent.map_err(|error| transient(format!("can't send {}: {error}", path.display())))?;
+            let sent = async { shipping::send_file(connection, file, tokio::fs::File::open(path).await?).await };
+            sent.await.map_err(|error| transient(format!("can't send {}: {error}", path.display())))?;
         }
         Ok(dirs)
+    }
+
+    /// Sends the module of a step, unless it is an official one, or the agent knows it.
+    async fn ship_module(&self, connection: &AgentConnection, step: &PlanStep) -> Result<(), StepFailure> {
+        let name = module_display_name(&step.uses);
+        let Some(ThirdPartyModule { offered, bytes }) = self.third_party_modules.get(&name) else { return Ok(()) };
+        if self.knthird_party_modules.borrow().contains(&name) {
+            return Ok(());
+        }
+        let failed = |error: io::Error| transient(format!("can't send module {name}: {error}"));
+        if !shipping::offer(connection, vec![offered.clone()]).await?.is_empty() {
+            shipping::send_file(connection, offered, bytes.as_slice()).await.map_err(failed)?;
+        }
+        let named = wire::message_frame(&ToAgent::Module { name: name.clone(), hash: offered.hash });
+        connection.send(named).await.map_err(|error| transient(error.to_string()))?;
+        self.knthird_party_modules.borrow_mut().insert(name);
+        Ok(())
     }
 
     /// Makes a call that changes nothing. A lost connection is dialed once more.
@@ -302,6 +384,7 @@ impl RemoteExecutor {
         export: impl Fn() -> Export,
     ) -> Result<AgentAnswer, StepFailure> {
         let (config, epoch) = (&input["config"], input["epoch"].as_u64());
+        let confirmed = ConfirmedCall::new(step, key, epoch);
         for _ in 0..MAX_DIALS {
             let before = self.records.borrow().get(step_target).cloned();
             let connection = match self.connect().await {
@@ -310,25 +393,28 @@ impl RemoteExecutor {
             };
             let shipped = self.ship(&connection, step, config).await?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            let error = match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
+            let calling = self.call_confirmed(&connection, step.timeout, channel, confirmed.as_ref(), request);
+            let error = match calling.await {
                 Ok(answer) => {
-                    if let (AgentAnswer::Outcome { outcome }, Some(key)) = (&answer, key) {
-                        let outcome = match outcome {
-                            StepOutcome::Unknown { .. } => None,
-                            StepOutcome::Succeeded { .. } | StepOutcome::Failed { .. } => Some(outcome.clone()),
-                        };
-                        let (step_target, key) = (step_target.clone(), key.to_owned());
-                        let record =
-                            HostRecord { step_target: step_target.clone(), key, epoch, outcome, undone: false };
-                        self.records.borrow_mut().insert(step_target, record);
+                    if let Some(key) = key {
+                        self.remember(step_target, key, epoch, &answer);
                     }
-                    return Ok(answer);
+                    return Ok(match (answer, &confirmed) {
+                        (AgentAnswer::NotConfirmed { failure }, Some(call)) => {
+                            AgentAnswer::Outcome { outcome: self.not_confirmed(call, failure) }
+                        }
+                        (answer, _) => answer,
+                    });
                 }
                 Err(error) => error,
             };
-            match self.recall_after_loss(step_target, key, before.as_ref(), &error.to_string()).await {
+            let error = error.to_string();
+            match self.recall_after_loss(step_target, key, before.as_ref(), confirmed.as_ref(), &error).await {
                 Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { outcome }),
-                Recalled::Undone => return Ok(AgentAnswer::Reverted { failure: None }),
+                Recalled::Undone => {
+                    let Some(call) = confirmed else { return Ok(AgentAnswer::Reverted { failure: None }) };
+                    return Ok(AgentAnswer::Outcome { outcome: self.not_confirmed(&call, None) });
+                }
                 Recalled::NeverArrived => {}
                 Recalled::Unknown(why) => {
                     let failure = transient(format!("the connection to {} was lost: {why}", self.host.name));
@@ -340,24 +426,53 @@ impl RemoteExecutor {
         Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } })
     }
 
+    /// Remembers what the host has recorded of a call by its answer.
+    fn remember(&self, step_target: &StepTarget, key: &str, epoch: Option<u64>, answer: &AgentAnswer) {
+        let (outcome, undone) = match answer {
+            AgentAnswer::Outcome { outcome: StepOutcome::Unknown { .. } } => (None, false),
+            AgentAnswer::Outcome { outcome } => (Some(outcome.clone()), false),
+            AgentAnswer::NotConfirmed { failure } => (None, failure.is_none()),
+            _ => return,
+        };
+        let record = HostRecord { step_target: step_target.clone(), key: key.to_owned(), epoch, outcome, undone };
+        self.records.borrow_mut().insert(step_target.clone(), record);
+    }
+
     /// Dials a lost host again, and reads what it recorded. Its former agent ends the call first.
     async fn recall_after_loss(
         &self,
         step_target: &StepTarget,
         key: Option<&str>,
         before: Option<&HostRecord>,
+        confirmed: Option<&ConfirmedCall>,
         why: &str,
     ) -> Recalled {
         let mut last = why.to_owned();
-        for _ in 0..MAX_DIALS {
+        let settled_at = confirmed.map(|call| Instant::now() + call.settling_time());
+        let mut dials = 0;
+        while dials < MAX_DIALS || settled_at.is_some_and(|at| Instant::now() < at) {
+            dials += 1;
             tokio::time::sleep(REDIAL_PAUSE).await;
+            if let Some(call) = confirmed
+                && let Err(diagnostic) = self.confirm_once(call).await
+            {
+                last = diagnostic.message.clone();
+                call.note_unreached(diagnostic);
+                continue;
+            }
             match self.connect().await {
                 Ok(_) => {
                     let records = self.records.borrow();
-                    return match (records.get(step_target), key) {
+                    let now = records.get(step_target);
+                    return match (now, key) {
                         (Some(HostRecord { undone: true, .. }), None) => Recalled::Undone,
-                        (now, _) if now == before && now.is_none_or(|record| record.outcome.is_some()) => {
+                        (now, _) if now == before && now.is_none_or(|now| now.outcome.is_some() || now.undone) => {
                             Recalled::NeverArrived
+                        }
+                        (Some(HostRecord { undone: true, key, .. }), Some(ours))
+                            if key == ours && confirmed.is_some() =>
+                        {
+                            Recalled::Undone
                         }
                         (Some(HostRecord { key, outcome: Some(outcome), .. }), Some(ours)) if key == ours => {
                             Recalled::Ended(outcome.clone())
@@ -368,30 +483,10 @@ impl RemoteExecutor {
                 Err(diagnostic) => last = diagnostic.message,
             }
         }
-        Recalled::Unknown(last)
-    }
-}
-
-fn transient(message: String) -> StepFailure {
-    StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
-}
-
-async fn send_file(
-    connection: &AgentConnection,
-    hash: Blake3Hash,
-    size: u64,
-    path: &std::path::Path,
-) -> Result<(), io::Error> {
-    use tokio::io::AsyncReadExt as _;
-    let ended = |error: ConnectionError| io::Error::other(error.to_string());
-    connection.send(wire::message_frame(&ToAgent::File { hash, size })).await.map_err(ended)?;
-    let mut file = tokio::fs::File::open(path).await?;
-    let mut piece = vec![0; FILE_PIECE_BYTES];
-    loop {
-        match file.read(&mut piece).await? {
-            0 => return Ok(()),
-            length => connection.send(wire::bytes_frame(&piece[..length])).await.map_err(ended)?,
+        if confirmed.is_some() {
+            last.push_str("; it undoes the step by itself, unless a confirmation has reached it");
         }
+        Recalled::Unknown(last)
     }
 }
 
@@ -445,6 +540,26 @@ impl Executor for RemoteExecutor {
         }
     }
 
+    async fn lint_migrations(
+        &self,
+        step: &PlanStep,
+        migrates: &MigratesBehavior,
+    ) -> Result<(Vec<LintFinding>, LintLevel), StepFailure> {
+        let answer = self.ask(step, &step.with, &CallChannel::unobserved(), || Export::LintMigrations).await?;
+        let (mut findings, level) = match answer {
+            AgentAnswer::Linted { findings, level } => (findings, level),
+            AgentAnswer::Failed { failure } => return Err(failure),
+            _ => return Err(other_answer()),
+        };
+        // Files that were sent are shown where they come from.
+        if let Some(dir) = shipping::dir_of_this_machine(step, migrates.dir(&step.with)) {
+            for finding in &mut findings {
+                finding.path = dir.join(finding.path.file_name().unwrap_or_default());
+            }
+        }
+        Ok((findings, level))
+    }
+
     async fn probe(&self, step: &PlanStep, input: &Value, channel: CallChannel) -> ProbeFinding {
         let export = || Export::Probe { input: input.clone() };
         match self.ask(step, &input["config"], &channel, export).await {
@@ -467,7 +582,13 @@ impl Executor for RemoteExecutor {
         };
         let answer = self.act(step, &step_target, Some(&key), &input, &channel, export).await;
         let outcome = match answer {
-            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt } }) if is_too_long(&receipt) => {
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { mut receipt } }) if !is_too_long(&receipt) => {
+                if step.confirm.is_some() {
+                    receipt.notes.insert("confirmed".to_owned(), true.into());
+                }
+                StepOutcome::Succeeded { receipt }
+            }
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { .. } }) => {
                 let failure = StepFailure::new(FailureKind::Limit, "the host returned a receipt that is too long");
                 StepOutcome::Unknown { failure }
             }

@@ -1,4 +1,4 @@
-//! The files of the runner's machine that a step on another host reads.
+//! The files of the runner's machine that a step on another host reads, and third-party modules.
 //!
 //! They are those that the step's configuration names as inputs, in directories that the plan writes relative to its folder. A source's
 //! checksum files go with it. Invariant: nothing else leaves this machine.
@@ -8,17 +8,24 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::Value;
 
-use contract::GrantName;
+use contract::{
+    GrantName,
+    hash::Blake3Hash,
+    step::{FailureKind, StepFailure},
+};
 use plan::{PlanStep, split_dir_path};
 use sandbox::{InputKind, ModuleDescription};
 
-use super::FileHashes;
-use crate::agent::wire::{OfferedFile, ShippedDirs};
+use super::{AgentConnection, ConnectionError, FileHashes};
+use crate::agent::wire::{self, AgentAnswer, FILE_PIECE_BYTES, OfferedFile, ShippedDirs, ToAgent};
 
+/// How long an answer may take beyond the time that the call itself may take.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The most files that a step may get.
 const MAX_FILES: usize = 100_000;
 
@@ -26,6 +33,24 @@ const MAX_FILES: usize = 100_000;
 pub(super) struct Shipment {
     pub(super) dirs: ShippedDirs,
     pub(super) files: BTreeMap<OfferedFile, PathBuf>,
+}
+
+/// Third-party modules, by their names in steps.
+pub type ThirdPartyModules = BTreeMap<String, ThirdPartyModule>;
+
+/// A third-party module, as hosts get it.
+pub struct ThirdPartyModule {
+    pub(super) offered: OfferedFile,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl ThirdPartyModule {
+    /// The module with this content.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let offered = OfferedFile { hash: Blake3Hash::of(&bytes), size: bytes.len() as u64, executable: false };
+        Self { offered, bytes }
+    }
 }
 
 /// Collects the files of a step with this configuration. Blocks while it reads them.
@@ -62,6 +87,48 @@ pub(super) fn collect(
     Ok(shipment)
 }
 
+/// Offers files; returns those that the host does not have.
+pub(super) async fn offer(
+    connection: &AgentConnection,
+    files: Vec<OfferedFile>,
+) -> Result<Vec<Blake3Hash>, StepFailure> {
+    let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files }).await;
+    let answer = answer.map_err(|error| transient(error.to_string()))?;
+    if let AgentAnswer::Wanted { hashes } = answer {
+        return Ok(hashes);
+    }
+    let AgentAnswer::Refused { problem } = answer else {
+        return Err(transient("the host's answer does not match the request".to_owned()));
+    };
+    let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
+    let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
+    Err(StepFailure { hint: problem.hint, ..failure })
+}
+
+/// Sends a file, which the host wants.
+pub(super) async fn send_file(
+    connection: &AgentConnection,
+    file: &OfferedFile,
+    mut content: impl tokio::io::AsyncRead + Unpin,
+) -> io::Result<()> {
+    use tokio::io::AsyncReadExt as _;
+    let ended = |error: ConnectionError| io::Error::other(error.to_string());
+    let begin = ToAgent::File { hash: file.hash, size: file.size };
+    connection.send(wire::message_frame(&begin)).await.map_err(ended)?;
+    let mut piece = vec![0; FILE_PIECE_BYTES];
+    loop {
+        match content.read(&mut piece).await? {
+            0 => return Ok(()),
+            length => connection.send(wire::bytes_frame(&piece[..length])).await.map_err(ended)?,
+        }
+    }
+}
+
+/// A failure after which the same may succeed.
+pub(super) fn transient(message: String) -> StepFailure {
+    StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
+}
+
 /// The relative directories of a step that would be empty on the host, or incomplete: its configuration names no file there as an input,
 /// or it works in there and does not name the whole.
 pub(super) fn unsent_dirs<'s>(step: &'s PlanStep, description: &ModuleDescription) -> Vec<&'s GrantName> {
@@ -92,6 +159,12 @@ pub(super) fn partly_sent_dir(step: &PlanStep, description: &ModuleDescription, 
     let works_in =
         |(kind, text): &(InputKind, String)| *kind == InputKind::WorkingDir && split_dir_path(text).0 == name.as_str();
     inputs.into_iter().find(works_in).map(|(_, dir)| dir)
+}
+
+/// The path of a directory of this machine that a text of a step names; none if it is one of the host.
+pub(super) fn dir_of_this_machine(step: &PlanStep, text: &str) -> Option<PathBuf> {
+    step.grants.dir_of(text).filter(|(grant, _)| grant.is_relative)?;
+    step.grants.host_path(text)
 }
 
 /// The paths below the granted directory that an input means.

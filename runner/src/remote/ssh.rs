@@ -7,37 +7,39 @@
 use std::{
     io,
     process::Stdio,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use contract::{
-    diagnostic::{Diagnostic, ErrorCode},
-    hash::Blake3Hash,
-};
+use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::{HostAddress, PlanHost, SshOptions};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
 };
 
-use super::{AgentConnection, ConnectionError};
+use super::{
+    AgentConnection, ConnectionError,
+    agent_binary::{AgentBinary, GlibcVersion, Unpacker, own_arch},
+    plain_text, sudo,
+};
 use crate::agent::{self, wire::AGENT_MARK};
 
 /// How long it may take until the agent says hello, without the time to send the binary.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest time to send the binary.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// What a login shell may print before the agent begins, in bytes.
-const MAX_NOISE_BYTES: usize = 64 << 10;
+pub(super) const MAX_NOISE_BYTES: usize = 64 << 10;
 /// What of ssh's errors is shown, in bytes.
 const MAX_STDERR_BYTES: usize = 8 << 10;
 
 /// The last error of ssh if the connection through a jump host ended before it began.
 const CLOSED_BY_JUMP: &str = "Connection closed by UNKNOWN port 65535";
 
-const HERE_MARK: &str = "PAWL-HERE";
+pub(super) const HERE_MARK: &str = "PAWL-HERE";
 const NEED_MARK: &str = "PAWL-NEED";
+const SEND_MARK: &str = "PAWL-SEND";
 const FAIL_MARK: &str = "PAWL-FAIL";
 
 /// The options of every connection: no question, nothing shared.
@@ -53,69 +55,54 @@ const OPTIONS: [&str; 9] = [
     "RequestTTY=no",
 ];
 
-/// What runs on the host: finds a folder where programs can run, and becomes the agent there. `$1` is the binary's digest. If it is
-/// missing, a line with the size comes first, then the binary.
+/// What runs on the host: finds a folder where programs can run and that has room, and becomes the agent there. `$1` is the digest of the
+/// binary for this machine's architecture, `$2` its loader, `$3` its size in KiB. If it is missing, a line with the digest and the size of the
+/// right one comes first, then that binary, unless it is there.
 const SCRIPT: &str = concat!(
-    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; f=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
-    "t=\"$p/.test-$$\"; printf \"#!/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
+    "if [ -x \"$p/agent-$1\" ]; then a=\"$p/agent-$1\"; break; fi; ",
+    "k=$(df -Pk \"$p\" 2>/dev/null | tail -n 1 | (read -r x y z k w; printf %s \"$k\")); ",
+    "if [ \"$k\" -lt \"$3\" ] 2>/dev/null; then f=\"$p\"; continue; fi; ",
+    "t=\"$p/.test-$$\"; printf \"#\\041/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
     "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
-    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL folder\\n\"; exit 1; fi; ",
+    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL %s\\n\" \"${f:+room }${f:-folder}\"; exit 1; fi; ",
     "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",
-    "m=cat; if command -v gzip >/dev/null 2>&1; then m=\"gzip -dc\"; fi; ",
-    "printf \"\\nPAWL-NEED %s %s\\n\" \"$(uname -m)\" \"${m%% *}\"; read -r n; ",
+    "m=cat; for b in gzip zstd; do if command -v $b >/dev/null 2>&1; then m=\"$b -dc\"; fi; done; ",
+    "c=unknown; if b=$(getconf GNU_LIBC_VERSION 2>/dev/null); then c=\"${b##* }\"; fi; ",
+    "if [ \"$2\" = - ] || [ -e \"$2\" ]; then :; else c=none; fi; ",
+    "printf \"\\nPAWL-NEED %s %s %s\\n\" \"$(uname -m)\" \"${m%% *}\" \"$c\"; read -r d n; ",
+    "a=\"$p/agent-$d\"; if [ -x \"$a\" ]; then exec \"$a\" agent; fi; printf \"\\nPAWL-SEND\\n\"; ",
     "t=\"$a.tmp-$$\"; head -c \"$n\" | $m >\"$t\" && if [ \"$m\" = cat ]; then [ \"$(wc -c <\"$t\")\" -eq \"$n\" ]; fi && chmod 700 \"$t\" && mv \"$t\" \"$a\" && exec \"$a\" agent; ",
     "rm -f \"$t\"; printf \"\\nPAWL-FAIL upload %s\\n\" \"$p\"; exit 1"
 );
 
-/// The runner's binary, as hosts get it.
-struct AgentBinary {
-    digest: Blake3Hash,
-    plain: Vec<u8>,
+/// A command that runs on a host.
+pub(super) struct HostCommand {
+    pub(super) child: Child,
+    pub(super) stdin: ChildStdin,
+    pub(super) stdout: BufReader<ChildStdout>,
+    pub(super) stderr: SshErrors,
 }
 
-impl AgentBinary {
-    /// The binary of this process, read once.
-    fn own() -> io::Result<&'static Self> {
-        static BINARY: OnceLock<AgentBinary> = OnceLock::new();
-        if let Some(binary) = BINARY.get() {
-            return Ok(binary);
-        }
-        let plain = std::fs::read("/proc/self/exe")?;
-        let digest = Blake3Hash::of(&plain);
-        Ok(BINARY.get_or_init(|| Self { digest, plain }))
-    }
-
-    /// The same in the format of gzip, made once, when a host needs it.
-    fn compressed(&self) -> io::Result<&'static [u8]> {
-        static COMPRESSED: OnceLock<Vec<u8>> = OnceLock::new();
-        if let Some(compressed) = COMPRESSED.get() {
-            return Ok(compressed);
-        }
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        io::Write::write_all(&mut encoder, &self.plain)?;
-        let compressed = encoder.finish()?;
-        Ok(COMPRESSED.get_or_init(|| compressed))
-    }
-}
-
-/// Connects to a host, and starts its agent.
-///
-/// # Errors
-/// The host can't be reached, or can't run the agent: what happened, and what helps.
-pub async fn reach(
+/// Runs a script on a host, as the user of `sudo`. `words` are its arguments after the digest of the binary, and have no `'`.
+pub(super) fn run_script(
     host: &PlanHost,
     options: &SshOptions,
-    tell_upload: &dyn Fn(usize),
-) -> Result<AgentConnection, Diagnostic> {
+    script: &str,
+    words: &str,
+) -> Result<HostCommand, Diagnostic> {
     let HostAddress::Ssh { user, host: name, port } = &host.address else {
         return Err(Diagnostic::new(ErrorCode::RunnerFault, "a host of this machine is not reached by ssh"));
     };
-    let binary = AgentBinary::own().map_err(|error| {
-        Diagnostic::new(ErrorCode::RunnerFault, "can't read the runner's own binary").with_cause(error)
-    })?;
+    let binary = own_binary()?;
+    // Its messages are read in English. The folder of the user that logs in may be closed to the other one.
+    let (sudo, enter) = match &options.sudo {
+        Some(user) => (format!("env LC_ALL=C sudo -n -H -u {user} -- "), "cd \"$HOME\" 2>/dev/null || cd /; "),
+        None => (String::new(), ""),
+    };
     let mut command = Command::new("ssh");
     command.arg("-T");
     for option in OPTIONS {
@@ -134,7 +121,7 @@ pub async fn reach(
         command.args(["-p", &port.to_string()]);
     }
     command.args(["--", name]);
-    command.arg(format!("exec /bin/sh -c '{SCRIPT}' pawl {}", binary.digest.hex_prefix(32)));
+    command.arg(format!("exec {sudo}/bin/sh -c '{enter}{script}' pawl {} {words}", file_digest(binary)));
     // In a process group of its own: Ctrl-C is the coordinator's to handle.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| {
@@ -145,11 +132,29 @@ pub async fn reach(
     })?;
     let streams = child.stdin.take().zip(child.stdout.take()).zip(child.stderr.take());
     let ((stdin, stdout), stderr) = streams.expect("the three streams are pipes");
-    let stderr = SshErrors::read(stderr);
+    Ok(HostCommand { child, stdin, stdout: BufReader::new(stdout), stderr: SshErrors::read(stderr) })
+}
+
+/// Connects to a host, and starts its agent.
+///
+/// # Errors
+/// The host can't be reached, or can't run the agent: what happened, and what helps.
+pub async fn reach(
+    host: &PlanHost,
+    options: &SshOptions,
+    tell_upload: &dyn Fn(usize),
+) -> Result<AgentConnection, Diagnostic> {
+    let binary = own_binary()?;
+    let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+    let loader = binary.loader.as_deref().filter(is_plain).unwrap_or("-");
+    let words = format!("{loader} {}", binary.megabytes() * 1000);
+    let HostCommand { child, stdin, stdout, stderr } = run_script(host, options, SCRIPT, &words)?;
     match start(host, binary, stdin, stdout, child, tell_upload).await {
         Ok(connection) => Ok(connection),
         Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
-        Err(AgentStartError::Unusable { what, folder }) => Err(unusable(host, &what, &folder, &stderr.said().await)),
+        Err(AgentStartError::Unusable { what, folder }) => {
+            Err(unusable((host, binary), &what, &folder, &stderr.said().await))
+        }
         Err(AgentStartError::Ended { noise, has_begun: true }) => Err(no_agent(host, &noise, &stderr.said().await)),
         Err(AgentStartError::Ended { noise, has_begun: false }) => {
             Err(explain((host, options), &noise, &stderr.said().await))
@@ -173,16 +178,16 @@ enum AgentStartError {
 
 async fn start(
     host: &PlanHost,
-    binary: &AgentBinary,
+    mut binary: &'static AgentBinary,
     mut stdin: ChildStdin,
-    stdout: ChildStdout,
+    mut stdout: BufReader<ChildStdout>,
     child: Child,
     tell_upload: &dyn Fn(usize),
 ) -> Result<AgentConnection, AgentStartError> {
-    let mut stdout = BufReader::new(stdout);
     let (mut noise, mut has_begun) = (String::new(), false);
     let mut deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
-    let mut is_sent = false;
+    // What the host unpacks the binary with, once it has been offered.
+    let mut unpacker = None;
     loop {
         let line = match tokio::time::timeout_at(deadline, next_line(&mut stdout)).await {
             Ok(Ok(Some(line))) => line,
@@ -192,29 +197,31 @@ async fn start(
         match words.as_slice() {
             [AGENT_MARK] => break,
             [HERE_MARK] => has_begun = true,
-            [NEED_MARK, arch, method] if !is_sent => {
-                is_sent = true;
-                let ours = rustix::system::uname().machine().to_string_lossy().into_owned();
-                if *arch != ours {
-                    return Err(diagnosed(other_architecture(host, arch, &ours)));
-                }
-                let bytes = if *method == "gzip" { binary.compressed() } else { Ok(binary.plain.as_slice()) };
+            [NEED_MARK, arch, method, libc] if unpacker.is_none() => {
+                binary = binary_for(host, arch, libc).map_err(diagnosed)?;
+                let method = Unpacker::parse(method);
+                deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
+                let packing = tokio::task::spawn_blocking(move || binary.packed(method).map(<[u8]>::len));
+                let length = packing.await.map_err(io::Error::other).and_then(|length| length);
+                let length = length.map_err(|error| diagnosed(unreadable(&error)))?;
+                unpacker = Some((method, length));
+                // If it fails, the host says why.
+                let _ = stdin.write_all(format!("{} {length}\n", file_digest(binary)).as_bytes()).await;
+            }
+            [SEND_MARK] if let Some((method, length)) = unpacker => {
+                tell_upload(length / 1_000_000);
                 let sent = async {
-                    let bytes = bytes?;
-                    tell_upload(bytes.len() / 1_000_000);
-                    stdin.write_all(format!("{}\n", bytes.len()).as_bytes()).await?;
-                    stdin.write_all(bytes).await?;
+                    stdin.write_all(binary.packed(method)?).await?;
                     stdin.flush().await
                 };
                 deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
-                // If it fails, the host says why.
                 let _ = tokio::time::timeout(UPLOAD_TIMEOUT, sent).await;
             }
             [FAIL_MARK, what, folder @ ..] => {
                 return Err(AgentStartError::Unusable { what: (*what).to_owned(), folder: folder.join(" ") });
             }
             _ => {
-                noise.push_str(&line);
+                noise.push_str(&plain_text(&line));
                 if noise.len() > MAX_NOISE_BYTES {
                     return Err(AgentStartError::Ended { noise, has_begun });
                 }
@@ -224,12 +231,60 @@ async fn start(
     let connection = AgentConnection::open(stdout, stdin, child).await.map_err(|error| match error {
         ConnectionError::Lost(_) | ConnectionError::Refused(_) => AgentStartError::Ended { noise, has_begun },
     })?;
+    check_build(host, binary, &connection).map_err(diagnosed)?;
+    Ok(connection)
+}
+
+/// Refuses an agent of another build.
+pub(super) fn check_build(
+    host: &PlanHost,
+    binary: &AgentBinary,
+    connection: &AgentConnection,
+) -> Result<(), Diagnostic> {
     if connection.hello.build != agent::build(&binary.digest) {
         let message = format!("host `{}` has another build of the runner than this one", host.name);
         let hint = "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again";
-        return Err(diagnosed(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)));
+        return Err(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint));
     }
-    Ok(connection)
+    Ok(())
+}
+
+/// The binary for hosts like this machine.
+pub(super) fn own_binary() -> Result<&'static AgentBinary, Diagnostic> {
+    let binary = AgentBinary::for_arch(&own_arch()).transpose().expect("there is at least this binary");
+    binary.map_err(|error| unreadable(&error))
+}
+
+/// The binary for a host with this architecture and C library: its version, `none` if it has not the one that this machine's binary needs,
+/// or anything else if it is not known.
+fn binary_for(host: &PlanHost, arch: &str, libc: &str) -> Result<&'static AgentBinary, Diagnostic> {
+    let ours = own_arch();
+    let binary = AgentBinary::for_arch(arch).map_err(|error| unreadable(&error))?;
+    let binary = binary.ok_or_else(|| other_architecture(host, arch, &ours))?;
+    let Some(needed) = binary.needed_glibc() else { return Ok(binary) };
+    let has = match GlibcVersion::parse(libc) {
+        Some(version) if version < needed => format!("the host has {version}"),
+        None if libc == "none" && arch == ours => "the host has another C library".to_owned(),
+        Some(_) | None => return Ok(binary),
+    };
+    let path = AgentBinary::path(arch).map_err(|error| unreadable(&error))?;
+    let hint = format!(
+        "use a released binary, which needs no C library, or put one of version {} at {}",
+        env!("CARGO_PKG_VERSION"),
+        path.display()
+    );
+    Err(Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name))
+        .with_cause(format!("this runner was built for the GNU C library {needed} or newer, and {has}"))
+        .with_hint(hint))
+}
+
+/// The digest in the name of the file on the host.
+fn file_digest(binary: &AgentBinary) -> String {
+    binary.digest.hex_prefix(32)
+}
+
+pub(super) fn unreadable(error: &io::Error) -> Diagnostic {
+    Diagnostic::new(ErrorCode::RunnerFault, "can't read the runner's binary for the host").with_cause(error)
 }
 
 fn diagnosed(diagnostic: Diagnostic) -> AgentStartError {
@@ -237,14 +292,14 @@ fn diagnosed(diagnostic: Diagnostic) -> AgentStartError {
 }
 
 /// A line of the host; none at the end.
-async fn next_line(from: &mut BufReader<ChildStdout>) -> io::Result<Option<String>> {
+pub(super) async fn next_line(from: &mut BufReader<ChildStdout>) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let read = from.take(MAX_NOISE_BYTES as u64).read_until(b'\n', &mut line).await?;
     Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
 }
 
 /// What ssh says on standard error. It is read as long as the connection lives, so that nothing waits for that.
-struct SshErrors {
+pub(super) struct SshErrors {
     text: Arc<Mutex<Vec<u8>>>,
     reading: tokio::task::JoinHandle<()>,
 }
@@ -266,21 +321,24 @@ impl SshErrors {
     }
 
     /// All that it said, once it has ended. A connection that something else holds open does not keep that back.
-    async fn said(self) -> String {
+    pub(super) async fn said(self) -> String {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.reading).await;
         let text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        String::from_utf8_lossy(&text).trim().to_owned()
+        plain_text(String::from_utf8_lossy(&text).trim())
     }
 }
 
 /// The error of a connection that ended before anything ran on the host, by what ssh said.
-fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
+pub(super) fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
     let PlanHost { name, address, .. } = host;
     let said = |text: &str| stderr.contains(text);
     let shown =
         if name.as_str() == address.to_string() { format!("`{name}`") } else { format!("`{name}` ({address})") };
     let log_in = format!("`{}` must log in without a prompt", ssh_command(address, options));
     let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
+    if let Some(diagnostic) = sudo::explain((host, options), &shown, stderr) {
+        return diagnostic;
+    }
     let is_key_refused = said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed");
     let diagnostic = if is_key_refused && stderr.lines().next_back().map(str::trim) == Some(CLOSED_BY_JUMP) {
         let jump = jump_host(stderr);
@@ -301,6 +359,11 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
     } else if said("Permission denied (") {
         let message = format!("host {shown} refused the login");
         Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(format!("check the user and the key: {log_in}"))
+    } else if noise.len() > MAX_NOISE_BYTES {
+        let message = format!("the login shell of host {shown} says more than {} KiB first", MAX_NOISE_BYTES >> 10);
+        let hint = "let the files that it reads, such as `.bashrc`, say nothing without a terminal".to_owned();
+        let cause = format!("it said: {}", first_line(noise));
+        Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
     } else if stderr.is_empty() && !noise.trim().is_empty() {
         let message = format!("host {shown} did not start the agent: it ran another program");
         let hint = "remove the `ForceCommand` or `command=` of this key, or let it run `/bin/sh`".to_owned();
@@ -311,6 +374,12 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         let message = format!("host {shown} can't be reached: there is no ssh configuration {config}");
         let hint = format!("create {config}, or correct `ssh: {{ config: … }}` in the plan");
         Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
+    } else if is_hung_up(stderr) {
+        let message = format!("host {shown} hung up before the login");
+        let hint = format!(
+            "check sshd there: too many connections may wait for their login (`MaxStartups`), or it lets nobody in from here; {log_in}"
+        );
+        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
     } else {
         let hint = format!("check that it is up: {log_in}");
         Diagnostic::new(ErrorCode::HostUnreachable, format!("host {shown} can't be reached")).with_hint(hint)
@@ -319,6 +388,13 @@ fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str)
         Some(line) => diagnostic.with_cause(format!("ssh: {}", line.trim_start_matches("ssh: "))),
         None => diagnostic,
     }
+}
+
+/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
+/// refused login, which must not be tried again.
+pub(super) fn is_hung_up(said: &str) -> bool {
+    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
+    words.iter().any(|word| said.contains(word)) && !said.contains("UNKNOWN")
 }
 
 /// The jump host that ssh's errors name, and the command that prints its key.
@@ -345,12 +421,12 @@ fn telling_line(stderr: &str) -> Option<&str> {
 }
 
 /// The error of a host on which the script ran, and no agent began.
-fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
+pub(super) fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let said = telling_line(stderr).or_else(|| noise.lines().map(str::trim).rfind(|line| !line.is_empty()));
     let diagnostic = said.into_iter().fold(diagnostic, Diagnostic::with_cause);
     diagnostic.with_hint(match stderr.contains("GLIBC_") {
-        true => "its C library is older than this machine's: deploy from a machine whose C library is as old as the host's, or older",
+        true => "its C library is older than this machine's: use a released binary, which needs no C library",
         false => "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again",
     })
 }
@@ -382,20 +458,32 @@ fn first_line(text: &str) -> &str {
     text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
+pub(super) fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
     let message = format!("host `{}` is `{theirs}`, and this runner is for `{ours}`", host.name);
-    let hint = "deploy from a machine with the same architecture; agents for other architectures are not supported yet";
-    Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint)
+    let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, message);
+    match AgentBinary::path(theirs) {
+        Ok(path) => diagnostic.with_cause(format!("there is no {}", path.display())).with_hint(format!(
+            "put the runner for `{theirs}` there, of this version ({}); or deploy from a machine with that architecture",
+            env!("CARGO_PKG_VERSION")
+        )),
+        Err(error) => diagnostic.with_cause(error).with_hint("deploy from a machine with that architecture"),
+    }
 }
 
-fn unusable(host: &PlanHost, what: &str, folder: &str, stderr: &str) -> Diagnostic {
+pub(super) fn unusable(
+    (host, binary): (&PlanHost, &AgentBinary),
+    what: &str,
+    folder: &str,
+    stderr: &str,
+) -> Diagnostic {
     let (cause, hint) = match what {
         "folder" => (
             "the user has no writable folder that allows programs to run",
             "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
                 .to_owned(),
         ),
-        _ => ("the runner's binary could not be stored there", format!("free at least 80 MB in {folder} on the host")),
+        "room" => ("no folder for it has enough room", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
+        _ => ("the runner's binary could not be stored there", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
     };
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let diagnostic = diagnostic.with_cause(cause).with_hint(hint);
@@ -412,7 +500,12 @@ mod tests {
     fn explained(stderr: &str) -> (ErrorCode, String, String) {
         let text = "version: 1\napp: shop\nenvironments:\n  test:\n    ssh: { config: /etc/s/config, known-hosts: /etc/s/known }\n    hosts: { web: [\"ssh://root@inner\"] }\nsteps:\n  a: { program: [/bin/true], trust: host, on: web }\n";
         let source = PlanSource { path: "deploy.yml".into(), folder: "/plans".into(), text: text.into() };
-        let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+        let request = PlanRequest {
+            environment: None,
+            release: &"r1".parse().unwrap(),
+            env: &|_| None,
+            inventory: &plan::no_inventory,
+        };
         let plan = Plan::parse(source, &request).unwrap();
         let host: &PlanHost = plan.steps[0].remote_host().unwrap();
         let diagnostic = explain((host, &plan.ssh), "", stderr);

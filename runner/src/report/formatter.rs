@@ -135,7 +135,13 @@ impl EventFormatter {
             JournalEvent::Lock { resource, holder } => {
                 vec![verbose_item("lock", format!("{resource} is held by {holder}"))]
             }
-            JournalEvent::Override { option, step } => vec![override_item(option, step.as_ref())],
+            JournalEvent::Override { option, step, hosts } => {
+                vec![override_item(option, step.as_ref().map(StepId::as_str).or(hosts.as_deref()))]
+            }
+            JournalEvent::HostLeftBehind { target, why } => {
+                let text = format!("nothing more runs there in this attempt: {why}");
+                vec![line_item(Verbosity::Quiet, LineStyle::Attention, "LEFT", target.to_string(), text, None)]
+            }
             JournalEvent::Resolved { step_target, resolution, by, message } => {
                 let text = format!("{} by {by}: {message}", messages::resolution(resolution));
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "resolved", step_label(step_target), text, None)]
@@ -389,9 +395,10 @@ fn switched_back_item(label: &Label, doubt: Option<&str>) -> DisplayItem {
     line_item(verbosity, style, "back", String::new(), text, None)
 }
 
-fn override_item(option: &str, step: Option<&StepId>) -> DisplayItem {
-    let (keyword, text) = match step {
-        Some(step) => ("option", format!("--{option} {step}")),
+/// `value` is the step or the hosts that the option names.
+fn override_item(option: &str, value: Option<&str>) -> DisplayItem {
+    let (keyword, text) = match value {
+        Some(value) => ("option", format!("--{option} {value}")),
         None if COMMAND_OVERRIDES.contains(&option) => ("call", format!("runner {option}")),
         None => ("option", format!("--{option}")),
     };

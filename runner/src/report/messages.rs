@@ -76,6 +76,7 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::Trusted => "trusted: this run recorded it as done, and it has no probe".to_owned(),
         DecisionReason::Stale { check } => format!("check {check} did not pass after it ran, and it has no probe"),
         DecisionReason::HostRecord => "the connection was lost, and the host recorded its success".to_owned(),
+        DecisionReason::NotConfirmed => "the host undid it, since nobody confirmed it in time".to_owned(),
         DecisionReason::MadeElsewhere => "another machine ran it, and it has no probe".to_owned(),
         DecisionReason::Always => "it runs in each attempt".to_owned(),
         DecisionReason::InvalidInput { message } => message.clone(),

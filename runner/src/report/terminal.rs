@@ -317,6 +317,7 @@ pub(super) fn journal_entry_ending_call(entry: &JournalEntry) -> Option<&StepTar
         | JournalEvent::Progress { .. }
         | JournalEvent::UndoIntent { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::HostLeftBehind { .. }
         | JournalEvent::Resolved { .. }
         | JournalEvent::RecordLost { .. }
         | JournalEvent::Ended { .. }

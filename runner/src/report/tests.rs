@@ -313,7 +313,10 @@ fn rare_events_have_a_line() {
     let tape = JournalFixture::new()
         .attempt(1, "1-aaaaaa", 1, "r1")
         .push(1, JournalEvent::Lock { resource: "shop/test".to_owned(), holder: "ann@host, process 7".to_owned() })
-        .push(1, JournalEvent::Override { option: "start-from".to_owned(), step: Some(step_target().step) })
+        .push(
+            1,
+            JournalEvent::Override { option: "start-from".to_owned(), step: Some(step_target().step), hosts: None },
+        )
         .decide("pull", Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Receipt::default() })
         .begin("migrate", DecisionReason::NeverRan, &[])
         .meter("migrate", 1536, None)

@@ -11,13 +11,13 @@ mod output;
 use pawl_step::process::Command;
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
-    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
+    ModuleDescription, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use marker::ProgramState;
-use output::{check_exit_status, command_line, finding_from_status};
+use output::{ProbeCodes, check_exit_status, command_line, finding_from_status};
 
 /// The `run` module.
 #[derive(Debug)]
@@ -51,6 +51,15 @@ pub struct RunConfig {
     pub creates: Option<String>,
     /// A program that determines whether the effect holds.
     pub probe: Option<Vec<String>>,
+    /// Whether the probe is asked before the program runs.
+    #[serde(default, rename = "probe-first")]
+    pub probe_first: bool,
+    /// What the exit statuses of the probe mean.
+    #[serde(default, rename = "probe-codes")]
+    pub probe_codes: ProbeCodes,
+    /// The phase, which only the runner reads.
+    #[serde(default, rename = "phase")]
+    pub _phase: Value,
     /// Whether the program may run again, which only the runner reads.
     #[serde(default, rename = "repeatable")]
     pub _repeatable: bool,
@@ -75,6 +84,7 @@ impl Step for RunStep {
                     reason: "stores the marker that the program has finished",
                 },
             ],
+            phase_config: Some("/phase"),
             repeatable: RerunSafety::Config("/repeatable"),
             probes: ProbeSupport::Config(&["/marker", "/creates", "/probe"]),
             outputs: Some(&["status"]),
@@ -104,6 +114,12 @@ impl Step for RunStep {
             let path = config.creates.as_deref().unwrap_or_default();
             log::info(format!("`{path}` already exists, so the program does not run"));
             return Ok(Receipt::new().output("status", 0).note("ran", false).note("found", path));
+        }
+        if config.probe_first
+            && let Finding::Held(receipt) = Self::probe(input)?
+        {
+            log::info("the probe says that the effect holds, so the program does not run");
+            return Ok(receipt.note("ran", false));
         }
         if let Some(path) = &config.marker {
             marker::write(path, input, ProgramState::Started)?;
@@ -143,7 +159,7 @@ impl Step for RunStep {
             ));
         };
         let completion = build_command(config, program, arguments).run()?;
-        Ok(finding_from_status(&command_line(program, arguments), &completion))
+        Ok(finding_from_status(&command_line(program, arguments), &completion, &config.probe_codes))
     }
 
     fn revert(input: &Input<RunConfig>, _receipt: &Receipt) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use pawl_step::process::Completion;
 use pawl_step::{Failure, Finding, Receipt};
+use serde::Deserialize;
 use serde_json::Value;
 
 /// The largest number of lines in a failure's details.
@@ -29,16 +30,33 @@ pub(crate) fn check_exit_status(command: &str, completion: &Completion) -> Resul
     })
 }
 
-/// Returns the finding that the exit status of a probe stands for.
-pub(crate) fn finding_from_status(command: &str, completion: &Completion) -> Finding {
-    match completion.status {
-        0 => Finding::Held(Receipt::new().output("status", 0)),
-        1 => Finding::Absent,
-        other => {
-            let last_message = last_lines(completion).1.pop().map_or(String::new(), |line| format!(": {line}"));
-            Finding::Unknown(format!("`{command}` exited with {}{last_message}", describe_status(other)))
-        }
+/// What the exit statuses of a probe mean.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbeCodes {
+    /// The effect holds.
+    pub held: Vec<i32>,
+    /// The effect is absent.
+    pub absent: Vec<i32>,
+}
+
+impl Default for ProbeCodes {
+    fn default() -> Self {
+        Self { held: vec![0], absent: vec![1] }
     }
+}
+
+/// Returns the finding that the exit status of a probe stands for.
+pub(crate) fn finding_from_status(command: &str, completion: &Completion, codes: &ProbeCodes) -> Finding {
+    let status = completion.status;
+    if codes.held.contains(&status) {
+        return Finding::Held(Receipt::new().output("status", 0));
+    }
+    if codes.absent.contains(&status) {
+        return Finding::Absent;
+    }
+    let last_message = last_lines(completion).1.pop().map_or(String::new(), |line| format!(": {line}"));
+    Finding::Unknown(format!("`{command}` exited with {}{last_message}", describe_status(status)))
 }
 
 /// Returns program and arguments as a person would type them.
@@ -102,14 +120,27 @@ mod tests {
 
     #[test]
     fn probe_status_maps_to_finding() {
-        assert_eq!(finding_from_status("q", &completion(0, "", "")), Finding::Held(Receipt::new().output("status", 0)));
-        assert_eq!(finding_from_status("q", &completion(1, "", "no")), Finding::Absent);
+        let codes = ProbeCodes::default();
+        assert_eq!(
+            finding_from_status("q", &completion(0, "", ""), &codes),
+            Finding::Held(Receipt::new().output("status", 0))
+        );
+        assert_eq!(finding_from_status("q", &completion(1, "", "no"), &codes), Finding::Absent);
         for (stdout, stderr) in [("", "no such host\n"), ("no such host\n", "")] {
             assert_eq!(
-                finding_from_status("q", &completion(2, stdout, stderr)),
+                finding_from_status("q", &completion(2, stdout, stderr), &codes),
                 Finding::Unknown("`q` exited with status 2: no such host".to_owned())
             );
         }
+    }
+
+    #[test]
+    fn statuses_mean_what_the_plan_says() {
+        let codes = ProbeCodes { held: vec![3], absent: vec![0, 2] };
+        let finding = |status| finding_from_status("q", &completion(status, "", "no"), &codes);
+        assert!(matches!(finding(3), Finding::Held(_)));
+        assert_eq!([finding(0), finding(2)], [Finding::Absent, Finding::Absent]);
+        assert!(matches!(finding(1), Finding::Unknown(_)));
     }
 
     #[test]

@@ -3,16 +3,26 @@
 //! Invariant: after a kill at any instruction, the link points to the old release or the new one, and the next probe
 //! determines which; see [`managed_link`].
 //!
-//! Deliberately absent: knowledge of the server behind the link. A server that needs a reload is a separate step.
+//! The server in front looks where the link leads at each request, so nothing is reloaded. With `check`, the step asks it whether the release
+//! answers, and switches back if not; with `wired`, it is asked beforehand whether it follows the link.
+//!
+//! Deliberately absent: a reload of the server. One that needs it is a separate step.
 
+mod haproxy;
 mod managed_link;
+mod traffic;
+mod wiring;
 
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, releases,
+    ProbeSupport, Receipt, RerunSafety, Step, fs, releases,
 };
 use serde::Deserialize;
 
+use traffic::TrafficCheck;
+use wiring::Wiring;
+
+use haproxy::HaproxyMap;
 use managed_link::{AttemptEpoch, LinkProbe, LinkTarget, ManagedLink, PreviousTarget};
 
 /// The `switch` module.
@@ -33,6 +43,12 @@ pub struct SwitchConfig {
     pub link: String,
     /// The folder that the link must point to, relative to the directory.
     pub to: Option<String>,
+    /// What must answer after the switch.
+    pub check: Option<TrafficCheck>,
+    /// Where to find out beforehand whether the server follows the link.
+    pub wired: Option<Wiring>,
+    /// A map of HAProxy that follows the link.
+    pub haproxy: Option<HaproxyMap>,
 }
 
 /// The way in which a release is made live.
@@ -63,6 +79,7 @@ impl Step for SwitchStep {
                 },
             ],
             exposes: true,
+            rehearses: true,
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: true,
@@ -89,16 +106,35 @@ impl Step for SwitchStep {
         Ok(vec![change])
     }
 
+    fn rehearse(input: &Input<SwitchConfig>) -> Result<(), Failure> {
+        let Some(wired) = &input.config.wired else { return Ok(()) };
+        let dir = input.dir("in", input.config.dir.as_deref(), &[])?;
+        wired.check(&format!("{dir}/{}", fs::relative("link", &input.config.link)?))
+    }
+
     fn apply(input: &Input<SwitchConfig>) -> Result<Receipt, Failure> {
         let (managed_link, to) = resolve_link(input)?;
         managed_link.ensure_target_exists(&to)?;
         let from = managed_link.switch(&input.key, &to, is_already_verified(input))?;
+        let moved = move_traffic(&input.config, &to);
+        if let Err(failure) = moved {
+            managed_link.revert(&input.key, &to, &from)?;
+            if let (Some(haproxy), PreviousTarget::Path(back)) = (&input.config.haproxy, &from) {
+                haproxy.set(slot_name(back))?;
+            }
+            let back = match &from {
+                PreviousTarget::Path(back) => format!("switched back to `{back}`"),
+                PreviousTarget::NoLink | PreviousTarget::Unknown => "the link is as before".to_owned(),
+            };
+            return Err(Failure { message: format!("{}; {back}", failure.message), ..failure });
+        }
         Ok(receipt(&managed_link, &to, &from))
     }
 
     fn probe(input: &Input<SwitchConfig>) -> Result<Finding, Failure> {
         let (managed_link, to) = resolve_link(input)?;
         Ok(match managed_link.probe(&to)? {
+            LinkProbe::Held(_) if !follows(&input.config, &to)? => Finding::Absent,
             LinkProbe::Held(from) => Finding::Held(receipt(&managed_link, &to, &from)),
             LinkProbe::Absent => Finding::Absent,
             LinkProbe::Drifted(why) => Finding::Drifted(why),
@@ -114,13 +150,35 @@ impl Step for SwitchStep {
             (VerifiedRelease::Unknown, Some(serde_json::Value::Null)) => PreviousTarget::NoLink,
             (VerifiedRelease::Unknown, Some(_) | None) => PreviousTarget::Unknown,
         };
-        managed_link.revert(&input.key, &to, &back)
+        managed_link.revert(&input.key, &to, &back)?;
+        match (&input.config.haproxy, managed_link.current_target()?) {
+            (Some(haproxy), LinkTarget::At(now)) => haproxy.set(slot_name(&now)),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Lets HAProxy follow, and waits until the release answers.
+fn move_traffic(config: &SwitchConfig, to: &str) -> Result<(), Failure> {
+    if let Some(haproxy) = &config.haproxy {
+        haproxy.set(slot_name(to))?;
+    }
+    config.check.as_ref().map_or(Ok(()), TrafficCheck::wait)
+}
+
+/// Whether HAProxy follows, if it is asked to.
+fn follows(config: &SwitchConfig, to: &str) -> Result<bool, Failure> {
+    config.haproxy.as_ref().map_or(Ok(true), |haproxy| haproxy.is_set(slot_name(to)))
+}
+
+/// The name of the slot in a folder such as `slots/b`.
+fn slot_name(to: &str) -> &str {
+    to.rsplit('/').next().unwrap_or(to)
 }
 
 /// Returns the managed link, and the folder that it must point to.
 fn resolve_link(input: &Input<SwitchConfig>) -> Result<(ManagedLink, String), Failure> {
-    let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, to } = &input.config;
+    let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, to, .. } = &input.config;
     let dir = input.dir("in", dir.as_deref(), &[])?;
     let link = fs::relative("link", link)?;
     let to = match to {

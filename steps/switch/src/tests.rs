@@ -22,7 +22,15 @@ fn path(name: char) -> String {
 
 fn input(name: char, key: &str) -> Input<SwitchConfig> {
     let text = json!({ "path": path(name), "dir": "app" });
-    let config = SwitchConfig { strategy: SwitchStrategy::Symlink, dir: None, link: "current".into(), to: None };
+    let config = SwitchConfig {
+        strategy: SwitchStrategy::Symlink,
+        dir: None,
+        link: "current".into(),
+        to: None,
+        check: None,
+        wired: None,
+        haproxy: None,
+    };
     let mut input = pawl_step::testing::input("switch", config);
     input.key = key.to_owned();
     input.release = release(name);

@@ -56,6 +56,7 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             | BenchmarkName::Deadlines
             | BenchmarkName::Launcher
             | BenchmarkName::Growth
+            | BenchmarkName::Hosts
             | BenchmarkName::Checkpoints
             | BenchmarkName::Output => {
                 bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")

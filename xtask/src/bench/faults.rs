@@ -1,4 +1,5 @@
-//! Kills at every point: the kill tests, which take a few points by chance, here take all of them.
+//! Kills at every point: the kill tests, which take a few points by chance, here take all of them. The connections with hosts are cut at
+//! 100 points, and their coordinator is killed at 40.
 //!
 //! Nothing is compared with anybody: what counts is that none fails. Deliberately absent: the kills, which are tests.
 
@@ -21,6 +22,19 @@ pub(super) fn run_kill_tests(write: bool) -> Result<()> {
     let mut races = cargo();
     races.args(["test", "--release", "--package", "runner", "--test", "cases", "--", "shared_lock::one_of_sixteen"]);
     workspace::run(races.env("PAWL_POINTS", "all"))?;
+    let mut hosts = cargo();
+    hosts.args([
+        "test",
+        "--release",
+        "--package",
+        "runner",
+        "--test",
+        "cases",
+        "--",
+        "host_faults",
+        "--test-threads=1",
+    ]);
+    summaries.extend(collect_summaries(hosts.env("PAWL_POINTS", "all"))?);
     // One after the other: they wait for servers, and are not to wait for each other too.
     let mut command = cargo();
     command.args([

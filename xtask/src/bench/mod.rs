@@ -9,6 +9,7 @@ mod checkpoints;
 mod databases;
 mod faults;
 mod growth;
+pub(crate) mod hosts;
 mod launcher;
 mod migrate;
 mod output;
@@ -61,6 +62,8 @@ pub(crate) enum BenchmarkName {
     Output,
     /// Each command after 10, 1,000 and 10,000 attempts, with `dir:`, `git:` and S3
     Growth,
+    /// A release on 1, 8 and 100 hosts, beside bash over ssh, ansible, pyinfra, fabric and capistrano
+    Hosts,
 }
 
 /// How the benchmarks are run.
@@ -68,7 +71,7 @@ pub(crate) enum BenchmarkName {
 pub(crate) struct BenchOptions {
     /// Whether the figures go into docs/benchmarks.md.
     pub(crate) write: bool,
-    /// Whether histories are short.
+    /// Whether histories are short, and hosts few.
     pub(crate) quick: bool,
 }
 
@@ -104,7 +107,8 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
         return growth::run(None, quick, write);
     }
     let mut needs = vec![SetupNeed::GuestToolchain];
-    let needs_peers = |name: &BenchmarkName| !matches!(name, BenchmarkName::Output | BenchmarkName::Plan);
+    let needs_peers =
+        |name: &BenchmarkName| !matches!(name, BenchmarkName::Hosts | BenchmarkName::Output | BenchmarkName::Plan);
     if names.is_empty() || names.iter().any(needs_peers) {
         needs.extend(BENCH_PEERS.into_iter().chain(TOOLS).chain(DATABASES).chain(STEP_AUTHORING));
     }
@@ -134,6 +138,10 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
             }
             BenchmarkName::Growth => {
                 growth::run(None, quick, write)?;
+                Vec::new()
+            }
+            BenchmarkName::Hosts => {
+                hosts::run(&runner, BenchOptions { write, quick })?;
                 Vec::new()
             }
         });

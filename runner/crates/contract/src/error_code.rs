@@ -119,6 +119,12 @@ error_codes! {
     HostKeyUnknown, "P0261", Refused, "the key of a host is unknown or has changed";
     HostLoginRefused, "P0262", Refused, "a host refuses the login";
     HostUnusable, "P0263", Refused, "a host cannot run the agent";
+    HostsLeftBehind, "P0264", Failed, "hosts were left behind";
+    UnknownHost, "P0265", Refused, "`--limit` chooses no host";
+    InventoryUnreadable, "P0266", Refused, "an inventory cannot be read";
+    SudoRefused, "P0267", Refused, "a host does not let the agent work as another user";
+    NotConfirmed, "P0269", Failed, "a host undid a step that was not confirmed";
+    NotUndoneByHost, "P0270", Failed, "a host could not undo a step that was not confirmed";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";

@@ -12,6 +12,6 @@ pub mod step;
 pub mod text;
 
 pub use names::{
-    AppName, AttemptNumber, Digest, EnvironmentName, GrantName, HostGroup, Label, MachineId, NameError, RunId, Secret,
-    StepId, TargetName,
+    AppName, AttemptNumber, Digest, EnvironmentName, GrantName, HostGroup, HostLabel, Label, MachineId, NameError,
+    RunId, Secret, StepId, TargetName,
 };

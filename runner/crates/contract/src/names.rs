@@ -91,6 +91,8 @@ names! {
     TargetName, "target name", 128, b"_-.@:", "a letter or digit, then letters, digits or `_-.@:`";
     /// The name of a group of hosts.
     HostGroup, "host group", 64, b"_-", IDENTIFIER;
+    /// A word by which people choose hosts, such as `canary`.
+    HostLabel, "host label", 64, b"_-", IDENTIFIER;
     /// The name that people give to a release.
     Label, "release label", 128, b"._+-", LABEL;
     /// A machine, by a random id (docs/journal.md).

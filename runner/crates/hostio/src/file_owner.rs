@@ -54,7 +54,12 @@ impl FileOwner {
         let mode = match FileType::from_raw_mode(status(place)?.st_mode) {
             FileType::Symlink => return Ok(()),
             FileType::Directory => self.dir_mode,
-            _ => self.mode,
+            FileType::RegularFile
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => self.mode,
         };
         if self.uid.is_some() || self.gid.is_some() {
             // Before the mode: a change of the owner takes the set-user-id bit away.

@@ -61,6 +61,15 @@ pub enum RerunSafety {
     Unsafe,
 }
 
+/// What another host recorded of a call whose intent has no outcome here.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostOutcome {
+    /// It ended so.
+    Ended(StepOutcome),
+    /// It succeeded, and the host undid it by itself, since nobody confirmed it.
+    NotConfirmed,
+}
+
 /// The operator's options for a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepOverrides {
@@ -100,7 +109,7 @@ pub struct DecisionInput<'a> {
     /// Whether its record was made on another machine than its effect must be on, see [`is_made_elsewhere`].
     pub made_elsewhere: bool,
     /// What another host recorded of the call whose intent has no outcome here; none if it knows nothing of exactly that call.
-    pub host_outcome: Option<&'a StepOutcome>,
+    pub host_outcome: Option<&'a HostOutcome>,
     /// `always: true`: it runs in each attempt.
     pub always: bool,
     /// The operator's options.
@@ -201,11 +210,14 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
 
         // An intent without an outcome.
         (Resume, Authenticated, Some(Intended), Check, ..) => run(Why::Interrupted { finding: None }),
-        (Resume, Authenticated, Some(Intended), ..) if let Some(StepOutcome::Succeeded { receipt }) = input.host_outcome => {
+        (Resume, Authenticated, Some(Intended), ..) if let Some(HostOutcome::Ended(StepOutcome::Succeeded { receipt })) = input.host_outcome => {
             adopt(Why::HostRecord, receipt)
         }
-        (Resume, Authenticated, Some(Intended), ..) if let Some(StepOutcome::Failed { .. }) = input.host_outcome => {
+        (Resume, Authenticated, Some(Intended), ..) if let Some(HostOutcome::Ended(StepOutcome::Failed { .. })) = input.host_outcome => {
             run(Why::FailedBefore)
+        }
+        (Resume, Authenticated, Some(Intended), ..) if let Some(HostOutcome::NotConfirmed) = input.host_outcome => {
+            run(Why::NotConfirmed)
         }
         (Resume, Authenticated, Some(Intended), .., NotAsked) => NextAction::Probe(ProbeInput::Recorded),
         (Resume, Authenticated, Some(Intended), .., Held(found)) => adopt(interrupted(), found),

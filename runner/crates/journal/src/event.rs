@@ -27,7 +27,8 @@ use contract::{
 /// - 1.4: the event `output`. Before, each line of a program was a message in `progress`.
 /// - 1.5: `machine` in the header; `release` in an intent; the event `switched-back`; `rerun` and `import` among the overrides; the reasons `always`,
 ///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
-/// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reason `host-record`. Each target has its own live release.
+/// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reasons `host-record` and `not-confirmed`; the event `host-left-behind`; `limit` among the
+///   overrides, with `hosts`. Each target has its own live release.
 /// - 1.7: the reason `rehearsal-failed`.
 pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 7 };
 
@@ -197,10 +198,20 @@ pub enum JournalEvent {
     },
     /// An operator's override, by an option of the command line.
     Override {
-        /// The option, without its dashes: `start-from`, `until`, `only`, `rerun`, `fresh`, `accept-drift`.
+        /// The option, without its dashes: `start-from`, `until`, `only`, `rerun`, `fresh`, `accept-drift`, `limit`.
         option: String,
         /// The step that it names.
         step: Option<StepId>,
+        /// The hosts that it chooses, as written. Since 1.6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hosts: Option<String>,
+    },
+    /// The attempt goes on without a host, as the plan's `max-failures` allows. Since 1.6.
+    HostLeftBehind {
+        /// The host.
+        target: TargetName,
+        /// What happened there.
+        why: String,
     },
     /// An operator said how a step ended that the runner can't finish. Since 1.3.
     Resolved {
@@ -250,6 +261,7 @@ impl JournalEvent {
             | Self::Torn { .. }
             | Self::SwitchedBack { .. }
             | Self::Override { .. }
+            | Self::HostLeftBehind { .. }
             | Self::Ended { .. }
             | Self::Unrecognized => None,
         }
@@ -428,6 +440,8 @@ pub enum DecisionReason {
     MadeElsewhere,
     /// The step was begun and has no outcome here, and the host that it ran on recorded its success. Since 1.6.
     HostRecord,
+    /// The step was begun and has no outcome here, and the host that it ran on undid it, since nobody confirmed it. Since 1.6.
+    NotConfirmed,
     /// `always: true`.
     Always,
     /// A step before this check ran, or the operator wants a step again that this one depends on.

@@ -33,7 +33,7 @@ use super::{
     state::{JournalState, JournalTrust},
 };
 use crate::clock;
-use contract::{StepId, diagnostic::ExitKind};
+use contract::{StepId, TargetName, diagnostic::ExitKind};
 use contract::{
     hash::Blake3Hash,
     step::{ProbeFinding, StepFailure, StepOutcome, StepProgress},
@@ -465,7 +465,8 @@ impl Journal {
             JournalNote::Plan { digest, path, steps } => JournalEvent::Plan { digest, path, steps },
             JournalNote::Lock { resource, holder } => JournalEvent::Lock { resource, holder },
             JournalNote::Torn { file, bytes } => JournalEvent::Torn { file, bytes },
-            JournalNote::Override { option, step } => JournalEvent::Override { option, step },
+            JournalNote::Override { option, step, hosts } => JournalEvent::Override { option, step, hosts },
+            JournalNote::HostLeftBehind { target, why } => JournalEvent::HostLeftBehind { target, why },
             JournalNote::Progress { step_target, progress } => JournalEvent::Progress { step_target, progress },
             JournalNote::Output { step_target, output } => JournalEvent::Output { step_target, output },
         })
@@ -597,7 +598,8 @@ pub enum JournalNote {
     Plan { digest: Blake3Hash, path: String, steps: Vec<PlanStepRecord> },
     Lock { resource: String, holder: String },
     Torn { file: String, bytes: u64 },
-    Override { option: String, step: Option<StepId> },
+    Override { option: String, step: Option<StepId>, hosts: Option<String> },
+    HostLeftBehind { target: TargetName, why: String },
     Progress { step_target: StepTarget, progress: StepProgress },
     Output { step_target: StepTarget, output: RecordedOutput },
 }
@@ -620,6 +622,7 @@ fn size_limit_for(event: &JournalEvent) -> u64 {
         | JournalEvent::Probe { .. }
         | JournalEvent::UndoIntent { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::HostLeftBehind { .. }
         | JournalEvent::Resolved { .. }
         | JournalEvent::RecordLost { .. }
         | JournalEvent::Unrecognized => INTENT_LIMIT_BYTES,

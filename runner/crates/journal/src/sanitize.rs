@@ -56,6 +56,7 @@ impl JournalEvent {
             Self::SwitchedBack { release, doubt } => {
                 Self::SwitchedBack { release, doubt: doubt.map(|doubt| clean.short_text(doubt)) }
             }
+            Self::HostLeftBehind { target, why } => Self::HostLeftBehind { target, why: clean.short_text(why) },
             Self::Resolved { step_target, resolution, by, message } => {
                 Self::Resolved { step_target, resolution, by: clean.short_text(by), message: clean.message(message) }
             }
@@ -110,6 +111,7 @@ impl JournalEvent {
             | Self::UndoOutcome { .. }
             | Self::SwitchedBack { .. }
             | Self::Override { .. }
+            | Self::HostLeftBehind { .. }
             | Self::Resolved {
                 resolution: Resolution::Undone | Resolution::NotBegun | Resolution::Confirmed, ..
             }
@@ -252,6 +254,7 @@ impl EventSanitizer<'_> {
             | DecisionReason::Stale { .. }
             | DecisionReason::MadeElsewhere
             | DecisionReason::HostRecord
+            | DecisionReason::NotConfirmed
             | DecisionReason::Always
             | DecisionReason::UpstreamRan
             | DecisionReason::Fresh

@@ -354,6 +354,7 @@ impl JournalState {
                 Ok(())
             }
             JournalEvent::Decision { decision: Decision::Run { .. } | Decision::Stop { .. }, .. }
+            | JournalEvent::HostLeftBehind { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }

@@ -76,6 +76,7 @@ impl StepStatus {
             | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::HostLeftBehind { .. }
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    sync::Arc,
 };
 
 use super::{
@@ -17,14 +18,14 @@ use super::{
     fields::{self, MappingFields},
     grants::{SharedGrants, written_shared_dirs},
     hooks,
-    hosts::{self, HostGroups},
+    hosts::{self, HostGroups, PlanHost},
     needs_graph, release_path, rollout,
     scope::{DeclaredSecret, LookupScope},
-    secrets, state_location,
+    secrets, ssh_options, state_location,
     step::{self, HostContext, StepContext},
     yaml::{self, YamlKey, YamlNode, YamlValue},
 };
-use contract::{AppName, EnvironmentName, Label, Secret, error_code::ErrorCode, text::escape_line};
+use contract::{AppName, EnvironmentName, HostGroup, Label, Secret, error_code::ErrorCode, text::escape_line};
 
 const KEYS: &[&str] = &[
     "version",
@@ -100,6 +101,51 @@ pub fn locate_history(
     finish(found, problems, source.clone())
 }
 
+/// The hosts of an environment, and how they are reached. `runner hosts` needs no more: no steps, and no release.
+#[derive(Clone, Debug)]
+pub struct EnvironmentHosts {
+    /// The groups, each with its hosts. A host may be in several.
+    pub groups: BTreeMap<HostGroup, Vec<Arc<PlanHost>>>,
+    /// How ssh is called.
+    pub ssh: SshOptions,
+}
+
+/// Reads the hosts of an environment.
+///
+/// # Errors
+/// What is wrong with the text, its environments, or the hosts.
+pub fn locate_hosts(source: &PlanSource, request: &PlanRequest<'_>) -> Result<EnvironmentHosts, PlanErrors> {
+    let mut problems = PlanErrorCollector::default();
+    let found = yaml::parse(&source.text, &mut problems).and_then(|root| {
+        let fields = top_level(&root, &mut problems)?;
+        let environments = declared_environments(&fields, &mut problems);
+        let chosen = choose_environment(&environments, request.environment, &mut problems)?;
+        let mut scope = scope(source, request.release, request.env, &fields, &environments, chosen, &mut problems);
+        scope.secrets = secrets::read(&fields, &environments, chosen, request.env, &mut problems);
+        let groups = host_groups(chosen, &scope, request, &mut problems).into_map();
+        Some(EnvironmentHosts { groups, ssh: ssh_options(chosen, &scope, &mut problems)? })
+    });
+    finish(found, problems, source.clone())
+}
+
+fn host_groups(
+    chosen: &DeclaredEnvironment<'_>,
+    scope: &LookupScope<'_>,
+    request: &PlanRequest<'_>,
+    problems: &mut PlanErrorCollector,
+) -> HostGroups {
+    let read = |node| HostGroups::read(node, scope, request.inventory, problems);
+    chosen.hosts.map_or_else(HostGroups::default, read)
+}
+
+fn ssh_options(
+    chosen: &DeclaredEnvironment<'_>,
+    scope: &LookupScope<'_>,
+    problems: &mut PlanErrorCollector,
+) -> Option<SshOptions> {
+    chosen.ssh.map_or(Some(SshOptions::default()), |node| ssh_options::read(node, scope, scope.plan_dir, problems))
+}
+
 pub(super) fn parse(source: PlanSource, request: &PlanRequest<'_>) -> Result<Plan, PlanErrors> {
     let mut problems = PlanErrorCollector::default();
     let plan = yaml::parse(&source.text, &mut problems).and_then(|root| read(&root, &source, request, &mut problems));
@@ -138,14 +184,12 @@ fn read(
         Some(node) => Some(environments::url(node, &chosen.name, &scope, problems)?),
         None => None,
     };
-    let groups = chosen.hosts.map_or_else(HostGroups::default, |node| HostGroups::read(node, &scope, problems));
+    let groups = host_groups(chosen, &scope, request, problems);
     for other in environments.iter().filter(|other| other.name != chosen.name) {
         other.hosts.iter().for_each(|node| hosts::check(node, problems));
         other.rollout.iter().for_each(|node| rollout::check(node, problems));
     }
-    let ssh = chosen
-        .ssh
-        .map_or(Some(SshOptions::default()), |node| hosts::ssh_options(node, &scope, &source.folder, problems));
+    let ssh = ssh_options(chosen, &scope, problems);
     let rollout = match chosen.rollout {
         Some(node) => Some(rollout::read(node, &groups, problems)?),
         None => None,
@@ -192,12 +236,13 @@ fn read(
         after_state,
         url,
         ssh: ssh?,
+        host_groups: context.groups.into_map(),
         rollout,
         state: state?,
         allow: chosen.allow.clone(),
         shared_dirs: written_shared_dirs(&fields),
-        setup,
-        steps,
+        setup: with_stand_ins(setup),
+        steps: with_stand_ins(steps),
         hooks,
         keep,
         on_failure: on_failure?,
@@ -340,6 +385,18 @@ fn set_writable_dirs(mut groups: [&mut Vec<PlanStep>; 5]) {
     for step in groups.iter_mut().flat_map(|steps| steps.iter_mut()) {
         step.writable_dirs = writable.iter().cloned().collect();
     }
+}
+
+/// Puts the steps for further hosts of a group that a step runs once for into that step.
+fn with_stand_ins(steps: Vec<PlanStep>) -> Vec<PlanStep> {
+    let mut on_first_host: Vec<PlanStep> = Vec::new();
+    for step in steps {
+        match on_first_host.last_mut() {
+            Some(first) if first.id == step.id && first.target == step.target => first.stand_ins.push(step),
+            Some(_) | None => on_first_host.push(step),
+        }
+    }
+    on_first_host
 }
 
 /// Reads `keep:`, at least 1.

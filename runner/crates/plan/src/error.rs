@@ -2,14 +2,14 @@
 //!
 //! Deliberately absent: rendering, and any value of a secret.
 
-use std::{fmt, ops::Range, path::PathBuf};
+use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
 
 use contract::{
     diagnostic::{Diagnostic, SourceExcerpt},
     error_code::ErrorCode,
 };
 
-use super::{Plan, PlanSource, server_url};
+use super::{InventoryText, Plan, PlanSource, server_url};
 
 /// The most errors that are shown at once.
 const MAX_SHOWN_ERRORS: usize = 20;
@@ -24,7 +24,11 @@ pub struct PlanError {
     pub code: ErrorCode,
     /// What is wrong, in one line.
     pub message: String,
-    /// The byte range in the plan's text.
+    /// What led to it, outermost first.
+    pub causes: Vec<String>,
+    /// The inventory that it is in; none: the plan.
+    pub inventory: Option<Arc<InventoryText>>,
+    /// The byte range in the text of the plan or the inventory.
     pub span: Option<Range<usize>>,
     /// The label next to the mark.
     pub label: String,
@@ -34,7 +38,14 @@ pub struct PlanError {
 
 impl PlanError {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), span: None, label: String::new(), hint: None }
+        let (causes, inventory, span, label) = (Vec::new(), None, None, String::new());
+        Self { code, message: message.into(), causes, inventory, span, label, hint: None }
+    }
+
+    /// The error of an inventory that can't be read.
+    pub(super) fn of_inventory(diagnostic: &Diagnostic) -> Self {
+        let Diagnostic { code, message, causes, hint, .. } = diagnostic.clone();
+        Self { causes, hint, ..Self::new(code, message) }
     }
 
     pub(super) fn at(mut self, span: &Range<usize>, label: impl Into<String>) -> Self {
@@ -51,7 +62,14 @@ impl PlanError {
     /// Converts the error into the form that users see.
     #[must_use]
     pub fn diagnostic(&self, source: &PlanSource) -> Diagnostic {
-        source.error_at(self.code, self.span.clone(), &self.message, &self.label, self.hint.clone())
+        let mut diagnostic =
+            source.error_at(self.code, self.span.clone(), &self.message, &self.label, self.hint.clone());
+        if let (Some(inventory), Some(excerpt)) = (&self.inventory, &mut diagnostic.excerpt) {
+            excerpt.path.clone_from(&inventory.name);
+            excerpt.text = without_passwords(&inventory.text);
+        }
+        diagnostic.causes.clone_from(&self.causes);
+        diagnostic
     }
 }
 
@@ -103,13 +121,18 @@ impl PlanSource {
         let mut diagnostic = Diagnostic::new(code, message);
         diagnostic.excerpt = span.map(|span| SourceExcerpt {
             path: self.path.display().to_string(),
-            text: server_url::blank_out_passwords(&self.text).map_or_else(|| self.text.clone(), Into::into),
+            text: without_passwords(&self.text),
             span,
             label: label.into(),
         });
         diagnostic.hint = hint;
         diagnostic
     }
+}
+
+/// A text for an excerpt.
+fn without_passwords(text: &Arc<str>) -> Arc<str> {
+    server_url::blank_out_passwords(text).map_or_else(|| Arc::clone(text), Into::into)
 }
 
 /// Collects the errors of one parse.
@@ -135,6 +158,14 @@ impl PlanErrorCollector {
         self.repeated += 1;
     }
 
+    /// Adds the errors in the text of an inventory.
+    pub(super) fn extend_from_inventory(&mut self, found: Self, inventory: &Arc<InventoryText>) {
+        self.repeated += found.repeated;
+        for error in found.errors {
+            self.push(PlanError { inventory: Some(Arc::clone(inventory)), ..error });
+        }
+    }
+
     /// Whether further errors are dropped.
     pub(super) fn is_full(&self) -> bool {
         self.errors.len() >= MAX_KEPT_ERRORS
@@ -155,7 +186,13 @@ impl PlanErrorCollector {
     }
 
     pub(super) fn into_errors(mut self, source: PlanSource, readable_part: Option<Plan>) -> PlanErrors {
-        self.errors.sort_by_key(|error| error.span.as_ref().map(|span| span.start));
+        // Those of an inventory come after those of the plan.
+        self.errors.sort_by_key(|error| {
+            (
+                error.inventory.as_ref().map(|inventory| inventory.name.clone()),
+                error.span.as_ref().map(|span| span.start),
+            )
+        });
         self.errors.truncate(MAX_SHOWN_ERRORS);
         PlanErrors { source, errors: self.errors, readable_part: readable_part.map(Box::new) }
     }

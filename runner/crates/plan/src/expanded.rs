@@ -172,6 +172,9 @@ impl Plan {
         if step.effects == EffectPlace::Elsewhere {
             fields.insert("effects".into(), "elsewhere".into());
         }
+        if let Some(confirm) = &step.confirm {
+            fields.insert("confirm".into(), written_duration(confirm.within).into());
+        }
         fields.into()
     }
 

@@ -77,7 +77,10 @@ pub fn expanded(bytes: &[u8]) {
 
 fn parse(text: &str, environment: Option<&str>) -> Result<Plan, PlanErrors> {
     let release = "v1.10".parse().expect("it is a label");
-    Plan::parse(source(text), &PlanRequest { environment, release: &release, env: &variable })
+    Plan::parse(
+        source(text),
+        &PlanRequest { environment, release: &release, env: &variable, inventory: &crate::no_inventory },
+    )
 }
 
 fn source(text: &str) -> PlanSource {

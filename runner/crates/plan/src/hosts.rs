@@ -4,10 +4,9 @@
 //! Deliberately absent: how a host is reached.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Range,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -15,17 +14,16 @@ use super::{
     ArgumentPattern, DirAccess, ProgramGrant, StepGrants,
     error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     fields::{self, MappingFields},
-    paths,
-    scope::{LookupScope, LookupSite, PlanVariable},
+    inventory::{self, InventoryReader},
+    scope::{LookupScope, PlanVariable},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{GrantName, HostGroup, StepId, TargetName, error_code::ErrorCode};
+use contract::{GrantName, HostGroup, HostLabel, StepId, TargetName, error_code::ErrorCode};
 
-const HOST_KEYS: &[&str] = &["at", "name", "vars"];
+const HOST_KEYS: &[&str] = &["at", "name", "vars", "labels"];
 const PLACE_KEYS: &[&str] = &["hosts", "once"];
-const SSH_KEYS: &[&str] = &["config", "known-hosts"];
 /// The machine of the runner, as a group and as a host.
-const LOCAL: &str = "local";
+pub(super) const LOCAL: &str = "local";
 const ADDRESS_HINT: &str = "write `local`, `HOST`, `USER@HOST` or `ssh://USER@HOST:PORT`";
 
 /// A host of an environment, which steps run on.
@@ -35,6 +33,8 @@ pub struct PlanHost {
     pub name: TargetName,
     /// How it is reached.
     pub address: HostAddress,
+    /// The words by which `--limit` chooses it, besides its name and its groups.
+    pub labels: BTreeSet<HostLabel>,
     /// `host.vars`; `None` for one whose error was reported.
     pub(super) variables: BTreeMap<String, Option<PlanVariable>>,
 }
@@ -53,36 +53,6 @@ pub enum HostAddress {
         /// The port; by default, ssh decides.
         port: Option<u16>,
     },
-}
-
-/// `ssh:` of an environment: how ssh is called, beside its own configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SshOptions {
-    /// Its configuration file, instead of the user's.
-    pub config: Option<PathBuf>,
-    /// The file with the keys of the hosts, instead of the user's.
-    pub known_hosts: Option<PathBuf>,
-}
-
-/// Reads `ssh` of an environment.
-pub(super) fn ssh_options(
-    node: &YamlNode,
-    scope: &LookupScope<'_>,
-    folder: &Path,
-    problems: &mut PlanErrorCollector,
-) -> Option<SshOptions> {
-    let fields = MappingFields::read(node, "`ssh`", &node.span, SSH_KEYS, problems)?;
-    let mut path = |key: &str| {
-        let node = fields.get(key)?;
-        let text = scope.text(node, &format!("`{key}` of `ssh`"), LookupSite::Grant, problems)?;
-        if let Some(why) = paths::path_error(&text) {
-            let error = PlanError::new(ErrorCode::InvalidValue, format!("`{key}` of `ssh` is not a path: {why}"));
-            problems.push(error.at(&node.span, "invalid path").hint("write a path, relative to the plan's folder"));
-            return None;
-        }
-        Some(paths::resolve(folder, &text))
-    };
-    Some(SshOptions { config: path("config"), known_hosts: path("known-hosts") })
 }
 
 impl HostAddress {
@@ -212,25 +182,43 @@ pub(super) struct StepPlace {
     pub(super) host: Option<Arc<PlanHost>>,
     /// Whether the step runs on one host for its whole group.
     pub(super) once: bool,
+    /// The hosts that can take its place there, one after the other.
+    pub(super) stand_ins: Vec<Arc<PlanHost>>,
 }
 
 impl StepPlace {
     /// The runner's machine.
     pub(super) fn local() -> Self {
-        Self { target: TargetName::local(), host: None, once: false }
+        Self { target: TargetName::local(), host: None, once: false, stand_ins: Vec::new() }
     }
 }
 
 impl HostGroups {
     /// Reads `hosts` of the chosen environment.
-    pub(super) fn read(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollector) -> Self {
+    pub(super) fn read(
+        node: &YamlNode,
+        scope: &LookupScope<'_>,
+        inventories: &InventoryReader<'_>,
+        problems: &mut PlanErrorCollector,
+    ) -> Self {
         let mut groups = Self::default();
         for (key, node) in fields::mapping(node, "`hosts`", problems).unwrap_or_default() {
             let Some(group) = fields::parse_name::<HostGroup>(&key.text, &key.span, problems) else { continue };
-            let hosts = groups.read_group(key, node, scope, problems);
+            let hosts = match inventory::is_inventory(node) {
+                false => groups.read_group(key, node, scope, problems),
+                true => inventory::read(key, node, scope, inventories, problems, |node, scope, problems| {
+                    groups.read_group(key, node, scope, problems)
+                })
+                .unwrap_or_default(),
+            };
             groups.groups.insert(group, hosts);
         }
         groups
+    }
+
+    /// The hosts of each group, in the order of the plan.
+    pub(super) fn into_map(self) -> BTreeMap<HostGroup, Vec<Arc<PlanHost>>> {
+        self.groups
     }
 
     /// Each host once, by its name.
@@ -307,8 +295,11 @@ impl HostGroups {
             return Some(vec![StepPlace::local()]);
         }
         let hosts = self.group(name, node, problems)?;
-        let place =
-            |host: &Arc<PlanHost>| StepPlace { target: host.name.clone(), host: Some(Arc::clone(host)), once: false };
+        let place = |host: &Arc<PlanHost>| StepPlace {
+            target: host.name.clone(),
+            host: Some(Arc::clone(host)),
+            ..StepPlace::local()
+        };
         Some(hosts.iter().map(place).collect())
     }
 
@@ -326,7 +317,8 @@ impl HostGroups {
         if name == LOCAL {
             return Some(vec![StepPlace::local()]);
         }
-        let first = self.group(name, group, problems)?.first().map(Arc::clone);
+        let (first, others) = self.group(name, group, problems)?.split_first()?;
+        let (first, stand_ins) = (Arc::clone(first), others.to_vec());
         let target: TargetName = fields::parse_name(name, &group.span, problems)?;
         if self.hosts().contains_key(&target) {
             let error = PlanError::new(ErrorCode::DuplicateKey, format!("a group and a host are called `{name}`"));
@@ -335,7 +327,7 @@ impl HostGroups {
             );
             return None;
         }
-        first.map(|host| vec![StepPlace { target, host: Some(host), once: true }])
+        Some(vec![StepPlace { target, host: Some(first), once: true, stand_ins }])
     }
 
     /// The hosts of a group.
@@ -371,6 +363,10 @@ impl HostGroups {
 pub(super) fn check(node: &YamlNode, problems: &mut PlanErrorCollector) {
     for (key, node) in fields::mapping(node, "`hosts`", problems).unwrap_or_default() {
         fields::parse_name::<HostGroup>(&key.text, &key.span, problems);
+        if inventory::is_inventory(node) {
+            inventory::check(key, node, problems);
+            continue;
+        }
         for item in fields::list(node, &format!("group `{}` of `hosts`", key.text), problems).unwrap_or_default() {
             if let YamlValue::Map(_) = &item.kind {
                 MappingFields::read(item, "a host", &item.span, HOST_KEYS, problems);
@@ -383,7 +379,7 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
     let YamlValue::Map(_) = &node.kind else {
         let address = address(node, problems)?;
         let name = name_of(&address, node, problems)?;
-        return Some(PlanHost { name, address, variables: BTreeMap::new() });
+        return Some(PlanHost { name, address, labels: BTreeSet::new(), variables: BTreeMap::new() });
     };
     let fields = MappingFields::read(node, "a host", &node.span, HOST_KEYS, problems)?;
     let at = fields.require("at", "deploy@10.0.0.7", problems)?;
@@ -393,6 +389,9 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
         (None, Some(address)) => name_of(address, at, problems),
         (None, None) => None,
     };
+    let labels = fields.get("labels").and_then(|node| fields::list(node, "`labels` of a host", problems));
+    let labels = labels.unwrap_or_default().iter();
+    let labels = labels.filter_map(|node| fields::name(node, "an item of `labels`", problems)).collect();
     let variables = super::document::variables(fields.get("vars"), "`vars` of a host", problems);
     let variables = variables
         .iter()
@@ -404,7 +403,7 @@ fn host(node: &YamlNode, scope: &LookupScope<'_>, problems: &mut PlanErrorCollec
         problems.push(error.at(&node.span, "the runner's machine").hint("choose another name, such as `web-1`"));
         return None;
     }
-    Some(PlanHost { name, address, variables })
+    Some(PlanHost { name, address, labels, variables })
 }
 
 /// A host without a name is called as it is reached, so that its records say where it was.

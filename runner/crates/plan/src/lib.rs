@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use contract::{
-    AppName, AttemptNumber, EnvironmentName, GrantName, Label, RunId, Secret, StepId, TargetName,
+    AppName, AttemptNumber, EnvironmentName, GrantName, HostGroup, Label, RunId, Secret, StepId, TargetName,
     diagnostic::{Diagnostic, ErrorCode},
 };
 
@@ -33,6 +33,8 @@ mod grants;
 mod hooks;
 mod hosts;
 mod implied_grants;
+mod inventory;
+mod limit;
 pub mod lockfile;
 mod needs_graph;
 mod paths;
@@ -44,6 +46,7 @@ mod schema;
 mod scope;
 mod secrets;
 mod server_url;
+mod ssh_options;
 mod state_location;
 mod step;
 mod syntax_hint;
@@ -54,19 +57,21 @@ mod wire;
 mod written_grants;
 mod yaml;
 
-pub use document::{HistoryLocation, environments, locate_history};
+pub use document::{EnvironmentHosts, HistoryLocation, environments, locate_history, locate_hosts};
 pub use error::{PlanError, PlanErrors, closest_match, quoted_list};
 pub use expression::{DeferredLookup, PendingValue};
 pub use granted::{
     ArgumentPattern, ConfidentialText, DatabaseGrant, DirAccess, DirGrant, EnvGrant, GrantSource, HttpGrant,
     NetworkScope, ProgramGrant, RenderGrant, SecretAccess, SecretGrant, StepGrants, split_dir_path,
 };
-pub use hosts::{HostAddress, PlanHost, SshOptions};
+pub use hosts::{HostAddress, PlanHost};
+pub use inventory::{InventoryReader, InventorySource, InventoryText, no_inventory};
 pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use rollout::Rollout;
 pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
+pub use ssh_options::SshOptions;
 pub use type_hint::flow_scalar;
 pub use written_grants::{WrittenGrantForm, WrittenGrants};
 
@@ -78,6 +83,8 @@ pub struct PlanRequest<'a> {
     pub release: &'a Label,
     /// Looks up an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Reads the inventories of the environment.
+    pub inventory: &'a InventoryReader<'a>,
 }
 
 /// The search path of granted programs if the plan sets none.
@@ -100,7 +107,9 @@ pub struct Plan {
     pub url: Option<String>,
     /// How ssh is called for the environment's hosts.
     pub ssh: SshOptions,
-    /// In which portions a group of hosts gets a release; none: all at the same time.
+    /// The hosts of each group of the environment, in the order of the plan.
+    pub host_groups: BTreeMap<HostGroup, Vec<Arc<PlanHost>>>,
+    /// How a group of hosts gets a release; none: all at the same time, and a failure on one stops all.
     pub rollout: Option<Rollout>,
     /// The location of journals and lock.
     pub state: StateLocation,
@@ -223,6 +232,16 @@ impl PlanHooks {
     }
 }
 
+/// `confirm:` of a step on another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// How long the host waits for it.
+    pub within: Duration,
+    /// The byte range of the value in the source, for errors.
+    #[serde(skip)]
+    pub span: Range<usize>,
+}
+
 /// A step of the plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanStep {
@@ -233,6 +252,9 @@ pub struct PlanStep {
     /// The host that it runs on; none for the runner's machine.
     #[serde(skip)]
     pub host: Option<Arc<PlanHost>>,
+    /// The same step for the other hosts of the group that it runs once for: each can take the place of the one before.
+    #[serde(skip)]
+    pub stand_ins: Vec<PlanStep>,
     /// The module that it uses.
     pub uses: ModuleRef,
     /// The plan's absolute folder, where `./program` is looked up.
@@ -264,6 +286,8 @@ pub struct PlanStep {
     pub after_undo: Option<bool>,
     /// Where its effects are.
     pub effects: EffectPlace,
+    /// `confirm:`: another host undoes the step unless a new connection confirms it in time.
+    pub confirm: Option<Confirmation>,
     /// The byte range of the step's name in the source, for errors.
     #[serde(skip)]
     pub span: Range<usize>,
@@ -307,6 +331,7 @@ impl Plan {
             after_state: None,
             url: None,
             ssh: SshOptions::default(),
+            host_groups: BTreeMap::new(),
             rollout: None,
             state: StateLocation::Dir(PathBuf::from("/")),
             allow: Vec::new(),

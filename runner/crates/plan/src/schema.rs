@@ -122,14 +122,16 @@ fn environments() -> Value {
                     "description": "The web address of this environment, for the output `url` and the GitHub deployment. May contain lookups.",
                     "examples": ["https://shop.example.com"]
                 },
-                "hosts": hosts(),
+                "hosts": hosts_or_inventories(),
                 "ssh": {
                     "type": ["object", "null"],
                     "additionalProperties": false,
                     "description": "How ssh is called, in addition to its own configuration.",
                     "properties": {
                         "config": { "type": ["string", "null"], "description": "The configuration file of ssh, instead of the user's." },
-                        "known-hosts": { "type": ["string", "null"], "description": "The file with the keys of the hosts, instead of the user's." }
+                        "known-hosts": { "type": ["string", "null"], "description": "The file with the keys of the hosts, instead of the user's." },
+                        "sudo": { "type": ["string", "boolean", "null"], "description": "The user that the agent works as, by `sudo -n -u USER`; `true` for root. If left out: the user that logs in.", "examples": ["app"] },
+                        "dials": { "type": ["integer", "null"], "minimum": 1, "maximum": 64, "description": "How many hosts are dialed at a time. If left out: 8.", "examples": [32] }
                     }
                 },
                 "rollout": rollout(),
@@ -157,7 +159,47 @@ fn hosts() -> Value {
                         "properties": {
                             "at": { "type": "string", "description": "`local`, `USER@HOST` or `ssh://USER@HOST:PORT`.", "examples": ["ssh://deploy@10.0.0.8:2222"] },
                             "name": { "type": ["string", "number", "null"], "description": "The name in journal and output. If left out: the address." },
-                            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "What differs on this host: `${{ host.vars.NAME }}`." }
+                            "vars": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "What differs on this host: `${{ host.vars.NAME }}`." },
+                            "labels": {
+                                "type": ["array", "null"],
+                                "items": { "$ref": "#/definitions/name" },
+                                "description": "Words by which `--limit` chooses this host, besides its name and its groups.",
+                                "examples": [["canary"]]
+                            }
+                        }
+                    }
+                ]
+            }
+        }
+    })
+}
+
+/// The same, where a group may be listed elsewhere too.
+fn hosts_or_inventories() -> Value {
+    let mut schema = hosts();
+    let list = schema["additionalProperties"].take();
+    schema["additionalProperties"] = json!({ "oneOf": [list, inventory()] });
+    schema
+}
+
+fn inventory() -> Value {
+    json!({
+        "type": "object",
+        "required": ["from"],
+        "additionalProperties": false,
+        "properties": {
+            "from": {
+                "description": "Where the hosts are listed: a file with the same list, or a program that prints it.",
+                "oneOf": [
+                    { "type": "string", "pattern": "^file:.", "examples": ["file:inventory.yml"] },
+                    {
+                        "type": "object",
+                        "required": ["program", "trust"],
+                        "additionalProperties": false,
+                        "properties": {
+                            "program": { "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] }, "description": "The program and its arguments. It runs in the plan's folder for at most 30 s.", "examples": [["./inventory.sh", "prod"]] },
+                            "trust": { "const": "host", "description": "The program can do whatever the runner's user can." },
+                            "env": { "allOf": [{ "$ref": "#/definitions/vars" }], "description": "The environment variables of the program, in addition to `PATH`, `HOME` and `PAWL_ENVIRONMENT`. May look up secrets." }
                         }
                     }
                 ]
@@ -169,9 +211,10 @@ fn hosts() -> Value {
 fn rollout() -> Value {
     json!({
         "type": ["object", "null"],
-        "required": ["on", "batches"],
+        "required": ["on"],
+        "anyOf": [{ "required": ["batches"] }, { "required": ["max-failures"] }],
         "additionalProperties": false,
-        "description": "In which portions a group of hosts gets a release. If left out: all at the same time.",
+        "description": "In which portions a group of hosts gets a release, and how many of them may fail. If left out: all at the same time, and none.",
         "properties": {
             "on": { "allOf": [{ "$ref": "#/definitions/name" }], "description": "The group." },
             "batches": {
@@ -181,7 +224,15 @@ fn rollout() -> Value {
                 "description": "How many of the hosts have the release after each batch: numbers or percentages that grow. The rest follows after the last.",
                 "examples": [[1, "25%", "100%"]]
             },
-            "pause": { "type": ["string", "null"], "pattern": "^[0-9]+(ms|s|m|h)$", "description": "How long to wait after each batch.", "examples": ["2m"] }
+            "pause": { "type": ["string", "null"], "pattern": "^[0-9]+(ms|s|m|h)$", "description": "How long to wait after each batch.", "examples": ["2m"] },
+            "max-failures": {
+                "type": ["integer", "string", "null"],
+                "minimum": 0,
+                "pattern": "^[0-9]+%?$",
+                "default": 0,
+                "description": "How many hosts of the group may fail, or be out of reach, while the others go on: a number, or a percentage that is rounded down.",
+                "examples": ["10%"]
+            }
         }
     })
 }
@@ -363,7 +414,7 @@ fn step(modules: &[ModuleSchema]) -> Value {
             },
             "on": {
                 "default": "local",
-                "description": "Where the step runs: `local`, the runner's machine, or groups of the environment's `hosts`. With `once: true`, it runs on the first host for the whole group.",
+                "description": "Where the step runs: `local`, the runner's machine, or groups of the environment's `hosts`. With `once: true`, it runs on the first host that takes part, for the whole group.",
                 "oneOf": [
                     { "$ref": "#/definitions/name" },
                     { "type": "array", "minItems": 1, "items": { "$ref": "#/definitions/name" } },
@@ -417,6 +468,12 @@ fn step(modules: &[ModuleSchema]) -> Value {
                 "enum": ["here", "elsewhere", null],
                 "default": "here",
                 "description": "`elsewhere`: the effects of this step are not on the machine that it runs on, so its record counts on each machine."
+            },
+            "confirm": {
+                "type": ["string", "null"],
+                "pattern": "^[0-9]+(ms|s|m|h)$",
+                "description": "For a step with `on` that shows the release: another host undoes it by itself unless the runner confirms it over a new connection within this time, 5s to 10m.",
+                "examples": ["30s"]
             },
             "trust": {
                 "enum": ["host", null],

@@ -1,11 +1,16 @@
 //! One step of the plan as written, before the graph is known.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
-    EffectPlace, ModuleRef, PlanSource, PlanStep, StepTrust, WrittenGrants,
+    Confirmation, EffectPlace, ModuleRef, PlanSource, PlanStep, StepTrust, WrittenGrants,
     error::{PlanError, PlanErrorCollector},
     expression::PendingValue,
     fields::{self, MappingFields},
@@ -33,18 +38,21 @@ const KEYS: &[&str] = &[
     "always",
     "after-undo",
     "effects",
+    "confirm",
 ];
 /// The module that runs a program.
 pub(super) const RUN: &str = "run";
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const MAX_RETRIES: u64 = 10;
+/// A new connection takes some of it; until it is over, nobody else can work on the host.
+const CONFIRM_RANGE: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(600);
 
 /// A step as written. It has its node in the graph even if it contains an error.
 pub(super) struct StepDraft {
     pub(super) id: StepId,
     pub(super) span: Range<usize>,
     pub(super) needs: DeclaredNeeds,
-    /// One for each target; none when an error has been reported.
+    /// One for each target, and for a target that is a group, one for each of its hosts; none when an error has been reported.
     pub(super) steps: Vec<PlanStep>,
 }
 
@@ -105,9 +113,12 @@ pub(super) fn draft(
     };
     let places = fields.get("on").map_or(Some(vec![StepPlace::local()]), |node| context.groups.places(node, problems));
     let needs = fields.get("needs").map_or(DeclaredNeeds::PreviousStep, |node| needs(node, problems));
+    if let Some(node) = fields.get("confirm") {
+        check_confirmed_place(&what, node, places.as_deref(), problems);
+    }
     let mut steps = Vec::new();
-    // Without a place, the step is read for its other errors.
-    for place in places.clone().unwrap_or_else(|| vec![StepPlace::local()]) {
+    // Without a place, whatever the step looks up of its host would be an error.
+    for place in places.clone().unwrap_or_default() {
         let step = on_place(&id, key, &fields, &place, context, problems);
         if problems.count() > errors_before {
             // The same error on each further host tells nothing new.
@@ -115,6 +126,11 @@ pub(super) fn draft(
             break;
         }
         steps.extend(step);
+        for host in &place.stand_ins {
+            // What can't be read for a host only means that it can't take the place of the first one.
+            let place = StepPlace { host: Some(Arc::clone(host)), stand_ins: Vec::new(), ..place.clone() };
+            steps.extend(on_place(&id, key, &fields, &place, context, &mut PlanErrorCollector::default()));
+        }
     }
     Some(StepDraft { id, span: key.span.clone(), needs, steps })
 }
@@ -189,8 +205,12 @@ fn on_place(
     let effects = fields
         .get("effects")
         .map_or(Some(EffectPlace::Here), |node| fields::choice(node, "`effects`", places, problems));
-    let repetition = match (always, after_undo, effects) {
-        (Some(always), Some(after_undo), Some(effects)) => Some((always, after_undo, effects)),
+    let confirm = match fields.get("confirm") {
+        Some(node) => confirmation(node, &what, irreversible, problems).map(Some),
+        None => Some(None),
+    };
+    let repetition = match (always, after_undo, effects, confirm) {
+        (Some(always), Some(after_undo), Some(effects), Some(confirm)) => Some((always, after_undo, effects, confirm)),
         _ => None,
     };
     match (uses, config, trust, timeout, retry, irreversible, repetition) {
@@ -201,11 +221,12 @@ fn on_place(
             Some(timeout),
             Some(retry),
             Some(irreversible),
-            Some((always, after_undo, effects)),
+            Some((always, after_undo, effects, confirm)),
         ) if problems.count() == errors_before => Some(PlanStep {
             id: id.clone(),
             target: place.target.clone(),
             host: place.host.clone(),
+            stand_ins: Vec::new(),
             uses,
             plan_dir: source.folder.clone(),
             with: config.value,
@@ -221,6 +242,8 @@ fn on_place(
             after_undo,
             // Which host of the group does it makes no difference to its effect.
             effects: if place.once { EffectPlace::Elsewhere } else { effects },
+            // There is no connection with this machine that could be lost.
+            confirm: confirm.filter(|_| place.host.as_ref().is_some_and(|host| host.is_remote())),
             span: key.span.clone(),
             uses_span: fields.get("uses").map_or_else(|| key.span.clone(), |uses| uses.span.clone()),
             dir_spans,
@@ -386,6 +409,39 @@ pub(super) fn duration(node: &YamlNode, what: &str, problems: &mut PlanErrorColl
             problems.push(error.at(&node.span, "not a duration").hint(invalid.hint()));
             None
         }
+    }
+}
+
+/// Reads `confirm` of a step.
+fn confirmation(
+    node: &YamlNode,
+    what: &str,
+    irreversible: Option<bool>,
+    problems: &mut PlanErrorCollector,
+) -> Option<Confirmation> {
+    let within = duration(node, "`confirm`", problems)?;
+    if !CONFIRM_RANGE.contains(&within) {
+        let error = PlanError::new(ErrorCode::InvalidValue, "`confirm` must be from 5s to 10m");
+        let hint = "a new connection takes some seconds, and nobody else can deploy to the host meanwhile: write `30s`";
+        problems.push(error.at(&node.span, "out of range").hint(hint));
+        return None;
+    }
+    if irreversible == Some(true) {
+        let message = format!("{what} is `irreversible`, so no host can undo it when it is not confirmed");
+        let error = PlanError::new(ErrorCode::InvalidValue, message);
+        problems.push(error.at(&node.span, "can't be undone").hint("remove `confirm` or `irreversible`"));
+        return None;
+    }
+    Some(Confirmation { within, span: node.span.clone() })
+}
+
+/// Reports `confirm` of a step that runs on the runner's machine whatever the environment is.
+fn check_confirmed_place(what: &str, node: &YamlNode, places: Option<&[StepPlace]>, problems: &mut PlanErrorCollector) {
+    if places.is_some_and(|places| places.iter().all(|place| place.host.is_none())) {
+        let message = format!("{what} runs on the runner's machine, where no connection can be lost");
+        let error = PlanError::new(ErrorCode::InvalidValue, message);
+        let hint = "remove `confirm`, or name a group of hosts in `on`";
+        problems.push(error.at(&node.span, "only for a step on other hosts").hint(hint));
     }
 }
 

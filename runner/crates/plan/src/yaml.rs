@@ -19,6 +19,8 @@ use super::{
 };
 use contract::error_code::ErrorCode;
 
+/// What messages call the text of a plan.
+const PLAN: &str = "the plan";
 /// The longest text, in bytes.
 const MAX_PLAN_BYTES: usize = 1 << 20;
 /// The most values and keys, aliases expanded.
@@ -67,10 +69,15 @@ impl YamlValue {
     }
 }
 
-/// Parses one document. Returns `None` after an error that leaves no tree; after lesser errors, the tree is still returned.
+/// Parses the document of a plan. Returns `None` after an error that leaves no tree; after lesser errors, the tree is still returned.
 pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
+    parse_named(text, PLAN, problems)
+}
+
+/// The same for a text that messages call `what`.
+pub(super) fn parse_named(text: &str, what: &'static str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
     if text.len() > MAX_PLAN_BYTES {
-        let message = format!("the plan is {} bytes long; the limit is {MAX_PLAN_BYTES} (1 MiB)", text.len());
+        let message = format!("{what} is {} bytes long; the limit is {MAX_PLAN_BYTES} (1 MiB)", text.len());
         problems.push(
             PlanError::new(ErrorCode::PlanTooLarge, message)
                 .hint("check that this is the right file; a plan is a page or two"),
@@ -79,6 +86,7 @@ pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<Yam
     }
     let mut builder = YamlTreeBuilder {
         text,
+        what,
         char_offsets: byte_offsets(text),
         open_collections: Vec::new(),
         anchors: HashMap::new(),
@@ -88,8 +96,11 @@ pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<Yam
     };
     match builder.run() {
         Ok(()) if builder.root.is_none() => {
-            let hint = "write a plan; docs/plan.md has an example";
-            builder.problems.push(PlanError::new(ErrorCode::EmptyPlan, "the plan is empty").hint(hint));
+            let hint = match what {
+                PLAN => "write a plan; docs/plan.md has an example",
+                _ => "list the hosts, such as `- deploy@10.0.0.7`",
+            };
+            builder.problems.push(PlanError::new(ErrorCode::EmptyPlan, format!("{what} is empty")).hint(hint));
             None
         }
         Ok(()) => builder.root,
@@ -128,6 +139,8 @@ struct AnchoredNode {
 
 struct YamlTreeBuilder<'a> {
     text: &'a str,
+    /// What the text is, in messages.
+    what: &'static str,
     /// The byte offset of each character; `None` for ASCII text.
     char_offsets: Option<Vec<usize>>,
     open_collections: Vec<OpenCollection>,
@@ -150,7 +163,8 @@ impl YamlTreeBuilder<'_> {
                 Event::DocumentStart(_) => {
                     documents += 1;
                     if documents > 1 {
-                        return Err(not_yaml("the plan has more than one document", &span, "a second one starts here")
+                        let message = format!("{} has more than one document", self.what);
+                        return Err(not_yaml(&message, &span, "a second one starts here")
                             .hint("keep one document; put environments under `environments:`")
                             .into());
                     }
@@ -296,7 +310,7 @@ impl YamlTreeBuilder<'_> {
         if self.node_count <= MAX_NODES {
             return Ok(());
         }
-        let message = format!("the plan is too complex: more than {MAX_NODES} values, aliases expanded");
+        let message = format!("{} is too complex: more than {MAX_NODES} values, aliases expanded", self.what);
         let error = PlanError::new(ErrorCode::PlanTooLarge, message).at(span, "one too many");
         Err(error.hint("use fewer aliases; a plan is a page or two").into())
     }
@@ -305,7 +319,7 @@ impl YamlTreeBuilder<'_> {
         if self.open_collections.len() + more <= MAX_LEVELS {
             return Ok(());
         }
-        let message = format!("the plan is nested too deeply: more than {MAX_LEVELS} levels");
+        let message = format!("{} is nested too deeply: more than {MAX_LEVELS} levels", self.what);
         let error = PlanError::new(ErrorCode::PlanTooLarge, message).at(span, "one level too many");
         Err(error.hint("use fewer levels; a plan has about six").into())
     }
@@ -350,7 +364,7 @@ impl YamlTreeBuilder<'_> {
             return not_yaml("the indentation contains a tab", &(tab..tab + 1), "a tab")
                 .hint("indent with spaces only");
         }
-        let message = "the plan is not valid YAML";
+        let message = &format!("{} is not valid YAML", self.what);
         if let Some(SyntaxHint { span, hint }) = syntax_hint(self.text, at, error.info()) {
             return not_yaml(message, &span, error.info()).hint(hint);
         }

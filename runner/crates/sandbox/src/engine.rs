@@ -21,6 +21,7 @@ use super::{
     bindings::ModulePre,
     componentize::{self, ComponentError},
     contract_mismatch::{self, ContractMismatch},
+    gate::module_display_name,
     host::HostState,
     modules::{ModuleCache, NoticeHandler, RegistryError, UserPaths},
     official_code::OfficialCode,
@@ -219,7 +220,7 @@ impl ModuleRuntime {
                 let digest = file_digest(path)?;
                 match self.cached_component(&digest, &name) {
                     Some(component) => self.link(&component, digest, &name),
-                    None => self.compile_and_cache(&read_module_file(path)?, &name),
+                    None => self.compile_and_cache(read_module_file(path)?, &name).await,
                 }
             }
             ModuleRef::Registry(reference) => {
@@ -229,11 +230,37 @@ impl ModuleRuntime {
                 match self.cached_component(&layer.digest, &name) {
                     Some(component) => self.link(&component, layer.digest, &name),
                     None => {
-                        self.compile_and_cache(&self.cache.module_bytes(reference, &layer).await.map_err(error)?, &name)
+                        let bytes = self.cache.module_bytes(reference, &layer).await.map_err(error)?;
+                        self.compile_and_cache(bytes, &name).await
                     }
                 }
             }
         }
+    }
+
+    /// The file of a third-party module that was loaded; none of an official one.
+    ///
+    /// # Errors
+    /// [`ModuleLoadError`]: it can't be read, or is not the loaded one any more.
+    pub async fn module_file(
+        &self,
+        uses: &ModuleRef,
+        loaded: &LoadedModule,
+    ) -> Result<Option<Vec<u8>>, ModuleLoadError> {
+        let bytes = match uses {
+            ModuleRef::Official(_) => return Ok(None),
+            ModuleRef::File(path) => read_module_file(path)?,
+            ModuleRef::Registry(reference) => {
+                let error = |source| ModuleLoadError::Registry { module: reference.to_string(), source };
+                let layer = self.cache.resolve_layer(reference).await.map_err(error)?;
+                self.cache.module_bytes(reference, &layer).await.map_err(error)?
+            }
+        };
+        if digest_of(&bytes) != loaded.digest {
+            let source = std::io::Error::other("it was changed while the runner read it");
+            return Err(ModuleLoadError::Read { path: module_display_name(uses), source });
+        }
+        Ok(Some(bytes))
     }
 
     /// The trusted cached code of a third-party module, if any.
@@ -244,9 +271,12 @@ impl ModuleRuntime {
     }
 
     /// Compiles a third-party module and caches the code if possible.
-    fn compile_and_cache(&self, bytes: &[u8], name: &str) -> Result<LoadedModule, ModuleLoadError> {
-        let digest = Digest::from_bytes(Sha256::digest(bytes).into());
-        let component = self.compile(bytes, name)?;
+    async fn compile_and_cache(&self, bytes: Vec<u8>, name: &str) -> Result<LoadedModule, ModuleLoadError> {
+        let digest = digest_of(&bytes);
+        let (engine, shown) = (self.engine().clone(), name.to_owned());
+        // It takes seconds for a large module, in which an agent must not seem dead.
+        let compiling = tokio::task::spawn_blocking(move || compile(&engine, &bytes, &shown));
+        let component = compiling.await.map_err(|error| ModuleLoadError::EngineSetup(error.to_string()))??;
         let module = self.link(&component, digest.clone(), name)?;
         if let Some(ContractMismatch { reason: why, hint }) =
             contract_mismatch::signature_mismatch(self.engine(), &component)
@@ -279,15 +309,6 @@ impl ModuleRuntime {
         format!("{}-{:016x}.{kind}", digest.hex(), hasher.finish())
     }
 
-    fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, ModuleLoadError> {
-        let component_bytes = componentize::to_component(bytes)
-            .map_err(|source| ModuleLoadError::NotAComponent { module: name.to_owned(), source })?;
-        Component::new(self.engine(), &component_bytes).map_err(|error| ModuleLoadError::InvalidComponent {
-            module: name.to_owned(),
-            reason: format!("{error:#}"),
-        })
-    }
-
     fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<LoadedModule, ModuleLoadError> {
         let code = self.code.linker()?.instantiate_pre(component).and_then(ModulePre::new);
         let code = code.map_err(|error| {
@@ -297,6 +318,17 @@ impl ModuleRuntime {
         })?;
         Ok(LoadedModule { code: ModuleCode::Linked(code), digest, built_in_description: None })
     }
+}
+
+fn compile(engine: &Engine, bytes: &[u8], name: &str) -> Result<Component, ModuleLoadError> {
+    let component_bytes = componentize::to_component(bytes)
+        .map_err(|source| ModuleLoadError::NotAComponent { module: name.to_owned(), source })?;
+    Component::new(engine, &component_bytes)
+        .map_err(|error| ModuleLoadError::InvalidComponent { module: name.to_owned(), reason: format!("{error:#}") })
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(Sha256::digest(bytes).into())
 }
 
 fn read_module_file(path: &Path) -> Result<Vec<u8>, ModuleLoadError> {

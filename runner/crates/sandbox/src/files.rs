@@ -160,12 +160,15 @@ impl FilePlace {
 
     fn failure(&self, verb: &str, error: &io::Error) -> StepFailure {
         let message = format!("can't {verb} {}: {error}", self.host_path.display());
-        match error.kind() {
-            io::ErrorKind::NotFound => failure(FailureKind::NotFound, message),
-            io::ErrorKind::PermissionDenied => failure(FailureKind::Denied, message)
-                .with_hint("run the step as a user who may do that: only root gives files to other users"),
-            _ => failure(FailureKind::Permanent, message),
+        let kind = error.kind();
+        if kind == io::ErrorKind::NotFound {
+            return failure(FailureKind::NotFound, message);
         }
+        if kind == io::ErrorKind::PermissionDenied {
+            return failure(FailureKind::Denied, message)
+                .with_hint("run the step as a user who may do that: only root gives files to other users");
+        }
+        failure(FailureKind::Permanent, message)
     }
 }
 

@@ -17,7 +17,8 @@ use contract::{
     step::{FailureKind, MessageLevel, StepFailure, StepProgress},
 };
 use db::migrate::{
-    self, DatabaseAddress, MigrationAdmin, MigrationDatabase, MigrationDirectory, MigrationJob, MigrationOptions,
+    self, DatabaseAddress, LintFinding, LintLevel, MigrationAdmin, MigrationDatabase, MigrationDirectory, MigrationJob,
+    MigrationOptions,
 };
 use hostio::dir_snapshot::{DirSnapshot, DirSnapshotCache};
 use plan::PlanStep;
@@ -88,16 +89,16 @@ async fn open_admin(
 }
 
 impl ModuleRuntime {
-    /// Opens a step's migrations read-only, as the step will find them.
+    /// Lints the migrations that a step would apply: opens them read-only, as the step will find them.
     ///
     /// # Errors
     /// What can't be read or reached.
-    pub async fn migrations(
+    pub async fn lint_migrations(
         &self,
         step: &PlanStep,
         migrates: &MigratesBehavior,
-    ) -> Result<MigrationAdmin, StepFailure> {
-        open_admin(step, migrates, CallPurpose::Probe, &self.dir_snapshots).await
+    ) -> Result<(Vec<LintFinding>, LintLevel), StepFailure> {
+        open_admin(step, migrates, CallPurpose::Probe, &self.dir_snapshots).await?.lint().await
     }
 }
 

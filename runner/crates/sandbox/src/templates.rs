@@ -84,13 +84,14 @@ fn new_mark() -> Result<String, StepFailure> {
 fn template_failure(name: &str, error: &minijinja::Error) -> StepFailure {
     let line = error.line();
     let what = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
-    let hint = match error.kind() {
-        minijinja::ErrorKind::UndefinedError => {
-            Some("add the value to the step's `values`, or use `default(…)` in the template")
-        }
-        minijinja::ErrorKind::SyntaxError => Some("correct the template; a literal `{{` is written `{{ '{{' }}`"),
-        _ => None,
-    };
+    let hints = [
+        (
+            minijinja::ErrorKind::UndefinedError,
+            "add the value to the step's `values`, or use `default(…)` in the template",
+        ),
+        (minijinja::ErrorKind::SyntaxError, "correct the template; a literal `{{` is written `{{ '{{' }}`"),
+    ];
+    let hint = hints.into_iter().find(|(kind, _)| *kind == error.kind()).map(|(_, hint)| hint);
     let failed = failure(FailureKind::BadContent, what).with_detail("file", name);
     let failed = StepFailure { hint: hint.map(str::to_owned), ..failed };
     line.map_or(failed.clone(), |line| failed.with_detail("line", line))

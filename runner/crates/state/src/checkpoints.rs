@@ -234,6 +234,7 @@ impl CheckpointUploader {
             | JournalEvent::Output { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::HostLeftBehind { .. }
             | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }

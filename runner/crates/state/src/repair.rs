@@ -321,6 +321,7 @@ fn begun_step(event: &JournalEvent) -> Option<StepTarget> {
         | JournalEvent::Output { .. }
         | JournalEvent::Probe { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::HostLeftBehind { .. }
         | JournalEvent::Ended { .. }
         | JournalEvent::Unrecognized => None,
     }

@@ -103,6 +103,7 @@ impl TailSteps {
                 | JournalEvent::Output { .. }
                 | JournalEvent::Probe { .. }
                 | JournalEvent::Override { .. }
+                | JournalEvent::HostLeftBehind { .. }
                 | JournalEvent::Resolved { .. }
                 | JournalEvent::Ended { .. },
             ) => {}

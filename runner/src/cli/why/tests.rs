@@ -14,7 +14,7 @@ fn answer(tape: &JournalFixture, step: &str, attempt: Option<u64>, form: OutputF
     let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
     tape.write(store.folder());
     let mut out = Vec::new();
-    let plan = PlanSourceArgs { plan: None, environment: Some("test".to_owned()) };
+    let plan = PlanSourceArgs { environment: Some("test".to_owned()), ..PlanSourceArgs::default() };
     run(&WhyArgs { step: step.to_owned(), attempt }, &plan, &store, form, WIDTH, &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }

@@ -1,31 +1,85 @@
 //! The hosts that steps run on besides this machine: what their steps need there, and their sessions for an attempt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use contract::{
     Digest, StepId, TargetName,
-    diagnostic::{Diagnostic, ErrorCode},
+    diagnostic::{Diagnostic, Notice},
 };
 use journal::{StepTarget, event::JournalHeader};
-use plan::{ModuleRef, Plan, PlanStep};
+use plan::{Plan, PlanStep};
 use sandbox::ModuleDescription;
 
 use super::{PlannedStep, PreparedPlan, machine_problems, resources};
-use crate::agent::wire::BeginSession;
+use crate::{
+    agent::wire::BeginSession,
+    deploy::{PruneMode, ReleaseDirs, ReleaseRetention},
+};
 
 impl PreparedPlan {
-    /// What the steps of each other host need there and lack. All hosts are asked at once.
-    pub(super) async fn check_hosts(&self, resources: CheckedResources) -> Vec<Diagnostic> {
-        let checks = self.hosts.iter().map(async |(name, remote)| {
+    /// Whether a step runs in this deployment: `--limit` chooses its host, if it is given.
+    #[must_use]
+    pub fn takes_part(&self, planned: &PlannedStep) -> bool {
+        is_in_limit(planned, self.limit.as_ref())
+    }
+
+    /// The hosts that the preflight leaves behind, and why.
+    pub(in crate::deploy) fn left_behind(&self) -> BTreeMap<TargetName, Diagnostic> {
+        self.left_behind.borrow().clone()
+    }
+
+    /// Whether the plan lets an attempt go on without these hosts: all are of the rollout's group, at most `max-failures` of them, and
+    /// another host of the group is left.
+    pub(in crate::deploy) fn may_go_on_without(&self, hosts: &BTreeSet<TargetName>) -> bool {
+        let Some(rollout) = &self.plan.rollout else { return false };
+        let mut of_group = rollout.hosts.iter().filter(|host| self.chooses(host));
+        hosts.len() <= rollout.max_failures
+            && hosts.iter().all(|host| rollout.hosts.contains(host))
+            && of_group.any(|host| !hosts.contains(host))
+    }
+
+    /// Leaves the hosts behind that have problems, with a warning for each, if the plan allows that. Otherwise returns the problems.
+    pub(super) fn leave_behind_or_refuse(&self, problems: BTreeMap<TargetName, Vec<Diagnostic>>) -> Vec<Diagnostic> {
+        let hosts = self.left_behind.borrow().keys().chain(problems.keys()).cloned().collect();
+        if !self.may_go_on_without(&hosts) {
+            return problems.into_values().flatten().collect();
+        }
+        for (name, problems) in problems {
+            let mut problems = problems.into_iter();
+            let Some(first) = problems.next() else { continue };
+            let cause = first.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
+            self.show(Notice::warning(format!("host {name} is left behind: {}{cause}", first.message)));
+            let problem = problems.fold(first, |first, other| first.with_cause(other.message));
+            self.left_behind.borrow_mut().insert(name, problem);
+        }
+        Vec::new()
+    }
+
+    /// What the steps of each other host need there and lack, or why it can't be worked on. All hosts are asked at once.
+    pub(super) async fn check_hosts(&self, resources: CheckedResources) -> BTreeMap<TargetName, Vec<Diagnostic>> {
+        let left_behind = self.left_behind();
+        let asked = self.hosts.iter().filter(|(name, _)| self.chooses(name) && !left_behind.contains_key(name));
+        let checks = asked.map(async |(name, remote)| {
             let steps: Vec<_> = self.steps_on(name).collect();
-            match remote.check(&steps, resources == CheckedResources::Created).await {
+            let problems = match remote.check(&steps, resources == CheckedResources::Created).await {
                 Ok(problems) => {
                     problems.into_iter().map(|(step, problem)| self.at_step(&step, name, problem)).collect()
                 }
                 Err(unreachable) => vec![unreachable],
-            }
+            };
+            (name.clone(), problems)
         });
-        futures_util::future::join_all(checks).await.into_iter().flatten().collect()
+        let checked = futures_util::future::join_all(checks).await;
+        checked.into_iter().filter(|(_, problems)| !problems.is_empty()).collect()
+    }
+
+    fn chooses(&self, host: &TargetName) -> bool {
+        self.limit.as_ref().is_none_or(|limit| limit.contains(host))
+    }
+
+    /// Whether the calls of a step can be made: on this machine, or on a host that the preflight has connected to.
+    pub(in crate::deploy) fn can_call(&self, planned: &PlannedStep) -> bool {
+        planned.step.remote_host().is_none_or(|host| self.hosts.contains_key(&host.name))
     }
 
     /// An error of a host, with the step's position in the plan.
@@ -36,24 +90,43 @@ impl PreparedPlan {
         Diagnostic { excerpt: at.excerpt, ..problem }
     }
 
-    /// Begins the session of an attempt on each other host. All hosts are asked at once.
+    /// Begins the session of an attempt on each other host that takes part and is not left behind. All hosts are asked at once.
+    /// Returns the hosts where none could begin.
     pub(in crate::deploy) async fn begin_host_sessions(
         &self,
         header: &JournalHeader,
         lineage: &str,
-    ) -> Result<(), Vec<Diagnostic>> {
-        let sessions = self.hosts.iter().map(async |(name, remote)| {
+    ) -> BTreeMap<TargetName, Diagnostic> {
+        let left_behind = self.left_behind();
+        let asked = self.hosts.iter().filter(|(name, _)| self.chooses(name) && !left_behind.contains_key(name));
+        let sessions = asked.map(async |(name, remote)| {
             let secrets = self.secrets_of_host(name);
-            remote.begin(host_session(header, lineage, name, secrets)).await
+            Some((name.clone(), remote.begin(host_session(header, lineage, name, secrets)).await.err()?))
         });
-        let begun = futures_util::future::join_all(sessions).await;
-        let problems: Vec<_> = begun.into_iter().filter_map(Result::err).collect();
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        futures_util::future::join_all(sessions).await.into_iter().flatten().collect()
+    }
+
+    /// Removes old releases on other hosts, and returns what failed. All hosts are asked at once.
+    pub(in crate::deploy) async fn prune_hosts(
+        &self,
+        dirs: &ReleaseDirs,
+        retention: &ReleaseRetention,
+    ) -> Vec<Diagnostic> {
+        let left_behind = self.left_behind();
+        let asked = self.hosts.iter().filter(|(name, _)| self.chooses(name) && !left_behind.contains_key(*name));
+        let pruned = asked.filter_map(|(name, remote)| {
+            let (_, dirs) = dirs.on_hosts.get(name)?;
+            Some(remote.prune(dirs, retention, PruneMode::Remove))
+        });
+        futures_util::future::join_all(pruned).await.into_iter().filter_map(Result::err).collect()
     }
 
     /// The secrets that the steps of a host use, by name.
     fn secrets_of_host(&self, host: &TargetName) -> BTreeMap<String, String> {
-        let texts: Vec<_> = self.steps_on(host).flat_map(|planned| planned.step.grants.confidential_texts()).collect();
+        let stand_ins = self.all_steps().flat_map(|planned| &planned.stand_ins);
+        let stand_ins = stand_ins.filter(|planned| planned.host_name() == *host);
+        let steps = self.steps_on(host).chain(stand_ins);
+        let texts: Vec<_> = steps.flat_map(|planned| planned.step.grants.confidential_texts()).collect();
         let is_used = |(_, secret): &(&String, &contract::Secret)| {
             texts.iter().any(|text| text.reveal().contains(secret.reveal()))
         };
@@ -62,18 +135,17 @@ impl PreparedPlan {
     }
 }
 
-/// The error for a module in a file or a registry of a step on another host, which has only the runner's own.
-pub(super) fn module_of_this_machine(plan: &Plan, planned: &PlannedStep) -> Option<Diagnostic> {
-    let host = planned.step.remote_host()?;
-    match planned.step.uses {
-        ModuleRef::Official(_) => return None,
-        ModuleRef::File(_) | ModuleRef::Registry(_) => {}
+/// Whether the host of a step is one of those that take part.
+pub(super) fn is_in_limit(planned: &PlannedStep, limit: Option<&BTreeSet<TargetName>>) -> bool {
+    limit.is_none_or(|limit| limit.contains(&planned.host_name()))
+}
+
+/// Makes a step that runs once for a group run on the first of its hosts that take part.
+pub(super) fn move_into_limit(planned: &mut PlannedStep, limit: &BTreeSet<TargetName>) {
+    planned.stand_ins.retain(|stand_in| limit.contains(&stand_in.host_name()));
+    if !limit.contains(&planned.host_name()) && !planned.stand_ins.is_empty() {
+        planned.step = planned.stand_ins.remove(0).step;
     }
-    let message =
-        format!("step `{}` uses a module that `{}` can't get from the runner yet", planned.step.id, host.name);
-    let hint = Some("use one of the runner's modules there, or run the step on this machine".to_owned());
-    let label = "only the runner's modules run on other hosts";
-    Some(plan.error_at(ErrorCode::NotSupported, planned.step.span.clone(), message, label, hint))
 }
 
 /// What an agent checks for the steps of its host. Their positions in the plan are not known there.
@@ -87,6 +159,7 @@ pub async fn host_problems(
             step_target: StepTarget { step: step.id.clone(), target: step.target.clone() },
             description,
             upstream: upstream.into_iter().collect(),
+            stand_ins: Vec::new(),
             module_digest: Digest::from_bytes([0; 32]),
             step,
         })

@@ -45,13 +45,15 @@ impl StepPlanner<'_> {
         let (module, description) = self.modules.of(step)?;
         let known_upstream = (self.scope != PreflightScope::ReadablePart).then_some(upstream);
         self.problems.extend(requirements::step_problems(self.plan, step, description, known_upstream));
-        Some(PlannedStep {
+        let planned = |step: &PlanStep| PlannedStep {
             step: step.clone(),
             step_target: StepTarget { step: step.id.clone(), target: step.target.clone() },
             description: description.clone().for_config(&step.with),
             upstream: upstream.clone(),
+            stand_ins: Vec::new(),
             module_digest: module.digest.clone(),
-        })
+        };
+        Some(PlannedStep { stand_ins: step.stand_ins.iter().map(planned).collect(), ..planned(step) })
     }
 
     /// Whether a step is allowed in a hook. Steps that expose or prepare a release belong to the deployment itself.

@@ -47,7 +47,21 @@ pub(super) fn step_problems(
     let problems: Vec<_> = needs.into_iter().map(|need| need.problem).chain(values).collect();
     let hints = GrantHint::texts(&problems.iter().map(|problem| &problem.hint).collect::<Vec<_>>(), step);
     let problems = problems.into_iter().zip(hints).map(|(problem, hint)| problem.diagnostic.with_hint(hint));
-    violations.into_iter().map(|violation| schema_problem(plan, step, description, violation)).chain(problems).collect()
+    let violations = violations.into_iter().map(|violation| schema_problem(plan, step, description, violation));
+    violations.chain(problems).chain(unconfirmable(plan, step, description)).collect()
+}
+
+/// The error if `confirm` is on a step that a host can't or need not undo by itself.
+fn unconfirmable(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Option<Diagnostic> {
+    let span = step.confirm.as_ref()?.span.clone();
+    let why = match (description.exposes, description.reverts) {
+        (true, true) => return None,
+        (true, false) => "can't be undone",
+        (false, _) => "does not show a release to users",
+    };
+    let message = format!("step `{}` can't be confirmed: `{}` {why}", step.id, description.name);
+    let hint = Some("move `confirm` to the step that shows the release, such as `switch`".to_owned());
+    Some(plan.error_at(ErrorCode::InvalidValue, span, message, "not for this module", hint))
 }
 
 /// The violations without the missing settings that were misspelled.

@@ -3,29 +3,19 @@
 //! It runs each program with the granted arguments that print its version. Deliberately absent: any knowledge of a program; the first
 //! version number that it prints counts.
 
-use std::{
-    path::Path,
-    process::{Output, Stdio},
-    time::Duration,
-};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::EnvGrant;
-use rustix::process::{Pid, Signal, kill_process_group};
 use sandbox::{DeclaredValue, ValueKind, with_default_variables};
 use semver::{Version, VersionReq};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
-    process::Command,
-};
+use tokio::process::Command;
 
 use super::{declared::KnownText, machine::MachineCheck, span_of};
+use crate::deploy::run_bounded;
 
 /// How long a program may take to print its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long its pipes are still read once it has ended.
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How much of each stream is read.
 const MAX_PRINTED_BYTES: u64 = 64 << 10;
@@ -84,7 +74,7 @@ impl MachineCheck<'_> {
             EnvGrant::SetByStep => Some((name.clone(), set_by_step(name)?.to_owned())),
         });
         command.envs(with_default_variables(environment.collect()));
-        let ended = run_bounded(command).await?;
+        let ended = run_bounded(command, VERSION_TIMEOUT, MAX_PRINTED_BYTES).await?;
         let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
         if !ended.status.success() {
             let last = stderr.lines().rfind(|line| !line.trim().is_empty()).map(|line| format!(": {}", line.trim()));
@@ -92,46 +82,6 @@ impl MachineCheck<'_> {
         }
         // Some programs print it as an error.
         Ok(format!("{stdout}\n{stderr}"))
-    }
-}
-
-/// Runs a program to its end, and ends what it leaves behind. Of what it prints, the beginning is kept.
-async fn run_bounded(mut command: Command) -> Result<Output, String> {
-    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (mut printed, mut errors) = (Vec::new(), Vec::new());
-    let ended = {
-        let reading = async { tokio::join!(read_start(stdout, &mut printed), read_start(stderr, &mut errors)) };
-        tokio::pin!(reading);
-        tokio::time::timeout(VERSION_TIMEOUT, async {
-            tokio::select! {
-                status = child.wait() => {
-                    // What it left behind may hold the pipes.
-                    let _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut reading).await;
-                    status
-                }
-                _ = &mut reading => child.wait().await,
-            }
-        })
-        .await
-    };
-    if let Some(group) = group {
-        // Nobody may be left in it.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    match ended {
-        Ok(Ok(status)) => Ok(Output { status, stdout: printed, stderr: errors }),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("it did not end within {} s", VERSION_TIMEOUT.as_secs())),
-    }
-}
-
-async fn read_start(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
-    if let Some(pipe) = pipe {
-        // What can't be read is not there.
-        let _ = pipe.take(MAX_PRINTED_BYTES).read_to_end(into).await;
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! Deliberately absent: wording of the page, and Markdown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use super::super::messages;
 use contract::{
+    TargetName,
     step::{ProbeFinding, StepFailure, StepOutcome, StepPhase},
     text::millis_between,
 };
@@ -40,6 +41,8 @@ pub(super) struct AttemptTable {
     pub(super) visibility: ReleaseVisibility,
     /// The release that a rollback switched back to, and why it is not verified.
     pub(super) switched_back: Option<(Release, Option<String>)>,
+    /// The hosts that the attempt goes on without.
+    left_behind: BTreeSet<TargetName>,
     /// Since when users have seen it, or saw it.
     shown_at: Option<Timestamp>,
     statuses: AttemptStatuses,
@@ -215,7 +218,12 @@ impl AttemptTable {
             JournalEvent::UndoOutcome { step_target, failure } => {
                 let is_exposing = self.is_exposing(step_target);
                 self.row_mut(step_target).failure = failure.clone();
-                if is_exposing && failure.is_none() {
+                // A host that is left behind is undone alone: the others show the release, or will.
+                let is_shown_elsewhere =
+                    self.left_behind.contains(&step_target.target) && self.is_shown_elsewhere(step_target);
+                if is_shown_elsewhere {
+                    self.visibility = ReleaseVisibility::Shown;
+                } else if is_exposing && failure.is_none() {
                     let shown_ms = self.shown_at.map(|since| millis_between(since, entry.at));
                     let restored = self.replaced_by(step_target);
                     self.visibility = ReleaseVisibility::Hidden { restored, shown_ms };
@@ -223,6 +231,9 @@ impl AttemptTable {
             }
             JournalEvent::SwitchedBack { release, doubt } => {
                 self.switched_back = Some((release.clone(), doubt.clone()))
+            }
+            JournalEvent::HostLeftBehind { target, .. } => {
+                self.left_behind.insert(target.clone());
             }
             JournalEvent::Ended { verified, .. } => self.verified = *verified,
             JournalEvent::Lock { .. }
@@ -238,6 +249,16 @@ impl AttemptTable {
     fn show(&mut self, at: Timestamp) {
         self.shown_at = Some(at);
         self.visibility = ReleaseVisibility::Shown;
+    }
+
+    /// Whether another target shows the release by this attempt or an earlier one.
+    fn is_shown_elsewhere(&self, step_target: &StepTarget) -> bool {
+        let shows = |row: &&StepRow| {
+            row.step_target != *step_target
+                && self.is_exposing(&row.step_target)
+                && matches!(self.status(&row.step_target), StepStatus::Ran | StepStatus::Skipped | StepStatus::Adopted)
+        };
+        self.rows.iter().any(|row| shows(&row))
     }
 
     fn is_exposing(&self, step_target: &StepTarget) -> bool {

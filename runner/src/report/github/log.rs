@@ -286,6 +286,7 @@ fn log_position(event: &JournalEvent) -> LogPosition<'_> {
         | JournalEvent::Torn { .. }
         | JournalEvent::SwitchedBack { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::HostLeftBehind { .. }
         | JournalEvent::Resolved { .. }
         | JournalEvent::RecordLost { .. }
         | JournalEvent::Ended { .. }

@@ -67,6 +67,8 @@ enum CausePlace {
 pub fn next_steps(error: &Diagnostic, failure: Option<&StepFailure>, job: &FailedJob<'_>) -> Vec<String> {
     // Where it is certain that the next attempt stops, the hint names an answer to it.
     let is_stop_certain = error.hint.as_ref().is_some_and(|hint| hint.contains("--accept-drift"));
+    // It is about hosts, not about the step that failed first.
+    let failure = failure.filter(|_| error.code != ErrorCode::HostsLeftBehind);
     match (error.exit, failure) {
         (ExitKind::Failed, Some(_)) if is_stop_certain => {
             error.hint.iter().map(|hint| after_an_answer(&translate_hint(hint, job), job)).collect()

@@ -14,7 +14,7 @@ use super::{
     summary::{JobContext, PreviousAttempt},
 };
 use contract::{
-    diagnostic::{Diagnostic, ExitKind, SourceLocation},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceLocation},
     render,
     step::{StepFailure, StepPhase},
     text::{format_duration, millis_between},
@@ -98,6 +98,7 @@ impl AttemptPage<'_> {
                     (None, None) => format!("{what}; rolled back"),
                 }
             }
+            ExitKind::Failed if self.left_hosts_behind() => "deployed, but not to all hosts".to_owned(),
             ExitKind::Failed => format!("stopped{}", self.at_step()),
             ExitKind::InDoubt => format!("waits for a decision{}", self.at_step()),
             ExitKind::Interrupted => format!("interrupted{}", self.at_step()),
@@ -210,11 +211,17 @@ impl AttemptPage<'_> {
         })
     }
 
+    fn left_hosts_behind(&self) -> bool {
+        self.conclusion.error.is_some_and(|error| error.code == ErrorCode::HostsLeftBehind)
+    }
+
     fn failure(&self, error: &Diagnostic) -> String {
         let row = self.table.failed_row();
         let failure = row.and_then(|row| row.failure.as_ref());
         let place = error.location.as_ref().map(|location| self.location(location));
-        let step_failed = failure.filter(|_| matches!(self.conclusion.exit, ExitKind::Failed | ExitKind::RolledBack));
+        let is_of_step = error.code != ErrorCode::HostsLeftBehind
+            && matches!(self.conclusion.exit, ExitKind::Failed | ExitKind::RolledBack);
+        let step_failed = failure.filter(|_| is_of_step);
         let mut lines = Vec::new();
         match (place, step_failed) {
             (Some(place), Some(failure)) => lines.push(format!("{place}: {}", without_place(failure))),

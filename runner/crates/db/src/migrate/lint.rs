@@ -21,7 +21,7 @@ use super::{
 };
 
 /// The effect of a finding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LintLevel {
     /// It is reported.
@@ -34,11 +34,11 @@ pub enum LintLevel {
 }
 
 /// A finding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LintFinding {
     /// The file as the plan names it, such as `migrations/0007_orders.sql`.
     pub file: String,
-    /// Its path on this machine.
+    /// Its path on the host that was asked.
     pub path: PathBuf,
     /// The line, from 1.
     pub line: u64,

@@ -33,7 +33,11 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
         .unwrap();
     journal.record_note(JournalNote::Lock { resource: "shop/prod".to_owned(), holder: text() }).unwrap();
     journal
-        .record_note(JournalNote::Override { option: "only".to_owned(), step: Some("pull".parse().unwrap()) })
+        .record_note(JournalNote::Override {
+            option: "only".to_owned(),
+            step: Some("pull".parse().unwrap()),
+            hosts: None,
+        })
         .unwrap();
     for progress in [
         StepProgress::Log { level: MessageLevel::Info, message: text(), fields: map() },

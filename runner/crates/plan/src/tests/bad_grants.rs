@@ -298,7 +298,7 @@ fn programs() {
 #[test]
 fn an_invalid_secret_is_not_shown() {
     let text = "version: 1\napp: shop\nsecrets: { DB: env:TOKEN }\nsteps:\n  a: { uses: x, grants: { databases: { m: \"${{ secrets.DB }}\" } } }\n";
-    let request = PlanRequest { environment: None, release: &label(), env: &env };
+    let request = PlanRequest { environment: None, release: &label(), env: &env, inventory: &crate::no_inventory };
     let told = super::rendered(&Plan::parse(source(text), &request).unwrap_err());
     assert!(!told.contains("s3cr3t"));
     expect![[r#"

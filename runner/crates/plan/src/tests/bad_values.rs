@@ -22,7 +22,7 @@ fn unknown_keys() {
               |
             6 |   a: { uses: x, hooks: {} }
               |                 ^^^^^ unknown key
-              hint: use one of `uses`, `program`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`, `always`, `after-undo`, `effects`
+              hint: use one of `uses`, `program`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`, `always`, `after-undo`, `effects`, `confirm`
         "#]],
     );
 }

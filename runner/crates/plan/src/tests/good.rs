@@ -549,7 +549,8 @@ fn environments_are_listed_and_located_without_secrets() {
 #[test]
 fn windows_line_endings_and_a_byte_order_mark_are_accepted() {
     let text = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
-    let request = PlanRequest { environment: Some("test"), release: &label(), env: &env };
+    let request =
+        PlanRequest { environment: Some("test"), release: &label(), env: &env, inventory: &crate::no_inventory };
     let plan = Plan::parse(source(&text), &request).unwrap();
     assert_eq!(&text[plan.steps[3].span.clone()], "verify");
 }

@@ -329,7 +329,7 @@ fn ssh_has_its_files_beside_the_plan() {
               |
             3 | environments: { prod: { ssh: { config: "", key: x } } }
               |                                            ^^^ unknown key
-              hint: use one of `config`, `known-hosts`
+              hint: use one of `config`, `known-hosts`, `sudo`, `dials`
         "#]],
     );
 }
@@ -357,8 +357,100 @@ fn a_rollout_has_the_hosts_of_each_batch() {
         let rollout = good(&text).rollout.unwrap();
         assert_eq!(rollout.batches, expected, "{batches} of {hosts}");
         assert_eq!(rollout.pause.as_secs(), 120);
-        let added: Vec<_> = rollout.added().flatten().collect();
+        let added: Vec<_> = rollout.added(|_| true).into_iter().flatten().collect();
         assert_eq!(added, rollout.hosts.iter().collect::<Vec<_>>(), "each host once, in order");
+    }
+}
+
+/// Without the first host, the second one is the canary.
+#[test]
+fn hosts_that_take_no_part_are_in_no_batch() {
+    let rollout = good(&with_rollout(4, "{ on: web, batches: [1, 50%, 100%] }")).rollout.unwrap();
+    let added = rollout.added(|host| host.as_str() != "web-1");
+    let added: Vec<Vec<&str>> = added.iter().map(|batch| batch.iter().map(|host| host.as_str()).collect()).collect();
+    assert_eq!(added, [vec!["web-2"], vec!["web-3"], vec!["web-4"]]);
+}
+
+#[test]
+fn a_rollout_says_how_many_hosts_may_fail() {
+    for (hosts, max_failures, expected) in [
+        (8, "10%", 0),
+        (8, "25%", 2),
+        (7, "30%", 2),
+        (8, "3", 3),
+        (2, "5", 2),
+        (8, "0", 0),
+        (8, "0%", 0),
+        (8, "100%", 8),
+    ] {
+        let text = with_rollout(hosts, &format!("{{ on: web, max-failures: {max_failures} }}"));
+        let rollout = good(&text).rollout.unwrap();
+        assert_eq!(rollout.max_failures, expected, "{max_failures} of {hosts}");
+        assert_eq!(rollout.batches, [hosts], "without batches, all at once");
+    }
+    check(
+        &with_rollout(2, "{ on: web, max-failures: 120% }"),
+        expect![[r#"
+            error[P0118]: `max-failures` can't be `120%`
+             --> deploy.yml:6:39
+              |
+            6 |     rollout: { on: web, max-failures: 120% }
+              |                                       ^^^^ not a number of hosts
+              hint: write a number of hosts or a percentage of them, as in `max-failures: 10%`
+        "#]],
+    );
+}
+
+/// What another host of the group would do in place of the first one.
+#[test]
+fn a_step_that_runs_once_has_stand_ins() {
+    let plan = fleet("  migrate: { on: { hosts: web, once: true }, grants: { dirs: [\"app:ro\"] } }\n");
+    let [step] = plan.steps.as_slice() else { panic!("one step: {:?}", plan.steps) };
+    let [stand_in] = step.stand_ins.as_slice() else { panic!("one stand-in: {:?}", step.stand_ins) };
+    assert_eq!(stand_in.host.as_ref().unwrap().name.as_str(), "web-2");
+    assert_eq!((stand_in.target.as_str(), &stand_in.needs), ("web", &step.needs));
+    assert_eq!(stand_in.grants.dirs.values().next().unwrap().path, std::path::Path::new("/plans/shop/two"));
+}
+
+#[test]
+fn hosts_are_chosen_by_name_group_and_label() {
+    let text = r#"version: 1
+app: shop
+environments:
+  prod:
+    hosts:
+      web: [{ at: local, name: web-1 }, { at: local, name: web-2, labels: [canary] }]
+      db: [{ at: local, name: db-1, labels: [canary, slow] }]
+steps: { pull: { on: [web, db] } }
+"#;
+    let plan = good(text);
+    let chosen = |limit: &str| {
+        let hosts = plan.limited_hosts(limit).map_err(|problem| (problem.message, problem.hint.unwrap_or_default()))?;
+        Ok::<_, (String, String)>(hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    };
+    for (limit, expected) in [
+        ("web-2", "web-2"),
+        ("web", "web-1 web-2"),
+        ("canary", "db-1 web-2"),
+        ("web-1, canary,!db", "web-1 web-2"),
+        ("!db", "local web-1 web-2"),
+        ("!web,local", "local"),
+    ] {
+        assert_eq!(chosen(limit).unwrap(), expected, "{limit}");
+    }
+    for (limit, message, hint) in [
+        ("webb", "`--limit webb` names `webb`, which is no host, group or label of prod", "did you mean `web`?"),
+        (
+            "web,!canry",
+            "`--limit web,!canry` names `canry`, which is no host, group or label of prod",
+            "did you mean `canary`?",
+        ),
+        ("web,,db", "`--limit web,,db` has an empty name", "use one of `db`, `web`"),
+        ("web,!web", "`--limit web,!web` leaves no host", "name a host"),
+    ] {
+        let (said, help) = chosen(limit).unwrap_err();
+        assert_eq!(said, message);
+        assert!(help.contains(hint), "{limit}: {help}");
     }
 }
 
@@ -375,5 +467,171 @@ fn a_rollout_that_can_not_be_is_refused() {
     ] {
         let problems = rendered(&parse(&with_rollout(4, rollout)).expect_err("it is refused"));
         assert!(problems.contains(expected), "{rollout}: {problems}");
+    }
+}
+
+#[test]
+fn only_another_host_waits_for_a_confirmation() {
+    let text = |at: &str| {
+        format!(
+            "version: 1\napp: shop\nenvironments: {{ test: {{ hosts: {{ web: [{at}] }} }} }}\n\
+             steps: {{ switch: {{ on: web, with: {{ link: current }}, confirm: 30s }} }}\n"
+        )
+    };
+    let within = |at: &str| good(&text(at)).steps[0].confirm.as_ref().map(|confirm| confirm.within.as_secs());
+    assert_eq!((within("a@b"), within("local")), (Some(30), None), "the same plan is for both");
+}
+
+#[test]
+fn bad_confirmations() {
+    check(
+        "version: 1
+app: shop
+environments: { test: { hosts: { web: [a@b] } } }
+steps:
+  a: { on: web, confirm: 30 }
+  b: { on: web, confirm: 4s }
+  c: { on: web, confirm: 11m }
+  d: { on: web, confirm: 30s, irreversible: true }
+  e: { confirm: 30s }
+  f: { on: local, confirm: 30s }
+",
+        expect![[r#"
+            error[P0118]: `30` is not a duration
+             --> deploy.yml:5:26
+              |
+            5 |   a: { on: web, confirm: 30 }
+              |                          ^^ not a duration
+              hint: add a unit: `30s` or `30m`
+
+            error[P0118]: `confirm` must be from 5s to 10m
+             --> deploy.yml:6:26
+              |
+            6 |   b: { on: web, confirm: 4s }
+              |                          ^^ out of range
+              hint: a new connection takes some seconds, and nobody else can deploy to the host meanwhile: write `30s`
+
+            error[P0118]: `confirm` must be from 5s to 10m
+             --> deploy.yml:7:26
+              |
+            7 |   c: { on: web, confirm: 11m }
+              |                          ^^^ out of range
+              hint: a new connection takes some seconds, and nobody else can deploy to the host meanwhile: write `30s`
+
+            error[P0118]: step `d` is `irreversible`, so no host can undo it when it is not confirmed
+             --> deploy.yml:8:26
+              |
+            8 |   d: { on: web, confirm: 30s, irreversible: true }
+              |                          ^^^ can't be undone
+              hint: remove `confirm` or `irreversible`
+
+            error[P0118]: step `e` runs on the runner's machine, where no connection can be lost
+             --> deploy.yml:9:17
+              |
+            9 |   e: { confirm: 30s }
+              |                 ^^^ only for a step on other hosts
+              hint: remove `confirm`, or name a group of hosts in `on`
+
+            error[P0118]: step `f` runs on the runner's machine, where no connection can be lost
+              --> deploy.yml:10:28
+               |
+            10 |   f: { on: local, confirm: 30s }
+               |                            ^^^ only for a step on other hosts
+              hint: remove `confirm`, or name a group of hosts in `on`
+        "#]],
+    );
+}
+
+/// Groups that are listed elsewhere; `inventory` in the tests' `mod.rs` reads them.
+fn with_group(group: &str) -> String {
+    format!(
+        "version: 1\napp: shop\nsecrets: {{ TOKEN: env:TOKEN }}\nenvironments:\n  prod:\n    hosts:\n      web: {group}\n\
+         steps: {{ switch: {{ on: web, with: {{ link: \"${{{{ host.vars.root }}}}\" }} }} }}\n"
+    )
+}
+
+#[test]
+fn inventory_is_the_list_of_a_group() {
+    let plan = good(&with_group("{ from: \"file:${{ env.HOME }}/hosts.yml\" }").replace("host.vars.root", "host.name"));
+    let targets: Vec<_> = plan.steps.iter().map(|step| step.target.to_string()).collect();
+    assert_eq!(targets, ["web-3", "local"]);
+    // A program gets its own variables and the name of the environment, and what it prints may look up what a plan may.
+    let program = r#"{ from: { program: [./list, "- { at: a@b, name: c, vars: { root: '${{ env.HOME }} ENV' } }"], trust: host, env: { T: "${{ secrets.TOKEN }}" } } }"#;
+    let plan = parse(&with_group(program).replace("${{ env.HOME }} ENV", "x")).unwrap();
+    assert_eq!((plan.steps[0].target.as_str(), &plan.steps[0].with["link"]), ("c", &json!("x")));
+}
+
+#[test]
+fn bad_inventories() {
+    let bad = |group: &str| rendered(&parse(&with_group(group).replace("host.vars.root", "host.name")).unwrap_err());
+    expect![[r#"
+        error[P0266]: can't read /plans/shop/none.yml
+         --> deploy.yml:7:20
+          |
+        7 |       web: { from: file:none.yml }
+          |                    ^^^^^^^^^^^^^ the inventory
+          caused by: no such file
+          hint: create it
+    "#]]
+    .assert_eq(&bad("{ from: file:none.yml }"));
+    expect![[r#"
+        error[P0104]: a host has no key `nam`
+         --> ./list:2:12
+          |
+        2 | - { at: b, nam: c }
+          |            ^^^ unknown key
+          hint: did you mean `name`?
+    "#]]
+    .assert_eq(&bad("{ from: { program: [./list, \"- local\", \"- { at: b, nam: c }\"], trust: host } }"));
+    for (group, part) in [
+        ("{ from: hosts.yml }", "error[P0118]: `from` is no inventory: it does not begin with `file:`"),
+        ("{ from: \"file:\" }", "error[P0118]: `from` is no inventory: it is empty"),
+        ("{ form: file:hosts.yml }", "error[P0104]: group `web` has no key `form`"),
+        ("{ from: { program: [./list, \"- a\"] } }", "error[P0124]: an inventory is printed by a program"),
+        ("{ from: { program: [], trust: host } }", "error[P0118]: `program` of `from` names no program"),
+        ("{ from: { program: [\"${{ secrets.TOKEN }}\"], trust: host } }", "error[P0110]: "),
+        (
+            "{ from: { program: [./list, \"a: b\"], trust: host } }",
+            "error[P0105]: group `web` of `hosts` must be a list",
+        ),
+        ("{ from: { program: [./list, \"\"], trust: host } }", "error[P0102]: the inventory is empty"),
+        ("{ from: { program: [./list, \"- [\"], trust: host } }", "error[P0101]: the inventory is not valid YAML"),
+    ] {
+        let text = bad(group);
+        assert!(text.contains(part), "{group}: {text}");
+    }
+}
+
+#[test]
+fn inventory_of_another_environment_is_not_read() {
+    let text = with_group("[local]").replace("host.vars.root", "host.name");
+    let with_other = |group: &str| text.replace("steps:", &format!("  test: {{ hosts: {{ web: {group} }} }}\nsteps:"));
+    let parsed = |group: &str| parse_for(&with_other(group), Some("prod"));
+    parsed("{ from: file:none.yml }").unwrap();
+    assert!(rendered(&parsed("{ from: { porgram: [x] } }").unwrap_err()).contains("did you mean `program`?"));
+}
+
+#[test]
+fn ssh_options_have_a_user_and_a_number_of_dials() {
+    let options = |ssh: &str| {
+        parse(&format!(
+            "version: 1\napp: shop\nenvironments: {{ prod: {{ ssh: {ssh} }} }}\nsteps: {{ verify: {{}} }}\n"
+        ))
+        .map(|plan| (plan.ssh.sudo, plan.ssh.dials))
+        .map_err(|errors| rendered(&errors))
+    };
+    assert_eq!(options("{ sudo: app, dials: 32 }"), Ok((Some("app".to_owned()), 32)));
+    assert_eq!(options("{ sudo: true }"), Ok((Some("root".to_owned()), 8)));
+    assert_eq!(options("{ sudo: false, dials: 1 }"), Ok((None, 1)));
+    for bad in ["-u root", "a b", "$(id)", "\"\"", "[a]", "a'b"] {
+        assert!(options(&format!("{{ sudo: {bad} }}")).unwrap_err().contains("sudo: "), "{bad}");
+    }
+    for bad in ["0", "65", "1.5", "-1", "many"] {
+        assert!(
+            options(&format!("{{ dials: {bad} }}"))
+                .unwrap_err()
+                .contains("`dials` of `ssh` must be a number from 1 to 64"),
+            "{bad}"
+        );
     }
 }

@@ -16,8 +16,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use expect_test::Expect;
 
-use super::{Plan, PlanErrors, PlanRequest, PlanSource};
+use super::{InventorySource, InventoryText, Plan, PlanErrors, PlanRequest, PlanSource};
 use contract::Label;
+use contract::diagnostic::{Diagnostic, ErrorCode};
 use contract::render::{ColorMode, render_diagnostic};
 
 /// The shortest valid plan; tests change it.
@@ -39,12 +40,31 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
+/// Inventories in tests: one file, and what a program is told to print.
+fn inventory(source: &InventorySource) -> Result<InventoryText, Diagnostic> {
+    let (name, text) = match source {
+        InventorySource::File(path) if path.ends_with("hosts.yml") => {
+            ("hosts.yml", "- { at: local, name: web-3, vars: { root: ./three } }\n- local\n".to_owned())
+        }
+        InventorySource::File(path) => {
+            return Err(Diagnostic::new(ErrorCode::InventoryUnreadable, format!("can't read {}", path.display()))
+                .with_cause("no such file")
+                .with_hint("create it"));
+        }
+        InventorySource::Program { arguments, env, .. } => {
+            let values: Vec<_> = env.iter().map(|(name, value)| format!("{name}={}", value.reveal())).collect();
+            (arguments[0].as_str(), arguments[1..].join("\n").replace("ENV", &values.join(" ")))
+        }
+    };
+    Ok(InventoryText { name: name.to_owned(), text: text.into() })
+}
+
 fn label() -> Label {
     "v1.10".parse().unwrap()
 }
 
 fn parse_for(text: &str, environment: Option<&str>) -> Result<Plan, PlanErrors> {
-    Plan::parse(source(text), &PlanRequest { environment, release: &label(), env: &env })
+    Plan::parse(source(text), &PlanRequest { environment, release: &label(), env: &env, inventory: &inventory })
 }
 
 fn parse(text: &str) -> Result<Plan, PlanErrors> {

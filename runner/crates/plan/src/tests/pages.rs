@@ -30,7 +30,7 @@ fn each_error_of_a_plan_has_a_true_page() {
 #[test]
 fn the_plans_in_the_reference_parse() {
     let plans = plans(include_str!("../../../../../docs/plan.md"));
-    assert_eq!(plans.len(), 5);
+    assert_eq!(plans.len(), 6);
     parse_for(plans[0], Some("prod")).unwrap();
     super::good(plans[1]);
     parse_for(plans[2], Some("test")).unwrap();

@@ -85,6 +85,12 @@ steps:
       env: { A: , B: 1, C: x }
   c: { uses: x, needs: [5, b] }
 "#;
+    let hosts = "{ web: [a@b], file: { from: file:hosts.yml }, program: { from: { program: [./list, \"- a\"], trust: host, env: { A: x } } } }";
+    let fleet = format!(
+        "version: 1\napp: shop\nenvironments: {{ a: {{ hosts: {hosts}, ssh: {{ sudo: app, dials: 32 }} }} }}\nsteps: {{ x: {{}} }}\n"
+    );
+    super::good(&fleet);
+    assert!(accepts(&fleet));
     assert!(parse_for(EXAMPLE, Some("test")).is_ok());
     assert!(accepts(EXAMPLE));
     super::good(many);
@@ -105,6 +111,9 @@ fn it_rejects_what_it_can_see() {
         "version: 1\napp: shop\nsecrets: { A: hunter2 }\nsteps: { a: { uses: x } }",
         "version: 1\napp: shop\nvars: { a: [1] }\nsteps: { a: { uses: x } }",
         "version: 1\napp: shop\nenvironments: { a: { hosts: {} , x: 1 } }\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nenvironments: { a: { hosts: { web: { from: hosts.yml } } } }\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nenvironments: { a: { hosts: { web: { from: { program: [ls] } } } } }\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nenvironments: { a: { ssh: { dials: 65 } } }\nsteps: { a: { uses: x } }",
         "version: 1\napp: shop\nsteps: { a: { program: ls } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, timeout: 30 } }",
         "version: 1\napp: shop\nsteps: { a: { uses: x, retry: 11 } }",

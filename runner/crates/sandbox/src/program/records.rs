@@ -1,6 +1,6 @@
 //! The programs that run for an attempt, in a file beside its journal, so that the next attempt starts none beside them.
 //!
-//! A process is recognized by its number, the time of its start, and the boot of the machine. Invariant: a guard is on record before
+//! Invariant: a guard is on record before
 //! its program starts. The file is there only while a program runs, or after its runner was killed. Deliberately absent: other
 //! machines; a program there can't be seen from here.
 
@@ -11,13 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{
-    io::Errno,
-    process::{Pid, Signal, kill_process_group},
-};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::ORPHAN_GRACE;
+use super::{process_identity::ProcessIdentity, protocol::ORPHAN_GRACE};
 use contract::StepId;
 
 /// How often a process is looked at that must end.
@@ -26,19 +23,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a process may take to end after SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The field of `/proc/PID/stat` with the time of the start, from 1. See proc_pid_stat(5).
-const START_TIME_FIELD: usize = 22;
-
 /// One process, as a line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct ProcessRecord {
     step: String,
     role: ProcessRole,
-    pid: u32,
-    /// In clock ticks since the boot.
-    start_time: u64,
-    boot: String,
+    #[serde(flatten)]
+    process: ProcessIdentity,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,8 +68,7 @@ impl ProgramRecords {
     }
 
     fn add(&self, role: ProcessRole, pid: u32) -> io::Result<()> {
-        let (start_time, boot) = (start_time(pid)?, boot_id());
-        let record = ProcessRecord { step: self.step.clone(), role, pid, start_time, boot };
+        let record = ProcessRecord { step: self.step.clone(), role, process: ProcessIdentity::of(pid)? };
         let line = serde_json::to_string(&record)? + "\n";
         OpenOptions::new().append(true).create(true).open(&self.path)?.write_all(line.as_bytes())
     }
@@ -123,7 +114,7 @@ pub async fn end_leftover_programs(
     while let Some(process) =
         processes.iter().find(|process| process.role == ProcessRole::Program).or(processes.first())
     {
-        let leftover = LeftoverProgram { step: process.step.clone(), pid: process.pid };
+        let leftover = LeftoverProgram { step: process.step.clone(), pid: process.process.pid() };
         if let Some(notify) = notify.take() {
             notify(&leftover);
         }
@@ -150,7 +141,7 @@ pub async fn end_leftover_programs(
 
 fn signal_groups(processes: &[ProcessRecord], signal: Signal) {
     let programs = processes.iter().filter(|process| process.role == ProcessRole::Program);
-    for group in programs.filter_map(|process| Pid::from_raw(i32::try_from(process.pid).ok()?)) {
+    for group in programs.filter_map(|process| Pid::from_raw(i32::try_from(process.process.pid()).ok()?)) {
         // It may have just ended.
         let _ = kill_process_group(group, signal);
     }
@@ -159,31 +150,8 @@ fn signal_groups(processes: &[ProcessRecord], signal: Signal) {
 impl ProcessRecord {
     /// Whether this very process has not ended.
     fn is_running(&self) -> bool {
-        self.boot == boot_id() && start_time(self.pid).is_ok_and(|start_time| start_time == self.start_time)
+        self.process.is_running()
     }
-}
-
-/// The boot of this machine; empty where the kernel does not name it.
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
-}
-
-/// The time at which a process started. A process that has ended and was not waited for is not found.
-fn start_time(pid: u32) -> io::Result<u64> {
-    let ended = |error: io::Error| match error.raw_os_error() {
-        // It ended between the opening of the file and the read.
-        Some(number) if number == Errno::SRCH.raw_os_error() => io::ErrorKind::NotFound.into(),
-        Some(_) | None => error,
-    };
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(ended)?;
-    let unknown = || io::Error::other(format!("/proc/{pid}/stat does not show when the process started"));
-    // The name of the program, the second field, may contain anything.
-    let (_, after_name) = stat.rsplit_once(") ").ok_or_else(unknown)?;
-    if after_name.starts_with(['Z', 'X']) {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    let field = after_name.split_ascii_whitespace().nth(START_TIME_FIELD - 3).ok_or_else(unknown)?;
-    field.parse().map_err(|_| unknown())
 }
 
 #[cfg(test)]
@@ -193,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_is_recognized_by_its_start_and_boot() {
+    fn process_is_on_record_while_it_runs() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("programs");
         let mut records = ProgramRecords::new(&path, &"build".parse().unwrap());
@@ -203,8 +171,6 @@ mod tests {
         let record: ProcessRecord = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
         assert_eq!(record.role, ProcessRole::Guard);
         assert!(record.is_running());
-        assert!(!ProcessRecord { start_time: record.start_time + 1, ..record.clone() }.is_running());
-        assert!(!ProcessRecord { boot: "another".to_owned(), ..record.clone() }.is_running());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!record.is_running());

@@ -1,0 +1,2 @@
+# Starts this release on its host. In earnest: `systemctl restart shop`.
+echo "@VERSION@" > running

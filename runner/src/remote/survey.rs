@@ -1,0 +1,259 @@
+//! What a host has, for `runner hosts`: its user, clock, folders and room, by a script that changes nothing there.
+//!
+//! If the agent of this build is there, it says what the host's own records know. Deliberately absent: sending the agent.
+
+use std::time::Duration;
+
+use contract::{
+    TargetName,
+    diagnostic::{Diagnostic, ErrorCode},
+    text::format_duration,
+};
+use journal::{clock, event::Release};
+use plan::{PlanHost, SshOptions};
+
+use super::{
+    AgentConnection, ConnectionError,
+    agent_binary::{AgentBinary, own_arch},
+    ssh::{self, HELLO_TIMEOUT, HERE_MARK, HostCommand, MAX_NOISE_BYTES},
+};
+use crate::agent::wire::{AGENT_MARK, AgentAnswer, AgentPlace, Problem, ToAgent};
+
+const FACT_MARK: &str = "PAWL-FACT";
+/// How long an agent may take to read its records.
+const RECALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Prints facts, one a line, then becomes the agent if it is there. `$1` is the binary's digest, `$2` the place of the records. The
+/// folder of the agent is the one that the script of [`ssh`] would take, as far as that can be known without writing to it.
+const SCRIPT: &str = concat!(
+    "printf \"\\nPAWL-HERE\\n\"; f() { printf \"PAWL-FACT %s %s\\n\" \"$1\" \"$2\"; }; ",
+    // The nearest folder that exists.
+    "n() { q=\"$1\"; until [ -e \"$q\" ]; do q=\"${q%/*}\"; [ -n \"$q\" ] || q=/; done; printf \"%s\" \"$q\"; }; ",
+    "r() { df -Pk \"$(n \"$1\")\" 2>/dev/null | tail -n 1; }; ",
+    "f clock \"$(date +%s)\"; f user \"$(id -un)\"; f arch \"$(uname -m)\"; ",
+    "a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
+    "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
+    "[ -w \"$(n \"$p\")\" ] || continue; ",
+    "if [ -e \"$p\" ]; then if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; fi; ",
+    "a=\"$p\"; break; done; ",
+    "if [ -n \"$a\" ]; then f folder \"$a\"; f folder-room \"$(r \"$a\")\"; fi; ",
+    "case \"$XDG_STATE_HOME\" in /*) s=\"$XDG_STATE_HOME\" ;; *) s=\"$HOME/.local/state\" ;; esac; ",
+    "s=\"$s/pawl/hosts/$2\"; f state \"$s\"; f state-room \"$(r \"$s\")\"; ",
+    "if [ -x \"$a/agent-$1\" ]; then f agent this; f end .; exec \"$a/agent-$1\" agent; fi; ",
+    "g=none; for x in \"$a\"/agent-*; do if [ -e \"$x\" ]; then g=other; fi; done; f agent \"$g\"; f end .",
+);
+
+/// What a host has.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostSurvey {
+    /// The user that steps run as.
+    pub user: String,
+    /// As `uname -m` says.
+    pub architecture: String,
+    /// How far the host's clock is ahead of this machine's, in seconds, more or less one.
+    pub clock_difference: i64,
+    pub agent: AgentPresence,
+    /// Where the agent is, or would be sent to.
+    pub agent_folder: SurveyedFolder,
+    /// Where the host's own records of this environment are, or would be.
+    pub state_folder: SurveyedFolder,
+    /// What the host shows by its own records; none if there is no agent that could read them.
+    pub live: Option<Option<Release>>,
+}
+
+/// Whether a host has an agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AgentPresence {
+    /// That of this build.
+    ThisBuild,
+    /// Others only. That of this build is sent when it is needed.
+    OtherBuild,
+    /// None yet.
+    #[default]
+    Absent,
+}
+
+/// A folder on a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SurveyedFolder {
+    pub path: String,
+    /// The bytes that are free there; none if the host does not say.
+    pub free_bytes: Option<u64>,
+}
+
+/// What a warning says of a clock that is so many seconds ahead.
+pub(super) fn clock_warning(host: &TargetName, seconds: i64) -> String {
+    let way = if seconds > 0 { "ahead of" } else { "behind" };
+    let duration = format_duration(seconds.unsigned_abs().saturating_mul(1000));
+    format!("the clock of {host} is {duration} {way} this machine's; set it, such as by NTP")
+}
+
+impl HostSurvey {
+    /// The warning of a clock that is at least so far off.
+    #[must_use]
+    pub fn clock_warning(&self, host: &TargetName, limit: Duration) -> Option<String> {
+        let is_off = self.clock_difference.unsigned_abs() >= limit.as_secs();
+        is_off.then(|| clock_warning(host, self.clock_difference))
+    }
+
+    fn learn(&mut self, fact: &str, value: &str) {
+        match fact {
+            "user" => value.clone_into(&mut self.user),
+            "arch" => value.clone_into(&mut self.architecture),
+            "clock" => {
+                let difference = |clock: i64| clock.saturating_sub(clock::now().as_second());
+                self.clock_difference = value.parse().map(difference).unwrap_or_default();
+            }
+            "folder" => value.clone_into(&mut self.agent_folder.path),
+            "folder-room" => self.agent_folder.free_bytes = free_bytes(value),
+            "state" => value.clone_into(&mut self.state_folder.path),
+            "state-room" => self.state_folder.free_bytes = free_bytes(value),
+            "agent" => {
+                self.agent = match value {
+                    "this" => AgentPresence::ThisBuild,
+                    "other" => AgentPresence::OtherBuild,
+                    _ => AgentPresence::Absent,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// What keeps the agent from running there, as far as it can be known without sending it.
+    fn check(&self, host: &PlanHost) -> Result<(), Diagnostic> {
+        let binary = AgentBinary::for_arch(&self.architecture).map_err(|error| ssh::unreadable(&error))?;
+        let binary = binary.ok_or_else(|| ssh::other_architecture(host, &self.architecture, &own_arch()))?;
+        if self.agent_folder.path.is_empty() {
+            return Err(ssh::unusable((host, binary), "folder", "", ""));
+        }
+        let is_full = self.agent_folder.free_bytes.is_some_and(|free| free < binary.megabytes() as u64 * 1_000_000);
+        if is_full && self.agent != AgentPresence::ThisBuild {
+            return Err(ssh::unusable((host, binary), "room", &self.agent_folder.path, ""));
+        }
+        Ok(())
+    }
+}
+
+/// From the last line of `df -Pk`: the number before the percentage. The name of the device may have spaces.
+fn free_bytes(line: &str) -> Option<u64> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let percent = words.iter().position(|word| word.ends_with('%') && word.len() < 5)?;
+    words.get(percent.checked_sub(1)?)?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Asks a host.
+///
+/// # Errors
+/// The host can't be reached, or can't run the agent.
+pub(super) async fn ask(host: &PlanHost, options: &SshOptions, place: &AgentPlace) -> Result<HostSurvey, Diagnostic> {
+    // Names have nothing that a shell would take for something else.
+    let words = format!("{}/{}/{}", place.target, place.app, place.environment);
+    let HostCommand { child, stdin, mut stdout, stderr } = ssh::run_script(host, options, SCRIPT, &words)?;
+    let mut heard = HeardLines::default();
+    let listening = tokio::time::timeout(HELLO_TIMEOUT, async {
+        while let Ok(Some(line)) = ssh::next_line(&mut stdout).await {
+            if heard.is_last(&line) {
+                return true;
+            }
+        }
+        false
+    });
+    let is_complete = listening.await.unwrap_or_default();
+    let HeardLines { survey: mut found, noise, has_begun, .. } = heard;
+    if !is_complete {
+        return Err(match has_begun {
+            true => ssh::no_agent(host, &noise, &stderr.said().await),
+            false => ssh::explain((host, options), &noise, &stderr.said().await),
+        });
+    }
+    found.check(host)?;
+    if found.agent == AgentPresence::ThisBuild {
+        let connection = AgentConnection::open(stdout, stdin, child).await;
+        found.live = match connection {
+            Ok(connection) => Some(recall(host, &connection, place).await?),
+            Err(_) => return Err(ssh::no_agent(host, &noise, &stderr.said().await)),
+        };
+    }
+    Ok(found)
+}
+
+/// What a host printed so far.
+#[derive(Default)]
+struct HeardLines {
+    survey: HostSurvey,
+    noise: String,
+    has_begun: bool,
+}
+
+impl HeardLines {
+    /// Takes a line. True at the end: of the facts, or if the agent is there, at its first frame.
+    fn is_last(&mut self, line: &str) -> bool {
+        let line = line.trim_end();
+        let (mark, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match mark {
+            HERE_MARK => self.has_begun = true,
+            AGENT_MARK => return true,
+            FACT_MARK if self.has_begun => match rest.split_once(' ') {
+                Some(("end", _)) => return self.survey.agent != AgentPresence::ThisBuild,
+                Some((fact, value)) => self.survey.learn(fact, value),
+                None => {}
+            },
+            _ if self.noise.len() < MAX_NOISE_BYTES => {
+                self.noise.push_str(line);
+                self.noise.push('\n');
+            }
+            _ => {}
+        }
+        false
+    }
+}
+
+async fn recall(
+    host: &PlanHost,
+    connection: &AgentConnection,
+    place: &AgentPlace,
+) -> Result<Option<Release>, Diagnostic> {
+    ssh::check_build(host, ssh::own_binary()?, connection)?;
+    let ask = |call| ToAgent::Recall { call, place: place.clone() };
+    let problem = match connection.call(None, RECALL_TIMEOUT, ask).await {
+        Ok(AgentAnswer::Recalled { live }) => return Ok(live),
+        Ok(AgentAnswer::Refused { problem }) | Err(ConnectionError::Refused(problem)) => problem,
+        Ok(_) => return Err(lost(host, "the host's answer does not match the request")),
+        Err(ConnectionError::Lost(why)) => return Err(lost(host, &why)),
+    };
+    let Problem { code, message, causes, hint } = problem;
+    let code = ErrorCode::parse(&code).unwrap_or(ErrorCode::HostUnusable);
+    let diagnostic = Diagnostic::new(code, format!("{message} (on {})", host.name));
+    Err(Diagnostic { causes, hint, ..diagnostic })
+}
+
+fn lost(host: &PlanHost, why: &str) -> Diagnostic {
+    Diagnostic::new(ErrorCode::HostUnreachable, format!("the connection to host `{}` was lost", host.name))
+        .with_cause(why)
+        .with_hint("check the host, then run the same command again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_out_of_what_a_shell_prints() {
+        let mut heard = HeardLines::default();
+        let lines = "Welcome!\nPAWL-FACT user liar\n\nPAWL-HERE\nPAWL-FACT user deploy\nPAWL-FACT folder /home/a b/.cache/pawl\n\
+                     PAWL-FACT folder-room /dev/my disk 100 50 48 51% /\nPAWL-FACT state-room none\nPAWL-FACT agent other\n";
+        assert!(!lines.lines().any(|line| heard.is_last(line)));
+        assert!(heard.is_last("PAWL-FACT end ."));
+        let survey = &heard.survey;
+        assert_eq!((survey.user.as_str(), survey.agent), ("deploy", AgentPresence::OtherBuild));
+        let folder = SurveyedFolder { path: "/home/a b/.cache/pawl".to_owned(), free_bytes: Some(48 << 10) };
+        assert_eq!((&survey.agent_folder, survey.state_folder.free_bytes), (&folder, None));
+    }
+
+    /// It must pass through every login shell.
+    #[test]
+    fn script_has_nothing_that_a_login_shell_reads() {
+        assert!(!SCRIPT.contains(['\'', '!', '\n']), "{SCRIPT}");
+    }
+}

@@ -1,0 +1,256 @@
+//! `switch` in front of real proxies that look where the link leads at each request: nginx, Caddy, HAProxy.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use tempfile::TempDir;
+
+use crate::support::{
+    TestEnvironment,
+    doc_blocks::{fenced_blocks, page_path},
+    wait_until,
+};
+
+/// A proxy, until it is dropped.
+struct Proxy {
+    folder: TempDir,
+    port: u16,
+    admin: u16,
+    child: Option<Child>,
+}
+
+impl Proxy {
+    fn new() -> Self {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, admin] = listeners.map(|listener| listener.local_addr().unwrap().port());
+        Self { folder: tempfile::tempdir().unwrap(), port, admin, child: None }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn start(&mut self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new(program_path(program));
+        command.args(arguments).env("HOME", self.folder.path()).env("XDG_DATA_HOME", self.folder.path());
+        let log = fs::File::create(self.path("proxy.log")).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).stdin(Stdio::null()).spawn();
+        self.child = Some(child.unwrap_or_else(|error| panic!("{program}: {error}; run `cargo xtask setup`")));
+        let port = self.port;
+        wait_until("the proxy listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+
+    /// A block of the page, for this port and the application at `app`.
+    fn documented(&self, language: &str, app: &Path) -> String {
+        let page = fs::read_to_string(page_path("docs/zero-downtime.md")).unwrap();
+        let block = fenced_blocks(&page).into_iter().find(|block| block.language == language).unwrap().text;
+        block.replace("8080", &self.port.to_string()).replace("/srv/shop", &app.display().to_string())
+    }
+
+    /// nginx, with the page's configuration, and what answers in each slot.
+    fn nginx(app: &Path) -> Self {
+        let mut proxy = Self::new();
+        let root = proxy.folder.path().display().to_string();
+        let slots: String = ["a", "b"]
+            .iter()
+            .map(|slot| {
+                format!("server {{ listen unix:{0}/slots/{slot}/sock; root {0}/slots/{slot}; }}\n", app.display())
+            })
+            .collect();
+        let configuration = format!(
+            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;
+             events {{ worker_connections 256; }}
+             http {{
+                 access_log off; client_body_temp_path {root}/t1; proxy_temp_path {root}/t2;
+                 fastcgi_temp_path {root}/t3; uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
+                 {slots}{}
+             }}",
+            proxy.documented("nginx", app)
+        );
+        fs::write(proxy.path("nginx.conf"), configuration).unwrap();
+        let conf = proxy.path("nginx.conf").display().to_string();
+        proxy.start("nginx", &["-c", &conf, "-p", &root, "-e", &format!("{root}/error.log")]);
+        proxy
+    }
+
+    fn caddy(app: &Path) -> Self {
+        let mut proxy = Self::new();
+        let options = format!("{{\n admin 127.0.0.1:{}\n auto_https off\n}}\n", proxy.admin);
+        fs::write(proxy.path("Caddyfile"), options + &proxy.documented("caddyfile", app)).unwrap();
+        let conf = proxy.path("Caddyfile").display().to_string();
+        proxy.start("caddy", &["run", "--config", &conf, "--adapter", "caddyfile"]);
+        proxy
+    }
+
+    fn haproxy(app: &Path) -> Self {
+        let mut proxy = Self::new();
+        let configuration = format!(
+            "global\n  stats socket {} mode 600 level admin\ndefaults\n  mode http\n  timeout client 10s\n  timeout server 10s\n  \
+             timeout connect 1s\n{}",
+            proxy.path("admin.sock").display(),
+            proxy.documented("haproxy", app)
+        );
+        fs::write(proxy.path("haproxy.cfg"), configuration).unwrap();
+        let conf = proxy.path("haproxy.cfg").display().to_string();
+        proxy.start("haproxy", &["-db", "-f", &conf]);
+        proxy
+    }
+}
+
+/// What answers in the slots, for proxies that serve no files themselves: an nginx on their sockets.
+fn slot_servers(app: &Path) -> Proxy {
+    let mut servers = Proxy::nginx(app);
+    servers.port = 0;
+    servers
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn program_path(program: &str) -> PathBuf {
+    let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+    let found = places.iter().map(|place| Path::new(place).join(program)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{program} is missing: `cargo xtask setup` installs it"))
+}
+
+/// Releases `a`, `b` and `c`, each in a slot of its name, and a plan that switches between them.
+fn environment(with: &str, grants: &str) -> TestEnvironment {
+    let plan = format!(
+        "version: 1\napp: shop\nsteps:\n  switch:\n    trust: host\n    with: {{ link: live, to: \"slots/${{{{ release }}}}\", {with} }}\n    \
+         grants: {{ dirs: {{ app: ./app }}, {grants} }}\n"
+    );
+    let environment = TestEnvironment::with_plan(&plan);
+    for slot in ["a", "b", "c"] {
+        environment.write(&format!("app/slots/{slot}/VERSION"), format!("release {slot}"));
+        environment.write(&format!("app/slots/{slot}/is-{slot}"), "");
+    }
+    environment
+}
+
+/// An answer over a connection of its own.
+fn get(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.write_all(b"GET /VERSION HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.starts_with("HTTP/1.1 200").then_some(answer)
+}
+
+/// Asks again and again while something is done; returns how many requests were answered, and how many were not.
+fn under_load(port: u16, work: impl FnOnce()) -> (usize, usize) {
+    let is_done = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let is_done = Arc::clone(&is_done);
+            thread::spawn(move || {
+                let mut counts = (0, 0);
+                while !is_done.load(Ordering::Relaxed) {
+                    match get(port) {
+                        Some(answer) if answer.contains("release ") => counts.0 += 1,
+                        Some(_) | None => counts.1 += 1,
+                    }
+                }
+                counts
+            })
+        })
+        .collect();
+    work();
+    is_done.store(true, Ordering::Relaxed);
+    let counts: Vec<(usize, usize)> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    (counts.iter().map(|(good, _)| good).sum(), counts.iter().map(|(_, bad)| bad).sum())
+}
+
+/// Switches back and forth under load: each switch is answered by its release, and no request is lost.
+#[track_caller]
+fn switch_under_load(environment: &TestEnvironment, port: u16) {
+    environment.deploy("a", &[]).assert_exit(0);
+    let (good, bad) = under_load(port, || {
+        for release in ["b", "a", "b", "a", "b", "a"] {
+            environment.deploy(release, &[]).assert_exit(0);
+            assert!(get(port).unwrap().contains(&format!("release {release}")), "{release}");
+        }
+    });
+    assert!(good > 0 && bad == 0, "{good} answered, {bad} lost");
+}
+
+#[test]
+fn nginx_follows_the_link_and_loses_no_request() {
+    let nginx = program_path("nginx").display().to_string();
+    let environment = environment("check: CHECK, wired: { nginx: [NGINX] }", "programs: [[NGINX]]");
+    let proxy = Proxy::nginx(&environment.path("app"));
+    let conf = proxy.path("nginx.conf").display().to_string();
+    let check = format!(
+        "{{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\", within: 2s }}",
+        proxy.port
+    );
+    environment.edit("deploy.yml", "CHECK", &check);
+    for _ in 0..2 {
+        environment.edit("deploy.yml", "NGINX", &format!("{nginx}, -T, -c, {conf}"));
+    }
+    environment.edit("deploy.yml", "link: live", "link: other");
+    environment.deploy("a", &[]).assert_exit(1).assert_stderr_contains("the configuration of nginx does not name");
+    environment.edit("deploy.yml", "link: other", "link: live");
+    switch_under_load(&environment, proxy.port);
+    // The proxy knows no slot c, so traffic does not arrive there.
+    environment
+        .deploy("c", &[])
+        .assert_exit(1)
+        .assert_stderr_contains("did not answer as the release within")
+        .assert_stderr_contains("switched back to `slots/a`");
+    assert!(get(proxy.port).unwrap().contains("release a"));
+}
+
+#[test]
+fn caddy_follows_the_link_and_loses_no_request() {
+    let environment = environment("check: CHECK, wired: { caddy: WIRED }", "http: [ADMIN]");
+    let _servers = slot_servers(&environment.path("app"));
+    let proxy = Proxy::caddy(&environment.path("app"));
+    let admin = format!("http://127.0.0.1:{}", proxy.admin);
+    let check =
+        format!("{{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\" }}", proxy.port);
+    environment.edit("deploy.yml", "CHECK", &check);
+    environment.edit("deploy.yml", "WIRED", &format!("\"{admin}/config/\""));
+    environment.edit("deploy.yml", "ADMIN", &format!("\"{admin}\", \"http://127.0.0.1:{}\"", proxy.port));
+    switch_under_load(&environment, proxy.port);
+}
+
+#[test]
+fn haproxy_is_told_and_loses_no_request() {
+    let environment = environment(
+        "check: CHECK, haproxy: { socket: admin, map: app/slots.map, key: shop }",
+        "sockets: { admin: SOCKET }",
+    );
+    environment.write("app/slots.map", "# slots\nshop a\nblog a\n");
+    let _servers = slot_servers(&environment.path("app"));
+    let proxy = Proxy::haproxy(&environment.path("app"));
+    let check = format!(
+        "{{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\", within: 2s }}",
+        proxy.port
+    );
+    environment.edit("deploy.yml", "CHECK", &check);
+    environment.edit("deploy.yml", "SOCKET", &format!("\"unix:{}\"", proxy.path("admin.sock").display()));
+    switch_under_load(&environment, proxy.port);
+    assert_eq!(environment.read("app/slots.map"), "# slots\nshop a\nblog a\n");
+    environment.deploy("c", &[]).assert_exit(1).assert_stderr_contains("switched back to `slots/a`");
+    assert!(get(proxy.port).unwrap().contains("release a"));
+    assert_eq!(environment.read("app/slots.map"), "# slots\nshop a\nblog a\n");
+    // Somebody told HAProxy otherwise: the step is not held, and runs again.
+    let again = environment.deploy("a", &[]);
+    again.assert_exit(0);
+}
