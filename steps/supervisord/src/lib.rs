@@ -209,7 +209,8 @@ impl Step for SupervisordStep {
         for chosen in set.slots_of_release(input) {
             // What this run found running is not this run's to stop.
             let is_of_run = chosen.record.as_ref().is_some_and(|record| record.key == input.key);
-            if !is_of_run || receipt.outputs.get("slot").and_then(Value::as_str) != Some(&chosen.slot.name) {
+            let slot = receipt.outputs.get("slot").and_then(Value::as_str);
+            if !is_of_run || slot.is_some_and(|slot| slot != chosen.slot.name) {
                 continue;
             }
             if chosen.is_linked {

@@ -167,9 +167,15 @@ impl SlotProgram {
         Template { place: &template, values: &values(&definition.text), secrets: &[] }.is_rendered(&self.conf_place())
     }
 
-    /// Removes configuration and secrets.
+    /// Removes configuration and secrets, and what a runner that was killed has left of the former.
     pub(crate) fn remove(&self) -> Result<(), Failure> {
         files::remove(&self.conf_place())?;
+        let begin = format!("{}.conf.", self.base);
+        for name in files::names(&self.conf)? {
+            if name.starts_with(&begin) && name.ends_with(".tmp") {
+                files::remove(&format!("{}/{name}", self.conf))?;
+            }
+        }
         files::remove(&self.secrets_place())
     }
 }
