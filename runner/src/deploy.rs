@@ -28,7 +28,7 @@ pub mod pins;
 mod preflight;
 mod preview;
 mod prune;
-mod release_folders;
+pub(crate) mod release_folders;
 mod request;
 mod resolution;
 mod resolve;
@@ -47,6 +47,7 @@ pub use preflight::{
     describe_steps, host_problems, load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
+pub(crate) use prune::release_dir;
 pub use prune::{
     DEFAULT_KEPT_RELEASES, PruneError, ReleaseFate, ReleaseFolder, SiblingEnvironment, examine_releases, prune,
     release_dirs,

@@ -9,6 +9,8 @@
 //! host is reached ([`crate::remote`]).
 
 mod files;
+mod rebuild;
+mod seeds;
 mod server;
 mod session;
 pub mod wire;

@@ -24,7 +24,7 @@ use super::{
     session::{Session, host_records, problem},
     wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
 };
-use crate::deploy::host_problems;
+use crate::deploy::{host_problems, release_dir};
 
 /// A coordinator that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -116,9 +116,6 @@ impl Agent {
             Frame::Bytes(bytes) => {
                 self.files.receive(&bytes);
             }
-            Frame::Message(ToAgent::File { hash, size }) => {
-                self.files.begin(hash, size);
-            }
             Frame::Message(ToAgent::Ping | ToAgent::Stop) => {}
             Frame::Message(ToAgent::Begin(begin)) => {
                 let answer = match Session::begin(&self.folders.state, &begin).await {
@@ -131,24 +128,38 @@ impl Agent {
                 };
                 self.say(&answer).await;
             }
-            Frame::Message(ToAgent::Offer { call, files }) => {
-                let answer = match self.files.missing(&files) {
-                    Ok(hashes) => AgentAnswer::Wanted { hashes },
-                    Err(error) => AgentAnswer::Refused { problem: store_problem(&error, &self.files) },
-                };
-                self.say(&ToCoordinator::Answer { call, answer }).await;
-            }
             Frame::Message(ToAgent::Check { call, steps, create }) => {
                 let answer = self.check(steps, create).await;
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
             Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
-                let answer = match self.files.lay_out(&mut step, &shipped) {
+                let answer = match self.files.use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
                     Ok(()) => self.call(call, &step, export).await,
                     Err(error) => AgentAnswer::Failed { failure: store_failure(&error, &self.files) },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
+            Frame::Message(ToAgent::FindSeeds { call, step }) => {
+                let bytes = self.find_seeds(&step).await;
+                self.say(&ToCoordinator::Answer { call, answer: AgentAnswer::Seeds { bytes } }).await;
+            }
+            Frame::Message(message) => {
+                if let Some((call, answer)) = self.files.take(message).await {
+                    self.say(&ToCoordinator::Answer { call, answer }).await;
+                }
+            }
+        }
+    }
+
+    /// Looks for content in the directory that a step installs releases into. Returns its size in bytes.
+    async fn find_seeds(&mut self, step: &PlanStep) -> u64 {
+        if self.load(step).await.is_err() {
+            return 0;
+        }
+        let (_, description) = &self.modules[&module_display_name(&step.uses)];
+        match release_dir(step, description) {
+            Some(dir) => self.files.find_seeds(dir.to_owned()).await,
+            None => 0,
         }
     }
 
@@ -156,7 +167,7 @@ impl Agent {
         let mut described = Vec::new();
         let mut problems: Vec<(StepId, Problem)> = Vec::new();
         for CheckedStep { mut step, upstream, shipped } in steps {
-            if let Err(error) = self.files.lay_out(&mut step, &shipped) {
+            if let Err(error) = self.files.use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
                 problems.push((step.id.clone(), store_problem(&error, &self.files)));
                 continue;
             }
@@ -343,7 +354,8 @@ fn call_message(call: CallId, message: CallMessage) -> ToCoordinator {
     }
 }
 
-fn store_problem(error: &io::Error, files: &FileStore) -> Problem {
+/// The error of a store that can't store.
+pub(super) fn store_problem(error: &io::Error, files: &FileStore) -> Problem {
     let message = "can't store files from the runner's machine on the host";
     let hint = format!("free space in {} on the host, and give the user write access to it", files.folder().display());
     problem(&Diagnostic::new(ErrorCode::ResourceNotReady, message).with_cause(error).with_hint(hint))

@@ -41,7 +41,7 @@ use serde_json::Value;
 
 pub use hosts::host_problems;
 
-use crate::remote::{Dialer, FileHashes, RemoteExecutor};
+use crate::remote::{DecomposedArchives, Dialer, FileHashes, RemoteExecutor};
 use hosts::{CheckedResources, module_of_this_machine};
 use machine::MachineCheck;
 use modules::LoadedModules;
@@ -399,6 +399,7 @@ impl UnresolvedPlan {
     pub async fn load(plan: Plan, label: Label, options: PreflightOptions) -> Result<Self, Diagnostic> {
         let PreflightOptions { cache_dirs, notify, pin_policy, scope, job_secrets } = options;
         let mut problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
+        let cache_dir = cache_dirs.cache_dir.clone();
         let runtime = modules::new_runtime(cache_dirs, &notify)?;
         let (modules, load_problems) = LoadedModules::load(&runtime, &plan).await;
         let pins = ModulePins::read(&plan, pin_policy, |step| modules.of(step))?;
@@ -431,12 +432,13 @@ impl UnresolvedPlan {
         }
         let release = Release { label, digest: None };
         let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
-        let hashes = Arc::new(FileHashes::default());
+        let (hashes, archives) = (Arc::new(FileHashes::default()), Rc::new(DecomposedArchives::new(cache_dir)));
         let mut hosts = BTreeMap::new();
         for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
             hosts.entry(host.name.clone()).or_insert_with(|| {
                 let (host, notify, hashes) = (Arc::clone(host), Arc::clone(&notify), Arc::clone(&hashes));
-                RemoteExecutor::new(host, Rc::clone(&descriptions), notify, Rc::clone(&dialer), hashes)
+                let (dialer, archives) = (Rc::clone(&dialer), Rc::clone(&archives));
+                RemoteExecutor::new(host, Rc::clone(&descriptions), notify, dialer, hashes, archives)
             });
         }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));

@@ -8,7 +8,6 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -28,14 +27,12 @@ use plan::{PlanHost, PlanStep};
 use sandbox::{CallChannel, InputError, ModuleDescription, NoticeHandler, PreviewChange, module_display_name};
 
 use super::{
-    AgentConnection, ConnectionError, Dialer, FileHashes,
-    shipping::{self, Shipment},
+    AgentConnection, ConnectionError, DecomposedArchives, Dialer, FileHashes,
+    sending::{ContentSender, SendError},
+    shipping,
 };
 use crate::{
-    agent::wire::{
-        self, AgentAnswer, BeginSession, CheckedStep, Export, FILE_PIECE_BYTES, HostRecord, Problem, ShippedDirs,
-        ToAgent,
-    },
+    agent::wire::{AgentAnswer, BeginSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent},
     deploy::{Executor, PlannedStep},
 };
 
@@ -54,10 +51,17 @@ pub struct RemoteExecutor {
     notify: NoticeHandler,
     dialer: Rc<Dialer>,
     hashes: Arc<FileHashes>,
+    archives: Rc<DecomposedArchives>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
     /// What the host knew of each step before the call that is being made.
     records: RefCell<BTreeMap<StepTarget, HostRecord>>,
+}
+
+/// Why the files of a step are not on the host.
+enum ShipError {
+    Unreachable(Diagnostic),
+    Failed(StepFailure),
 }
 
 /// What a host knows of a call whose connection was cut.
@@ -78,6 +82,7 @@ impl RemoteExecutor {
         notify: NoticeHandler,
         dialer: Rc<Dialer>,
         hashes: Arc<FileHashes>,
+        archives: Rc<DecomposedArchives>,
     ) -> Self {
         Self {
             host,
@@ -85,6 +90,7 @@ impl RemoteExecutor {
             notify,
             dialer,
             hashes,
+            archives,
             connection: RefCell::default(),
             session: RefCell::default(),
             records: RefCell::default(),
@@ -147,14 +153,19 @@ impl RemoteExecutor {
         if !problems.is_empty() {
             return Ok(problems);
         }
-        let connection = self.connect().await?;
+        let mut connection = self.connect().await?;
         let mut checked = Vec::new();
         for planned in steps {
-            let config = &planned.step.with;
-            let shipped = match self.ship(&connection, &planned.step, config).await {
-                Ok(shipped) => shipped,
-                Err(failure) if failure.kind == FailureKind::Transient => return Err(self.lost(&failure.message)),
-                Err(failure) => {
+            let shipped = match self.ship(&planned.step, &planned.step.with).await {
+                Ok((shipped_over, shipped)) => {
+                    connection = shipped_over;
+                    shipped
+                }
+                Err(ShipError::Unreachable(diagnostic)) => return Err(diagnostic),
+                Err(ShipError::Failed(failure)) if failure.kind == FailureKind::Transient => {
+                    return Err(self.lost(&failure.message));
+                }
+                Err(ShipError::Failed(failure)) => {
                     let hint = failure.hint.unwrap_or_else(|| "create it, or correct the path".to_owned());
                     let problem = Diagnostic::new(ErrorCode::InputUnreadable, failure.message).with_hint(hint);
                     return Ok(vec![(planned.step.id.clone(), problem)]);
@@ -231,13 +242,41 @@ impl RemoteExecutor {
         self.descriptions.get(&module_display_name(&step.uses)).expect("the preflight describes every module")
     }
 
-    /// Sends the files that a step reads from this machine, as far as the host does not have them.
+    /// Sends the files that a step reads from this machine, as far as the host does not have them. A lost connection is dialed again.
     async fn ship(
+        &self,
+        step: &PlanStep,
+        config: &Value,
+    ) -> Result<(Rc<AgentConnection>, ShippedDirs), ShipError> {
+        let mut last = None;
+        for _ in 0..MAX_DIALS {
+            if last.is_some() {
+                tokio::time::sleep(REDIAL_PAUSE).await;
+            }
+            let connection = match self.connect().await {
+                Ok(connection) => connection,
+                // It was there before.
+                Err(unreachable) if last.is_some() => {
+                    last = Some(ShipError::Unreachable(unreachable));
+                    continue;
+                }
+                Err(unreachable) => return Err(ShipError::Unreachable(unreachable)),
+            };
+            match self.ship_over(&connection, step, config).await {
+                Ok(shipped) => return Ok((connection, shipped)),
+                Err(SendError::Lost(why)) => last = Some(ShipError::Failed(transient(why))),
+                Err(SendError::Failed(failure)) => return Err(ShipError::Failed(failure)),
+            }
+        }
+        Err(last.unwrap_or_else(|| ShipError::Failed(transient("the host was not dialed".to_owned()))))
+    }
+
+    async fn ship_over(
         &self,
         connection: &AgentConnection,
         step: &PlanStep,
         config: &Value,
-    ) -> Result<ShippedDirs, StepFailure> {
+    ) -> Result<ShippedDirs, SendError> {
         if !step.grants.dirs.values().any(|grant| grant.is_relative) {
             return Ok(ShippedDirs::new());
         }
@@ -246,28 +285,12 @@ impl RemoteExecutor {
         let hashes = Arc::clone(&self.hashes);
         let collecting = tokio::task::spawn_blocking(move || shipping::collect(&owned, &description, &config, &hashes));
         let collected = collecting.await.expect("collecting files does not panic");
-        let Shipment { dirs, files } = collected.map_err(|(path, error)| {
-            StepFailure::new(FailureKind::NotFound, format!("can't read {}: {error}", path.display()))
+        let shipments = collected.map_err(|(path, error)| {
+            let message = format!("can't read {}: {error}", path.display());
+            SendError::Failed(StepFailure::new(FailureKind::NotFound, message))
         })?;
-        if files.is_empty() {
-            return Ok(dirs);
-        }
-        let offered: Vec<_> = files.keys().cloned().collect();
-        let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files: offered }).await;
-        let wanted = match answer.map_err(|error| transient(error.to_string()))? {
-            AgentAnswer::Wanted { hashes } => hashes,
-            AgentAnswer::Refused { problem } => {
-                let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-                let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
-                return Err(StepFailure { hint: problem.hint, ..failure });
-            }
-            _ => return Err(transient("the host's answer does not match the request".to_owned())),
-        };
-        for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
-            let sent = send_file(connection, file.hash, file.size, path).await;
-            sent.map_err(|error| transient(format!("can't send {}: {error}", path.display())))?;
-        }
-        Ok(dirs)
+        let tell = |text: String| (self.notify)(Notice::note(format!("{}: {text}", self.host.name)));
+        ContentSender { connection, step, archives: &self.archives, tell: &tell }.send(&shipments).await
     }
 
     /// Makes a call that changes nothing. A lost connection is dialed once more.
@@ -280,8 +303,10 @@ impl RemoteExecutor {
     ) -> Result<AgentAnswer, StepFailure> {
         let mut tries = 0;
         loop {
-            let connection = self.connect().await.map_err(|diagnostic| transient(diagnostic.message))?;
-            let shipped = self.ship(&connection, step, config).await?;
+            let (connection, shipped) = self.ship(step, config).await.map_err(|error| match error {
+                ShipError::Unreachable(diagnostic) => transient(diagnostic.message),
+                ShipError::Failed(failure) => failure,
+            })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
             match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => return Ok(answer),
@@ -304,11 +329,10 @@ impl RemoteExecutor {
         let (config, epoch) = (&input["config"], input["epoch"].as_u64());
         for _ in 0..MAX_DIALS {
             let before = self.records.borrow().get(step_target).cloned();
-            let connection = match self.connect().await {
-                Ok(connection) => connection,
-                Err(diagnostic) => return Err(StepFailure::new(FailureKind::NotBegun, diagnostic.message)),
-            };
-            let shipped = self.ship(&connection, step, config).await?;
+            let (connection, shipped) = self.ship(step, config).await.map_err(|error| match error {
+                ShipError::Unreachable(diagnostic) => StepFailure::new(FailureKind::NotBegun, diagnostic.message),
+                ShipError::Failed(failure) => failure,
+            })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
             let error = match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => {
@@ -374,25 +398,6 @@ impl RemoteExecutor {
 
 fn transient(message: String) -> StepFailure {
     StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
-}
-
-async fn send_file(
-    connection: &AgentConnection,
-    hash: Blake3Hash,
-    size: u64,
-    path: &std::path::Path,
-) -> Result<(), io::Error> {
-    use tokio::io::AsyncReadExt as _;
-    let ended = |error: ConnectionError| io::Error::other(error.to_string());
-    connection.send(wire::message_frame(&ToAgent::File { hash, size })).await.map_err(ended)?;
-    let mut file = tokio::fs::File::open(path).await?;
-    let mut piece = vec![0; FILE_PIECE_BYTES];
-    loop {
-        match file.read(&mut piece).await? {
-            0 => return Ok(()),
-            length => connection.send(wire::bytes_frame(&piece[..length])).await.map_err(ended)?,
-        }
-    }
 }
 
 fn is_too_long(receipt: &Receipt) -> bool {

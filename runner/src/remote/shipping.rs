@@ -12,23 +12,31 @@ use std::{
 
 use serde_json::Value;
 
-use contract::GrantName;
-use plan::{PlanStep, split_dir_path};
+use contract::{GrantName, hash::Blake3Hash};
+use plan::{ModuleRef, PlanStep, split_dir_path};
 use sandbox::{InputKind, ModuleDescription};
 
 use super::FileHashes;
-use crate::agent::wire::{OfferedFile, ShippedDirs};
+use crate::agent::wire::{FileKind, OfferedFile, dir_id};
 
 /// The most files that a step may get.
 const MAX_FILES: usize = 100_000;
 
-/// What a step gets: its directories, and where each file is.
+/// A directory that a step gets: its files by their paths, and where they are here.
+#[derive(Default)]
 pub(super) struct Shipment {
-    pub(super) dirs: ShippedDirs,
-    pub(super) files: BTreeMap<OfferedFile, PathBuf>,
+    pub(super) files: BTreeMap<String, OfferedFile>,
+    pub(super) sources: BTreeMap<OfferedFile, PathBuf>,
 }
 
-/// Collects the files of a step with this configuration. Blocks while it reads them.
+impl Shipment {
+    /// The name of the directory among those that a host has.
+    pub(super) fn id(&self) -> Blake3Hash {
+        dir_id(&self.files)
+    }
+}
+
+/// Collects the files of a step with this configuration, by directory. Blocks while it reads them.
 ///
 /// # Errors
 /// A file that can't be read, with its path.
@@ -37,14 +45,14 @@ pub(super) fn collect(
     description: &ModuleDescription,
     config: &Value,
     hashes: &FileHashes,
-) -> Result<Shipment, (PathBuf, io::Error)> {
-    let mut shipment = Shipment { dirs: ShippedDirs::new(), files: BTreeMap::new() };
+) -> Result<BTreeMap<GrantName, Shipment>, (PathBuf, io::Error)> {
+    let mut shipments = BTreeMap::new();
     for (name, grant) in step.grants.dirs.iter().filter(|(_, grant)| grant.is_relative) {
         fs::read_dir(&grant.path).map_err(|error| (grant.path.clone(), error))?;
-        shipment.dirs.insert(name.clone(), BTreeMap::new());
+        shipments.insert(name.clone(), Shipment::default());
     }
-    if shipment.dirs.is_empty() {
-        return Ok(shipment);
+    if shipments.is_empty() {
+        return Ok(shipments);
     }
     for (kind, text) in description.inputs(config) {
         let path = match kind {
@@ -56,10 +64,17 @@ pub(super) fn collect(
             InputKind::Program | InputKind::Argument | InputKind::WorkingDir => continue,
         };
         for inside in named_files(step, kind, path)? {
-            add(step, path, &inside, hashes, &mut shipment)?;
+            let is_archive = is_only_unpacked(step, description, kind) && inside == Path::new(split_dir_path(path).1);
+            add(step, path, (&inside, is_archive), hashes, &mut shipments)?;
         }
     }
-    Ok(shipment)
+    Ok(shipments)
+}
+
+/// Whether a step does nothing with a source but to unpack it.
+fn is_only_unpacked(step: &PlanStep, description: &ModuleDescription, kind: InputKind) -> bool {
+    let is_ours = matches!(step.uses, ModuleRef::Official(_)) && description.behaviors.installs_releases.is_some();
+    kind == InputKind::Source && is_ours
 }
 
 /// The relative directories of a step that would be empty on the host, or incomplete: its configuration names no file there as an input,
@@ -140,26 +155,29 @@ fn walk(folder: &Path, inside: &Path, found: &mut BTreeSet<PathBuf>) -> Result<(
 fn add(
     step: &PlanStep,
     text: &str,
-    inside: &Path,
+    (inside, is_archive): (&Path, bool),
     hashes: &FileHashes,
-    shipment: &mut Shipment,
+    shipments: &mut BTreeMap<GrantName, Shipment>,
 ) -> Result<(), (PathBuf, io::Error)> {
     let (name, _) = split_dir_path(text);
-    let Some((name, grant)) = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name) else {
+    let granted = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name);
+    let Some((grant, shipment)) = granted.and_then(|(name, grant)| Some((grant, shipments.get_mut(name)?))) else {
         return Ok(());
     };
     let path = grant.path.join(inside);
     let at = |error| (path.clone(), error);
     let file = fs::File::open(&path).map_err(at)?;
     let metadata = file.metadata().map_err(at)?;
-    let executable = metadata.permissions().mode() & 0o111 != 0;
-    let offered = OfferedFile { hash: hashes.hash(file, &metadata).map_err(at)?, size: metadata.len(), executable };
+    let kind = match metadata.permissions().mode() & 0o111 {
+        _ if is_archive => FileKind::Archive,
+        0 => FileKind::Plain,
+        _ => FileKind::Program,
+    };
+    let offered = OfferedFile { hash: hashes.hash(file, &metadata).map_err(at)?, size: metadata.len(), kind };
     let Some(inside) = inside.to_str() else {
         return Err(at(io::Error::other("its name is not UTF-8")));
     };
-    if let Some(files) = shipment.dirs.get_mut(name) {
-        files.insert(inside.to_owned(), offered.hash);
-    }
-    shipment.files.insert(offered, path);
+    shipment.files.insert(inside.to_owned(), offered);
+    shipment.sources.insert(offered, path);
     Ok(())
 }

@@ -21,6 +21,7 @@ use super::{
     bindings::ModulePre,
     componentize::{self, ComponentError},
     contract_mismatch::{self, ContractMismatch},
+    decoded::DecodedArchives,
     host::HostState,
     modules::{ModuleCache, NoticeHandler, RegistryError, UserPaths},
     official_code::OfficialCode,
@@ -63,6 +64,8 @@ pub struct ModuleRuntime {
     cache: ModuleCache,
     /// Snapshots of granted directories.
     pub(super) dir_snapshots: DirSnapshotCache,
+    /// Files that stand for archives.
+    pub decoded_archives: DecodedArchives,
 }
 
 /// A module and its digest.
@@ -169,7 +172,13 @@ impl ModuleRuntime {
         };
         let thread = std::thread::Builder::new().name("modules".to_owned()).spawn(work);
         thread.map_err(|error| ModuleLoadError::EngineSetup(error.to_string()))?;
-        Ok(Self { code, wanted, cache: ModuleCache::new(paths, notify), dir_snapshots: DirSnapshotCache::default() })
+        Ok(Self {
+            code,
+            wanted,
+            cache: ModuleCache::new(paths, notify),
+            dir_snapshots: DirSnapshotCache::default(),
+            decoded_archives: DecodedArchives::default(),
+        })
     }
 
     pub(super) fn engine(&self) -> &Engine {
