@@ -12,6 +12,7 @@ mod cases {
     mod authors;
     mod bad_plans;
     mod commands;
+    mod content;
     mod denials;
     mod documented_blocks;
     mod documented_commands;

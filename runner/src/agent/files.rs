@@ -240,9 +240,9 @@ impl FileStore {
         for (path, file) in &files {
             let to = unfinished.join(confined(path)?);
             fs::create_dir_all(to.parent().unwrap_or(&unfinished))?;
-            match (fs::hard_link(self.file_path(file), &to), self.decoded(file)) {
+            match (link(&self.file_path(file), &to), self.decoded(file)) {
                 (Err(_), Some((tar, archive))) => {
-                    fs::hard_link(tar, to)?;
+                    link(&tar, &to)?;
                     decoded.insert(path.clone(), archive);
                 }
                 (linked, _) => linked?,
@@ -289,6 +289,14 @@ impl FileStore {
 
     fn dir_path(&self, dir: &Blake3Hash) -> PathBuf {
         self.root.join("dirs").join(dir.hex_prefix(32))
+    }
+}
+
+/// Puts a stored file at a path. A file has a limited number of names.
+fn link(stored: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(stored, to) {
+        Err(error) if error.kind() == io::ErrorKind::TooManyLinks => fs::copy(stored, to).map(|_| ()),
+        linked => linked,
     }
 }
 

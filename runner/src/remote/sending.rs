@@ -215,3 +215,32 @@ fn unreadable(path: &Path, error: &io::Error) -> SendError {
 fn megabytes(bytes: u64) -> String {
     format!("{}.{:02}", bytes / 1_000_000, bytes % 1_000_000 / 10_000)
 }
+
+#[cfg(test)]
+mod tests {
+    use contract::hash::Blake3Hash;
+
+    use super::*;
+
+    #[test]
+    fn every_page_fits_into_a_frame() {
+        let file = OfferedFile { hash: Blake3Hash::of(b""), size: u64::MAX, kind: FileKind::Program };
+        let name = |n: usize| format!("{n:06}{}", "\u{1}".repeat(n % 1000));
+        let files: BTreeMap<_, _> = (0..30_000).map(|n| (name(n), file)).collect();
+        let (mut all, mut count) = (BTreeMap::new(), 0);
+        for page in pages(&files) {
+            let frame = wire::message_frame(&ToAgent::Listing { dir: Blake3Hash::of(b"a"), files: page.clone() });
+            assert!(frame.len() < wire::MAX_FRAME_BYTES as usize, "{}", frame.len());
+            all.extend(page);
+            count += 1;
+        }
+        assert!(count > 50 && all == files);
+        assert_eq!(pages(&BTreeMap::new()), [BTreeMap::new()]);
+    }
+
+    #[test]
+    fn sizes_are_in_megabytes() {
+        let shown = [0, 9_999, 10_000, 412_345, 12_100_000].map(megabytes);
+        assert_eq!(shown, ["0.00", "0.00", "0.01", "0.41", "12.10"]);
+    }
+}
