@@ -152,7 +152,8 @@ fn assert_digest(environment: &TestEnvironment, host: &SshHost, name: &str) {
     let archive = fs::read(environment.path("dist").join(name)).unwrap();
     let stated = host.read("srv/current/.pawl-digest");
     assert!(stated.starts_with(&format!("sha256:{}", crate::support::sha256(&archive))), "{stated}");
-    let stored = |path: &Path| fs::read_dir(path).unwrap().any(|entry| fs::read(entry.unwrap().path()).unwrap() == archive);
+    let stored =
+        |path: &Path| fs::read_dir(path).unwrap().any(|entry| fs::read(entry.unwrap().path()).unwrap() == archive);
     assert!(!stored(&host.path("cache/pawl/shipped/files")));
 }
 

@@ -13,6 +13,7 @@ mod rebuild;
 mod seeds;
 mod server;
 mod session;
+mod store;
 pub mod wire;
 
 pub use server::{AgentFolders, build, serve};

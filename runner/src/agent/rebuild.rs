@@ -83,7 +83,8 @@ impl ArchiveRebuild {
         let mut missing = Vec::new();
         for chunk in &chunks {
             let buffer = &mut buffer[..chunk.length as usize];
-            let is_there = is_begun && file.read_exact_at(buffer, chunk.offset).is_ok() && ChunkId::of(buffer) == chunk.id;
+            let is_there =
+                is_begun && file.read_exact_at(buffer, chunk.offset).is_ok() && ChunkId::of(buffer) == chunk.id;
             if is_there {
                 continue;
             }
@@ -281,7 +282,8 @@ mod tests {
     /// A file of an earlier release changes after it was read: its chunks are missing then, and the tar is right.
     #[test]
     fn a_seed_that_changes_is_no_seed() {
-        let entries = [file("one", 1, 200_000), file("two", 2, 30_000), file("three", 3, 30_000), file("four", 4, 9_000)];
+        let entries =
+            [file("one", 1, 200_000), file("two", 2, 30_000), file("three", 3, 30_000), file("four", 4, 9_000)];
         let bodies = bodies_of(&entries);
         let host = TestHost::new(&entries, &bodies);
         let seeds = host.seeds();
@@ -340,7 +342,13 @@ mod tests {
         let more = [right[0], right[1], right[1]];
         let all = compressed(&tar, &right);
         let broken: Vec<u8> = all.iter().map(|byte| byte ^ 0x55).collect();
-        for sent in [compressed(&tar, &swapped), compressed(&tar, &more), broken, all[..all.len() - 9_000].to_vec(), noise(1, 50)] {
+        for sent in [
+            compressed(&tar, &swapped),
+            compressed(&tar, &more),
+            broken,
+            all[..all.len() - 9_000].to_vec(),
+            noise(1, 50),
+        ] {
             let (mut rebuild, missing) = host.offer(&tar, &Seeds::default());
             assert_eq!(missing.len(), 2);
             rebuild.receive(&sent);

@@ -22,6 +22,7 @@ use sandbox::{
 use super::{
     files::FileStore,
     session::{Session, host_records, problem},
+    store::ContentStore,
     wire::{self, AgentAnswer, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator},
 };
 use crate::deploy::{host_problems, release_dir};
@@ -133,9 +134,9 @@ impl Agent {
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
             Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
-                let answer = match self.files.use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
+                let answer = match self.files.store().use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
                     Ok(()) => self.call(call, &step, export).await,
-                    Err(error) => AgentAnswer::Failed { failure: store_failure(&error, &self.files) },
+                    Err(error) => AgentAnswer::Failed { failure: store_failure(&error, self.files.store()) },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
@@ -167,8 +168,8 @@ impl Agent {
         let mut described = Vec::new();
         let mut problems: Vec<(StepId, Problem)> = Vec::new();
         for CheckedStep { mut step, upstream, shipped } in steps {
-            if let Err(error) = self.files.use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
-                problems.push((step.id.clone(), store_problem(&error, &self.files)));
+            if let Err(error) = self.files.store().use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
+                problems.push((step.id.clone(), store_problem(&error, self.files.store())));
                 continue;
             }
             match self.load(&step).await {
@@ -355,14 +356,14 @@ fn call_message(call: CallId, message: CallMessage) -> ToCoordinator {
 }
 
 /// The error of a store that can't store.
-pub(super) fn store_problem(error: &io::Error, files: &FileStore) -> Problem {
+pub(super) fn store_problem(error: &io::Error, store: &ContentStore) -> Problem {
     let message = "can't store files from the runner's machine on the host";
-    let hint = format!("free space in {} on the host, and give the user write access to it", files.folder().display());
+    let hint = format!("free space in {} on the host, and give the user write access to it", store.folder().display());
     problem(&Diagnostic::new(ErrorCode::ResourceNotReady, message).with_cause(error).with_hint(hint))
 }
 
-fn store_failure(error: &io::Error, files: &FileStore) -> StepFailure {
+fn store_failure(error: &io::Error, store: &ContentStore) -> StepFailure {
     let failure =
         StepFailure::new(FailureKind::NotBegun, format!("can't store files from the runner's machine: {error}"));
-    failure.with_hint(format!("free space in {} on the host", files.folder().display()))
+    failure.with_hint(format!("free space in {} on the host", store.folder().display()))
 }

@@ -75,7 +75,8 @@ impl Recipe {
         let (mut chunks, mut end) = (Vec::with_capacity(ids.len()), 0_u64);
         for id in ids {
             let (before, length) = (read_number(&mut layout)?, read_number(&mut layout)?);
-            let length = u32::try_from(length).ok().filter(|length| (1..=MAX_CHUNK_BYTES).contains(&(*length as usize)));
+            let length =
+                u32::try_from(length).ok().filter(|length| (1..=MAX_CHUNK_BYTES).contains(&(*length as usize)));
             let length = length.ok_or_else(|| invalid("a chunk has an impossible length"))?;
             let offset = end.checked_add(before).ok_or_else(|| invalid("a chunk is nowhere"))?;
             end = offset.checked_add(length.into()).ok_or_else(|| invalid("a chunk is nowhere"))?;

@@ -55,7 +55,11 @@ pub(crate) fn entries() -> impl Strategy<Value = Vec<TestEntry>> {
     let entry = (name, kind, any::<u64>(), size);
     collection::vec(entry, 0..8).prop_map(|entries| {
         let numbered = entries.into_iter().enumerate();
-        let entry = |(position, (name, kind, seed, size))| TestEntry { name: format!("{position}{name}"), kind, body: (seed, size) };
+        let entry = |(position, (name, kind, seed, size))| TestEntry {
+            name: format!("{position}{name}"),
+            kind,
+            body: (seed, size),
+        };
         numbered.map(entry).collect()
     })
 }

@@ -86,7 +86,8 @@ impl DecomposedArchive {
         let mut source = HashedFile { file: fs::File::open(path).ok()?, hasher: Blake3Hasher::default() };
         let spool = spool(&folder).ok()?;
         let taken_apart = archive::decode_tar(&mut source, &job, |plain| {
-            let mut copied = CopiedTar { plain, to: BufWriter::with_capacity(256 << 10, &spool), hasher: Blake3Hasher::default() };
+            let mut copied =
+                CopiedTar { plain, to: BufWriter::with_capacity(256 << 10, &spool), hasher: Blake3Hasher::default() };
             let decomposed = content::decompose(&mut copied)?;
             copied.to.flush()?;
             Ok(decomposed.map(|decomposed| (decomposed, copied.hasher.finish())))

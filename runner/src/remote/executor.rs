@@ -243,11 +243,7 @@ impl RemoteExecutor {
     }
 
     /// Sends the files that a step reads from this machine, as far as the host does not have them. A lost connection is dialed again.
-    async fn ship(
-        &self,
-        step: &PlanStep,
-        config: &Value,
-    ) -> Result<(Rc<AgentConnection>, ShippedDirs), ShipError> {
+    async fn ship(&self, step: &PlanStep, config: &Value) -> Result<(Rc<AgentConnection>, ShippedDirs), ShipError> {
         let mut last = None;
         for _ in 0..MAX_DIALS {
             if last.is_some() {

@@ -99,9 +99,8 @@ impl ContentSender<'_> {
 
     async fn send_file(&self, name: &str, file: &OfferedFile, path: &Path) -> Result<(), SendError> {
         let before = self.connection.sent_bytes();
-        let in_chunks = file.kind == FileKind::Archive
-            && file.size >= MIN_ARCHIVE_BYTES
-            && self.send_chunks(file, path).await?;
+        let in_chunks =
+            file.kind == FileKind::Archive && file.size >= MIN_ARCHIVE_BYTES && self.send_chunks(file, path).await?;
         if !in_chunks {
             let opened = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
             self.connection.send(wire::message_frame(&ToAgent::File { file: *file })).await?;

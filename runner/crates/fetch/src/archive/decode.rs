@@ -10,8 +10,7 @@ use std::{
 };
 
 use super::{
-    UnpackJob,
-    compression_ratio,
+    UnpackJob, compression_ratio,
     error::ArchiveError,
     format::ArchiveFormat,
     pipeline::{self, ChunkReader, ChunkSender, ReceiverGone},

@@ -56,7 +56,8 @@ impl ArchiveFuzzDir {
         let limits = ArchiveLimits { max_files: 64, max_bytes: 4 << 20, max_ratio: 50, max_path_bytes: 300 };
         let expected = digest(archive.as_slice()).expect("memory can be read");
         let stop = AtomicBool::new(false);
-        let job = UnpackJob { name, expected: &expected, decoded: None, limits: &limits, stop: &stop, progress: &|_| {} };
+        let job =
+            UnpackJob { name, expected: &expected, decoded: None, limits: &limits, stop: &stop, progress: &|_| {} };
         match unpack(archive.as_slice(), &job, &self.dir, "new") {
             Ok(unpacked) => {
                 assert!(unpacked.files <= limits.max_files && unpacked.bytes <= limits.max_bytes, "{unpacked:?}");

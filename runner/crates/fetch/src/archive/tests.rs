@@ -54,7 +54,8 @@ impl ArchiveTestDir {
             Err(_) => assert!(unpacked.is_err(), "{name}"),
             Ok(Some((decoded, _))) => {
                 let again = unpack(tar.as_slice(), &UnpackJob { decoded: Some(&decoded), ..job }, &self.dir, "again");
-                let shown = |result: &Result<_, ArchiveError>| result.as_ref().map_err(ArchiveError::to_string).copied();
+                let shown =
+                    |result: &Result<_, ArchiveError>| result.as_ref().map_err(ArchiveError::to_string).copied();
                 assert_eq!(shown(&again), shown(&unpacked), "{name}");
                 if again.is_ok() {
                     assert_eq!(listing(&self.path("again")), listing(&self.path("new")));

@@ -43,7 +43,8 @@ fn only_the_tar_of_the_archive_stands_for_it() {
 /// The limits are those of the archive: its own size, and how much it was compressed, also at its beginning.
 #[test]
 fn limits_are_those_of_the_archive() {
-    let noise: String = (0..4_000_000_u32).map(|n| char::from(b' ' + (n.wrapping_mul(2_654_435_761) >> 27) as u8)).collect();
+    let noise: String =
+        (0..4_000_000_u32).map(|n| char::from(b' ' + (n.wrapping_mul(2_654_435_761) >> 27) as u8)).collect();
     let tar = TestTarBuilder::new().file("zeros", &"0".repeat(3 << 20)).file("noise", &noise).finish();
     let archive = zstd(&tar);
     let (decoded, decoded_tar) = decoded("a.tar.zst", &archive);
@@ -51,10 +52,9 @@ fn limits_are_those_of_the_archive() {
     assert!(decoded.ratio > 5 * (tar.len() / archive.len()) as u64, "{}", decoded.ratio);
     let expected = digest(archive.as_slice()).unwrap();
     let strict = ArchiveLimits { max_ratio: decoded.ratio - 1, ..ArchiveLimits::default() };
-    for error in [
-        error_of((&decoded, &tar), "a.tar.zst", &expected, &strict),
-        failure_within("a.tar.zst", &archive, &strict),
-    ] {
+    for error in
+        [error_of((&decoded, &tar), "a.tar.zst", &expected, &strict), failure_within("a.tar.zst", &archive, &strict)]
+    {
         assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Ratio, .. }), "{error}");
     }
     let small = ArchiveLimits { max_bytes: archive.len() as u64 - 1, ..ArchiveLimits::default() };
