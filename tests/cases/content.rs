@@ -93,7 +93,7 @@ type Files = BTreeMap<String, Vec<u8>>;
 
 /// Bytes that don't repeat, the same for the same seed.
 fn noise(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed | 1;
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move || {
         state ^= state << 13;
         state ^= state >> 7;
@@ -104,8 +104,7 @@ fn noise(seed: u64) -> impl FnMut() -> u64 {
 
 /// Text of a few thousand words, which compresses as sources do.
 fn text(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut next = noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    (0..60).for_each(|_| drop(next()));
+    let mut next = noise(seed + 1);
     let mut text = String::new();
     while text.len() < bytes {
         let word = next();

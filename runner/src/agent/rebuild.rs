@@ -5,6 +5,7 @@
 //! entries of the tar are, which the strict extraction looks at.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fs,
     io::{self, Write as _},
     os::unix::fs::{FileExt as _, PermissionsExt as _},
@@ -80,24 +81,31 @@ impl ArchiveRebuild {
         recipe.place_skeleton(&chunks, tar_bytes, |offset, piece| file.write_all_at(piece, offset))?;
         let mut buffer = vec![0; MAX_CHUNK_BYTES];
         let mut reader = seeds.reader();
-        let mut missing = Vec::new();
+        let (mut missing, mut copies) = (Vec::new(), HashMap::<_, Vec<u64>>::new());
+        let mut is_missing = Vec::with_capacity(chunks.len());
         for chunk in &chunks {
             let buffer = &mut buffer[..chunk.length as usize];
             let is_there =
                 is_begun && file.read_exact_at(buffer, chunk.offset).is_ok() && ChunkId::of(buffer) == chunk.id;
-            if is_there {
-                continue;
-            }
-            if reader.read(chunk.id, buffer) {
+            let is_seed = !is_there && reader.read(chunk.id, buffer);
+            if is_seed {
                 file.write_all_at(buffer, chunk.offset)?;
-            } else {
-                missing.push(*chunk);
+            }
+            // One that is missing in several places is sent once.
+            let others = (!is_there && !is_seed).then(|| copies.entry((chunk.id, chunk.length)));
+            is_missing.push(matches!(others, Some(Entry::Vacant(_))));
+            match others {
+                Some(Entry::Vacant(others)) => {
+                    others.insert(Vec::new());
+                    missing.push(*chunk);
+                }
+                Some(Entry::Occupied(mut others)) => others.get_mut().push(chunk.offset),
+                None => {}
             }
         }
-        let mut next = missing.iter().peekable();
-        let which = Bitmap::of(&chunks, |chunk| next.next_if_eq(&chunk).is_some());
+        let which = Bitmap::of(is_missing, |is_missing| is_missing);
         missing.reverse();
-        let writer = ChunkWriter { file, missing, arrived: Vec::new() };
+        let writer = ChunkWriter { file, missing, copies, arrived: Vec::new() };
         self.state = RebuildState::Chunks(Decoder::new(writer)?);
         Ok(which)
     }
@@ -146,6 +154,8 @@ struct ChunkWriter {
     file: fs::File,
     /// The next one is the last of the list.
     missing: Vec<PlacedChunk>,
+    /// Where else they are.
+    copies: HashMap<(ChunkId, u32), Vec<u64>>,
     /// What there is of the next one.
     arrived: Vec<u8>,
 }
@@ -162,7 +172,10 @@ impl io::Write for ChunkWriter {
             if ChunkId::of(&self.arrived) != next.id {
                 return Err(io::Error::other("another chunk arrived than was missing"));
             }
-            self.file.write_all_at(&self.arrived, next.offset)?;
+            let copies = self.copies.remove(&(next.id, next.length)).unwrap_or_default();
+            for offset in copies.into_iter().chain([next.offset]) {
+                self.file.write_all_at(&self.arrived, offset)?;
+            }
             self.arrived.clear();
             self.missing.pop();
         }
@@ -325,6 +338,19 @@ mod tests {
         drop(rebuild);
         let (mut rebuild, missing) = host.offer(&tar, &Seeds::default());
         assert!((8..=14).contains(&missing.len()), "{}", missing.len());
+        rebuild.receive(&compressed(&tar, &missing));
+        rebuild.finish(&host.files()).unwrap();
+        assert_eq!(host.stored(&tar), tar);
+    }
+
+    /// A chunk that is missing in several places is sent once.
+    #[test]
+    fn the_same_content_is_sent_once() {
+        let entries = [file("one", 1, 20_000), file("two", 2, 20_000), file("three", 1, 20_000), file("four", 1, 20_000)];
+        let host = TestHost::new(&[], &[]);
+        let tar = tar_of(&entries, &bodies_of(&entries), 5);
+        let (mut rebuild, missing) = host.offer(&tar, &Seeds::default());
+        assert_eq!(missing.len(), 2);
         rebuild.receive(&compressed(&tar, &missing));
         rebuild.finish(&host.files()).unwrap();
         assert_eq!(host.stored(&tar), tar);

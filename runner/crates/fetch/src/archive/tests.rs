@@ -49,6 +49,9 @@ impl ArchiveTestDir {
         let job = UnpackJob { name, expected: &expected, decoded: None, limits, stop: &stop, progress: &|_| {} };
         let unpacked = unpack(archive, &job, &self.dir, "new");
         let mut tar = Vec::new();
+        if matches!(unpacked, Err(ArchiveError::FolderExists(_))) {
+            return unpacked;
+        }
         match decode_tar(archive, &job, |plain| plain.read_to_end(&mut tar)) {
             Ok(None) => {}
             Err(_) => assert!(unpacked.is_err(), "{name}"),

@@ -3,7 +3,8 @@
 use super::*;
 
 fn decoded(name: &str, archive: &[u8]) -> (DecodedArchive, Vec<u8>) {
-    let (expected, limits, stop) = (digest(archive).unwrap(), ArchiveLimits::default(), AtomicBool::new(false));
+    let limits = ArchiveLimits { max_ratio: 100_000, ..ArchiveLimits::default() };
+    let (expected, stop) = (digest(archive).unwrap(), AtomicBool::new(false));
     let job = UnpackJob { name, expected: &expected, decoded: None, limits: &limits, stop: &stop, progress: &|_| {} };
     let mut tar = Vec::new();
     let (decoded, _) = decode_tar(archive, &job, |plain| plain.read_to_end(&mut tar)).unwrap().unwrap();
