@@ -173,7 +173,7 @@ fn a_changed_release_is_sent_as_its_changes() {
         }
         files.get_mut("bundle.txt").unwrap().splice(1_000_000..1_000_000, *b"a few words more");
         let size = pack(&environment, &name("r2"), &files, 1_700_005_000);
-        let deployed = environment.deploy("r2", &[]);
+        let deployed = environment.run(&["--local", "--release", "r2"]);
         deployed.assert_exit(0);
         let sent = relay.take_sent();
         assert!(sent * 100 <= size * 5, "{extension}: {sent} of {size}");
@@ -187,7 +187,7 @@ fn a_changed_release_is_sent_as_its_changes() {
             fs::write(path, text(1, 16_999)).unwrap();
         }
         pack(&environment, &name("r3"), &files, 1_700_009_000);
-        let deployed = environment.deploy("r3", &[]);
+        let deployed = environment.run(&["--local", "--release", "r3"]);
         deployed.assert_exit(0);
         deployed.assert_stderr_contains("the host had the rest");
         assert_deployed(&host, &files);
@@ -229,7 +229,7 @@ fn what_is_new_is_sent_as_it_is() {
     let files = release(70);
     let size = pack(&environment, "shop-r2.tar.zst", &files, 2);
     relay.take_sent();
-    let deployed = environment.deploy("r2", &[]);
+    let deployed = environment.run(&["--local", "--release", "r2"]);
     deployed.assert_exit(0);
     assert!(relay.take_sent() > size, "as it is");
     assert!(!deployed.stderr.contains("the host had the rest"), "{}", deployed.stderr);

@@ -346,7 +346,8 @@ mod tests {
     /// A chunk that is missing in several places is sent once.
     #[test]
     fn the_same_content_is_sent_once() {
-        let entries = [file("one", 1, 20_000), file("two", 2, 20_000), file("three", 1, 20_000), file("four", 1, 20_000)];
+        let entries =
+            [file("one", 1, 20_000), file("two", 2, 20_000), file("three", 1, 20_000), file("four", 1, 20_000)];
         let host = TestHost::new(&[], &[]);
         let tar = tar_of(&entries, &bodies_of(&entries), 5);
         let (mut rebuild, missing) = host.offer(&tar, &Seeds::default());

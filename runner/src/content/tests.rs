@@ -30,8 +30,8 @@ pub(crate) enum TestEntryKind {
 
 /// Bytes that don't repeat, but are the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let next = || {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
