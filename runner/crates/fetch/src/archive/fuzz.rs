@@ -1,11 +1,16 @@
 //! The entry point of the fuzz target (`fuzz/`): properties of any archive. Compiled only for it and for tests.
 
-use std::{fs, io::Write as _, path::Path, sync::atomic::AtomicBool};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    path::Path,
+    sync::atomic::AtomicBool,
+};
 
 use cap_std::fs::Dir;
 use contract::step::FailureKind;
 
-use super::{ArchiveLimits, UnpackJob, compare, digest, remove, unpack};
+use super::{ArchiveLimits, UnpackJob, compare, decode_tar, digest, remove, unpack};
 
 const OUTSIDE_TEXT: &str = "precious";
 
@@ -58,7 +63,14 @@ impl ArchiveFuzzDir {
         let stop = AtomicBool::new(false);
         let job =
             UnpackJob { name, expected: &expected, decoded: None, limits: &limits, stop: &stop, progress: &|_| {} };
-        match unpack(archive.as_slice(), &job, &self.dir, "new") {
+        let unpacked = unpack(archive.as_slice(), &job, &self.dir, "new");
+        let mut tar = Vec::new();
+        if let Ok(Some((decoded, _))) = decode_tar(archive.as_slice(), &job, |plain| plain.read_to_end(&mut tar)) {
+            let again = unpack(tar.as_slice(), &UnpackJob { decoded: Some(&decoded), ..job }, &self.dir, "again");
+            assert_eq!(again.is_ok(), unpacked.is_ok(), "its tar: {again:?}, the archive: {unpacked:?}");
+            remove(&self.dir, "again").expect("what was unpacked is removed");
+        }
+        match unpacked {
             Ok(unpacked) => {
                 assert!(unpacked.files <= limits.max_files && unpacked.bytes <= limits.max_bytes, "{unpacked:?}");
                 let differences = compare(&self.dir, "new").expect("what was unpacked is compared");
