@@ -35,8 +35,11 @@ const MAX_KEPT: usize = 8;
 pub struct DecomposedArchives {
     /// Where files without names can be; none if nothing can be taken apart.
     folder: Option<PathBuf>,
-    known: Mutex<BTreeMap<Blake3Hash, Arc<OnceCell<Option<Arc<DecomposedArchive>>>>>>,
+    known: Mutex<BTreeMap<Blake3Hash, DecomposedOnce>>,
 }
+
+/// An archive that is taken apart when it is needed; none if it can't be.
+type DecomposedOnce = Arc<OnceCell<Option<Arc<DecomposedArchive>>>>;
 
 /// An archive, taken apart.
 pub(super) struct DecomposedArchive {
