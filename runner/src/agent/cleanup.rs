@@ -1,8 +1,9 @@
 //! Removes what no deployment to this host has used for a month: agents of other builds, and files that were sent.
 //!
 //! Invariants: nothing that a running agent was offered or laid out is removed, since each holds the store's lock from then on, and only who has it
-//! alone removes something; nothing is removed that a laid-out folder still has, and no folder that is partly removed has its name. A run of it takes about a second at most: what is left is
-//! the next one's. Deliberately absent: compiled modules, whose cache has a largest size, and journals.
+//! alone removes something; nothing is removed that a laid-out folder still has, and what is left of a folder is not taken for the whole. A
+//! run of it takes about a second at most: what is left is the next one's. Deliberately absent: compiled modules, whose cache has a largest
+//! size, and journals.
 
 use std::{
     fs, io,
