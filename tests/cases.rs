@@ -13,6 +13,7 @@ mod cases {
     mod bad_plans;
     mod commands;
     mod configure;
+    mod content;
     mod denials;
     mod documented_blocks;
     mod documented_commands;

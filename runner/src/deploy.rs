@@ -32,7 +32,7 @@ mod preflight;
 mod preview;
 mod prune;
 mod rehearsal;
-mod release_folders;
+pub(crate) mod release_folders;
 mod request;
 mod resolution;
 mod resolve;
@@ -53,6 +53,7 @@ pub use preflight::{
     describe_steps, host_problems, load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
+pub(crate) use prune::release_dir;
 pub use prune::{
     DEFAULT_KEPT_RELEASES, PruneError, PruneMode, ReleaseDirs, ReleaseFate, ReleaseFolder, ReleaseRetention,
     SiblingEnvironment, examine_releases, host_failure, prune,

@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod content;
 pub mod deploy;
 pub mod remote;
 pub mod report;

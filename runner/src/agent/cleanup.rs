@@ -1,8 +1,9 @@
 //! Removes what no deployment to this host has used for a month: agents of other builds, and files that were sent.
 //!
 //! Invariants: nothing that a running agent was offered or laid out is removed, since each holds the store's lock from then on, and only who has it
-//! alone removes something; nothing is removed that a laid-out folder still has. A run of it takes about a second at most: what is left is
-//! the next one's. Deliberately absent: compiled modules, whose cache has a largest size, and journals.
+//! alone removes something; nothing is removed that a laid-out folder still has, and what is left of a folder is not taken for the whole. A
+//! run of it takes about a second at most: what is left is the next one's. Deliberately absent: compiled modules, whose cache has a largest
+//! size, and journals.
 
 use std::{
     fs, io,
@@ -63,6 +64,7 @@ pub(super) fn clean_up(store: &Path, lock: Option<&StoreLock>) {
     // Who got no files here leaves those of others alone.
     if lock.is_some_and(StoreLock::is_alone) {
         run.remove_unused(&store.join("dirs"), |_, _| true);
+        run.remove_unused(&store.join("seeds"), |_, _| true);
         run.remove_unused(&store.join("files"), |_, metadata| metadata.nlink() == 1);
     }
 }
@@ -97,10 +99,17 @@ impl CleanUpRun {
             }
             let Ok(metadata) = path.symlink_metadata() else { continue };
             if metadata.mtime() < self.unused_since && may_go(&path, &metadata) {
-                let _ = if metadata.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                let _ = if metadata.is_dir() { remove_dir(&path) } else { fs::remove_file(&path) };
             }
         }
     }
+}
+
+/// Removes a folder. If that is cut short, what is left of it is not taken for the whole.
+fn remove_dir(path: &Path) -> io::Result<()> {
+    let removed = path.with_extension("removed");
+    fs::rename(path, &removed)?;
+    fs::remove_dir_all(removed)
 }
 
 #[cfg(test)]
@@ -126,7 +135,7 @@ mod tests {
     fn sent_files_go_after_a_month_unless_a_folder_has_them() {
         let store = tempfile::tempdir().unwrap();
         let path = |name: &str| store.path().join(name);
-        for folder in ["files", "dirs/old", "dirs/new"] {
+        for folder in ["files", "dirs/old", "dirs/new", "seeds/old", "seeds/new"] {
             fs::create_dir_all(path(folder)).unwrap();
         }
         for (name, days) in [("unused", 31), ("in-old", 31), ("in-new", 31), ("used", 29)] {
@@ -135,7 +144,10 @@ mod tests {
         }
         fs::hard_link(path("files/in-old"), path("dirs/old/a")).unwrap();
         fs::hard_link(path("files/in-new"), path("dirs/new/a")).unwrap();
-        age(&path("dirs/old"), 31);
+        fs::write(path("seeds/old/list.json"), "[]").unwrap();
+        for old in ["dirs/old", "seeds/old"] {
+            age(&path(old), 31);
+        }
         let lock = StoreLock::share(store.path()).unwrap();
         clean_up(store.path(), None);
         let other = StoreLock::share(store.path()).unwrap();
@@ -143,7 +155,7 @@ mod tests {
         assert_eq!(names(&path("files")).len(), 4, "another agent uses the store");
         drop(other);
         clean_up(store.path(), Some(&lock));
-        assert_eq!(names(&path("dirs")), [PathBuf::from("new")]);
+        assert_eq!([names(&path("dirs")), names(&path("seeds"))].concat(), ["new", "new"].map(PathBuf::from));
         assert_eq!(names(&path("files")), [PathBuf::from("in-new"), PathBuf::from("used")]);
         mark_as_used(&path("files/used")).unwrap();
         assert!(path("files/used").metadata().unwrap().mtime() >= clock::now().as_second() - 60);

@@ -12,8 +12,11 @@ mod cleanup;
 mod confirmation;
 mod fence;
 mod files;
+mod rebuild;
+mod seeds;
 mod server;
 mod session;
+mod store;
 pub mod wire;
 
 pub use server::{AgentFolders, build, serve};

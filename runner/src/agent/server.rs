@@ -36,11 +36,12 @@ use super::{
     confirmation::{AwaitingConfirmation, Confirmable},
     files::FileStore,
     session::{self, Session, begun_session, problem},
+    store::ContentStore,
     wire::{
         self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator,
     },
 };
-use crate::deploy::{self, Interrupt, PruneMode, ReleaseRetention, examine_releases, host_problems};
+use crate::deploy::{self, Interrupt, PruneMode, ReleaseRetention, examine_releases, host_problems, release_dir};
 
 /// A coordinator that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -158,10 +159,6 @@ impl Agent {
             Frame::Bytes(bytes) => {
                 self.files.receive(&bytes);
             }
-            Frame::Message(ToAgent::File { hash, size }) => {
-                self.files.begin(hash, size);
-            }
-            Frame::Message(ToAgent::Module { name, hash }) => self.files.name_module(name, hash),
             Frame::Message(ToAgent::Ping | ToAgent::Stop) => {}
             Frame::Message(ToAgent::Begin(begin)) => {
                 if let Some(former) = self.session.take() {
@@ -182,13 +179,6 @@ impl Agent {
                 let confirmed = session::confirm(&self.folders.state, place, &key, epoch).await;
                 self.say(&ToCoordinator::Answer { call, answer: AgentAnswer::Confirmation { confirmed } }).await;
             }
-            Frame::Message(ToAgent::Offer { call, files }) => {
-                let answer = match self.files.missing(&files) {
-                    Ok(hashes) => AgentAnswer::Wanted { hashes },
-                    Err(error) => AgentAnswer::Refused { problem: store_problem(&error, &self.files) },
-                };
-                self.say(&ToCoordinator::Answer { call, answer }).await;
-            }
             Frame::Message(ToAgent::Recall { call, place }) => {
                 let answer = match session::live_release(&self.folders.state, &place) {
                     Ok(live) => AgentAnswer::Recalled { live },
@@ -205,12 +195,33 @@ impl Agent {
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
             Frame::Message(ToAgent::Call { call, mut step, shipped, export }) => {
-                let answer = match self.files.lay_out(&mut step, &shipped) {
+                let answer = match self.files.use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
                     Ok(()) => self.call(call, &step, export).await,
-                    Err(error) => AgentAnswer::Failed { failure: store_failure(&error, &self.files) },
+                    Err(error) => AgentAnswer::Failed { failure: store_failure(&error, self.files.store()) },
                 };
                 self.say(&ToCoordinator::Answer { call, answer }).await;
             }
+            Frame::Message(ToAgent::FindSeeds { call, step }) => {
+                let bytes = self.find_seeds(&step).await;
+                self.say(&ToCoordinator::Answer { call, answer: AgentAnswer::Seeds { bytes } }).await;
+            }
+            Frame::Message(message) => {
+                if let Some((call, answer)) = self.files.take(message).await {
+                    self.say(&ToCoordinator::Answer { call, answer }).await;
+                }
+            }
+        }
+    }
+
+    /// Looks for content in the directory that a step installs releases into. Returns its size in bytes.
+    async fn find_seeds(&mut self, step: &PlanStep) -> u64 {
+        if self.load(step).await.is_err() {
+            return 0;
+        }
+        let (_, description) = &self.modules[&module_display_name(&step.uses)];
+        match release_dir(step, description) {
+            Some(dir) => self.files.find_seeds(dir.to_owned()).await,
+            None => 0,
         }
     }
 
@@ -218,8 +229,8 @@ impl Agent {
         let mut described = Vec::new();
         let mut problems: Vec<(StepId, Problem)> = Vec::new();
         for CheckedStep { mut step, upstream, shipped } in steps {
-            if let Err(error) = self.files.lay_out(&mut step, &shipped) {
-                problems.push((step.id.clone(), store_problem(&error, &self.files)));
+            if let Err(error) = self.files.use_dirs(&mut step, &shipped, &self.runtime.decoded_archives) {
+                problems.push((step.id.clone(), store_problem(&error, self.files.store())));
                 continue;
             }
             match self.load(&step).await {
@@ -489,14 +500,15 @@ fn call_message(call: CallId, message: CallMessage) -> ToCoordinator {
     }
 }
 
-fn store_problem(error: &io::Error, files: &FileStore) -> Problem {
+/// The error of a store that can't store.
+pub(super) fn store_problem(error: &io::Error, store: &ContentStore) -> Problem {
     let message = "can't store files from the runner's machine on the host";
-    let hint = format!("free space in {} on the host, and give the user write access to it", files.folder().display());
+    let hint = format!("free space in {} on the host, and give the user write access to it", store.folder().display());
     problem(&Diagnostic::new(ErrorCode::ResourceNotReady, message).with_cause(error).with_hint(hint))
 }
 
-fn store_failure(error: &io::Error, files: &FileStore) -> StepFailure {
+fn store_failure(error: &io::Error, store: &ContentStore) -> StepFailure {
     let failure =
         StepFailure::new(FailureKind::NotBegun, format!("can't store files from the runner's machine: {error}"));
-    failure.with_hint(format!("free space in {} on the host", files.folder().display()))
+    failure.with_hint(format!("free space in {} on the host", store.folder().display()))
 }

@@ -1,7 +1,7 @@
 //! What coordinator and agent tell each other.
 //!
 //! A frame is `u32 length | u8 kind | body`, the length that of the body, in network order: a message as JSON (kind 0), or bytes of the
-//! file that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
+//! content that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
 //! steps are in here, so no message is logged.
 
 use std::{
@@ -25,6 +25,7 @@ use contract::{
     step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
 };
 use db::migrate::{LintFinding, LintLevel};
+use fetch::archive::DecodedArchive;
 use journal::{
     StepTarget,
     event::{Fingerprint, OutputStream, Release},
@@ -32,12 +33,15 @@ use journal::{
 };
 use plan::PlanStep;
 
-use crate::deploy::{PruneMode, ReleaseFolder, ReleaseRetention};
+use crate::{
+    content::{Bitmap, RecipeSizes},
+    deploy::{PruneMode, ReleaseFolder, ReleaseRetention},
+};
 
 /// The longest body of a frame, in bytes: more than the largest input, receipt or finding.
 pub const MAX_FRAME_BYTES: u32 = 8 << 20;
-/// How many bytes of a file one frame has.
-pub const FILE_PIECE_BYTES: usize = 256 << 10;
+/// How many bytes of content one frame has. With those that may wait, it is what is in memory for a host.
+pub const PIECE_BYTES: usize = 64 << 10;
 
 /// The line that an agent says before its first frame: what comes before it is noise of a login shell.
 pub const AGENT_MARK: &str = "PAWL-AGENT";
@@ -62,12 +66,28 @@ pub enum ToAgent {
     Prune { call: CallId, dirs: BTreeSet<PathBuf>, retention: ReleaseRetention, mode: PruneMode },
     /// Which release the host's own records say that it shows.
     Recall { call: CallId, place: AgentPlace },
-    /// The folders that steps get from the coordinator's machine.
-    Offer { call: CallId, files: Vec<OfferedFile> },
+    /// The module that has this name in steps is that file. The answer: whether the file is missing.
+    Module { call: CallId, name: String, file: OfferedFile },
+    /// The directories that a step gets from the coordinator's machine. The answer: those that are not laid out yet.
+    Dirs { call: CallId, dirs: Vec<Blake3Hash> },
+    /// Some of the files of such a directory, by their paths.
+    Listing { dir: Blake3Hash, files: BTreeMap<String, OfferedFile> },
+    /// The whole directory is listed. The answer: which of its files are missing, in the order of their paths.
+    Offer { call: CallId, dir: Blake3Hash },
     /// The bytes of this file follow, in frames.
-    File { hash: Blake3Hash, size: u64 },
-    /// The module that has this name in steps is that file.
-    Module { name: String, hash: Blake3Hash },
+    File { file: OfferedFile },
+    /// The files of the directory are there: it can be laid out.
+    LayOut { call: CallId, dir: Blake3Hash },
+    /// What the host has of earlier releases of a step.
+    FindSeeds { call: CallId, step: Box<PlanStep> },
+    /// The recipe of an archive's tar follows, in frames.
+    Recipe { archive: Box<OfferedArchive>, sizes: RecipeSizes },
+    /// The recipe is there. The answer: which of its chunks are missing.
+    FindChunks { call: CallId },
+    /// The missing chunks follow, as one zstd stream, in frames.
+    Chunks,
+    /// The chunks are there: the archive can be used.
+    FinishArchive { call: CallId },
     /// The host can be reached by a new connection: the call with this key and epoch counts, if its agent waits for that.
     Confirm { call: CallId, app: AppName, environment: EnvironmentName, target: TargetName, key: String, epoch: u64 },
     /// The programs of the running call must end.
@@ -231,9 +251,17 @@ pub enum AgentAnswer {
     Recalled {
         live: Option<Release>,
     },
-    /// The offered files that the host does not have.
-    Wanted {
-        hashes: Vec<Blake3Hash>,
+    /// Which of the named directories, files or chunks the host lacks.
+    Missing {
+        which: Bitmap,
+    },
+    /// How much content of earlier releases the host has, in bytes.
+    Seeds {
+        bytes: u64,
+    },
+    /// It is stored, unless it could not be rebuilt.
+    Stored {
+        is_stored: bool,
     },
     /// The agent can't do it.
     Refused {
@@ -257,15 +285,44 @@ pub struct CheckedStep {
     pub shipped: ShippedDirs,
 }
 
-/// The directories of a step that come from the coordinator's machine, each with its files by their paths.
-pub type ShippedDirs = BTreeMap<GrantName, BTreeMap<String, Blake3Hash>>;
+/// The directories of a step that come from the coordinator's machine, each by the hash of its list of files ([`dir_id`]).
+pub type ShippedDirs = BTreeMap<GrantName, Blake3Hash>;
 
 /// A file on the coordinator's machine.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OfferedFile {
     pub hash: Blake3Hash,
     pub size: u64,
-    pub executable: bool,
+    pub kind: FileKind,
+}
+
+/// What a file is for the steps of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileKind {
+    Plain,
+    Program,
+    /// An archive that is only unpacked, so its tar may stand for it.
+    Archive,
+}
+
+/// An archive that a host may rebuild the tar of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedArchive {
+    /// The hash of the archive.
+    pub hash: Blake3Hash,
+    /// Its tar.
+    pub tar: Blake3Hash,
+    pub tar_bytes: u64,
+    /// What it was; none if it is a tar itself.
+    pub decoded: Option<DecodedArchive>,
+}
+
+/// The hash of a directory's list of files, by which it is laid out.
+#[must_use]
+pub fn dir_id(files: &BTreeMap<String, OfferedFile>) -> Blake3Hash {
+    let line = |(path, file): (&String, &OfferedFile)| format!("{:?} {:?} {path}\n", file.hash, file.kind);
+    Blake3Hash::of(files.iter().map(line).collect::<String>().as_bytes())
 }
 
 /// What the host knows of a step.
@@ -341,7 +398,7 @@ pub fn message_frame(message: &impl Serialize) -> Vec<u8> {
     frame(MESSAGE, &serde_json::to_vec(message).expect("a message has only text keys and finite numbers"))
 }
 
-/// A frame with bytes of a file.
+/// A frame with bytes of content.
 #[must_use]
 pub fn bytes_frame(bytes: &[u8]) -> Vec<u8> {
     frame(BYTES, bytes)

@@ -13,7 +13,7 @@ use sandbox::NoticeHandler;
 use super::{PruneMode, ReleaseDirs, ReleaseFolder, ReleaseRetention, attempt::new_run_id, resolve::lineage};
 use crate::{
     agent::wire::BeginSession,
-    remote::{Dialer, FileHashes, RemoteExecutor, ThirdPartyModules},
+    remote::{DecomposedArchives, Dialer, FileHashes, RemoteExecutor, ThirdPartyModules},
 };
 
 /// The other hosts that a plan installs releases on.
@@ -35,16 +35,11 @@ impl<'p> ReleaseHosts<'p> {
         let (dialer, hashes) = (Rc::new(Dialer::new(plan.ssh.clone())), Arc::new(FileHashes::default()));
         // No step is called there.
         let (descriptions, modules) = (Rc::default(), Rc::new(ThirdPartyModules::new()));
+        let archives = Rc::new(DecomposedArchives::new(None));
         let executor = |host| {
             let (descriptions, modules) = (Rc::clone(&descriptions), Rc::clone(&modules));
-            RemoteExecutor::new(
-                host,
-                descriptions,
-                modules,
-                Arc::clone(notify),
-                Rc::clone(&dialer),
-                Arc::clone(&hashes),
-            )
+            let (dialer, hashes, archives) = (Rc::clone(&dialer), Arc::clone(&hashes), Rc::clone(&archives));
+            RemoteExecutor::new(host, descriptions, modules, Arc::clone(notify), dialer, hashes, archives)
         };
         let hosts = dirs.on_hosts.iter();
         let hosts = hosts.map(|(name, (host, dirs))| (name.clone(), executor(Arc::clone(host)), dirs)).collect();

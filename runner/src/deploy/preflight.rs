@@ -42,7 +42,7 @@ use serde_json::Value;
 
 pub use hosts::host_problems;
 
-use crate::remote::{Dialer, FileHashes, RemoteExecutor};
+use crate::remote::{DecomposedArchives, Dialer, FileHashes, RemoteExecutor};
 use hosts::CheckedResources;
 use machine::MachineCheck;
 use modules::LoadedModules;
@@ -429,6 +429,7 @@ impl UnresolvedPlan {
         let PreflightOptions { cache_dirs, notify, pin_policy, scope, job_secrets, limit } = options;
         let limit = limit.map(|written| plan.limited_hosts(&written)).transpose()?;
         let mut problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
+        let cache_dir = cache_dirs.cache_dir.clone();
         let runtime = modules::new_runtime(cache_dirs, &notify)?;
         let (modules, load_problems) = LoadedModules::load(&runtime, &plan).await;
         let pins = ModulePins::read(&plan, pin_policy, |step| modules.of(step))?;
@@ -468,12 +469,14 @@ impl UnresolvedPlan {
         let release = Release { label, digest: None };
         let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
         let (hashes, third_party_modules) = (Arc::new(FileHashes::default()), Rc::new(third_party_modules));
+        let archives = Rc::new(DecomposedArchives::new(cache_dir));
         let mut hosts = BTreeMap::new();
         for host in steps.iter().filter_map(|planned| planned.step.remote_host()) {
             hosts.entry(host.name.clone()).or_insert_with(|| {
                 let (host, notify, hashes) = (Arc::clone(host), Arc::clone(&notify), Arc::clone(&hashes));
                 let (descriptions, third_party_modules) = (Rc::clone(&descriptions), Rc::clone(&third_party_modules));
-                RemoteExecutor::new(host, descriptions, third_party_modules, notify, Rc::clone(&dialer), hashes)
+                let (dialer, archives) = (Rc::clone(&dialer), Rc::clone(&archives));
+                RemoteExecutor::new(host, descriptions, third_party_modules, notify, dialer, hashes, archives)
             });
         }
         let executor = StepExecutor::Local(Box::new(LocalExecutor::new(runtime, modules)));

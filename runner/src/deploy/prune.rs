@@ -197,7 +197,7 @@ impl ReleaseDirs {
 }
 
 /// The directory that a step installs releases into. It must be a writable grant of the step itself.
-fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Option<&'p Path> {
+pub(crate) fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Option<&'p Path> {
     let installs = description.behaviors.installs_releases.as_ref()?;
     let into = installs.into_dir(&step.with);
     let mut writable =

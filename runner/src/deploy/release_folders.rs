@@ -28,7 +28,7 @@ const MAX_DIGEST_FILE_BYTES: u64 = 256;
 ///
 /// # Errors
 /// When `releases` can't be read. If it is missing, there are none.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<(PathBuf, Digest)>> {
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<(PathBuf, Digest)>> {
     let entries = match fs::read_dir(dir.join(RELEASES)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

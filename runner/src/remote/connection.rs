@@ -1,10 +1,10 @@
 //! The connection with the agent of one host.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,6 +15,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+use contract::hash::Blake3Hash;
 use journal::{OutputChunk, clock};
 use sandbox::CallChannel;
 
@@ -51,6 +52,12 @@ pub struct AgentConnection {
     frames: mpsc::Sender<Vec<u8>>,
     shared: Arc<Shared>,
     next_call: AtomicU32,
+    /// How many bytes were sent.
+    sent: AtomicU64,
+    /// The directories of this machine that are laid out there.
+    laid_out: Mutex<BTreeSet<Blake3Hash>>,
+    /// The names of third-party modules that the agent knows.
+    modules: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Default)]
@@ -102,7 +109,9 @@ impl AgentConnection {
             reading.end(why);
             drop(guard);
         });
-        Ok(Self { hello, clock_difference, frames, shared, next_call: AtomicU32::new(1) })
+        let (next_call, sent) = (AtomicU32::new(1), AtomicU64::default());
+        let (laid_out, modules) = (Mutex::default(), Mutex::default());
+        Ok(Self { hello, clock_difference, frames, shared, next_call, sent, laid_out, modules })
     }
 
     /// Begins the session of an attempt.
@@ -179,7 +188,23 @@ impl AgentConnection {
     /// # Errors
     /// [`ConnectionError::Lost`].
     pub async fn send(&self, frame: Vec<u8>) -> Result<(), ConnectionError> {
+        self.sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.frames.send(frame).await.map_err(|_| self.shared.lost())
+    }
+
+    /// How many bytes were sent, without those of ssh.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// The directories of this machine that are laid out there.
+    pub(super) fn laid_out(&self) -> MutexGuard<'_, BTreeSet<Blake3Hash>> {
+        self.laid_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names of third-party modules that the agent knows.
+    pub(super) fn modules(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the connection has ended.

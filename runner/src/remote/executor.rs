@@ -10,7 +10,6 @@ mod confirmation;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    io,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -37,13 +36,14 @@ use sandbox::{
 
 use self::confirmation::ConfirmedCall;
 use super::{
-    AgentConnection, ConnectionError, Dialer, FileHashes,
-    shipping::{self, ANSWER_TIMEOUT, Shipment, ThirdPartyModule, ThirdPartyModules, transient},
+    AgentConnection, ConnectionError, DecomposedArchives, Dialer, FileHashes,
+    sending::{ContentSender, SendError},
+    shipping::{self, ThirdPartyModules},
     survey::clock_warning,
 };
 use crate::{
     agent::wire::{
-        self, AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent,
+        AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent,
     },
     deploy::{Executor, PlannedStep, PruneMode, ReleaseFolder, ReleaseRetention},
 };
@@ -51,6 +51,8 @@ use crate::{
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer may take beyond the time that the call itself may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long it may take to remove old releases.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A clock that is so far off is wrong.
@@ -66,8 +68,7 @@ pub struct RemoteExecutor {
     notify: NoticeHandler,
     dialer: Rc<Dialer>,
     hashes: Arc<FileHashes>,
-    /// The names of third-party modules that the connected agent knows.
-    knthird_party_modules: RefCell<BTreeSet<String>>,
+    archives: Rc<DecomposedArchives>,
     connection: RefCell<Option<Rc<AgentConnection>>>,
     session: RefCell<Option<BeginSession>>,
     /// Whether the operator was told that its clock is wrong.
@@ -76,6 +77,12 @@ pub struct RemoteExecutor {
     records: RefCell<BTreeMap<StepTarget, HostRecord>>,
     /// The attempts whose calls the host would know of.
     known_attempts: RefCell<Vec<(RunId, AttemptNumber)>>,
+}
+
+/// Why the files of a step are not on the host.
+enum ShipError {
+    Unreachable(Diagnostic),
+    Failed(StepFailure),
 }
 
 /// What a host knows of a call whose connection was cut.
@@ -97,6 +104,7 @@ impl RemoteExecutor {
         notify: NoticeHandler,
         dialer: Rc<Dialer>,
         hashes: Arc<FileHashes>,
+        archives: Rc<DecomposedArchives>,
     ) -> Self {
         Self {
             host,
@@ -105,7 +113,7 @@ impl RemoteExecutor {
             notify,
             dialer,
             hashes,
-            knthird_party_modules: RefCell::default(),
+            archives,
             connection: RefCell::default(),
             session: RefCell::default(),
             is_clock_told: Cell::default(),
@@ -130,7 +138,6 @@ impl RemoteExecutor {
             let begun = connection.begin(session).await.map_err(|error| self.session_error(&error))?;
             self.learn(begun);
         }
-        self.knthird_party_modules.borrow_mut().clear();
         // Not before its session has begun: without one, it can't tell what an earlier one did.
         *self.connection.borrow_mut() = Some(Rc::clone(&connection));
         Ok(connection)
@@ -192,14 +199,19 @@ impl RemoteExecutor {
         if !problems.is_empty() {
             return Ok(problems);
         }
-        let connection = self.connect().await?;
+        let mut connection = self.connect().await?;
         let mut checked = Vec::new();
         for planned in steps {
-            let config = &planned.step.with;
-            let shipped = match self.ship(&connection, &planned.step, config).await {
-                Ok(shipped) => shipped,
-                Err(failure) if failure.kind == FailureKind::Transient => return Err(self.lost(&failure.message)),
-                Err(failure) => {
+            let shipped = match self.ship(&planned.step, &planned.step.with).await {
+                Ok((shipped_over, shipped)) => {
+                    connection = shipped_over;
+                    shipped
+                }
+                Err(ShipError::Unreachable(diagnostic)) => return Err(diagnostic),
+                Err(ShipError::Failed(failure)) if failure.kind == FailureKind::Transient => {
+                    return Err(self.lost(&failure.message));
+                }
+                Err(ShipError::Failed(failure)) => {
                     let hint = failure.hint.unwrap_or_else(|| "create it, or correct the path".to_owned());
                     let problem = Diagnostic::new(ErrorCode::InputUnreadable, failure.message).with_hint(hint);
                     return Ok(vec![(planned.step.id.clone(), problem)]);
@@ -305,14 +317,43 @@ impl RemoteExecutor {
         self.descriptions.get(&module_display_name(&step.uses)).expect("the preflight describes every module")
     }
 
-    /// Sends the files that a step reads from this machine, as far as the host does not have them.
-    async fn ship(
+    /// Sends the files that a step reads from this machine, as far as the host does not have them. A lost connection is dialed again.
+    async fn ship(&self, step: &PlanStep, config: &Value) -> Result<(Rc<AgentConnection>, ShippedDirs), ShipError> {
+        let mut last = None;
+        for _ in 0..MAX_DIALS {
+            if last.is_some() {
+                tokio::time::sleep(REDIAL_PAUSE).await;
+            }
+            let connection = match self.connect().await {
+                Ok(connection) => connection,
+                // It was there before.
+                Err(unreachable) if last.is_some() => {
+                    last = Some(ShipError::Unreachable(unreachable));
+                    continue;
+                }
+                Err(unreachable) => return Err(ShipError::Unreachable(unreachable)),
+            };
+            match self.ship_over(&connection, step, config).await {
+                Ok(shipped) => return Ok((connection, shipped)),
+                Err(SendError::Lost(why)) => last = Some(ShipError::Failed(transient(why))),
+                Err(SendError::Failed(failure)) => return Err(ShipError::Failed(failure)),
+            }
+        }
+        Err(last.unwrap_or_else(|| ShipError::Failed(transient("the host was not dialed".to_owned()))))
+    }
+
+    async fn ship_over(
         &self,
         connection: &AgentConnection,
         step: &PlanStep,
         config: &Value,
-    ) -> Result<ShippedDirs, StepFailure> {
-        self.ship_module(connection, step).await?;
+    ) -> Result<ShippedDirs, SendError> {
+        let tell = |text: String| (self.notify)(Notice::note(format!("{}: {text}", self.host.name)));
+        let sender = ContentSender { connection, step, archives: &self.archives, tell: &tell };
+        let name = module_display_name(&step.uses);
+        if let Some(module) = self.third_party_modules.get(&name) {
+            sender.send_module(&name, module).await?;
+        }
         if !step.grants.dirs.values().any(|grant| grant.is_relative) {
             return Ok(ShippedDirs::new());
         }
@@ -321,35 +362,11 @@ impl RemoteExecutor {
         let hashes = Arc::clone(&self.hashes);
         let collecting = tokio::task::spawn_blocking(move || shipping::collect(&owned, &description, &config, &hashes));
         let collected = collecting.await.expect("collecting files does not panic");
-        let Shipment { dirs, files } = collected.map_err(|(path, error)| {
-            StepFailure::new(FailureKind::NotFound, format!("can't read {}: {error}", path.display()))
+        let shipments = collected.map_err(|(path, error)| {
+            let message = format!("can't read {}: {error}", path.display());
+            SendError::Failed(StepFailure::new(FailureKind::NotFound, message))
         })?;
-        if files.is_empty() {
-            return Ok(dirs);
-        }
-        let wanted = shipping::offer(connection, files.keys().cloned().collect()).await?;
-        for (file, path) in files.iter().filter(|(file, _)| wanted.contains(&file.hash)) {
-            let sent = async { shipping::send_file(connection, file, tokio::fs::File::open(path).await?).await };
-            sent.await.map_err(|error| transient(format!("can't send {}: {error}", path.display())))?;
-        }
-        Ok(dirs)
-    }
-
-    /// Sends the module of a step, unless it is an official one, or the agent knows it.
-    async fn ship_module(&self, connection: &AgentConnection, step: &PlanStep) -> Result<(), StepFailure> {
-        let name = module_display_name(&step.uses);
-        let Some(ThirdPartyModule { offered, bytes }) = self.third_party_modules.get(&name) else { return Ok(()) };
-        if self.knthird_party_modules.borrow().contains(&name) {
-            return Ok(());
-        }
-        let failed = |error: io::Error| transient(format!("can't send module {name}: {error}"));
-        if !shipping::offer(connection, vec![offered.clone()]).await?.is_empty() {
-            shipping::send_file(connection, offered, bytes.as_slice()).await.map_err(failed)?;
-        }
-        let named = wire::message_frame(&ToAgent::Module { name: name.clone(), hash: offered.hash });
-        connection.send(named).await.map_err(|error| transient(error.to_string()))?;
-        self.knthird_party_modules.borrow_mut().insert(name);
-        Ok(())
+        sender.send(&shipments).await
     }
 
     /// Makes a call that changes nothing. A lost connection is dialed once more.
@@ -362,8 +379,10 @@ impl RemoteExecutor {
     ) -> Result<AgentAnswer, StepFailure> {
         let mut tries = 0;
         loop {
-            let connection = self.connect().await.map_err(|diagnostic| transient(diagnostic.message))?;
-            let shipped = self.ship(&connection, step, config).await?;
+            let (connection, shipped) = self.ship(step, config).await.map_err(|error| match error {
+                ShipError::Unreachable(diagnostic) => transient(diagnostic.message),
+                ShipError::Failed(failure) => failure,
+            })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
             match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => return Ok(answer),
@@ -387,11 +406,10 @@ impl RemoteExecutor {
         let confirmed = ConfirmedCall::new(step, key, epoch);
         for _ in 0..MAX_DIALS {
             let before = self.records.borrow().get(step_target).cloned();
-            let connection = match self.connect().await {
-                Ok(connection) => connection,
-                Err(diagnostic) => return Err(StepFailure::new(FailureKind::NotBegun, diagnostic.message)),
-            };
-            let shipped = self.ship(&connection, step, config).await?;
+            let (connection, shipped) = self.ship(step, config).await.map_err(|error| match error {
+                ShipError::Unreachable(diagnostic) => StepFailure::new(FailureKind::NotBegun, diagnostic.message),
+                ShipError::Failed(failure) => failure,
+            })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
             let calling = self.call_confirmed(&connection, step.timeout, channel, confirmed.as_ref(), request);
             let error = match calling.await {
@@ -488,6 +506,11 @@ impl RemoteExecutor {
         }
         Recalled::Unknown(last)
     }
+}
+
+/// A failure after which the same may succeed.
+fn transient(message: String) -> StepFailure {
+    StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
 }
 
 fn is_too_long(receipt: &Receipt) -> bool {

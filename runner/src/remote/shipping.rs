@@ -8,31 +8,32 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde_json::Value;
 
-use contract::{
-    GrantName,
-    hash::Blake3Hash,
-    step::{FailureKind, StepFailure},
-};
-use plan::{PlanStep, split_dir_path};
+use contract::{GrantName, hash::Blake3Hash};
+use plan::{ModuleRef, PlanStep, split_dir_path};
 use sandbox::{InputKind, ModuleDescription};
 
-use super::{AgentConnection, ConnectionError, FileHashes};
-use crate::agent::wire::{self, AgentAnswer, FILE_PIECE_BYTES, OfferedFile, ShippedDirs, ToAgent};
+use super::FileHashes;
+use crate::agent::wire::{FileKind, OfferedFile, dir_id};
 
-/// How long an answer may take beyond the time that the call itself may take.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// The most files that a step may get.
 const MAX_FILES: usize = 100_000;
 
-/// What a step gets: its directories, and where each file is.
+/// A directory that a step gets: its files by their paths, and where they are here.
+#[derive(Default)]
 pub(super) struct Shipment {
-    pub(super) dirs: ShippedDirs,
-    pub(super) files: BTreeMap<OfferedFile, PathBuf>,
+    pub(super) files: BTreeMap<String, OfferedFile>,
+    pub(super) sources: BTreeMap<OfferedFile, PathBuf>,
+}
+
+impl Shipment {
+    /// The name of the directory among those that a host has.
+    pub(super) fn id(&self) -> Blake3Hash {
+        dir_id(&self.files)
+    }
 }
 
 /// Third-party modules, by their names in steps.
@@ -48,12 +49,12 @@ impl ThirdPartyModule {
     /// The module with this content.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
-        let offered = OfferedFile { hash: Blake3Hash::of(&bytes), size: bytes.len() as u64, executable: false };
+        let offered = OfferedFile { hash: Blake3Hash::of(&bytes), size: bytes.len() as u64, kind: FileKind::Plain };
         Self { offered, bytes }
     }
 }
 
-/// Collects the files of a step with this configuration. Blocks while it reads them.
+/// Collects the files of a step with this configuration, by directory. Blocks while it reads them.
 ///
 /// # Errors
 /// A file that can't be read, with its path.
@@ -62,14 +63,14 @@ pub(super) fn collect(
     description: &ModuleDescription,
     config: &Value,
     hashes: &FileHashes,
-) -> Result<Shipment, (PathBuf, io::Error)> {
-    let mut shipment = Shipment { dirs: ShippedDirs::new(), files: BTreeMap::new() };
+) -> Result<BTreeMap<GrantName, Shipment>, (PathBuf, io::Error)> {
+    let mut shipments = BTreeMap::new();
     for (name, grant) in step.grants.dirs.iter().filter(|(_, grant)| grant.is_relative) {
         fs::read_dir(&grant.path).map_err(|error| (grant.path.clone(), error))?;
-        shipment.dirs.insert(name.clone(), BTreeMap::new());
+        shipments.insert(name.clone(), Shipment::default());
     }
-    if shipment.dirs.is_empty() {
-        return Ok(shipment);
+    if shipments.is_empty() {
+        return Ok(shipments);
     }
     for (kind, text) in description.inputs(config) {
         let path = match kind {
@@ -81,52 +82,17 @@ pub(super) fn collect(
             InputKind::Program | InputKind::Argument | InputKind::WorkingDir => continue,
         };
         for inside in named_files(step, kind, path)? {
-            add(step, path, &inside, hashes, &mut shipment)?;
+            let is_archive = is_only_unpacked(step, description, kind) && inside == Path::new(split_dir_path(path).1);
+            add(step, path, (&inside, is_archive), hashes, &mut shipments)?;
         }
     }
-    Ok(shipment)
+    Ok(shipments)
 }
 
-/// Offers files; returns those that the host does not have.
-pub(super) async fn offer(
-    connection: &AgentConnection,
-    files: Vec<OfferedFile>,
-) -> Result<Vec<Blake3Hash>, StepFailure> {
-    let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files }).await;
-    let answer = answer.map_err(|error| transient(error.to_string()))?;
-    if let AgentAnswer::Wanted { hashes } = answer {
-        return Ok(hashes);
-    }
-    let AgentAnswer::Refused { problem } = answer else {
-        return Err(transient("the host's answer does not match the request".to_owned()));
-    };
-    let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
-    let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
-    Err(StepFailure { hint: problem.hint, ..failure })
-}
-
-/// Sends a file, which the host wants.
-pub(super) async fn send_file(
-    connection: &AgentConnection,
-    file: &OfferedFile,
-    mut content: impl tokio::io::AsyncRead + Unpin,
-) -> io::Result<()> {
-    use tokio::io::AsyncReadExt as _;
-    let ended = |error: ConnectionError| io::Error::other(error.to_string());
-    let begin = ToAgent::File { hash: file.hash, size: file.size };
-    connection.send(wire::message_frame(&begin)).await.map_err(ended)?;
-    let mut piece = vec![0; FILE_PIECE_BYTES];
-    loop {
-        match content.read(&mut piece).await? {
-            0 => return Ok(()),
-            length => connection.send(wire::bytes_frame(&piece[..length])).await.map_err(ended)?,
-        }
-    }
-}
-
-/// A failure after which the same may succeed.
-pub(super) fn transient(message: String) -> StepFailure {
-    StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
+/// Whether a step does nothing with a source but to unpack it.
+fn is_only_unpacked(step: &PlanStep, description: &ModuleDescription, kind: InputKind) -> bool {
+    let is_ours = matches!(step.uses, ModuleRef::Official(_)) && description.behaviors.installs_releases.is_some();
+    kind == InputKind::Source && is_ours
 }
 
 /// The relative directories of a step that would be empty on the host, or incomplete: its configuration names no file there as an input,
@@ -213,26 +179,29 @@ fn walk(folder: &Path, inside: &Path, found: &mut BTreeSet<PathBuf>) -> Result<(
 fn add(
     step: &PlanStep,
     text: &str,
-    inside: &Path,
+    (inside, is_archive): (&Path, bool),
     hashes: &FileHashes,
-    shipment: &mut Shipment,
+    shipments: &mut BTreeMap<GrantName, Shipment>,
 ) -> Result<(), (PathBuf, io::Error)> {
     let (name, _) = split_dir_path(text);
-    let Some((name, grant)) = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name) else {
+    let granted = step.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name);
+    let Some((grant, shipment)) = granted.and_then(|(name, grant)| Some((grant, shipments.get_mut(name)?))) else {
         return Ok(());
     };
     let path = grant.path.join(inside);
     let at = |error| (path.clone(), error);
     let file = fs::File::open(&path).map_err(at)?;
     let metadata = file.metadata().map_err(at)?;
-    let executable = metadata.permissions().mode() & 0o111 != 0;
-    let offered = OfferedFile { hash: hashes.hash(file, &metadata).map_err(at)?, size: metadata.len(), executable };
+    let kind = match metadata.permissions().mode() & 0o111 {
+        _ if is_archive => FileKind::Archive,
+        0 => FileKind::Plain,
+        _ => FileKind::Program,
+    };
+    let offered = OfferedFile { hash: hashes.hash(file, &metadata).map_err(at)?, size: metadata.len(), kind };
     let Some(inside) = inside.to_str() else {
         return Err(at(io::Error::other("its name is not UTF-8")));
     };
-    if let Some(files) = shipment.dirs.get_mut(name) {
-        files.insert(inside.to_owned(), offered.hash);
-    }
-    shipment.files.insert(offered, path);
+    shipment.files.insert(inside.to_owned(), offered);
+    shipment.sources.insert(offered, path);
     Ok(())
 }

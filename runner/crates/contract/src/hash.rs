@@ -39,10 +39,34 @@ impl Blake3Hash {
         Self::of(canonical_json(value).to_string().as_bytes())
     }
 
+    /// The first 8 bytes.
+    #[must_use]
+    pub fn first_bytes(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        [a, b, c, d, e, f, g, h]
+    }
+
     /// The first `n` hex digits.
     #[must_use]
     pub fn hex_prefix(&self, n: usize) -> String {
         self.to_string().chars().take(n).collect()
+    }
+}
+
+/// Hashes bytes as they come.
+#[derive(Clone, Debug, Default)]
+pub struct Blake3Hasher(blake3::Hasher);
+
+impl Blake3Hasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all of them.
+    #[must_use]
+    pub fn finish(&self) -> Blake3Hash {
+        Blake3Hash(*self.0.finalize().as_bytes())
     }
 }
 

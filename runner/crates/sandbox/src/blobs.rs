@@ -27,7 +27,7 @@ use contract::{
     step::{FailureKind, MessageLevel, StepFailure, StepProgress},
 };
 use fetch::{
-    archive::{self, ArchiveError, ArchiveLimits, UnpackJob},
+    archive::{self, ArchiveError, ArchiveLimits, DecodedArchive, UnpackJob},
     net::{self, Download, NetRequest},
 };
 use hostio::{blocking::run_blocking, confined_path::open_regular_file};
@@ -48,6 +48,8 @@ pub struct OpenBlob {
     name: String,
     digest: Digest,
     size: Option<u64>,
+    /// What the archive was, if the content is its tar.
+    decoded: Option<DecodedArchive>,
 }
 
 enum BlobContent {
@@ -252,7 +254,9 @@ impl blobs::Host for HostState {
             ContentSource::File { dir, path } => {
                 let file = open_regular_file(dir, &path).map_err(|error| self.gate.open_failure(&source, &error))?;
                 let size = file.metadata().ok().map(|metadata| metadata.len());
-                OpenBlob { content: BlobContent::File(file), name: path, digest, size }
+                let host_path = source.strip_prefix("file:").and_then(|text| self.gate.host_path(text));
+                let decoded = host_path.and_then(|path| self.decoded_archives.get(&path));
+                OpenBlob { content: BlobContent::File(file), name: path, digest, size, decoded }
             }
             ContentSource::Url(url) => {
                 let download =
@@ -263,6 +267,7 @@ impl blobs::Host for HostState {
                     name: url.path().to_owned(),
                     digest,
                     size,
+                    decoded: None,
                 }
             }
         };
@@ -280,7 +285,7 @@ impl blobs::Host for HostState {
         let target_dir = self.gate.writable_dir(&dir)?.try_clone();
         let into =
             target_dir.map_err(|error| failure(FailureKind::Permanent, format!("directory `{dir}`: {error}")))?;
-        let OpenBlob { content, name, digest, size } = self.table.delete(blob)?;
+        let OpenBlob { content, name, digest, size, decoded } = self.table.delete(blob)?;
         let (_arrival, source): (_, Box<dyn Read + Send>) = match content {
             BlobContent::File(file) => (None, Box::new(file)),
             BlobContent::Download(download) => {
@@ -290,7 +295,8 @@ impl blobs::Host for HostState {
         };
         let progress = byte_progress_reporter(self.log.clone(), name.clone(), size);
         let unpacked = run_blocking(move |stop| {
-            let job = UnpackJob { name: &name, expected: &digest, limits: &limits, stop: &stop, progress: &progress };
+            let (expected, decoded) = (&digest, decoded.as_ref());
+            let job = UnpackJob { name: &name, expected, decoded, limits: &limits, stop: &stop, progress: &progress };
             archive::unpack(source, &job, &into, &path)
         });
         let unpacked = unpacked.await?.map_err(|error| unpack_failure(&self.gate, error))?;

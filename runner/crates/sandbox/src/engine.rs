@@ -21,6 +21,7 @@ use super::{
     bindings::ModulePre,
     componentize::{self, ComponentError},
     contract_mismatch::{self, ContractMismatch},
+    decoded::DecodedArchives,
     gate::module_display_name,
     host::HostState,
     modules::{ModuleCache, NoticeHandler, RegistryError, UserPaths},
@@ -64,6 +65,8 @@ pub struct ModuleRuntime {
     cache: ModuleCache,
     /// Snapshots of granted directories.
     pub(super) dir_snapshots: DirSnapshotCache,
+    /// Files that stand for archives.
+    pub decoded_archives: DecodedArchives,
 }
 
 /// A module and its digest.
@@ -170,7 +173,13 @@ impl ModuleRuntime {
         };
         let thread = std::thread::Builder::new().name("modules".to_owned()).spawn(work);
         thread.map_err(|error| ModuleLoadError::EngineSetup(error.to_string()))?;
-        Ok(Self { code, wanted, cache: ModuleCache::new(paths, notify), dir_snapshots: DirSnapshotCache::default() })
+        Ok(Self {
+            code,
+            wanted,
+            cache: ModuleCache::new(paths, notify),
+            dir_snapshots: DirSnapshotCache::default(),
+            decoded_archives: DecodedArchives::default(),
+        })
     }
 
     pub(super) fn engine(&self) -> &Engine {

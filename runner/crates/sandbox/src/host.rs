@@ -8,6 +8,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::{
     channel::CallChannel,
+    decoded::DecodedArchives,
     gate::CapabilityGate,
     limits::GuestLimits,
     log::{GuestLog, GuestOutputStream},
@@ -31,6 +32,8 @@ pub(super) struct HostState {
     pub(super) programs: ProgramSupervisor,
     /// The call's origin, for databases that record it.
     pub(super) fence: MigrationFence,
+    /// Files that stand for archives.
+    pub(super) decoded_archives: DecodedArchives,
     pub(super) table: ResourceTable,
     wasi: WasiCtx,
 }
@@ -67,7 +70,9 @@ impl HostState {
             let empty = confined_path::open_empty_dir().map_err(|error| unopened(name, &error))?;
             preopen(name, &empty, FsPerms::ReadOnly)?;
         }
-        Ok(Self { gate: Arc::new(gate), limits, log, channel, programs, fence, table, wasi: wasi.build() })
+        let decoded_archives = DecodedArchives::default();
+        let (gate, wasi) = (Arc::new(gate), wasi.build());
+        Ok(Self { gate, limits, log, channel, programs, fence, decoded_archives, table, wasi })
     }
 }
 

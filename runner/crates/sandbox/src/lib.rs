@@ -14,6 +14,7 @@ mod componentize;
 mod contract_mismatch;
 mod database;
 mod declared_value;
+mod decoded;
 mod description;
 mod engine;
 mod files;
@@ -45,6 +46,7 @@ use wasmtime::{Store, component::ResourceTableError};
 pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use channel::{CallChannel, CallMessage, ProgramOutput};
 pub use declared_value::{DeclaredValue, ValueKind};
+pub use decoded::DecodedArchives;
 pub use description::{CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength};
 pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names, official_schemas};
 pub use gate::{CallPurpose, argv_may_match, module_display_name, with_default_variables};
@@ -358,8 +360,9 @@ impl ModuleRuntime {
         ) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, ModuleCallError> {
         let (programs, attempt) = (ProgramSupervisor::default(), channel.clone());
-        let host = HostState::new(gate, GuestLimits::default(), fence, channel, programs.clone())
+        let mut host = HostState::new(gate, GuestLimits::default(), fence, channel, programs.clone())
             .map_err(ModuleCallError::Failed)?;
+        host.decoded_archives = self.decoded_archives.clone();
         let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);
         store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);

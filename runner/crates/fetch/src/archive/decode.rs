@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    UnpackJob,
+    UnpackJob, compression_ratio,
     error::ArchiveError,
     format::ArchiveFormat,
     pipeline::{self, ChunkReader, ChunkSender, ReceiverGone},
@@ -25,24 +25,39 @@ pub(super) fn extract(
     job: &UnpackJob<'_>,
     tree: &mut ExtractionTree<'_>,
 ) -> Result<(), ArchiveError> {
+    consume(format, chunks, job, |plain| tarball::extract(plain, tree)).map(|_| ())
+}
+
+/// Passes the tar in `chunks` with the compression of `format`, which is not zip, to `take`. Returns the highest compression ratio of
+/// any of its beginnings, as [`super::ArchiveLimits::max_ratio`] counts it.
+pub(super) fn consume(
+    format: ArchiveFormat,
+    chunks: ChunkReader,
+    job: &UnpackJob<'_>,
+    take: impl FnOnce(ChunkReader) -> Result<(), ArchiveError>,
+) -> Result<u64, ArchiveError> {
     let decoder = match format {
-        ArchiveFormat::Tar | ArchiveFormat::Zip => return tarball::extract(chunks, tree),
+        ArchiveFormat::Tar | ArchiveFormat::Zip => return take(chunks).map(|()| 0),
         ArchiveFormat::TarGzip => gunzip,
         ArchiveFormat::TarZstd => unzstd,
     };
     let (sink, plain) = pipeline::chunk_channel();
-    let (decoded, extracted) = thread::scope(|scope| {
-        let decoding = scope.spawn(|| match decoder(chunks, &DecodeOutput { sink, job, bytes: Cell::new(0) }) {
-            Ok(()) | Err(DecodeStop::ReceiverGone) => Ok(()),
-            Err(DecodeStop::Failed(error)) => Err(error),
+    let (decoded, taken) = thread::scope(|scope| {
+        let decoding = scope.spawn(|| {
+            let output = DecodeOutput { sink, job, bytes: Cell::new(0), ratio: Cell::new(0) };
+            match decoder(chunks, &output) {
+                Ok(()) | Err(DecodeStop::ReceiverGone) => Ok(output.ratio.get()),
+                Err(DecodeStop::Failed(error)) => Err(error),
+            }
         });
-        let extracted = tarball::extract(plain, tree);
-        (pipeline::join_thread(decoding), extracted)
+        let taken = take(plain);
+        (pipeline::join_thread(decoding), taken)
     });
-    match (decoded, extracted) {
+    match (decoded, taken) {
         // A failed decoder ends the stream early, so it is the cause.
         (Err(cause), Ok(()) | Err(ArchiveError::Truncated)) => Err(cause),
-        (_, extracted) => extracted,
+        (_, Err(error)) => Err(error),
+        (Ok(ratio), Ok(())) => Ok(ratio),
     }
 }
 
@@ -62,6 +77,7 @@ struct DecodeOutput<'a> {
     sink: ChunkSender,
     job: &'a UnpackJob<'a>,
     bytes: Cell<u64>,
+    ratio: Cell<u64>,
 }
 
 impl DecodeOutput<'_> {
@@ -73,7 +89,9 @@ impl DecodeOutput<'_> {
                 return Ok(());
             }
             self.bytes.set(self.bytes.get() + count as u64);
-            self.job.limits.check_compression_ratio(self.bytes.get(), consumed(decoder)).map_err(DecodeStop::Failed)?;
+            let consumed = consumed(decoder);
+            self.job.limits.check_compression_ratio(self.bytes.get(), consumed).map_err(DecodeStop::Failed)?;
+            self.ratio.set(self.ratio.get().max(compression_ratio(self.bytes.get(), consumed)));
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Detects an archive's format by its name, else by its first bytes.
 
+use serde::{Deserialize, Serialize};
+
 use super::error::ArchiveError;
 
 /// The number of first bytes that [`ArchiveFormat::detect`] needs, if there are as many.
 pub(super) const HEAD_BYTES: usize = 512;
 
 /// The format of an archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ArchiveFormat {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArchiveFormat {
     Tar,
     TarGzip,
     TarZstd,
@@ -30,7 +33,8 @@ impl ArchiveFormat {
         format.ok_or_else(|| ArchiveError::UnknownFormat { name: name.to_owned(), reason: mismatch_reason(head, seen) })
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The format that a name says, if it says one.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         let name = name.split(['?', '#']).next().unwrap_or(name).to_ascii_lowercase();
         let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
         if ends(&[".tar.gz", ".tgz"]) {

@@ -5,7 +5,7 @@ use std::{fs, io::Write as _, path::Path, sync::atomic::AtomicBool};
 use cap_std::fs::Dir;
 use contract::step::FailureKind;
 
-use super::{ArchiveLimits, UnpackJob, compare, digest, remove, unpack};
+use super::{ArchiveLimits, UnpackJob, compare, decode_tar, digest, remove, unpack};
 
 const OUTSIDE_TEXT: &str = "precious";
 
@@ -56,8 +56,16 @@ impl ArchiveFuzzDir {
         let limits = ArchiveLimits { max_files: 64, max_bytes: 4 << 20, max_ratio: 50, max_path_bytes: 300 };
         let expected = digest(archive.as_slice()).expect("memory can be read");
         let stop = AtomicBool::new(false);
-        let job = UnpackJob { name, expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
-        match unpack(archive.as_slice(), &job, &self.dir, "new") {
+        let job =
+            UnpackJob { name, expected: &expected, decoded: None, limits: &limits, stop: &stop, progress: &|_| {} };
+        let unpacked = unpack(archive.as_slice(), &job, &self.dir, "new");
+        let mut tar = Vec::new();
+        if let Ok(Some((decoded, _))) = decode_tar(archive.as_slice(), &job, |plain| plain.read_to_end(&mut tar)) {
+            let again = unpack(tar.as_slice(), &UnpackJob { decoded: Some(&decoded), ..job }, &self.dir, "again");
+            assert_eq!(again.is_ok(), unpacked.is_ok(), "its tar: {again:?}, the archive: {unpacked:?}");
+            remove(&self.dir, "again").expect("what was unpacked is removed");
+        }
+        match unpacked {
             Ok(unpacked) => {
                 assert!(unpacked.files <= limits.max_files && unpacked.bytes <= limits.max_bytes, "{unpacked:?}");
                 let differences = compare(&self.dir, "new").expect("what was unpacked is compared");

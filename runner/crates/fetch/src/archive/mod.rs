@@ -23,6 +23,7 @@ use contract::Digest;
 
 mod compare;
 mod decode;
+mod decoded;
 mod dir_cursor;
 mod entry;
 mod error;
@@ -39,11 +40,12 @@ mod tree;
 mod zipped;
 
 pub use compare::compare;
+pub use decoded::{DecodedArchive, decode_tar};
 pub use error::ArchiveError;
+pub use format::ArchiveFormat;
 pub use remove::remove;
 
 use error::ArchiveLimitKind;
-use format::ArchiveFormat;
 use tree::ExtractionTree;
 
 /// Below this size, content may have any compression ratio, in bytes.
@@ -70,10 +72,23 @@ impl Default for ArchiveLimits {
 
 impl ArchiveLimits {
     fn check_compression_ratio(&self, content: u64, archive: u64) -> Result<(), ArchiveError> {
-        if content > RATIO_FLOOR && content > archive.saturating_mul(self.max_ratio) {
+        self.check_ratio(compression_ratio(content, archive))
+    }
+
+    fn check_ratio(&self, ratio: u64) -> Result<(), ArchiveError> {
+        if ratio > self.max_ratio {
             return Err(ArchiveError::Limit { limit: ArchiveLimitKind::Ratio, max: self.max_ratio, entry: None });
         }
         Ok(())
+    }
+}
+
+/// The least `max_ratio` that allows so much content of so many bytes of an archive.
+fn compression_ratio(content: u64, archive: u64) -> u64 {
+    match archive {
+        _ if content <= RATIO_FLOOR => 0,
+        0 => u64::MAX,
+        _ => content.div_ceil(archive),
     }
 }
 
@@ -83,6 +98,8 @@ pub struct UnpackJob<'a> {
     pub name: &'a str,
     /// The expected digest.
     pub expected: &'a Digest,
+    /// What the archive was, if the source is its tar.
+    pub decoded: Option<&'a DecodedArchive>,
     /// The limits.
     pub limits: &'a ArchiveLimits,
     /// Set by another thread to stop: checked before every read, chunk and entry.
@@ -156,6 +173,9 @@ fn extract_into(
     folder: OwnedFd,
 ) -> Result<UnpackSummary, ArchiveError> {
     job.check_stop()?;
+    if let Some(decoded) = job.decoded {
+        return decoded::extract_into(decoded, source, job, folder);
+    }
     let first = pipeline::StreamChunk::first_of(&mut source, job)?;
     let format = ArchiveFormat::detect(job.name, &first.bytes()[..first.bytes().len().min(format::HEAD_BYTES)]);
     let format = match format {
@@ -176,8 +196,12 @@ fn extract_into(
             bytes
         }
     };
+    finish(tree, &sync, archive_bytes)
+}
+
+fn finish(tree: ExtractionTree<'_>, folder: &OwnedFd, archive_bytes: u64) -> Result<UnpackSummary, ArchiveError> {
     let (files, bytes) = tree.finish()?;
-    rustix::fs::syncfs(&sync).map_err(ArchiveError::filesystem("synced", "."))?;
+    rustix::fs::syncfs(folder).map_err(ArchiveError::filesystem("synced", "."))?;
     Ok(UnpackSummary { files, bytes, archive_bytes })
 }
 

@@ -17,6 +17,7 @@ use super::{error::EntryRefusal, *};
 
 mod compare_remove;
 mod damaged;
+mod decoded;
 mod edge_cases;
 mod hostile;
 mod round_trip;
@@ -42,10 +43,30 @@ impl ArchiveTestDir {
         self.temp.path().join("grant").join(path)
     }
 
+    /// Extracts an archive into `new`. Its tar alone, where it can be decoded, must give the same.
     fn unpack(&self, name: &str, archive: &[u8], limits: &ArchiveLimits) -> Result<UnpackSummary, ArchiveError> {
-        let expected = digest(archive).unwrap();
-        let job = UnpackJob { name, expected: &expected, limits, stop: &AtomicBool::new(false), progress: &|_| {} };
-        unpack(archive, &job, &self.dir, "new")
+        let (expected, stop) = (digest(archive).unwrap(), AtomicBool::new(false));
+        let job = UnpackJob { name, expected: &expected, decoded: None, limits, stop: &stop, progress: &|_| {} };
+        let unpacked = unpack(archive, &job, &self.dir, "new");
+        let mut tar = Vec::new();
+        if matches!(unpacked, Err(ArchiveError::FolderExists(_))) {
+            return unpacked;
+        }
+        match decode_tar(archive, &job, |plain| plain.read_to_end(&mut tar)) {
+            Ok(None) => {}
+            Err(_) => assert!(unpacked.is_err(), "{name}"),
+            Ok(Some((decoded, _))) => {
+                let again = unpack(tar.as_slice(), &UnpackJob { decoded: Some(&decoded), ..job }, &self.dir, "again");
+                let shown =
+                    |result: &Result<_, ArchiveError>| result.as_ref().map_err(ArchiveError::to_string).copied();
+                assert_eq!(shown(&again), shown(&unpacked), "{name}");
+                if again.is_ok() {
+                    assert_eq!(listing(&self.path("again")), listing(&self.path("new")));
+                    remove(&self.dir, "again").unwrap();
+                }
+            }
+        }
+        unpacked
     }
 
     /// Asserts that the granted directory is empty and nothing changed outside it.

@@ -127,8 +127,14 @@ fn wrong_digest_is_refused() {
         ("evil.tar", evil),
     ] {
         let room = ArchiveTestDir::new();
-        let job =
-            UnpackJob { name, expected: &expected, limits: &limits, stop: &AtomicBool::new(false), progress: &|_| {} };
+        let job = UnpackJob {
+            name,
+            expected: &expected,
+            decoded: None,
+            limits: &limits,
+            stop: &AtomicBool::new(false),
+            progress: &|_| {},
+        };
         let error = unpack(archive.as_slice(), &job, &room.dir, "new").unwrap_err();
         room.assert_untouched();
         let actual = digest(archive.as_slice()).unwrap();
@@ -165,7 +171,8 @@ fn failing_sources_and_stopping_callers_leave_nothing() {
             let (room, expected, limits) =
                 (ArchiveTestDir::new(), digest(archive.as_slice()).unwrap(), ArchiveLimits::default());
             let stop = AtomicBool::new(false);
-            let job = UnpackJob { name, expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+            let job =
+                UnpackJob { name, expected: &expected, decoded: None, limits: &limits, stop: &stop, progress: &|_| {} };
             let content = || io::Cursor::new(archive.clone());
             let reset = || Err(io::ErrorKind::ConnectionReset.into());
             let failing = InterruptingSource { content: content(), after, then: reset };
@@ -190,7 +197,14 @@ fn failing_sources_and_stopping_callers_leave_nothing() {
 fn panic_of_the_source_leaves_nothing() {
     let room = ArchiveTestDir::new();
     let (expected, limits, stop) = (digest(&b""[..]).unwrap(), ArchiveLimits::default(), AtomicBool::new(false));
-    let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+    let job = UnpackJob {
+        name: "a.tar",
+        expected: &expected,
+        decoded: None,
+        limits: &limits,
+        stop: &stop,
+        progress: &|_| {},
+    };
     let content = io::Cursor::new(TestTarBuilder::new().file("f", &"x".repeat(900_000)).finish());
     let source = InterruptingSource { content, after: 500_000, then: || panic!("a bug of the source") };
     let run = std::panic::AssertUnwindSafe(|| unpack(source, &job, &room.dir, "new"));
@@ -211,7 +225,14 @@ fn existing_folders_are_refused() {
 
     let expected = digest(archive.as_slice()).unwrap();
     let (limits, stop) = (ArchiveLimits::default(), AtomicBool::new(false));
-    let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+    let job = UnpackJob {
+        name: "a.tar",
+        expected: &expected,
+        decoded: None,
+        limits: &limits,
+        stop: &stop,
+        progress: &|_| {},
+    };
     let kind = |path| unpack(archive.as_slice(), &job, &room.dir, path).unwrap_err().kind();
     assert_eq!(kind("no/such/parent"), FailureKind::NotFound);
     for path in ["", ".", "..", "new/..", "/"] {

@@ -176,7 +176,14 @@ fn progress_counts_the_archive() {
     let seen = std::sync::Mutex::new(Vec::new());
     let progress = |bytes| seen.lock().unwrap().push(bytes);
     let (limits, stop) = (ArchiveLimits::default(), AtomicBool::new(false));
-    let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &progress };
+    let job = UnpackJob {
+        name: "a.tar",
+        expected: &expected,
+        decoded: None,
+        limits: &limits,
+        stop: &stop,
+        progress: &progress,
+    };
     unpack(archive.as_slice(), &job, &room.dir, "new").unwrap();
     let seen = seen.into_inner().unwrap();
     assert!(seen.len() > 4 && seen.is_sorted(), "{seen:?}");
