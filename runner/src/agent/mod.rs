@@ -11,6 +11,6 @@
 mod files;
 mod server;
 mod session;
-pub mod wire;
 
+pub use ::wire;
 pub use server::{AgentFolders, build, serve};

@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use super::{SourceFile, SourceTree, TidyFinding};
 
-/// Every crate with the ones it may be built from: `contract ← plan ← journal ← {hostio, db, fetch, state} ← sandbox ← runner`.
-const CRATES: [(&str, &[&str]); 14] = [
+/// Every crate with the ones it may be built from: `contract ← plan ← journal ← {wire, hostio, db, fetch, state} ← sandbox ← runner`.
+const CRATES: [(&str, &[&str]); 15] = [
     ("contract", &[]),
     ("plan", &["contract"]),
     ("journal", &["contract", "plan"]),
+    ("wire", &["contract", "plan", "journal"]),
     ("hostio", &["contract", "plan", "journal"]),
     ("db", &["contract", "plan", "journal", "hostio"]),
     ("fetch", &["contract", "plan", "journal", "hostio"]),
@@ -23,7 +24,7 @@ const CRATES: [(&str, &[&str]); 14] = [
     ("guest-build", &[]),
     ("official", &["wasm-config", "guest-build"]),
     ("sandbox", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "wasm-config", "official"]),
-    ("runner", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "guest-build", "sandbox"]),
+    ("runner", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "wire", "guest-build", "sandbox"]),
     ("testing", &[]),
     // The runner for its features only: it is never built into xtask.
     ("xtask", &["guest-build", "runner"]),

@@ -4,6 +4,10 @@
 //! file that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
 //! steps are in here, so no message is logged.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+pub mod limits;
+
 use std::{collections::BTreeMap, io, time::Duration};
 
 use jiff::Timestamp;
@@ -17,7 +21,7 @@ use tokio::{
 use contract::{
     AppName, AttemptNumber, EnvironmentName, GrantName, RunId, StepId, TargetName,
     hash::Blake3Hash,
-    step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
+    step::{PreviewChange, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
 };
 use journal::{
     StepTarget,
@@ -129,7 +133,7 @@ pub enum AgentAnswer {
         hint: String,
     },
     Preview {
-        changes: Vec<sandbox::PreviewChange>,
+        changes: Vec<PreviewChange>,
     },
     Finding {
         finding: ProbeFinding,
