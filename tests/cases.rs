@@ -27,6 +27,7 @@ mod cases {
     mod handles;
     mod hangs;
     mod hooks;
+    mod host_output;
     mod hosts;
     mod imports;
     mod invalid_modules;

@@ -62,6 +62,9 @@ pub struct SshOptions {
     pub config: Option<PathBuf>,
     /// The file with the keys of the hosts, instead of the user's.
     pub known_hosts: Option<PathBuf>,
+    /// The environment variables with the plan's secrets, which ssh does not get: every process of the user can read its environment,
+    /// and `SendEnv` would send them.
+    pub withheld_variables: Vec<String>,
 }
 
 /// Reads `ssh` of an environment.
@@ -82,7 +85,7 @@ pub(super) fn ssh_options(
         }
         Some(paths::resolve(folder, &text))
     };
-    Some(SshOptions { config: path("config"), known_hosts: path("known-hosts") })
+    Some(SshOptions { config: path("config"), known_hosts: path("known-hosts"), ..SshOptions::default() })
 }
 
 impl HostAddress {
@@ -225,6 +228,11 @@ impl HostGroups {
             groups.groups.insert(group, hosts);
         }
         groups
+    }
+
+    /// The hosts of each group, in the order of the plan.
+    pub(super) fn into_map(self) -> BTreeMap<HostGroup, Vec<Arc<PlanHost>>> {
+        self.groups
     }
 
     /// Each host once, by its name.

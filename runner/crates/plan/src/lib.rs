@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use contract::{
-    AppName, AttemptNumber, EnvironmentName, GrantName, Label, RunId, Secret, StepId, TargetName,
+    AppName, AttemptNumber, EnvironmentName, GrantName, HostGroup, Label, RunId, Secret, StepId, TargetName,
     diagnostic::{Diagnostic, ErrorCode},
 };
 
@@ -100,6 +100,8 @@ pub struct Plan {
     pub url: Option<String>,
     /// How ssh is called for the environment's hosts.
     pub ssh: SshOptions,
+    /// The hosts of each group of the environment, in the order of the plan.
+    pub host_groups: BTreeMap<HostGroup, Vec<Arc<PlanHost>>>,
     /// In which portions a group of hosts gets a release; none: all at the same time.
     pub rollout: Option<Rollout>,
     /// The location of journals and lock.
@@ -307,6 +309,7 @@ impl Plan {
             after_state: None,
             url: None,
             ssh: SshOptions::default(),
+            host_groups: BTreeMap::new(),
             rollout: None,
             state: StateLocation::Dir(PathBuf::from("/")),
             allow: Vec::new(),
