@@ -28,6 +28,7 @@ mod cases {
     mod hangs;
     mod hooks;
     mod host_output;
+    mod host_secrets;
     mod hosts;
     mod imports;
     mod invalid_modules;
@@ -37,6 +38,7 @@ mod cases {
     mod locations;
     mod lock;
     mod long_programs;
+    mod lying_hosts;
     mod machines;
     mod malicious_archives;
     mod migrations;

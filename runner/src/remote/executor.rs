@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     rc::Rc,
     sync::Arc,
@@ -44,8 +44,6 @@ const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
 /// How long an answer may take beyond the time that the call itself may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// The longest receipt that a host may return, in bytes of JSON.
-const MAX_RECEIPT_BYTES: usize = 40 << 10;
 
 /// The executor of the steps of one host.
 pub struct RemoteExecutor {
@@ -163,10 +161,11 @@ impl RemoteExecutor {
             let upstream = planned.upstream.iter().cloned().collect();
             checked.push(CheckedStep { step: planned.step.clone(), upstream, shipped });
         }
+        let is_asked = |step: &StepId| steps.iter().any(|planned| planned.step.id == *step);
         let answer =
             connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
         match answer {
-            Ok(AgentAnswer::Checked { problems }) => {
+            Ok(AgentAnswer::Checked { problems }) if problems.iter().all(|(step, _)| is_asked(step)) => {
                 Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())
             }
             Ok(_) => Err(self.lost("the host's answer does not match the request")),
@@ -255,7 +254,7 @@ impl RemoteExecutor {
         let offered: Vec<_> = files.keys().cloned().collect();
         let answer = connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Offer { call, files: offered }).await;
         let wanted = match answer.map_err(|error| transient(error.to_string()))? {
-            AgentAnswer::Wanted { hashes } => hashes,
+            AgentAnswer::Wanted { hashes } => BTreeSet::from_iter(hashes),
             AgentAnswer::Refused { problem } => {
                 let cause = problem.causes.first().map_or_else(String::new, |cause| format!(": {cause}"));
                 let failure = StepFailure::new(FailureKind::Permanent, format!("{}{cause}", problem.message));
@@ -286,7 +285,7 @@ impl RemoteExecutor {
             match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(ConnectionError::Lost(_)) if tries == 0 => tries += 1,
-                Err(error) => return Err(transient(error.to_string())),
+                Err(error) => return Err(transient(format!("{}: {error}", self.host.name))),
             }
         }
     }
@@ -302,6 +301,7 @@ impl RemoteExecutor {
         export: impl Fn() -> Export,
     ) -> Result<AgentAnswer, StepFailure> {
         let (config, epoch) = (&input["config"], input["epoch"].as_u64());
+        let mut last = String::new();
         for _ in 0..MAX_DIALS {
             let before = self.records.borrow().get(step_target).cloned();
             let connection = match self.connect().await {
@@ -326,7 +326,8 @@ impl RemoteExecutor {
                 }
                 Err(error) => error,
             };
-            match self.recall_after_loss(step_target, key, before.as_ref(), &error.to_string()).await {
+            last = error.to_string();
+            match self.recall_after_loss(step_target, key, before.as_ref(), &last).await {
                 Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { outcome }),
                 Recalled::Undone => return Ok(AgentAnswer::Reverted { failure: None }),
                 Recalled::NeverArrived => {}
@@ -336,7 +337,7 @@ impl RemoteExecutor {
                 }
             }
         }
-        let failure = transient(format!("the connection to {} was lost on every try", self.host.name));
+        let failure = transient(format!("the connection to {} was lost on every try: {last}", self.host.name));
         Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } })
     }
 
@@ -395,10 +396,6 @@ async fn send_file(
     }
 }
 
-fn is_too_long(receipt: &Receipt) -> bool {
-    serde_json::to_string(receipt).is_ok_and(|json| json.len() > MAX_RECEIPT_BYTES)
-}
-
 fn other_answer() -> StepFailure {
     StepFailure::new(FailureKind::Permanent, "the host's answer does not match the request")
 }
@@ -415,9 +412,13 @@ impl Executor for RemoteExecutor {
         match self.ask(step, config, &CallChannel::unobserved(), export).await? {
             AgentAnswer::InputHashes { hashes } => Ok(hashes),
             AgentAnswer::InputUnreadable { message, hint } => {
+                let message = format!("{}: {message}", self.host.name);
                 Err(StepFailure::new(FailureKind::NotFound, message).with_hint(hint).into())
             }
-            AgentAnswer::Failed { failure } => Err(failure.into()),
+            AgentAnswer::Failed { failure } => {
+                let message = format!("{}: {}", self.host.name, failure.message);
+                Err(StepFailure { message, ..failure }.into())
+            }
             _ => Err(other_answer().into()),
         }
     }
@@ -458,10 +459,6 @@ impl Executor for RemoteExecutor {
         };
         let answer = self.act(step, &step_target, Some(&key), &input, &channel, export).await;
         let outcome = match answer {
-            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { receipt } }) if is_too_long(&receipt) => {
-                let failure = StepFailure::new(FailureKind::Limit, "the host returned a receipt that is too long");
-                StepOutcome::Unknown { failure }
-            }
             Ok(AgentAnswer::Outcome { outcome }) => outcome,
             Ok(AgentAnswer::Failed { failure }) | Err(failure) => StepOutcome::Failed { failure },
             Ok(_) => StepOutcome::Unknown { failure: other_answer() },

@@ -48,7 +48,9 @@ fn check_kept(kept: ToCoordinator) {
     if let ToCoordinator::Answer { answer: AgentAnswer::Outcome { outcome }, .. } = &kept {
         outcomes.push(outcome.clone());
     }
-    if let ToCoordinator::Answer { answer: AgentAnswer::Finding { finding: ProbeFinding::Held { receipt } }, .. } = &kept {
+    if let ToCoordinator::Answer { answer: AgentAnswer::Finding { finding: ProbeFinding::Held { receipt } }, .. } =
+        &kept
+    {
         outcomes.push(StepOutcome::Succeeded { receipt: receipt.clone() });
     }
     for outcome in outcomes {

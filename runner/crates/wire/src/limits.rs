@@ -53,11 +53,10 @@ impl AgentAnswer {
                     None => self,
                 }
             }
-            Self::InputUnreadable { message, hint } => {
-                Self::InputUnreadable { message: cut(message), hint: cut(hint) }
-            }
+            Self::InputUnreadable { message, hint } => Self::InputUnreadable { message: cut(message), hint: cut(hint) },
             Self::Preview { ref changes } => {
-                let bytes = changes.iter().map(|change| change.action.len() + change.subject.len() + change.detail.len() + 16);
+                let bytes =
+                    changes.iter().map(|change| change.action.len() + change.subject.len() + change.detail.len() + 16);
                 match length_failure("list of changes", MAX_CHANGES_BYTES, bytes.sum()) {
                     Some(failure) => Self::Failed { failure },
                     None => self,

@@ -11,7 +11,7 @@ use plan::{ModuleRef, Plan, PlanStep};
 use sandbox::ModuleDescription;
 
 use super::{PlannedStep, PreparedPlan, machine_problems, resources};
-use crate::agent::wire::BeginSession;
+use crate::{agent::wire::BeginSession, deploy::conclusion::redacted};
 
 impl PreparedPlan {
     /// What the steps of each other host need there and lack. All hosts are asked at once.
@@ -28,8 +28,9 @@ impl PreparedPlan {
         futures_util::future::join_all(checks).await.into_iter().flatten().collect()
     }
 
-    /// An error of a host, with the step's position in the plan.
+    /// An error of a host, with the step's position in the plan. A host may repeat the secrets that it was sent.
     fn at_step(&self, step: &StepId, host: &TargetName, problem: Diagnostic) -> Diagnostic {
+        let problem = redacted(problem, &self.redactor);
         let Some(planned) = self.all_steps().find(|planned| planned.step.id == *step) else { return problem };
         let span = planned.step.span.clone();
         let at = self.plan.error_at(problem.code, span, problem.message.clone(), format!("runs on {host}"), None);
