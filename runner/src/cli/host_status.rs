@@ -20,14 +20,14 @@ pub(super) struct HostStatus<'a> {
     name: TargetName,
     /// The groups that have it in the plan.
     groups: Vec<String>,
-    state: HostState,
+    state: HostProgress,
     live: Option<&'a Release>,
     steps: Vec<&'a StepTarget>,
 }
 
 /// How far a host is, the gravest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum HostState {
+enum HostProgress {
     /// Each of its steps is done for the release of the last attempt.
     Done,
     /// Not every step ran there for that release.
@@ -38,7 +38,7 @@ enum HostState {
     InDoubt,
 }
 
-impl HostState {
+impl HostProgress {
     const ALL: [Self; 4] = [Self::Done, Self::Behind, Self::Failed, Self::InDoubt];
 
     /// The word in JSON.
@@ -77,7 +77,7 @@ impl<'a> HostStatus<'a> {
             Self {
                 name: name.clone(),
                 groups: groups.map(|(group, _)| group.to_string()).collect(),
-                state: host_state(state, &steps),
+                state: host_progress(state, &steps),
                 live: state.head.live_on(name),
                 steps,
             }
@@ -107,24 +107,24 @@ impl<'a> HostStatus<'a> {
 
 /// `98 done; behind: web-3, web-7`; nothing if all of them are done, or there is only one.
 pub(super) fn summary(hosts: &[HostStatus<'_>]) -> Option<String> {
-    if hosts.len() < 2 || hosts.iter().all(|host| host.state == HostState::Done) {
+    if hosts.len() < 2 || hosts.iter().all(|host| host.state == HostProgress::Done) {
         return None;
     }
-    let part = |state: HostState| {
+    let part = |state: HostProgress| {
         let of: Vec<&str> = hosts.iter().filter(|host| host.state == state).map(|host| host.name.as_str()).collect();
         let word = match state {
-            HostState::Done => "done",
-            HostState::Behind => "behind",
-            HostState::Failed => "failed",
-            HostState::InDoubt => "in doubt",
+            HostProgress::Done => "done",
+            HostProgress::Behind => "behind",
+            HostProgress::Failed => "failed",
+            HostProgress::InDoubt => "in doubt",
         };
         match of.len() {
             0 => None,
-            count if state == HostState::Done || count > MAX_TARGET_LINES => Some(format!("{count} {word}")),
+            count if state == HostProgress::Done || count > MAX_TARGET_LINES => Some(format!("{count} {word}")),
             _ => Some(format!("{word}: {}", name_targets(&of, MAX_NAMES_COLUMNS))),
         }
     };
-    Some(HostState::ALL.into_iter().filter_map(part).collect::<Vec<_>>().join("; "))
+    Some(HostProgress::ALL.into_iter().filter_map(part).collect::<Vec<_>>().join("; "))
 }
 
 /// `r2 on 98 hosts; r1 on web-3, web-7`: the releases that the targets show, that on most of them first.
@@ -151,18 +151,18 @@ fn is_on_host(state: &JournalState, step_target: &StepTarget) -> bool {
     record.is_some_and(|record| record.intent.input["host"]["name"].as_str() == Some(step_target.target.as_str()))
 }
 
-fn host_state(state: &JournalState, steps: &[&StepTarget]) -> HostState {
+fn host_progress(state: &JournalState, steps: &[&StepTarget]) -> HostProgress {
     let newest = state.attempts.last().map(|attempt| &attempt.header.release);
     let of_step = |step_target: &&StepTarget| match state.records.get(*step_target) {
-        None => HostState::Behind,
+        None => HostProgress::Behind,
         Some(record) => match &record.status {
-            RecordStatus::Intended | RecordStatus::Undoing(_) => HostState::InDoubt,
-            RecordStatus::Failed(_) => HostState::Failed,
+            RecordStatus::Intended | RecordStatus::Undoing(_) => HostProgress::InDoubt,
+            RecordStatus::Failed(_) => HostProgress::Failed,
             RecordStatus::Succeeded(_) if newest.is_some_and(|newest| record.intent.release.is_same(newest)) => {
-                HostState::Done
+                HostProgress::Done
             }
-            RecordStatus::Succeeded(_) | RecordStatus::Reverted => HostState::Behind,
+            RecordStatus::Succeeded(_) | RecordStatus::Reverted => HostProgress::Behind,
         },
     };
-    steps.iter().map(of_step).max().unwrap_or(HostState::Behind)
+    steps.iter().map(of_step).max().unwrap_or(HostProgress::Behind)
 }
