@@ -33,6 +33,8 @@ mod cases {
     mod host_faults;
     mod host_upkeep;
     mod host_users;
+    mod host_output;
+    mod host_secrets;
     mod hosts;
     mod imports;
     mod invalid_modules;
@@ -45,6 +47,7 @@ mod cases {
     mod locations;
     mod lock;
     mod long_programs;
+    mod lying_hosts;
     mod machines;
     mod malicious_archives;
     mod migrations;

@@ -55,8 +55,8 @@ pub use preflight::{
 pub use preview::{StepPreview, preview_deployment};
 pub(crate) use prune::release_dir;
 pub use prune::{
-    DEFAULT_KEPT_RELEASES, PruneError, PruneMode, ReleaseDirs, ReleaseFate, ReleaseFolder, ReleaseRetention,
-    SiblingEnvironment, examine_releases, host_failure, prune,
+    DEFAULT_KEPT_RELEASES, PruneError, ReleaseDirs, SiblingEnvironment, examine_releases, host_failure, prune,
+    release_retention,
 };
 pub(crate) use request::program_records_path;
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};

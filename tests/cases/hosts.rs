@@ -137,9 +137,10 @@ fn status_tells_hosts_apart_while_they_differ() {
     let status = environment.run(&["status"]);
     expect![[r#"
         test
-          live        not the same on all hosts: r2 on web-1, r1 on web-2, r1 on worker-1
+          live        not the same on all hosts: r1 on web-2, worker-1; r2 on web-1
           last        r2: failed at `switch` on web-2; epoch 2, run [RUN 2], attempt 1, started [DATE] [DATE] by [WHO], took [TIME]
           unfinished  run [RUN 2] is at `switch` on web-2; to continue, deploy r2 again
+          hosts       behind: web-1, worker-1; failed: web-2
     "#]]
     .assert_eq(&status.stdout_snapshot());
     let status = environment.run(&["status", "--json"]).json();

@@ -22,10 +22,11 @@ struct FuzzTarget {
     dictionary: Option<&'static str>,
 }
 
-const TARGETS: [FuzzTarget; 5] = [
+const TARGETS: [FuzzTarget; 6] = [
     FuzzTarget { name: "archive", max_bytes: 16_384, dictionary: None },
     FuzzTarget { name: "expanded", max_bytes: 4096, dictionary: Some("plan.dict") },
     FuzzTarget { name: "expression", max_bytes: 4096, dictionary: None },
+    FuzzTarget { name: "frames", max_bytes: 16_384, dictionary: Some("frames.dict") },
     FuzzTarget { name: "journal", max_bytes: 65_536, dictionary: None },
     FuzzTarget { name: "plan", max_bytes: 4096, dictionary: Some("plan.dict") },
 ];

@@ -17,6 +17,6 @@ mod seeds;
 mod server;
 mod session;
 mod store;
-pub mod wire;
 
+pub use ::wire;
 pub use server::{AgentFolders, build, serve};

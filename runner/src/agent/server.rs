@@ -38,10 +38,11 @@ use super::{
     session::{self, Session, begun_session, problem},
     store::ContentStore,
     wire::{
-        self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, ToAgent, ToCoordinator,
+        self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, PruneMode, ReleaseRetention,
+        ToAgent, ToCoordinator,
     },
 };
-use crate::deploy::{self, Interrupt, PruneMode, ReleaseRetention, examine_releases, host_problems, release_dir};
+use crate::deploy::{self, Interrupt, examine_releases, host_problems, release_dir};
 
 /// A coordinator that says nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     grants_text::{default_environment_line, grant_lines},
     output::CommandOutput,
+    plan_fold::{self, TargetText},
     selection,
     source::{PlanSourceArgs, ReleaseArgs},
     xdg_dirs,
@@ -15,7 +16,7 @@ use crate::{
     deploy::{
         DeployOverrides, PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, StepPreview, preview_deployment,
     },
-    report::{self, OutputFormat, json, messages},
+    report::{self, MAX_TARGET_LINES, OutputFormat, json, messages},
 };
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 use contract::text;
@@ -24,7 +25,7 @@ use journal::{
     event::{Decision, JournalHeader},
 };
 use plan::StepTrust;
-use sandbox::CapabilityNeed;
+use sandbox::{CapabilityNeed, PreviewChange};
 use state::StateStore;
 
 /// Arguments of `plan`.
@@ -91,30 +92,28 @@ pub(super) async fn run(
 fn as_text(header: &JournalHeader, foreseen: &[StepPreview], prepared: &PreparedPlan) -> String {
     let mut lines =
         format!("{} {} → {} (preview: nothing is changed)\n", header.app, header.release.label, header.environment);
-    let width = foreseen.iter().map(|one| text::column_count(&report::step_label(&one.step_target))).max().unwrap_or(0);
-    for (one, ready) in foreseen.iter().zip(&prepared.steps) {
-        let (word, why) = match &one.decision {
-            Some(decision) => (messages::decision(decision), messages::decision_reason(decision)),
-            None => ("?", String::new()),
-        };
-        let label = report::step_label(&one.step_target);
-        let phase = messages::phase(one.phase);
-        let line = format!("  {word:<6} {label:<width$}  {phase:<7}  {}", text::escape_line(&why));
-        let _ = writeln!(lines, "{}", line.trim_end());
-        for change in &one.changes {
-            let detail = if change.detail.is_empty() { String::new() } else { format!("  ({})", change.detail) };
-            let _ = writeln!(
-                lines,
-                "           {} {}{}",
-                change.action,
-                text::escape_line(&change.subject),
-                text::escape_line(&detail)
-            );
+    let steps: Vec<_> = foreseen.iter().zip(&prepared.steps).collect();
+    let steps: Vec<_> = steps.chunk_by(|(one, _), (other, _)| one.step_target.step == other.step_target.step).collect();
+    let label = |step: &[(&StepPreview, &PlannedStep)]| match step.len() > MAX_TARGET_LINES {
+        true => vec![step[0].0.step_target.step.to_string()],
+        false => step.iter().map(|(one, _)| report::step_label(&one.step_target)).collect(),
+    };
+    let labels = steps.iter().flat_map(|step| label(step));
+    let width = labels.map(|label| text::column_count(&label)).max().unwrap_or(0);
+    for step in steps {
+        let (first, _) = step[0];
+        let phase = messages::phase(first.phase);
+        if step.len() > MAX_TARGET_LINES {
+            let targets: Vec<_> = step.iter().map(|(one, ready)| target_text(one, ready).for_many()).collect();
+            lines += &plan_fold::fold(first.step_target.step.as_str(), phase, width, &targets);
+            continue;
         }
-        if let Some(unknown) = &one.unknown_reason {
-            let _ = writeln!(lines, "           not known yet: {}", text::escape_line(unknown));
+        for (one, ready) in step {
+            let TargetText { decision: (word, why), lines: more, .. } = target_text(one, ready);
+            let label = report::step_label(&one.step_target);
+            let _ = writeln!(lines, "{}", format!("  {word:<6} {label:<width$}  {phase:<7}  {why}").trim_end());
+            lines.extend(more.iter().map(|line| format!("           {line}\n")));
         }
-        lines += &needs_and_grants_text(ready);
     }
     for (hook, steps) in hook_steps(prepared) {
         for ready in steps {
@@ -130,23 +129,38 @@ fn as_text(header: &JournalHeader, foreseen: &[StepPreview], prepared: &Prepared
     lines
 }
 
+/// What the preview says of a step on one target.
+fn target_text(one: &StepPreview, ready: &PlannedStep) -> TargetText {
+    let decision = one.decision.as_ref().map_or(("?", String::new()), |decision| {
+        (messages::decision(decision), text::escape_line(&messages::decision_reason(decision)))
+    });
+    let change = |change: &PreviewChange| {
+        let detail = if change.detail.is_empty() { String::new() } else { format!("  ({})", change.detail) };
+        text::escape_line(&format!("{} {}{detail}", change.action, change.subject))
+    };
+    let mut lines: Vec<String> = one.changes.iter().map(change).collect();
+    lines.extend(one.unknown_reason.iter().map(|why| format!("not known yet: {}", text::escape_line(why))));
+    lines.extend(needs_and_grants(ready));
+    TargetText { target: one.step_target.target.to_string(), decision, lines }
+}
+
 /// The needs and grants of a step, one per line.
-fn needs_and_grants_text(ready: &PlannedStep) -> String {
-    let mut lines = String::new();
-    for need in need_lines(ready) {
-        let _ = writeln!(lines, "           needs {}", text::escape_line(&need));
-    }
-    for grant in grant_lines(&ready.step.grants) {
-        let _ = writeln!(lines, "           may reach {}", text::escape_line(&grant));
-    }
-    if ready.step.trust == StepTrust::Host {
+fn needs_and_grants(ready: &PlannedStep) -> Vec<String> {
+    let needs = need_lines(ready).into_iter().map(|need| format!("needs {}", text::escape_line(&need)));
+    let grants =
+        grant_lines(&ready.step.grants).into_iter().map(|grant| format!("may reach {}", text::escape_line(&grant)));
+    let trust = (ready.step.trust == StepTrust::Host).then(|| {
         let whose = ready
             .step
             .remote_host()
             .map_or("this machine's user".to_owned(), |host| format!("its user on {}", host.name));
-        let _ = writeln!(lines, "           TRUST: HOST — this step can do whatever {whose} can");
-    }
-    lines
+        format!("TRUST: HOST — this step can do whatever {whose} can")
+    });
+    needs.chain(grants).chain(trust).collect()
+}
+
+fn needs_and_grants_text(ready: &PlannedStep) -> String {
+    needs_and_grants(ready).iter().map(|line| format!("           {line}\n")).collect()
 }
 
 fn hook_steps(prepared: &PreparedPlan) -> [(&'static str, &[PlannedStep]); 3] {

@@ -13,8 +13,7 @@ use super::{
 };
 use crate::{
     deploy::{
-        self, HostReleases, Interrupt, PruneError, ReleaseDirs, ReleaseFate, ReleaseFolder, ReleaseHosts,
-        ReleaseRetention, SiblingEnvironment,
+        self, HostReleases, Interrupt, PruneError, ReleaseDirs, ReleaseHosts, SiblingEnvironment, release_retention,
     },
     report::{self, OutputFormat, json as lines},
 };
@@ -25,6 +24,7 @@ use contract::{
 use journal::JournalState;
 use sandbox::NoticeHandler;
 use state::{LockRequest, LockWait, StateStore};
+use wire::{ReleaseFate, ReleaseFolder};
 
 const NOT_REMOVED_HINT: &str =
     "fix the cause and run it again; the live release and the releases to keep were not touched";
@@ -130,7 +130,7 @@ impl ReleaseNeeds<'_> {
         let state = attempts::load_state(store)?;
         let epoch = lock.next_epoch(state.epoch()).map_err(|error| Diagnostic::from(&error))?;
         lock.ensure_held().await.map_err(|error| Diagnostic::from(&error))?;
-        let removed = match ReleaseRetention::new(&state, &self.siblings, self.keep) {
+        let removed = match release_retention(&state, &self.siblings, self.keep) {
             Ok(retention) => match deploy::prune(self.dirs, &retention) {
                 Ok(here) => {
                     Ok(FoundReleases { here, on_hosts: self.hosts.prune(&retention, &state, epoch, &by).await })
@@ -145,7 +145,7 @@ impl ReleaseNeeds<'_> {
 
     /// What would be removed and kept.
     async fn examine(&self, state: &JournalState) -> Result<FoundReleases, PruneError> {
-        let retention = ReleaseRetention::new(state, &self.siblings, self.keep)?;
+        let retention = release_retention(state, &self.siblings, self.keep)?;
         let here = deploy::examine_releases(self.dirs, &retention)?;
         Ok(FoundReleases { here, on_hosts: self.hosts.examine(&retention).await })
     }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::{
     attempts::{summary_json, took_ms},
+    host_status::{self, HostStatus},
     plan_file::CommandCompletion,
     source::{self, PlanSourceArgs},
     why,
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     deploy::UnrecordedRelease,
     report::{
-        self, OutputFormat, json, messages,
+        self, MAX_TARGET_LINES, OutputFormat, json, messages,
         table::{FieldLayout, table},
     },
 };
@@ -34,6 +35,7 @@ use journal::{
     event::{JournalHeader, ROLLBACK, Release},
     state::{AttemptSummary, LiveDoubt},
 };
+use plan::Plan;
 use state::{LockRecord, LockStatus, StateStore};
 
 /// The most removed hosts that are named.
@@ -52,7 +54,8 @@ pub(super) struct StatusArgs {
 /// Shows the state of environments, each with the store of its journals, in lines of at most `line_width` columns.
 ///
 /// As JSON, an array of `{environment, live: {release, verified, since}, unrecorded: {link, digest}, lock: {holder, epoch, since, standing}, last,
-/// running: {at, since}, removed_hosts: [{name, live}], unfinished: {run, release, stuck},
+/// hosts: [{name, groups, state, live, steps: [{step, status, release}]}], removed_hosts: [{name, live}], running: {at, since},
+/// unfinished: {run, release, stuck},
 /// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. A missing value is null.
 ///
 /// # Errors
@@ -83,10 +86,14 @@ struct EnvironmentView<'a> {
     state: JournalState,
     /// The steps in the order of the last plan, then others with a record.
     step_targets: Vec<StepTarget>,
+    /// How many of them are of the last plan.
+    planned_count: usize,
     lock: Option<LockRecord>,
     lock_status: LockStatus,
     /// The step that the newest attempt has begun and not ended, and since when.
     open_step: Option<(StepTarget, Timestamp)>,
+    /// The plan, as far as it can be read without its release.
+    plan: Option<Plan>,
     /// What is live without a record.
     unrecorded: Option<UnrecordedRelease>,
     /// The hosts that steps ran on and that are no longer in the plan, with the release that each showed last.
@@ -118,15 +125,30 @@ impl<'a> EnvironmentView<'a> {
         });
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
-        let (lock, standing) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
+        let (lock, lock_status) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
+        let args = PlanSourceArgs { environment: Some(environment.to_string()), ..plan.clone() };
+        let read_plan = args.plan_without_inventories(&source::placeholder_label());
         let planned_count = planned.len();
         let step_targets = [planned, others].concat();
-        let unrecorded = unrecorded_release(plan, environment, &state);
-        let removed_hosts = removed_hosts(plan, environment, &state, &step_targets[..planned_count]);
+        let removed_hosts = removed_hosts(read_plan.as_ref(), &state, &step_targets[..planned_count]);
         let is_named = is_one_of_several || plan.environment.is_some();
         let commands = CommandCompletion::new(plan.plan.as_deref(), is_named.then_some(environment.as_str()));
-        let lock_status = standing;
-        Ok(Self { environment, state, step_targets, lock, lock_status, open_step, unrecorded, removed_hosts, commands })
+        let shows_none = state.head.shown_releases().next().is_none();
+        let unrecorded =
+            read_plan.as_ref().filter(|_| shows_none).and_then(|plan| UnrecordedRelease::find(plan, &state));
+        Ok(Self {
+            environment,
+            state,
+            step_targets,
+            planned_count,
+            lock,
+            lock_status,
+            open_step,
+            plan: read_plan,
+            unrecorded,
+            removed_hosts,
+            commands,
+        })
     }
 
     /// The attempt that is running, by the evidence of the lock.
@@ -179,6 +201,9 @@ impl<'a> EnvironmentView<'a> {
         if !self.removed_hosts.is_empty() {
             row("removed", &self.removed_hosts_text());
         }
+        if let Some(hosts) = host_status::summary(&self.hosts()) {
+            row("hosts", &hosts);
+        }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
             let how = match self.lock_status {
                 LockStatus::Held => Some("held by"),
@@ -189,7 +214,7 @@ impl<'a> EnvironmentView<'a> {
             how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", format_time(*since))));
         }
         if args.steps && !self.step_targets.is_empty() {
-            let rows: Vec<_> = self.step_targets.iter().map(|place| self.step_row(place)).collect();
+            let rows = self.step_rows();
             answer.push('\n');
             answer.push_str(&table(2, line_width, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
         }
@@ -216,6 +241,10 @@ impl<'a> EnvironmentView<'a> {
         };
         let is_known = |record: &StepRecord| record.intent.exposes && record.trust == JournalTrust::Authenticated;
         self.state.records.iter().find(|(_, record)| is_known(record) && is_open(record))
+    }
+
+    fn hosts(&self) -> Vec<HostStatus<'_>> {
+        HostStatus::of_all(self.plan.as_ref(), &self.state, &self.step_targets, self.planned_count)
     }
 
     fn running_text(&self, attempt: &AttemptSummary) -> String {
@@ -263,11 +292,7 @@ impl<'a> EnvironmentView<'a> {
             return format!("unknown: {}; {}", unrecorded.description(), self.commands.text(advice));
         }
         if head.is_mixed() {
-            let shown = head.live_on.iter().map(|(target, release)| {
-                let label = release.as_ref().map_or("nothing", |release| release.label.as_str());
-                format!("{label} on {target}")
-            });
-            return format!("not the same on all hosts: {}", shown.collect::<Vec<_>>().join(", "));
+            return format!("not the same on all hosts: {}", host_status::releases_text(&head.live_on));
         }
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
         let verified = match &head.live_doubt {
@@ -285,8 +310,32 @@ impl<'a> EnvironmentView<'a> {
         format!("{}, {verified}{since}{}", release.label, commit.unwrap_or_default())
     }
 
-    fn step_row(&self, place: &StepTarget) -> [String; 5] {
-        let name = truncate(&report::step_label(place), 24);
+    /// A row for each step; of one with many targets, one for those with the same record.
+    fn step_rows(&self) -> Vec<[String; 5]> {
+        let mut rows: Vec<[String; 5]> = Vec::new();
+        for of_step in self.step_targets.chunk_by(|one, other| one.step == other.step) {
+            if of_step.len() <= MAX_TARGET_LINES {
+                rows.extend(of_step.iter().map(|place| self.step_row(place, &report::step_label(place))));
+                continue;
+            }
+            let mut alike: Vec<([String; 5], Vec<&StepTarget>)> = Vec::new();
+            for place in of_step {
+                let row = self.step_row(place, "");
+                match alike.iter_mut().find(|(known, _)| *known == row) {
+                    Some((_, places)) => places.push(place),
+                    None => alike.push((row, vec![place])),
+                }
+            }
+            rows.extend(alike.into_iter().flat_map(|(_, places)| match places.as_slice() {
+                [first, _, _, ..] => vec![self.step_row(first, &format!("{} on {} hosts", first.step, places.len()))],
+                few => few.iter().map(|place| self.step_row(place, &report::step_label(place))).collect(),
+            }));
+        }
+        rows
+    }
+
+    fn step_row(&self, place: &StepTarget, name: &str) -> [String; 5] {
+        let name = truncate(name, 24);
         match self.state.records.get(place) {
             None => [name, "never ran".to_owned(), String::new(), String::new(), String::new()],
             Some(StepRecord { status, intent, .. }) => [
@@ -326,10 +375,7 @@ impl<'a> EnvironmentView<'a> {
                 "by": head.live_since.as_ref().map(|since| &since.by),
                 "commit": self.state.commit_of(release),
             })),
-            "hosts": head.live_on.iter().filter(|(target, _)| **target != TargetName::local()).map(|(target, release)| json!({
-                "name": target,
-                "live": release,
-            })).collect::<Vec<_>>(),
+            "hosts": self.hosts().iter().map(|host| host.json(&self.state)).collect::<Vec<_>>(),
             "removed_hosts": self.removed_hosts.iter().map(|(host, release)| json!({ "name": host, "live": release })).collect::<Vec<_>>(),
             "unrecorded": self.unrecorded.as_ref().map(|found| json!({ "link": found.link, "digest": found.digest })),
             "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
@@ -355,8 +401,7 @@ impl<'a> EnvironmentView<'a> {
 
 /// The hosts on record that the plan does not have any more; without a readable plan, those that the last attempt did not have.
 fn removed_hosts(
-    plan: &PlanSourceArgs,
-    environment: &EnvironmentName,
+    plan: Option<&Plan>,
     state: &JournalState,
     planned: &[StepTarget],
 ) -> BTreeMap<TargetName, Option<Release>> {
@@ -369,8 +414,7 @@ fn removed_hosts(
     if on_record.is_empty() {
         return BTreeMap::new();
     }
-    let args = PlanSourceArgs { environment: Some(environment.to_string()), ..plan.clone() };
-    let known: BTreeSet<TargetName> = match args.plan_without_inventories(&source::placeholder_label()) {
+    let known: BTreeSet<TargetName> = match plan {
         Some(plan) => plan.host_groups.values().flatten().map(|host| host.name.clone()).collect(),
         None => planned.iter().map(|step_target| step_target.target.clone()).collect(),
     };
@@ -382,20 +426,6 @@ fn removed_hosts(
         exposing.map(|(_, record)| record.intent.release.clone()).next_back()
     };
     removed.map(|host| (host.clone(), shown(host))).collect()
-}
-
-/// What is live without a record, as far as the plan can be read without its release.
-fn unrecorded_release(
-    plan: &PlanSourceArgs,
-    environment: &EnvironmentName,
-    state: &JournalState,
-) -> Option<UnrecordedRelease> {
-    if state.head.shown_releases().next().is_some() {
-        return None;
-    }
-    let args = PlanSourceArgs { environment: Some(environment.to_string()), ..plan.clone() };
-    let plan = args.plan_without_inventories(&source::placeholder_label())?;
-    UnrecordedRelease::find(&plan, state)
 }
 
 #[cfg(test)]
@@ -520,6 +550,54 @@ mod tests {
                   migrate  succeeded  r2       2      2-bbbbbb/1
                   switch   succeeded  r2       3      2-bbbbbb/2
                   verify   succeeded  r2       3      2-bbbbbb/2
+
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
+        );
+    }
+
+    #[test]
+    fn many_hosts_are_counted_and_those_that_differ_are_named() {
+        let steps = StatusArgs { steps: true };
+        check(
+            &fixture::failed_on_two_hosts(100),
+            &steps,
+            OutputFormat::Text,
+            expect![[r#"
+                test
+                  live        not the same on all hosts: r2 on 98 hosts; r1 on web-3, web-7
+                  last        r2: failed at `switch` on web-3; epoch 2, run 2-bbbbbb, attempt 1,
+                              started 2025-11-23 03:20:03Z by ann@host, took 2.6 s
+                  unfinished  run 2-bbbbbb is at `switch` on web-3; to continue, deploy r2 again
+                  hosts       98 behind; failed: web-3, web-7
+
+                  STEP                 STATE      RELEASE  EPOCH  RUN
+                  pull on 100 hosts    succeeded  r2       2      2-bbbbbb/1
+                  migrate@web          succeeded  r1       1      1-aaaaaa/1
+                  switch on 98 hosts   succeeded  r2       2      2-bbbbbb/1
+                  switch@web-3         failed     r2       2      2-bbbbbb/1
+                  switch@web-7         failed     r2       2      2-bbbbbb/1
+                  verify on 100 hosts  succeeded  r1       1      1-aaaaaa/1
+
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
+        );
+        check(
+            &fixture::failed_on_two_hosts(8),
+            &StatusArgs { steps: false },
+            OutputFormat::Text,
+            expect![[r#"
+                test
+                  live        not the same on all hosts: r2 on 6 hosts; r1 on web-3, web-7
+                  last        r2: failed at `switch` on web-3; epoch 2, run 2-bbbbbb, attempt 1,
+                              started 2025-11-23 03:20:00Z by ann@host, took 213 ms
+                  unfinished  run 2-bbbbbb is at `switch` on web-3; to continue, deploy r2 again
+                  hosts       behind: web-1, web-2, web-4, web-5, web-6, web-8; failed: web-3,
+                              web-7
 
                 prod
                   live        nothing yet

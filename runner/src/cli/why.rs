@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, io::Write};
 use serde_json::{Value, json};
 
 use super::{attempts::read_attempt, plan_file::CommandCompletion, source::PlanSourceArgs};
-use crate::report::{self, OutputFormat, json, messages, table::FieldLayout};
+use crate::report::{self, MAX_TARGET_LINES, OutputFormat, json, messages, name_targets, table::FieldLayout};
 use contract::text::{format_duration, format_time};
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
@@ -27,18 +27,27 @@ const HASH_DIGITS: usize = 8;
 /// The column of the values.
 const INDENT: usize = 12;
 
+/// The same, where the names are numbers of targets.
+const MANY_INDENT: usize = 8;
+
+/// The most columns of the names of targets in a line.
+const MAX_NAMES_COLUMNS: usize = 60;
+
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]
 pub(super) struct WhyArgs {
     /// The step's name in the plan
     pub(super) step: String,
+    /// Only this target of the step: a host, or the group that it runs once for
+    #[arg(long, value_name = "HOST")]
+    pub(super) target: Option<String>,
     /// The epoch of an attempt, from `runner history`; by default the last one
     #[arg(long, value_name = "EPOCH")]
     pub(super) attempt: Option<u64>,
 }
 
-/// Explains why a step ran, was skipped, was stopped or was not reached; for several targets, one after the other. The lines
-/// have at most `line_width` columns.
+/// Explains why a step ran, was skipped, was stopped or was not reached; for several targets, one after the other, and for many in
+/// groups. The lines have at most `line_width` columns.
 ///
 /// As JSON, one object a line and target: `{step, target, epoch, run, attempt, release, decision, because, words, changed:
 /// [{component, old, new}], probe: {finding, question, took-ms, words}, record: {status, run, attempt, epoch, release,
@@ -60,9 +69,18 @@ pub(super) fn run(
     if asked.is_empty() {
         return Err(no_such_step_error(&args.step, &reading.summary, &places));
     }
+    let is_asked = |place: &&&StepTarget| args.target.as_ref().is_none_or(|target| place.target.as_str() == target);
+    let on_target: Vec<_> = asked.iter().filter(is_asked).copied().collect();
+    if on_target.is_empty() {
+        return Err(no_such_target_error(args, &reading.summary, &asked));
+    }
+    let asked = on_target;
     let commands = CommandCompletion::new(plan.plan.as_deref(), plan.environment.as_deref());
     let evidence = asked.into_iter().map(|place| StepEvidence::gather(place, &reading));
     let answer: String = match form {
+        OutputFormat::Text if evidence.len() > MAX_TARGET_LINES => {
+            many_text(&evidence.collect::<Vec<_>>(), &commands, line_width)
+        }
         OutputFormat::Text => {
             evidence.map(|evidence| evidence.text(&commands, line_width)).collect::<Vec<_>>().join("\n")
         }
@@ -121,6 +139,48 @@ pub(super) fn no_such_step_error(step: &str, summary: &AttemptSummary, places: &
     Diagnostic::new(ErrorCode::StepNotInAttempt, format!("the attempt with epoch {epoch} has no step `{step}`"))
         .with_cause(known)
         .with_hint(hint)
+}
+
+fn no_such_target_error(args: &WhyArgs, summary: &AttemptSummary, asked: &[&StepTarget]) -> Diagnostic {
+    let (step, epoch) = (&args.step, summary.header.epoch);
+    let target = args.target.as_deref().unwrap_or_default();
+    let names: Vec<&str> = asked.iter().map(|place| place.target.as_str()).collect();
+    let hint = match plan::closest_match(target, names.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "use one of its targets".to_owned(),
+    };
+    let message = format!("in the attempt with epoch {epoch}, step `{step}` has no target `{target}`");
+    Diagnostic::new(ErrorCode::StepNotInAttempt, message)
+        .with_cause(format!("its targets are {}", name_targets(&names, MAX_NAMES_COLUMNS)))
+        .with_hint(hint)
+}
+
+/// The step on many targets: those that went alike together, then the way to one of them.
+fn many_text(evidence: &[StepEvidence<'_>], commands: &CommandCompletion, line_width: usize) -> String {
+    let first = &evidence[0];
+    let StepTarget { step, .. } = first.step_target;
+    let mut answer = first.heading(&format!("`{step}` on {} targets", evidence.len()));
+    let layout = FieldLayout { value_column: MANY_INDENT, line_width };
+    let mut alike: Vec<(String, Vec<&str>)> = Vec::new();
+    for one in evidence {
+        let (course, target) = (one.course_text(), one.step_target.target.as_str());
+        match alike.iter_mut().find(|(known, _)| *known == course) {
+            Some((_, targets)) => targets.push(target),
+            None => alike.push((course, vec![target])),
+        }
+    }
+    for (course, targets) in &alike {
+        layout.push(&mut answer, &targets.len().to_string(), course);
+        if alike.len() > 1 {
+            layout.push(&mut answer, "", &format!("on {}", name_targets(targets, MAX_NAMES_COLUMNS)));
+        }
+    }
+    // The one that somebody will ask for is rather among the few.
+    let example = alike.iter().min_by_key(|(_, targets)| targets.len()).map_or("", |(_, targets)| targets[0]);
+    let all = commands.text(&format!("`runner why {step} --target {example}` has the evidence of one"));
+    answer.push('\n');
+    layout.push(&mut answer, "more", &all);
+    answer
 }
 
 /// Everything that one attempt recorded about a step, and the record before it.
@@ -242,11 +302,7 @@ impl<'a> StepEvidence<'a> {
     }
 
     fn text(&self, commands: &CommandCompletion, line_width: usize) -> String {
-        let JournalHeader { environment, run, attempt, epoch, release, .. } = &self.summary.header;
-        let mut answer = format!(
-            "{}, epoch {epoch}: {} to {environment} (run {run}, attempt {attempt})\n\n",
-            self.step_target, release.label
-        );
+        let mut answer = self.heading(&self.step_target.to_string());
         let layout = FieldLayout { value_column: INDENT, line_width };
         let mut row = |name: &str, value: &str| layout.push(&mut answer, name, value);
         match self.decisions.split_first() {
@@ -283,6 +339,31 @@ impl<'a> StepEvidence<'a> {
             (Some(false), Some(failure)) => row("undo", &format!("failed: {}", messages::failure(failure))),
         }
         answer
+    }
+
+    fn heading(&self, what: &str) -> String {
+        let JournalHeader { environment, run, attempt, epoch, release, .. } = &self.summary.header;
+        format!("{what}, epoch {epoch}: {} to {environment} (run {run}, attempt {attempt})\n\n", release.label)
+    }
+
+    /// The decision and how it ended, without what differs on each target, such as times.
+    fn course_text(&self) -> String {
+        let Some(decision) = self.decisions.last() else { return self.not_reached_text() };
+        let outcome = match (self.outcome, self.fingerprint) {
+            (None, None) => String::new(),
+            (None, Some(_)) => format!("; {}", self.no_outcome_text()),
+            (Some((_, StepOutcome::Succeeded { .. })), _) => "; succeeded".to_owned(),
+            (Some((_, StepOutcome::Failed { failure })), _) => format!("; failed: {}", messages::failure(failure)),
+            (Some((_, StepOutcome::Unknown { failure })), _) => {
+                format!("; outcome unknown: {}", messages::failure(failure))
+            }
+        };
+        let undone = match self.is_undone() {
+            None => "",
+            Some(true) => "; undone",
+            Some(false) => "; its undo is not finished",
+        };
+        format!("{}: {}{outcome}{undone}", messages::decision(decision), messages::decision_reason(decision))
     }
 
     fn not_reached_text(&self) -> String {

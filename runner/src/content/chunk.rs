@@ -2,8 +2,7 @@
 
 use std::io::{self, Read};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 
 use contract::hash::Blake3Hash;
 use fastcdc::v2020::StreamCDC;
@@ -56,45 +55,4 @@ pub(crate) fn cut(reader: impl Read, length: u64, mut each: impl FnMut(&[u8]) ->
     let mut whole = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     reader.read_to_end(&mut whole)?;
     if whole.is_empty() { Ok(()) } else { each(&whole) }
-}
-
-/// A choice of some things in a list, by their positions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bitmap(Vec<u8>);
-
-impl Bitmap {
-    /// The choice of things for which `is_chosen` holds.
-    pub(crate) fn of<T>(things: impl IntoIterator<Item = T>, mut is_chosen: impl FnMut(T) -> bool) -> Self {
-        let mut bytes = Vec::new();
-        for (position, thing) in things.into_iter().enumerate() {
-            if position % 8 == 0 {
-                bytes.push(0);
-            }
-            if is_chosen(thing) {
-                bytes[position / 8] |= 1 << (position % 8);
-            }
-        }
-        Self(bytes)
-    }
-
-    /// Whether it chooses the thing at a position. Nothing beyond its end is chosen.
-    pub(crate) fn contains(&self, position: usize) -> bool {
-        self.0.get(position / 8).is_some_and(|byte| byte >> (position % 8) & 1 == 1)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.iter().all(|byte| *byte == 0)
-    }
-}
-
-impl Serialize for Bitmap {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64_STANDARD.encode(&self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for Bitmap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        BASE64_STANDARD.decode(String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
-    }
 }

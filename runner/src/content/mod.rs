@@ -11,9 +11,8 @@
 mod chunk;
 mod recipe;
 
-pub use chunk::Bitmap;
 pub(crate) use chunk::{ChunkId, MAX_CHUNK_BYTES, PlacedChunk, cut};
-pub use recipe::RecipeSizes;
+pub(crate) use wire::{Bitmap, RecipeSizes};
 pub(crate) use recipe::{Recipe, decompose};
 
 #[cfg(test)]

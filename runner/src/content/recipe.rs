@@ -5,9 +5,10 @@
 
 use std::io::{self, Read, Write as _};
 
-use serde::{Deserialize, Serialize};
 use tar::{EntryType, Header};
 use zstd::stream::{read::Decoder, write::Encoder};
+
+use wire::RecipeSizes;
 
 use super::chunk::{ChunkId, MAX_CHUNK_BYTES, PlacedChunk, cut};
 
@@ -16,8 +17,6 @@ const BLOCK_BYTES: usize = 512;
 const MAX_EXTENDED_BYTES: u64 = 1 << 20;
 /// The largest skeleton, in bytes: more is content that was not understood.
 const MAX_SKELETON_BYTES: u64 = 512 << 20;
-/// The largest recipe that is sent, in bytes.
-const MAX_RECIPE_BYTES: usize = 32 << 20;
 /// The skeleton's headers are much alike, so much effort pays.
 const LEVEL: i32 = 9;
 
@@ -27,22 +26,6 @@ pub(crate) struct Recipe {
     layout: Vec<u8>,
     ids: Vec<u8>,
     skeleton: Vec<u8>,
-}
-
-/// The sizes of the parts of a recipe, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecipeSizes {
-    layout: usize,
-    ids: usize,
-    skeleton: usize,
-}
-
-impl RecipeSizes {
-    /// The size of the whole, unless it is too large.
-    pub(crate) fn total(self) -> Option<usize> {
-        let total = self.layout.checked_add(self.ids)?.checked_add(self.skeleton)?;
-        (total <= MAX_RECIPE_BYTES).then_some(total)
-    }
 }
 
 impl Recipe {

@@ -139,7 +139,7 @@ fn step_left_in_doubt(attempt: &RunningAttempt<'_>) -> Option<StepTarget> {
 }
 
 /// Removes secrets from a diagnostic, because a module's message may repeat what a program printed.
-fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
+pub(super) fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
     Diagnostic {
         message: redactor.redact(&diagnostic.message),
         causes: diagnostic.causes.iter().map(|cause| redactor.redact(cause)).collect(),

@@ -9,8 +9,9 @@ use contract::{AttemptNumber, TargetName, diagnostic::Diagnostic};
 use journal::{JournalState, event::Release};
 use plan::Plan;
 use sandbox::NoticeHandler;
+use wire::{PruneMode, ReleaseFolder, ReleaseRetention};
 
-use super::{PruneMode, ReleaseDirs, ReleaseFolder, ReleaseRetention, attempt::new_run_id, resolve::lineage};
+use super::{ReleaseDirs, attempt::new_run_id, resolve::lineage};
 use crate::{
     agent::wire::BeginSession,
     remote::{DecomposedArchives, Dialer, FileHashes, RemoteExecutor, ThirdPartyModules},

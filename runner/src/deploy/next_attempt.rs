@@ -18,6 +18,9 @@ use journal::{
     event::{Decision, JournalHeader},
 };
 
+/// The most targets of a step that are named.
+const MAX_NAMED_TARGETS: usize = 3;
+
 /// What the next attempt does if this one ends with `exit`, after the steps of `failed` failed: which of the passed steps it does not run again, and
 /// where it is certain to stop.
 pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed: &[&StepTarget]) -> NextAttempt {
@@ -70,9 +73,11 @@ fn names(prepared: &PreparedPlan, skipped: &[&StepTarget]) -> Vec<String> {
     let mut names = Vec::new();
     for of_step in skipped.chunk_by(|one, other| one.step == other.step) {
         let id = &of_step[0].step;
-        match prepared.steps.iter().filter(|planned| planned.step.id == *id).count() == of_step.len() {
-            true => names.push(id.to_string()),
-            false => names.extend(of_step.iter().map(|skipped| format!("{id} on {}", skipped.target))),
+        let all = prepared.steps.iter().filter(|planned| planned.step.id == *id).count();
+        match of_step.len() {
+            count if count == all => names.push(id.to_string()),
+            count if count > MAX_NAMED_TARGETS => names.push(format!("{id} on {count} of {all} hosts")),
+            _ => names.extend(of_step.iter().map(|skipped| format!("{id} on {}", skipped.target))),
         }
     }
     names

@@ -11,6 +11,7 @@ use super::{
     AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
     assumed_steps::{assumed_outputs, check_assumed_steps},
     attempt,
+    conclusion::redacted,
     error::{NextAttempt, ResumeHint},
     fingerprint::UPSTREAM,
     outputs::StepOutputs,
@@ -185,7 +186,8 @@ async fn preview_step(
                 has_checkpoints: false,
                 next: &next,
             };
-            return Err(vec![error.diagnostic(view.header.attempt, &resume_hint)]);
+            let diagnostic = error.diagnostic(view.header.attempt, &resume_hint);
+            return Err(vec![redacted(diagnostic, &view.prepared.redactor)]);
         }
     };
     if !missing.is_empty() && depends_on_outputs(view, &resolved) {

@@ -12,17 +12,16 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{attempt::RunningAttempt, release_folders};
 use contract::{
-    Digest, EnvironmentName, Label, TargetName,
+    EnvironmentName, TargetName,
     diagnostic::{Diagnostic, ErrorCode, Notice},
 };
 use journal::{JournalState, event::Release};
 use plan::{DirAccess, PlanHost, PlanStep};
 use sandbox::ModuleDescription;
 use state::StateStore;
+use wire::{ReleaseFate, ReleaseFolder, ReleaseRetention};
 
 /// The default number of verified releases to keep.
 pub const DEFAULT_KEPT_RELEASES: usize = 5;
@@ -59,87 +58,35 @@ impl PruneError {
     }
 }
 
-/// A folder with the content of a release, and what pruning does with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReleaseFolder {
-    pub path: PathBuf,
-    /// The newest label of the release, if a deployment of it is on record.
-    pub label: Option<Label>,
-    pub fate: ReleaseFate,
-}
-
-/// What pruning does with a folder, and why, in words that follow the label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReleaseFate {
-    Kept(String),
-    Removed(String),
-}
-
-/// Whether old releases are removed, or only looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PruneMode {
-    Examine,
-    Remove,
-}
-
-/// What the records say of releases: which ones must stay, and the labels of the others. It is the same for all hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReleaseRetention {
-    /// How many verified releases stay.
+/// Which releases must stay, by the records of this environment and of its siblings.
+///
+/// # Errors
+/// [`PruneError::UnknownNeeds`] when the state of a sibling can't be read.
+pub fn release_retention(
+    state: &JournalState,
+    siblings: &[SiblingEnvironment],
     keep: usize,
-    /// Why a release stays.
-    kept: BTreeMap<Digest, String>,
-    /// The newest labels of verified releases.
-    verified: BTreeMap<Digest, Label>,
-    /// The newest labels of deployed releases.
-    attempted: BTreeMap<Digest, Label>,
-}
-
-impl ReleaseRetention {
-    /// Reads the records of this environment and of its siblings.
-    ///
-    /// # Errors
-    /// [`PruneError::UnknownNeeds`] when the state of a sibling can't be read.
-    pub fn new(state: &JournalState, siblings: &[SiblingEnvironment], keep: usize) -> Result<Self, PruneError> {
-        let mut kept = BTreeMap::new();
-        let mut add = |release: &Release, why: String| {
-            if let Some(digest) = &release.digest {
-                kept.entry(digest.clone()).or_insert(why);
-            }
-        };
-        retained_releases(state, keep).into_iter().for_each(|(release, why)| add(release, why));
-        for SiblingEnvironment { name, store } in siblings {
-            let unknown = |reason: String| PruneError::UnknownNeeds { environment: name.clone(), reason };
-            let store = store.as_ref().map_err(|reason| unknown(reason.clone()))?;
-            let state = store.load(|_| {}).map_err(|error| unknown(error.to_string()))?.state;
-            // `keep` applies to this environment only, so all of the other environment's verified releases stay.
-            let needed = retained_releases(&state, usize::MAX);
-            needed.into_iter().for_each(|(release, _)| add(release, format!("may be needed by environment `{name}`")));
+) -> Result<ReleaseRetention, PruneError> {
+    let mut kept = BTreeMap::new();
+    let mut add = |release: &Release, why: String| {
+        if let Some(digest) = &release.digest {
+            kept.entry(digest.clone()).or_insert(why);
         }
-        // Of several labels of one digest, the last one stays.
-        let label = |release: &Release| Some((release.digest.clone()?, release.label.clone()));
-        let verified = state.head.verified.iter().filter_map(label).collect();
-        let attempted = state.attempts.iter().filter_map(|attempt| label(&attempt.header.release)).collect();
-        Ok(Self { keep, kept, verified, attempted })
+    };
+    retained_releases(state, keep).into_iter().for_each(|(release, why)| add(release, why));
+    for SiblingEnvironment { name, store } in siblings {
+        let unknown = |reason: String| PruneError::UnknownNeeds { environment: name.clone(), reason };
+        let store = store.as_ref().map_err(|reason| unknown(reason.clone()))?;
+        let state = store.load(|_| {}).map_err(|error| unknown(error.to_string()))?.state;
+        // `keep` applies to this environment only, so all of the other environment's verified releases stay.
+        let needed = retained_releases(&state, usize::MAX);
+        needed.into_iter().for_each(|(release, _)| add(release, format!("may be needed by environment `{name}`")));
     }
-
-    /// What pruning does with a release; `is_linked`: a link next to `releases` leads to it.
-    fn fate(&self, digest: &Digest, is_linked: bool) -> ReleaseFate {
-        let is_verified = self.verified.contains_key(digest);
-        match (self.kept.get(digest), is_linked) {
-            (Some(why), _) => ReleaseFate::Kept(why.clone()),
-            (None, true) => ReleaseFate::Kept("is what a link points to".to_owned()),
-            (None, false) if is_verified => {
-                ReleaseFate::Removed(format!("was verified, and is not among the last {} verified releases", self.keep))
-            }
-            (None, false) if self.attempted.contains_key(digest) => {
-                ReleaseFate::Removed("was never verified".to_owned())
-            }
-            (None, false) => ReleaseFate::Removed("is in no recent deployment on record".to_owned()),
-        }
-    }
+    // Of several labels of one digest, the last one stays.
+    let label = |release: &Release| Some((release.digest.clone()?, release.label.clone()));
+    let verified = state.head.verified.iter().filter_map(label).collect();
+    let attempted = state.attempts.iter().filter_map(|attempt| label(&attempt.header.release)).collect();
+    Ok(ReleaseRetention { keep, kept, verified, attempted })
 }
 
 /// The releases to keep, each with the reason: the live one, the targets of `runner rollback` and of an automatic rollback, the last
@@ -261,7 +208,7 @@ pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Vec<Notice> {
     let Some(keep) = prepared.plan.keep else { return Vec::new() };
     let retention = match attempt.confirm_lock().await {
         Ok(()) => {
-            ReleaseRetention::new(&attempt.state(), &attempt.request.siblings, keep).map_err(|error| error.to_string())
+            release_retention(&attempt.state(), &attempt.request.siblings, keep).map_err(|error| error.to_string())
         }
         Err(error) => {
             Err(format!("can't remove old releases: {}", error.short_text(attempt.journal.borrow().redactor())))

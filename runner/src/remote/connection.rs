@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
 };
 
 use contract::hash::Blake3Hash;
@@ -22,6 +22,7 @@ use sandbox::CallChannel;
 use super::foreign_text;
 use crate::agent::wire::{
     self, AgentAnswer, BeginSession, BegunSession, CallId, Frame, Hello, Problem, ToAgent, ToCoordinator,
+    limits::{Admission, CallQuota, is_output_within_limits},
 };
 
 /// How often the agent hears that it is still needed.
@@ -30,6 +31,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a session may take to begin: a former agent may still hold the lock.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a host may take nothing of what is sent to it.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many frames may wait to be written.
 const WAITING_FRAMES: usize = 8;
 
@@ -63,6 +66,8 @@ pub struct AgentConnection {
 #[derive(Default)]
 struct Shared {
     state: Mutex<ConnectionState>,
+    /// Somebody has ended the connection: nothing more is read.
+    ended: Notify,
 }
 
 #[derive(Default)]
@@ -79,6 +84,7 @@ struct OpenCall {
     messages: Option<CallChannel>,
     /// Told once when the call has succeeded and awaits its confirmation.
     awaits_confirmation: Option<oneshot::Sender<()>>,
+    quota: CallQuota,
 }
 
 impl AgentConnection {
@@ -105,8 +111,10 @@ impl AgentConnection {
         tokio::spawn(wire::keep_saying(frames.downgrade(), PING_INTERVAL, ToAgent::Ping));
         let reading = Arc::clone(&shared);
         tokio::spawn(async move {
-            let why = reading.read_all(&mut from).await;
-            reading.end(why);
+            tokio::select! {
+                why = reading.read_all(&mut from) => reading.end(why),
+                () = reading.ended.notified() => {}
+            }
             drop(guard);
         });
         let (next_call, sent) = (AtomicU32::new(1), AtomicU64::default());
@@ -155,7 +163,8 @@ impl AgentConnection {
     ) -> Result<AgentAnswer, ConnectionError> {
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        let open = OpenCall { answer: sender, messages: channel.clone(), awaits_confirmation };
+        let open =
+            OpenCall { answer: sender, messages: channel.clone(), awaits_confirmation, quota: CallQuota::default() };
         self.shared.with(|state| state.calls.insert(call, open))?;
         self.send(wire::message_frame(&request(call))).await?;
         let stop = async {
@@ -183,13 +192,23 @@ impl AgentConnection {
         }
     }
 
-    /// Sends a frame.
+    /// Sends a frame. A host that takes none for long is lost.
     ///
     /// # Errors
     /// [`ConnectionError::Lost`].
     pub async fn send(&self, frame: Vec<u8>) -> Result<(), ConnectionError> {
-        self.sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        self.frames.send(frame).await.map_err(|_| self.shared.lost())
+        let bytes = frame.len() as u64;
+        match self.frames.send_timeout(frame, SEND_TIMEOUT).await {
+            Ok(()) => {
+                self.sent.fetch_add(bytes, Ordering::Relaxed);
+                return Ok(());
+            }
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => {}
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                self.shared.end(format!("the host has taken no data for {} s", SEND_TIMEOUT.as_secs()));
+            }
+        }
+        Err(self.shared.lost())
     }
 
     /// How many bytes were sent, without those of ssh.
@@ -234,6 +253,7 @@ impl Shared {
     fn end(&self, why: String) {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *state = ConnectionState { ended: Some(why), ..ConnectionState::default() };
+        self.ended.notify_one();
     }
 
     /// Reads until the end, and returns why it ended.
@@ -246,48 +266,158 @@ impl Shared {
                 Ok(Ok(Some(Frame::Bytes(_)))) => return "the host sent something that is not a message".to_owned(),
                 Ok(Ok(Some(Frame::Message(message)))) => message,
             };
-            self.receive(message).await;
+            if let Err(what) = self.receive(message.within_limits()).await {
+                return format!("the host sent {what}, which the runner's own agent never does");
+            }
         }
     }
 
-    async fn receive(&self, message: ToCoordinator) {
+    /// Takes a message within limits; an error says what no agent sends.
+    async fn receive(&self, message: ToCoordinator) -> Result<(), &'static str> {
         match message {
-            ToCoordinator::Hello(_) | ToCoordinator::Pong => {}
+            ToCoordinator::Pong => Ok(()),
+            ToCoordinator::Hello(_) => Err("a second greeting"),
             ToCoordinator::Progress { call, progress } => {
-                if let Some(channel) = self.channel(call) {
-                    channel.send(progress);
+                let admit = |open: &mut OpenCall| (open.quota.admit(&progress), open.messages.clone());
+                match self.with_call(call, admit)? {
+                    (Admission::Taken, Some(channel)) => channel.send(progress),
+                    (Admission::Taken | Admission::Dropped, _) => {}
+                    (Admission::TooMuch, _) => return Err("more messages than a step may send"),
                 }
+                Ok(())
             }
             ToCoordinator::Output { call, at, stream, bytes } => {
-                if let (Some(channel), Ok(bytes)) = (self.channel(call), BASE64_STANDARD.decode(bytes)) {
+                let channel = self.with_call(call, |open| open.messages.clone())?;
+                if !is_output_within_limits(&bytes) {
+                    return Err("too much output at once");
+                }
+                let bytes = BASE64_STANDARD.decode(bytes).map_err(|_| "output that is not base64")?;
+                if let Some(channel) = channel {
                     channel.send_output(OutputChunk { at, stream, bytes }).await;
                 }
+                Ok(())
             }
             ToCoordinator::Answer { call, answer } => {
-                let open = self.with(|state| state.calls.remove(&call));
-                if let Ok(Some(open)) = open {
-                    let _ = open.answer.send(answer);
+                // A call that the attempt has given up is still answered.
+                match self.with(|state| state.calls.remove(&call)) {
+                    Ok(Some(open)) => drop(open.answer.send(answer)),
+                    Ok(None) => return Err("an answer to no call"),
+                    Err(_) => {}
                 }
+                Ok(())
             }
             ToCoordinator::AwaitsConfirmation { call } => {
-                let told =
-                    self.with(|state| state.calls.get_mut(&call).and_then(|open| open.awaits_confirmation.take()));
-                if let Ok(Some(told)) = told {
+                if let Some(told) = self.with_call(call, |open| open.awaits_confirmation.take())? {
                     let _ = told.send(());
                 }
+                Ok(())
             }
             ToCoordinator::Begun(begun) => self.answer_session(Ok(begun)),
             ToCoordinator::Refused(problem) => self.answer_session(Err(problem)),
         }
     }
 
-    fn channel(&self, call: CallId) -> Option<CallChannel> {
-        self.with(|state| state.calls.get(&call).and_then(|open| open.messages.clone())).ok().flatten()
+    /// Something of a call that is not answered yet.
+    fn with_call<T>(&self, call: CallId, read: impl FnOnce(&mut OpenCall) -> T) -> Result<T, &'static str> {
+        let found = self.with(|state| state.calls.get_mut(&call).map(read));
+        found.ok().flatten().ok_or("a message about no call")
     }
 
-    fn answer_session(&self, answer: Result<BegunSession, Problem>) {
-        if let Ok(Some(sender)) = self.with(|state| state.session.take()) {
-            let _ = sender.send(answer);
+    fn answer_session(&self, answer: Result<BegunSession, Problem>) -> Result<(), &'static str> {
+        match self.with(|state| state.session.take()) {
+            Ok(Some(sender)) => drop(sender.send(answer)),
+            Ok(None) => return Err("a session that nobody began"),
+            Err(_) => {}
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use journal::OutputStream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    /// How long a call may take here.
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    /// A connection with an agent that sends these frames again and again; and its guard, which lives as long.
+    async fn connect(endless: Vec<u8>) -> (AgentConnection, mpsc::Receiver<()>, Arc<AtomicU32>) {
+        let (from, mut agent): (DuplexStream, DuplexStream) = tokio::io::duplex(64 << 10);
+        let (to, mut heard) = tokio::io::duplex(64 << 10);
+        let (guard, guarded) = mpsc::channel::<()>(1);
+        let count = Arc::new(AtomicU32::new(0));
+        let sent = Arc::clone(&count);
+        tokio::spawn(async move {
+            agent.write_all(&wire::message_frame(&ToCoordinator::Hello(hello()))).await.unwrap();
+            // The call has been made.
+            let _ = heard.read_u8().await;
+            while agent.write_all(&endless).await.is_ok() {
+                sent.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        (AgentConnection::open(from, to, guard).await.unwrap(), guarded, count)
+    }
+
+    fn hello() -> Hello {
+        Hello { build: "1".to_owned(), clock: Timestamp::UNIX_EPOCH }
+    }
+
+    async fn call(connection: &AgentConnection, channel: Option<CallChannel>) -> Result<AgentAnswer, ConnectionError> {
+        connection.call(channel, LIMIT, |call| ToAgent::Dirs { call, dirs: Vec::new() }).await
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn host_that_only_says_that_it_is_there_is_given_up() {
+        let (connection, mut guarded, _) = connect(wire::message_frame(&ToCoordinator::Pong)).await;
+        let error = call(&connection, None).await.unwrap_err();
+        assert!(matches!(&error, ConnectionError::Lost(why) if why.starts_with("the host gave no answer")), "{error}");
+        assert_eq!(guarded.recv().await, None, "ssh is ended, although the host goes on");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn endless_output_waits_at_the_host_until_the_call_is_given_up() {
+        let bytes = BASE64_STANDARD.encode([b'x'; 1 << 10]);
+        let (at, stream) = (Timestamp::UNIX_EPOCH, OutputStream::Stdout);
+        let output = wire::message_frame(&ToCoordinator::Output { call: 1, at, stream, bytes });
+        let (connection, mut guarded, sent) = connect(output).await;
+        // Nobody takes the output.
+        let (channel, _messages) = CallChannel::new();
+        assert!(call(&connection, Some(channel)).await.is_err());
+        assert_eq!(guarded.recv().await, None);
+        assert!(sent.load(Ordering::Relaxed) < 200, "{sent:?} frames of a KiB are not all in memory");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_no_agent_sends_ends_the_connection() {
+        let output = |bytes: &str| ToCoordinator::Output {
+            call: 1,
+            at: Timestamp::UNIX_EPOCH,
+            stream: OutputStream::Stdout,
+            bytes: bytes.to_owned(),
+        };
+        let answer = |call| ToCoordinator::Answer { call, answer: AgentAnswer::Rehearsed };
+        let begun = BegunSession { records: Vec::new(), ended_agent: None, attempts: Vec::new() };
+        for (message, what) in [
+            (ToCoordinator::Hello(hello()), "a second greeting"),
+            (answer(2), "an answer to no call"),
+            (output("###"), "output that is not base64"),
+            (output(&"eHh4".repeat(1 << 16)), "too much output at once"),
+            (ToCoordinator::Begun(begun), "a session that nobody began"),
+        ] {
+            let (connection, mut guarded, _) = connect(wire::message_frame(&message)).await;
+            let error = call(&connection, None).await.unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+            assert_eq!(guarded.recv().await, None);
+        }
+        // It is asked once, and says the same twice.
+        let (connection, _, _) = connect(wire::message_frame(&answer(1))).await;
+        assert!(call(&connection, None).await.is_ok());
+        let again = call(&connection, None).await.unwrap_err().to_string();
+        assert!(again.contains("an answer to no call"), "{again}");
     }
 }

@@ -43,9 +43,10 @@ use super::{
 };
 use crate::{
     agent::wire::{
-        AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, HostRecord, Problem, ShippedDirs, ToAgent,
+        AgentAnswer, BeginSession, BegunSession, CheckedStep, Export, HostRecord, Problem, PruneMode, ReleaseFolder,
+        ReleaseRetention, ShippedDirs, ToAgent,
     },
-    deploy::{Executor, PlannedStep, PruneMode, ReleaseFolder, ReleaseRetention},
+    deploy::{Executor, PlannedStep},
 };
 
 /// How often a lost host is dialed again, and for how long.
@@ -57,8 +58,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A clock that is so far off is wrong.
 const WRONG_CLOCK: Duration = Duration::from_secs(600);
-/// The longest receipt that a host may return, in bytes of JSON.
-const MAX_RECEIPT_BYTES: usize = 40 << 10;
 
 /// The executor of the steps of one host.
 pub struct RemoteExecutor {
@@ -220,10 +219,11 @@ impl RemoteExecutor {
             let upstream = planned.upstream.iter().cloned().collect();
             checked.push(CheckedStep { step: planned.step.clone(), upstream, shipped });
         }
+        let is_asked = |step: &StepId| steps.iter().any(|planned| planned.step.id == *step);
         let answer =
             connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
         match answer {
-            Ok(AgentAnswer::Checked { problems }) => {
+            Ok(AgentAnswer::Checked { problems }) if problems.iter().all(|(step, _)| is_asked(step)) => {
                 Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())
             }
             Ok(_) => Err(self.lost("the host's answer does not match the request")),
@@ -387,7 +387,7 @@ impl RemoteExecutor {
             match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(ConnectionError::Lost(_)) if tries == 0 => tries += 1,
-                Err(error) => return Err(transient(error.to_string())),
+                Err(error) => return Err(transient(format!("{}: {error}", self.host.name))),
             }
         }
     }
@@ -404,6 +404,7 @@ impl RemoteExecutor {
     ) -> Result<AgentAnswer, StepFailure> {
         let (config, epoch) = (&input["config"], input["epoch"].as_u64());
         let confirmed = ConfirmedCall::new(step, key, epoch);
+        let mut last = String::new();
         for _ in 0..MAX_DIALS {
             let before = self.records.borrow().get(step_target).cloned();
             let (connection, shipped) = self.ship(step, config).await.map_err(|error| match error {
@@ -426,8 +427,8 @@ impl RemoteExecutor {
                 }
                 Err(error) => error,
             };
-            let error = error.to_string();
-            match self.recall_after_loss(step_target, key, before.as_ref(), confirmed.as_ref(), &error).await {
+            last = error.to_string();
+            match self.recall_after_loss(step_target, key, before.as_ref(), confirmed.as_ref(), &last).await {
                 Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { outcome }),
                 Recalled::Undone => {
                     let Some(call) = confirmed else { return Ok(AgentAnswer::Reverted { failure: None }) };
@@ -440,7 +441,7 @@ impl RemoteExecutor {
                 }
             }
         }
-        let failure = transient(format!("the connection to {} was lost on every try", self.host.name));
+        let failure = transient(format!("the connection to {} was lost on every try: {last}", self.host.name));
         Ok(AgentAnswer::Outcome { outcome: StepOutcome::Unknown { failure } })
     }
 
@@ -513,10 +514,6 @@ fn transient(message: String) -> StepFailure {
     StepFailure { retryable: true, ..StepFailure::new(FailureKind::Transient, message) }
 }
 
-fn is_too_long(receipt: &Receipt) -> bool {
-    serde_json::to_string(receipt).is_ok_and(|json| json.len() > MAX_RECEIPT_BYTES)
-}
-
 fn other_answer() -> StepFailure {
     StepFailure::new(FailureKind::Permanent, "the host's answer does not match the request")
 }
@@ -533,9 +530,13 @@ impl Executor for RemoteExecutor {
         match self.ask(step, config, &CallChannel::unobserved(), export).await? {
             AgentAnswer::InputHashes { hashes } => Ok(hashes),
             AgentAnswer::InputUnreadable { message, hint } => {
+                let message = format!("{}: {message}", self.host.name);
                 Err(StepFailure::new(FailureKind::NotFound, message).with_hint(hint).into())
             }
-            AgentAnswer::Failed { failure } => Err(failure.into()),
+            AgentAnswer::Failed { failure } => {
+                let message = format!("{}: {}", self.host.name, failure.message);
+                Err(StepFailure { message, ..failure }.into())
+            }
             _ => Err(other_answer().into()),
         }
     }
@@ -605,15 +606,9 @@ impl Executor for RemoteExecutor {
         };
         let answer = self.act(step, &step_target, Some(&key), &input, &channel, export).await;
         let outcome = match answer {
-            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { mut receipt } }) if !is_too_long(&receipt) => {
-                if step.confirm.is_some() {
-                    receipt.notes.insert("confirmed".to_owned(), true.into());
-                }
+            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { mut receipt } }) if step.confirm.is_some() => {
+                receipt.notes.insert("confirmed".to_owned(), true.into());
                 StepOutcome::Succeeded { receipt }
-            }
-            Ok(AgentAnswer::Outcome { outcome: StepOutcome::Succeeded { .. } }) => {
-                let failure = StepFailure::new(FailureKind::Limit, "the host returned a receipt that is too long");
-                StepOutcome::Unknown { failure }
             }
             Ok(AgentAnswer::Outcome { outcome }) => outcome,
             Ok(AgentAnswer::Failed { failure }) | Err(failure) => StepOutcome::Failed { failure },

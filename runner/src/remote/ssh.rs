@@ -104,6 +104,10 @@ pub(super) fn run_script(
         None => (String::new(), ""),
     };
     let mut command = Command::new("ssh");
+    let secrets = options.withheld_variables.iter().map(String::as_str);
+    for name in secrets.chain(state::JOB_SECRET_VARIABLES).chain([state::ID_TOKEN_VARIABLE]) {
+        command.env_remove(name);
+    }
     command.arg("-T");
     for option in OPTIONS {
         command.args(["-o", option]);
@@ -398,6 +402,7 @@ pub(super) fn is_hung_up(said: &str) -> bool {
 }
 
 /// The jump host that ssh's errors name, and the command that prints its key.
+/// The jump host that ssh's errors name, and the command that prints its key. A host can write such errors too, and users paste commands.
 fn jump_host(stderr: &str) -> Option<(String, String)> {
     let name = stderr.lines().find_map(|line| {
         let (_, unknown) = line.split_once(" host key is known for ").unzip();
@@ -405,6 +410,10 @@ fn jump_host(stderr: &str) -> Option<(String, String)> {
         unknown.and_then(|rest| rest.split_once(" and ")).or_else(|| changed.and_then(|rest| rest.split_once(" has ")))
     });
     let name = name?.0.trim();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-:[]".contains(c);
+    if name.starts_with('-') || !name.chars().all(is_name) {
+        return None;
+    }
     let scan = match name.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
         Some((host, port)) => format!("ssh-keyscan -p {port} {host}"),
         None => format!("ssh-keyscan {name}"),
@@ -532,6 +541,11 @@ mod tests {
         let (_, message, hint) = explained(&format!("{changed}{refused}{closed}"));
         assert!(message.contains("jump host `jump`") && message.ends_with("has changed"), "{message}");
         assert!(hint.contains("`ssh-keyscan jump`"), "{hint}");
+        // What no host is called is in no command.
+        for name in ["jump; reboot", "-f /etc/shadow"] {
+            let (_, _, hint) = explained(&format!("No ED25519 host key is known for {name} {refused}{closed}"));
+            assert!(!hint.contains("ssh-keyscan") && !hint.contains(name), "{hint}");
+        }
         // The host itself.
         let (_, message, hint) = explained(&format!("No ED25519 host key is known for inner {refused}"));
         assert!(!message.contains("jump"), "{message}");

@@ -28,8 +28,12 @@ pub(crate) struct JournalFixture {
     now: Timestamp,
 }
 
+/// `switch` on this machine, or `switch@web-3`.
 pub(crate) fn step_target(step: &str) -> StepTarget {
-    StepTarget { step: step.parse().unwrap(), target: TargetName::local() }
+    match step.split_once('@') {
+        Some((step, target)) => StepTarget { step: step.parse().unwrap(), target: target.parse().unwrap() },
+        None => StepTarget { step: step.parse().unwrap(), target: TargetName::local() },
+    }
 }
 
 pub(crate) fn receipt(outputs: Value, notes: Value) -> Receipt {
@@ -57,7 +61,19 @@ impl JournalFixture {
     }
 
     /// Starts an attempt ten minutes after the last entry, of a plan with four steps.
-    pub(crate) fn attempt(mut self, epoch: u64, run: &str, attempt: u32, release: &str) -> Self {
+    pub(crate) fn attempt(self, epoch: u64, run: &str, attempt: u32, release: &str) -> Self {
+        let steps = ["pull", "migrate", "switch", "verify"].map(str::to_owned);
+        self.attempt_of(&steps, epoch, run, attempt, release)
+    }
+
+    /// The same, of a plan whose steps run on this many hosts, but for the migration.
+    pub(crate) fn attempt_on(self, hosts: usize, epoch: u64, run: &str, attempt: u32, release: &str) -> Self {
+        let on_hosts = |step: &str| (1..=hosts).map(|host| format!("{step}@web-{host}")).collect::<Vec<_>>();
+        let steps = [on_hosts("pull"), vec!["migrate@web".to_owned()], on_hosts("switch"), on_hosts("verify")];
+        self.attempt_of(&steps.concat(), epoch, run, attempt, release)
+    }
+
+    fn attempt_of(mut self, steps: &[String], epoch: u64, run: &str, attempt: u32, release: &str) -> Self {
         self.attempts.push(Vec::new());
         self.release = release.to_owned();
         let header = JournalHeader {
@@ -75,20 +91,21 @@ impl JournalFixture {
             url: None,
             machine: None,
         };
-        let steps = [
-            ("pull", StepPhase::Prepare),
-            ("migrate", StepPhase::Commit),
-            ("switch", StepPhase::Commit),
-            ("verify", StepPhase::Check),
-        ];
-        let steps = steps.map(|(step, phase)| PlanStepRecord {
-            step_target: step_target(step),
-            uses: step.to_owned(),
-            phase,
-            exposes: false,
+        let steps = steps.iter().map(|step| {
+            let step_target = step_target(step);
+            let uses = step_target.step.to_string();
+            let phase = match uses.as_str() {
+                "pull" => StepPhase::Prepare,
+                "verify" => StepPhase::Check,
+                _ => StepPhase::Commit,
+            };
+            PlanStepRecord { step_target, uses, phase, exposes: false }
         });
-        let plan =
-            JournalEvent::Plan { digest: Blake3Hash::of(b"plan"), path: "deploy.yml".to_owned(), steps: steps.into() };
+        let plan = JournalEvent::Plan {
+            digest: Blake3Hash::of(b"plan"),
+            path: "deploy.yml".to_owned(),
+            steps: steps.collect(),
+        };
         self.push(600_000, JournalEvent::Started(header)).push(1, plan)
     }
 
@@ -134,12 +151,18 @@ impl JournalFixture {
         let components = components.iter().copied().chain([("release", self.release.as_str())]);
         let hashes = components.map(|(name, content)| (name.to_owned(), Blake3Hash::of(content.as_bytes())));
         let fingerprint = Fingerprint(hashes.collect::<BTreeMap<_, _>>());
-        let exposes = step == "switch";
+        let step_target = step_target(step);
+        let exposes = step_target.step.as_str() == "switch";
+        let input = match step_target.target == TargetName::local() {
+            true => json!({}),
+            false if step_target.target.as_str() == "web" => json!({ "host": { "name": "web-1" } }),
+            false => json!({ "host": { "name": step_target.target } }),
+        };
         let intent = JournalEvent::Intent {
-            step_target: step_target(step),
+            step_target,
             key: "00c0ffee".to_owned(),
             fingerprint,
-            input: json!({}),
+            input,
             exposes,
             release: for_release,
         };
@@ -218,6 +241,60 @@ pub(crate) fn all_skipped() -> JournalFixture {
         .skip("switch")
         .skip("verify")
         .ended(ExitKind::Success)
+}
+
+/// A step on all hosts at once: it begins on each, then ends on each, on host `n` with `outcome(n)`.
+fn on_hosts(
+    mut journal: JournalFixture,
+    step: &str,
+    hosts: usize,
+    reason: &DecisionReason,
+    outcome: impl Fn(usize) -> StepOutcome,
+) -> JournalFixture {
+    for host in 1..=hosts {
+        journal = journal.begin(&format!("{step}@web-{host}"), reason.clone(), &[("config", "1"), ("module", "m")]);
+    }
+    for host in 1..=hosts {
+        journal = journal.end(&format!("{step}@web-{host}"), 12, outcome(host));
+    }
+    journal
+}
+
+fn succeeded(_: usize) -> StepOutcome {
+    StepOutcome::Succeeded { receipt: receipt(json!({}), json!({})) }
+}
+
+/// A release on this many hosts, and another one that two of them have no room for.
+pub(crate) fn failed_on_two_hosts(hosts: usize) -> JournalFixture {
+    let first =
+        |journal: JournalFixture, step: &str| on_hosts(journal, step, hosts, &DecisionReason::NeverRan, succeeded);
+    let journal = first(JournalFixture::new().attempt_on(hosts, 1, "1-aaaaaa", 1, "r1"), "pull");
+    let journal = first(journal.run("migrate@web", DecisionReason::NeverRan, 41, json!({"files": 2})), "switch");
+    let mut journal = first(journal, "verify").ended(ExitKind::Success).attempt_on(hosts, 2, "2-bbbbbb", 1, "r2");
+    journal = on_hosts(journal, "pull", hosts, &new_release(), succeeded);
+    journal = journal.skip("migrate@web");
+    let no_room = |host: usize| match host {
+        3 | 7 => StepOutcome::Failed { failure: failure("no space left on device", json!({})) },
+        _ => succeeded(host),
+    };
+    on_hosts(journal, "switch", hosts, &new_release(), no_room).ended(ExitKind::Failed)
+}
+
+/// There is room, and the run continues on the two.
+pub(crate) fn resumed_on_two_hosts(hosts: usize) -> JournalFixture {
+    let mut journal = failed_on_two_hosts(hosts).attempt_on(hosts, 3, "2-bbbbbb", 2, "r2");
+    for host in 1..=hosts {
+        journal = journal.skip(&format!("pull@web-{host}"));
+    }
+    journal = journal.skip("migrate@web");
+    for host in 1..=hosts {
+        let step = format!("switch@web-{host}");
+        journal = match host {
+            3 | 7 => journal.run(&step, DecisionReason::FailedBefore, 9, json!({})),
+            _ => journal.skip(&step),
+        };
+    }
+    on_hosts(journal, "verify", hosts, &DecisionReason::UpstreamRan, succeeded).ended(ExitKind::Success)
 }
 
 /// A new release whose migration has an error.

@@ -7,7 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{messages, step_label, terminal::Verbosity};
+use super::{
+    fold::{StartPlace, TargetFold},
+    messages, step_label,
+    terminal::Verbosity,
+};
 use contract::text::{self, format_duration, millis_between};
 use contract::{
     Label, StepId,
@@ -33,7 +37,9 @@ pub(super) enum DisplayItem {
     /// A line with a message of the step itself; foreign.
     StepMessage(DisplayLine),
     /// A step starts to run, or its undo starts. `step`: its name without the target, if it runs on several.
-    StepStarted { keyword: &'static str, label: String, step: Option<String>, reason: String },
+    StepStarted { keyword: &'static str, label: String, step: Option<String>, reason: String, place: StartPlace },
+    /// How far a step is that runs on many targets.
+    Tally { step: String, text: String },
     /// The progress of the running step.
     Meter { label: String, task: String, done: u64, total: Option<u64>, unit: String },
     /// A running step ended; its line follows.
@@ -99,9 +105,33 @@ pub(super) struct EventFormatter {
     probe_times: BTreeMap<StepTarget, u64>,
     statuses: AttemptStatuses,
     label_width: usize,
+    /// Whether each target of a step has lines, however many there are.
+    shows_each_target: bool,
+    fold: TargetFold,
 }
 
 impl EventFormatter {
+    /// A formatter for an attempt that has not begun.
+    pub(super) fn new(verbosity: Verbosity) -> Self {
+        Self { shows_each_target: verbosity == Verbosity::Verbose, ..Self::default() }
+    }
+
+    /// The last lines of steps on many targets that end before this entry; of all, if there is none. Call it before
+    /// [`format_entry`](Self::format_entry).
+    pub(super) fn end_folded_steps(&mut self, next: Option<&JournalEntry>) -> Vec<DisplayItem> {
+        self.fold.end_before(next.map(|entry| &entry.event))
+    }
+
+    /// Whether a step has one line for all of its targets.
+    pub(super) fn is_folded(&self, step: &StepId) -> bool {
+        self.fold.is_folded(step)
+    }
+
+    /// Whose program's lines count together: those of a step on many targets, else of one target.
+    pub(super) fn output_source(&self, step_target: &StepTarget) -> String {
+        if self.is_folded(&step_target.step) { step_target.step.to_string() } else { self.label(step_target) }
+    }
+
     /// What a step or a hook is called: a hook is said to be one.
     pub(super) fn label(&self, step_target: &StepTarget) -> String {
         let hook = if self.statuses.is_hook(step_target) { "hook " } else { "" };
@@ -118,6 +148,14 @@ impl EventFormatter {
         self.started_at.get_or_insert(entry.at);
         self.last_entry_at = Some(entry.at);
         self.statuses.apply(&entry.event);
+        let items = self.items_of(entry, continues_after);
+        match entry.event.step_target().filter(|step_target| self.is_folded(&step_target.step)) {
+            Some(step_target) => self.fold.fold(entry, step_target, items),
+            None => items,
+        }
+    }
+
+    fn items_of(&mut self, entry: &JournalEntry, continues_after: Option<&str>) -> Vec<DisplayItem> {
         match &entry.event {
             JournalEvent::Started(header) => {
                 self.header = Some(header.clone());
@@ -182,7 +220,7 @@ impl EventFormatter {
             }
             JournalEvent::UndoIntent { step_target } => {
                 let (label, step) = (step_label(step_target), self.shared_name(step_target));
-                vec![DisplayItem::StepStarted { keyword: "undo", label, step, reason: String::new() }]
+                vec![start_item("undo", label, step, String::new())]
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
                 vec![
@@ -203,7 +241,14 @@ impl EventFormatter {
     }
 
     fn plan_items(&mut self, digest: &Blake3Hash, path: &str, steps: &[PlanStepRecord]) -> Vec<DisplayItem> {
-        let widths = steps.iter().map(|step| text::column_count(&step_label(&step.step_target)));
+        if !self.shows_each_target {
+            self.fold = TargetFold::new(steps.iter().map(|step| &step.step_target));
+        }
+        let label = |step_target: &StepTarget| match self.is_folded(&step_target.step) {
+            true => step_target.step.to_string(),
+            false => step_label(step_target),
+        };
+        let widths = steps.iter().map(|step| text::column_count(&label(&step.step_target)));
         self.label_width = widths.max().unwrap_or(0).min(24);
         self.planned_steps = steps.iter().map(|step| step.step_target.clone()).collect();
         let count = text::format_amount(steps.len() as u64, None, "steps");
@@ -218,11 +263,16 @@ impl EventFormatter {
         }
         let reason = self.reasons.get(step_target).cloned().unwrap_or_default();
         let step = self.shared_name(step_target);
-        vec![intent, DisplayItem::StepStarted { keyword: "start", label, step, reason }]
+        vec![intent, start_item("start", label, step, reason)]
+    }
+
+    /// Whether the undo of a step has begun.
+    pub(super) fn is_being_undone(&self, step_target: &StepTarget) -> bool {
+        matches!(self.statuses.status(step_target), StepStatus::Undoing | StepStatus::Undone | StepStatus::UndoFailed)
     }
 
     /// The name of a step that runs on several targets.
-    fn shared_name(&self, step_target: &StepTarget) -> Option<String> {
+    pub(super) fn shared_name(&self, step_target: &StepTarget) -> Option<String> {
         let step = &step_target.step;
         let targets = self.planned_steps.iter().filter(|planned| planned.step == *step);
         (targets.take(2).count() > 1).then(|| step.to_string())
@@ -442,6 +492,10 @@ fn progress_item(label: String, progress: &StepProgress) -> DisplayItem {
             DisplayItem::Meter { label, task: task.clone(), done: *done, total: *total, unit: unit.clone() }
         }
     }
+}
+
+fn start_item(keyword: &'static str, label: String, step: Option<String>, reason: String) -> DisplayItem {
+    DisplayItem::StepStarted { keyword, label, step, reason, place: StartPlace::Own }
 }
 
 fn verbose_item(word: &'static str, text: String) -> DisplayItem {

@@ -20,6 +20,7 @@ use journal::event::{JournalEntry, OutputLine, StepTarget};
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod fold;
 mod formatter;
 pub mod github;
 pub mod json;
@@ -32,6 +33,7 @@ pub mod terminal;
 mod tests;
 
 pub use contract::render::ColorMode;
+pub use fold::{MAX_TARGET_LINES, name_targets};
 pub use json::JsonLinesReporter;
 pub use terminal::{InteractiveMode, ReportOptions, TerminalReporter, Verbosity};
 

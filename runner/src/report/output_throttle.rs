@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use journal::event::{OutputLine, StepTarget};
+use journal::event::OutputLine;
 
 /// How many lines are shown of a program that has been quiet.
 const BURST_LINES: u64 = 2_000;
@@ -16,19 +16,25 @@ const LINES_PER_SECOND: u64 = 50;
 /// How many of the last lines are shown at the end, if lines were left out.
 const LAST_LINES: usize = 20;
 
-/// The state of one report: steps run on several targets at once.
+/// The state of one report, by the label of the step: steps run on several targets at once.
 #[derive(Debug, Default)]
-pub(super) struct OutputThrottles(BTreeMap<StepTarget, OutputThrottle>);
+pub(super) struct OutputThrottles(BTreeMap<String, OutputThrottle>);
 
 impl OutputThrottles {
     /// The lines of these that are shown.
-    pub(super) fn admit(&mut self, step_target: &StepTarget, lines: &[OutputLine]) -> ThrottledLines {
-        self.0.entry(step_target.clone()).or_default().admit(lines)
+    pub(super) fn admit(&mut self, label: &str, lines: &[OutputLine]) -> ThrottledLines {
+        self.0.entry(label.to_owned()).or_default().admit(lines)
     }
 
     /// The last lines of a step, if they were left out.
-    pub(super) fn finish(&mut self, step_target: &StepTarget) -> ThrottledLines {
-        self.0.remove(step_target).map(OutputThrottle::finish).unwrap_or_default()
+    pub(super) fn finish(&mut self, label: &str) -> ThrottledLines {
+        self.0.remove(label).map(OutputThrottle::finish).unwrap_or_default()
+    }
+
+    /// Leaves out the last lines of a step as well.
+    pub(super) fn drop_rest(&mut self, label: &str) -> ThrottledLines {
+        let left_out = self.0.remove(label).map_or(0, |throttle| throttle.left_out);
+        ThrottledLines { left_out, lines: Vec::new() }
     }
 }
 

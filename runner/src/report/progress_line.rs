@@ -15,6 +15,9 @@ const TICK_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_STEP_COLUMNS: usize = 20;
 const MAX_MESSAGE_COLUMNS: usize = 30;
 
+/// The longest tally of a step on many targets, in columns.
+const MAX_TALLY_COLUMNS: usize = 44;
+
 /// The longest line of a program, in columns.
 const MAX_OUTPUT_COLUMNS: usize = 72;
 
@@ -45,6 +48,16 @@ impl ProgressLines {
     pub(super) fn begin(&mut self, label: &str) {
         self.running.insert(label.to_owned(), None);
         self.draw_waiting();
+    }
+
+    /// Shows how far a step is that runs on many targets; starts its line, if it has none.
+    pub(super) fn show_tally(&mut self, step: &str, tally: &str) {
+        if !self.running.contains_key(step) {
+            self.begin(step);
+        }
+        if let Some(Some(StepLine { bar, .. })) = self.running.get(step) {
+            bar.set_message(text::truncate(tally, MAX_TALLY_COLUMNS));
+        }
     }
 
     /// Gives lines to steps that have none, as far as there is room.

@@ -18,6 +18,7 @@ use indicatif::ProgressDrawTarget;
 
 use super::{
     CommandConclusion, DeploymentReporter,
+    fold::StartPlace,
     formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
     output_throttle::{OutputThrottles, ThrottledLines},
     progress_line::ProgressLines,
@@ -119,10 +120,10 @@ impl TerminalReporter {
             (InteractiveMode::Yes, Verbosity::Normal | Verbosity::Verbose) => Some(ProgressLines::new(target())),
         };
         Self {
+            formatter: EventFormatter::new(options.verbosity),
             progress,
             summary,
             options,
-            formatter: EventFormatter::default(),
             progress_lines: live,
             throttles: OutputThrottles::default(),
             last_start: None,
@@ -139,10 +140,19 @@ impl TerminalReporter {
                 }
             }
             DisplayItem::Line(line) | DisplayItem::StepMessage(line) => self.write_line(&line),
-            DisplayItem::StepStarted { keyword, label, step, reason } => match &mut self.progress_lines {
-                Some(live) => live.begin(&label),
-                None => self.write_start(keyword, label, step, reason),
+            DisplayItem::StepStarted { keyword, label, step, reason, place } => match (&mut self.progress_lines, place)
+            {
+                (Some(live), StartPlace::Own) => live.begin(&label),
+                (None, StartPlace::Own | StartPlace::Folded { is_repeated: false }) => {
+                    self.write_start(keyword, label, step, reason);
+                }
+                (Some(_), StartPlace::Folded { .. }) | (None, StartPlace::Folded { is_repeated: true }) => {}
             },
+            DisplayItem::Tally { step, text } => {
+                if let Some(live) = &mut self.progress_lines {
+                    live.show_tally(&step, &text);
+                }
+            }
             DisplayItem::Meter { label, task, done, total, unit } => match &self.progress_lines {
                 Some(live) => live.set_progress(&label, &task, done, total, &unit),
                 None => self.write_line(&DisplayLine {
@@ -220,9 +230,14 @@ impl TerminalReporter {
 
 impl DeploymentReporter for TerminalReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
-        if let Some(step_target) = journal_entry_ending_call(entry) {
-            let last = self.throttles.finish(step_target);
-            self.write_output(&self.formatter.label(step_target), &last);
+        for item in self.formatter.end_folded_steps(Some(entry)) {
+            self.show_item(item);
+        }
+        let ended = journal_entry_ending_call(entry);
+        if let Some(step_target) = ended.filter(|step_target| !self.formatter.is_folded(&step_target.step)) {
+            let label = self.formatter.label(step_target);
+            let last = self.throttles.finish(&label);
+            self.write_output(&label, &last);
         }
         for item in self.formatter.format_entry(entry, self.options.continues_after.as_deref()) {
             self.show_item(item);
@@ -241,13 +256,20 @@ impl DeploymentReporter for TerminalReporter {
                 last.into_iter().for_each(|line| live.show_output(&label, &line.text));
             }
             (Verbosity::Normal, None) => {
-                let shown = self.throttles.admit(step_target, lines);
+                // Of many targets, `runner logs` has what their programs write, and a failure has its last lines.
+                if self.formatter.is_folded(&step_target.step) {
+                    return;
+                }
+                let shown = self.throttles.admit(&label, lines);
                 self.write_output(&label, &shown);
             }
         }
     }
 
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
+        for item in self.formatter.end_folded_steps(None) {
+            self.show_item(item);
+        }
         if let Some(live) = &mut self.progress_lines {
             live.end_all();
         }

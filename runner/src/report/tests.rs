@@ -1,5 +1,7 @@
 //! The exact text of each report.
 
+mod hosts;
+
 use std::{
     cell::RefCell,
     io::{self, Write},
@@ -466,8 +468,8 @@ impl TermLike for RecordingTerm {
     }
 }
 
-#[test]
-fn on_a_terminal_a_step_has_a_progress_line_and_a_final_line() {
+/// What a terminal shows of an attempt: the lines that stay, and those that were drawn meanwhile.
+fn render_on_terminal(tape: &JournalFixture, exit: ExitKind) -> (String, Vec<String>) {
     let (screen, stream) = (RecordingTerm::default(), SharedBuffer::default());
     let options = ReportOptions { interactive: InteractiveMode::Yes, ..plain_options(Verbosity::Normal, None) };
     let target = screen.clone();
@@ -475,10 +477,18 @@ fn on_a_terminal_a_step_has_a_progress_line_and_a_final_line() {
         TerminalReporter::with_draw_target(Box::new(stream.clone()), Box::new(stream.clone()), options, move || {
             ProgressDrawTarget::term_like(Box::new(target.clone()))
         });
-    for entry in fixture::clean().last_attempt() {
+    for entry in tape.last_attempt() {
         terminal.on_event(entry);
     }
-    terminal.finish(&CommandConclusion { exit: ExitKind::Success, error: None });
+    terminal.finish(&CommandConclusion { exit, error: None });
+    drop(terminal);
+    let drawn = screen.0.lock().unwrap().clone();
+    (stream.text(), drawn)
+}
+
+#[test]
+fn on_a_terminal_a_step_has_a_progress_line_and_a_final_line() {
+    let (stays, drawn) = render_on_terminal(&fixture::clean(), ExitKind::Success);
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
           ran    pull     first run; 2.0 KiB                                       1.2 s
@@ -487,8 +497,8 @@ fn on_a_terminal_a_step_has_a_progress_line_and_a_final_line() {
           ran    verify   first run                                                 5 ms
         deployed r1 to test in 1.3 s (4 ran)
     "#]]
-    .assert_eq(&stream.text());
-    let drawn = screen.0.lock().unwrap().join("\n");
+    .assert_eq(&stays);
+    let drawn = drawn.join("\n");
     assert!(drawn.contains("migrate"), "{drawn}");
     assert!(drawn.contains("fetch 512 B of 2.0 KiB"), "{drawn}");
     assert!(drawn.trim_end().ends_with("<clear>"), "the progress line is cleared at the end: {drawn}");

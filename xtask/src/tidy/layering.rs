@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::{SourceFile, SourceTree, TidyFinding};
 
-/// Every crate with the ones it may be built from: `contract ← plan ← journal ← {hostio, db, fetch, state} ← sandbox ← runner`.
-const CRATES: [(&str, &[&str]); 14] = [
+/// Every crate with the ones it may be built from: `contract ← plan ← journal ← hostio ← {db, fetch, state} ← {wire, sandbox} ← runner`.
+const CRATES: [(&str, &[&str]); 15] = [
     ("contract", &[]),
     ("plan", &["contract"]),
     ("journal", &["contract", "plan"]),
@@ -19,11 +19,12 @@ const CRATES: [(&str, &[&str]); 14] = [
     ("db", &["contract", "plan", "journal", "hostio"]),
     ("fetch", &["contract", "plan", "journal", "hostio"]),
     ("state", &["contract", "plan", "journal", "hostio"]),
+    ("wire", &["contract", "plan", "journal", "db", "fetch"]),
     ("wasm-config", &[]),
     ("guest-build", &[]),
     ("official", &["wasm-config", "guest-build"]),
     ("sandbox", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "wasm-config", "official"]),
-    ("runner", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "guest-build", "sandbox"]),
+    ("runner", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "wire", "guest-build", "sandbox"]),
     ("testing", &[]),
     // The runner for its features only: it is never built into xtask.
     ("xtask", &["guest-build", "runner"]),

@@ -171,6 +171,17 @@ pub enum StepOutcome {
     Unknown { failure: StepFailure },
 }
 
+/// A change that `apply` would make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewChange {
+    /// `create`, `update`, `delete`, `run` or `check`.
+    pub action: String,
+    /// The subject of the change.
+    pub subject: String,
+    /// A short detail.
+    pub detail: String,
+}
+
 /// The finding of a probe (docs/steps.md).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "finding", rename_all = "kebab-case")]

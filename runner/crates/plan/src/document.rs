@@ -235,7 +235,7 @@ fn read(
         after: chosen.after.clone(),
         after_state,
         url,
-        ssh: ssh?,
+        ssh: SshOptions { withheld_variables: state_location::secret_variables(&fields), ..ssh? },
         host_groups: context.groups.into_map(),
         rollout,
         state: state?,

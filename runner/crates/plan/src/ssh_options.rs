@@ -32,11 +32,14 @@ pub struct SshOptions {
     pub sudo: Option<String>,
     /// How many hosts are dialed at a time, at least 1.
     pub dials: usize,
+    /// The environment variables with the plan's secrets, which ssh does not get: every process of the user can read its environment,
+    /// and `SendEnv` would send them.
+    pub withheld_variables: Vec<String>,
 }
 
 impl Default for SshOptions {
     fn default() -> Self {
-        Self { config: None, known_hosts: None, sudo: None, dials: DEFAULT_DIALS }
+        Self { config: None, known_hosts: None, sudo: None, dials: DEFAULT_DIALS, withheld_variables: Vec::new() }
     }
 }
 
@@ -61,7 +64,7 @@ pub(super) fn read(
     let (config, known_hosts) = (path("config"), path("known-hosts"));
     let sudo = fields.get("sudo").and_then(|node| sudo(node, scope, problems));
     let dials = fields.get("dials").map_or(Some(DEFAULT_DIALS), |node| dials(node, problems));
-    Some(SshOptions { config, known_hosts, sudo, dials: dials? })
+    Some(SshOptions { config, known_hosts, sudo, dials: dials?, ..SshOptions::default() })
 }
 
 /// Reads `sudo`: a user, or `true` for root.

@@ -134,7 +134,7 @@ impl StateLocation {
 }
 
 /// The variables that the `secrets` of the plan and of its environments name. What is wrong there is reported where it is read.
-fn secret_variables(fields: &MappingFields<'_>) -> Vec<String> {
+pub(super) fn secret_variables(fields: &MappingFields<'_>) -> Vec<String> {
     let of_environments = mapping_entries(fields.get("environments")).flat_map(|(_, environment)| {
         mapping_entries(Some(environment)).filter(|(key, _)| key.text == "secrets").map(|(_, secrets)| secrets)
     });

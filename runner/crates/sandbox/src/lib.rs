@@ -43,6 +43,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use wasmtime::{Store, component::ResourceTableError};
 
+pub use contract::step::PreviewChange;
+
 pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use channel::{CallChannel, CallMessage, ProgramOutput};
 pub use declared_value::{DeclaredValue, ValueKind};
@@ -112,17 +114,6 @@ fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Resu
     }
     serde_json::from_str(text)
         .map_err(|error| failure(FailureKind::InvalidConfig, format!("invalid options of {what}: {error}")))
-}
-
-/// A change that `apply` would make.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PreviewChange {
-    /// `create`, `update`, `delete`, `run` or `check`.
-    pub action: String,
-    /// The subject of the change.
-    pub subject: String,
-    /// A short detail.
-    pub detail: String,
 }
 
 /// An unsuccessful end of a call.

@@ -53,9 +53,6 @@ const REPOSITORY_VARIABLES: [&str; 9] = [
     "GIT_WORK_TREE",
 ];
 
-/// With it, a job gets tokens from GitHub; the runner does not use it.
-const ID_TOKEN_VARIABLE: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
-
 /// The directory that a git command runs in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GitContext {
@@ -284,7 +281,7 @@ impl GitStorage {
         }
         // While git runs, every program of the same user can read its environment.
         let secrets = self.withheld_variables.iter().map(String::as_str);
-        for name in secrets.chain(super::JOB_SECRET_VARIABLES).chain([ID_TOKEN_VARIABLE]) {
+        for name in secrets.chain(super::JOB_SECRET_VARIABLES).chain([super::ID_TOKEN_VARIABLE]) {
             command.env_remove(name);
         }
         if context == GitContext::CacheRepository {

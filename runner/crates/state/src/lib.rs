@@ -87,6 +87,9 @@ const HELD_BY_FILE: &str = "held-by";
 /// The environment variables with the secrets that a CI job gives to the runner.
 pub const JOB_SECRET_VARIABLES: [&str; 4] = ["PAWL_KEY", "PAWL_TOKEN", "PAWL_TEAM_TOKEN", "ACTIONS_RUNTIME_TOKEN"];
 
+/// With it, a job gets tokens from GitHub; the runner does not use it.
+pub const ID_TOKEN_VARIABLE: &str = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
+
 /// The pause between two attempts to lock a folder.
 const FOLDER_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 

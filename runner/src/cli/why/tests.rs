@@ -15,7 +15,7 @@ fn answer(tape: &JournalFixture, step: &str, attempt: Option<u64>, form: OutputF
     tape.write(store.folder());
     let mut out = Vec::new();
     let plan = PlanSourceArgs { environment: Some("test".to_owned()), ..PlanSourceArgs::default() };
-    run(&WhyArgs { step: step.to_owned(), attempt }, &plan, &store, form, WIDTH, &mut out)?;
+    run(&WhyArgs { step: step.to_owned(), target: None, attempt }, &plan, &store, form, WIDTH, &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -277,4 +277,34 @@ fn an_unknown_step_is_an_error_that_lists_the_known_ones() {
     let error = answer(&fixture::clean(), "migrat", None, OutputFormat::Text).unwrap_err();
     assert_eq!(error.code, ErrorCode::StepNotInAttempt);
     assert_eq!(error.causes, ["its steps are migrate, pull, switch, verify"]);
+}
+
+#[test]
+fn many_targets_are_told_in_groups() {
+    let journal = fixture::failed_on_two_hosts(100);
+    check(
+        &journal,
+        "switch",
+        expect![[r#"
+        `switch` on 100 targets, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+
+          98    run: the release changed; succeeded
+                on web-1, web-2, web-4, web-5, web-6, web-8, web-9, web-10 and 90 more
+          2     run: the release changed; failed: no space left on device
+                on web-3, web-7
+
+          more  `runner why switch --target web-3 --env test` has the evidence of one
+    "#]],
+    );
+    check(
+        &journal,
+        "verify",
+        expect![[r#"
+        `verify` on 100 targets, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+
+          100   the attempt did not reach it (failed at `switch` on web-3)
+
+          more  `runner why verify --target web-1 --env test` has the evidence of one
+    "#]],
+    );
 }

@@ -13,8 +13,9 @@ use sandbox::ModuleDescription;
 use super::{PlannedStep, PreparedPlan, machine_problems, resources};
 use crate::{
     agent::wire::BeginSession,
-    deploy::{PruneMode, ReleaseDirs, ReleaseRetention},
+    deploy::{ReleaseDirs, conclusion::redacted},
 };
+use wire::{PruneMode, ReleaseRetention};
 
 impl PreparedPlan {
     /// Whether a step runs in this deployment: `--limit` chooses its host, if it is given.
@@ -82,8 +83,9 @@ impl PreparedPlan {
         planned.step.remote_host().is_none_or(|host| self.hosts.contains_key(&host.name))
     }
 
-    /// An error of a host, with the step's position in the plan.
+    /// An error of a host, with the step's position in the plan. A host may repeat the secrets that it was sent.
     fn at_step(&self, step: &StepId, host: &TargetName, problem: Diagnostic) -> Diagnostic {
+        let problem = redacted(problem, &self.redactor);
         let Some(planned) = self.all_steps().find(|planned| planned.step.id == *step) else { return problem };
         let span = planned.step.span.clone();
         let at = self.plan.error_at(problem.code, span, problem.message.clone(), format!("runs on {host}"), None);

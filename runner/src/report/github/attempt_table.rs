@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::super::messages;
 use contract::{
-    TargetName,
+    StepId, TargetName,
     step::{ProbeFinding, StepFailure, StepOutcome, StepPhase},
     text::millis_between,
 };
@@ -39,6 +39,8 @@ pub(super) struct AttemptTable {
     pub(super) rows: Vec<StepRow>,
     pub(super) live_before: LiveBefore,
     pub(super) visibility: ReleaseVisibility,
+    /// What users see of it by each step and target that shows it.
+    exposures: BTreeMap<StepTarget, ReleaseVisibility>,
     /// The release that a rollback switched back to, and why it is not verified.
     pub(super) switched_back: Option<(Release, Option<String>)>,
     /// The hosts that the attempt goes on without.
@@ -89,6 +91,8 @@ pub(super) enum ReleaseVisibility {
     Untouched,
     /// A step has shown it.
     Shown,
+    /// A step has shown it on some of its hosts.
+    ShownOn { hosts: usize, of: usize },
     /// A step that shows or hides it has no known outcome.
     Unknown,
     /// It was shown, and is hidden again.
@@ -123,8 +127,10 @@ impl AttemptTable {
 
     /// The position of a step in the plan, from 1, and the number of its steps.
     pub(super) fn position(&self, step_target: &StepTarget) -> Option<(usize, usize)> {
-        let steps = || self.rows.iter().filter(|row| row.phase.is_some());
-        Some((steps().position(|row| row.step_target == *step_target)? + 1, steps().count()))
+        let rows = self.rows.iter().filter(|row| row.phase.is_some());
+        let mut steps: Vec<_> = rows.map(|row| &row.step_target.step).collect();
+        steps.dedup();
+        Some((steps.iter().position(|step| **step == step_target.step)? + 1, steps.len()))
     }
 
     /// The first step that did not hold from an earlier attempt.
@@ -147,13 +153,22 @@ impl AttemptTable {
                 let rows = steps.iter().map(|step| StepRow::new(step.step_target.clone(), Some(step.phase)));
                 self.rows = rows.collect();
             }
+            JournalEvent::Decision { step_target, decision: decision @ Decision::Skip { .. } }
+                if before != Some(StepStatus::Adopted) =>
+            {
+                self.row_mut(step_target).reason = messages::decision_reason(decision);
+                // What it showed in an earlier attempt counts among those of other hosts.
+                if self.is_exposing(step_target) && self.targets_of(&step_target.step) > 1 {
+                    self.set_visibility(step_target, ReleaseVisibility::Shown);
+                }
+            }
             // An adopted step is skipped right after. The row keeps the adoption.
             JournalEvent::Decision { decision: Decision::Skip { .. }, .. } if before == Some(StepStatus::Adopted) => {}
             JournalEvent::Decision { step_target, decision } => {
                 let row = self.row_mut(step_target);
                 row.reason = messages::decision_reason(decision);
                 if matches!(decision, Decision::Adopt { .. }) && row.exposes {
-                    self.show(entry.at);
+                    self.show(step_target, entry.at);
                 }
             }
             JournalEvent::Probe { step_target, took_ms, finding, .. } => {
@@ -173,7 +188,7 @@ impl AttemptTable {
                 row.notes.clear();
                 row.exposes = *exposes;
                 if *exposes {
-                    self.visibility = ReleaseVisibility::Unknown;
+                    self.set_visibility(step_target, ReleaseVisibility::Unknown);
                 }
             }
             JournalEvent::Output { step_target, output } => {
@@ -204,15 +219,15 @@ impl AttemptTable {
                 }
                 if row.exposes {
                     match outcome {
-                        StepOutcome::Succeeded { .. } => self.show(entry.at),
-                        StepOutcome::Failed { .. } => self.visibility = ReleaseVisibility::Untouched,
-                        StepOutcome::Unknown { .. } => self.visibility = ReleaseVisibility::Unknown,
+                        StepOutcome::Succeeded { .. } => self.show(step_target, entry.at),
+                        StepOutcome::Failed { .. } => self.set_visibility(step_target, ReleaseVisibility::Untouched),
+                        StepOutcome::Unknown { .. } => self.set_visibility(step_target, ReleaseVisibility::Unknown),
                     }
                 }
             }
             JournalEvent::UndoIntent { step_target } => {
                 if self.is_exposing(step_target) {
-                    self.visibility = ReleaseVisibility::Unknown;
+                    self.set_visibility(step_target, ReleaseVisibility::Unknown);
                 }
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
@@ -226,7 +241,7 @@ impl AttemptTable {
                 } else if is_exposing && failure.is_none() {
                     let shown_ms = self.shown_at.map(|since| millis_between(since, entry.at));
                     let restored = self.replaced_by(step_target);
-                    self.visibility = ReleaseVisibility::Hidden { restored, shown_ms };
+                    self.set_visibility(step_target, ReleaseVisibility::Hidden { restored, shown_ms });
                 }
             }
             JournalEvent::SwitchedBack { release, doubt } => {
@@ -246,9 +261,33 @@ impl AttemptTable {
         }
     }
 
-    fn show(&mut self, at: Timestamp) {
-        self.shown_at = Some(at);
-        self.visibility = ReleaseVisibility::Shown;
+    fn show(&mut self, step_target: &StepTarget, at: Timestamp) {
+        self.shown_at.get_or_insert(at);
+        self.set_visibility(step_target, ReleaseVisibility::Shown);
+    }
+
+    /// Sets what users see of the release by a step on a target, and with that what they see by all.
+    fn set_visibility(&mut self, step_target: &StepTarget, visibility: ReleaseVisibility) {
+        self.exposures.insert(step_target.clone(), visibility);
+        let is_any = |meant: &ReleaseVisibility| self.exposures.values().any(|one| one == meant);
+        let hidden = |one: &&ReleaseVisibility| matches!(one, ReleaseVisibility::Hidden { .. });
+        let shown = self.exposures.iter().filter(|(_, one)| **one == ReleaseVisibility::Shown);
+        let hosts: BTreeSet<&TargetName> = shown.map(|(step_target, _)| &step_target.target).collect();
+        let of = self.exposures.keys().map(|step_target| self.targets_of(&step_target.step)).max().unwrap_or(0);
+        self.visibility = if is_any(&ReleaseVisibility::Unknown) {
+            ReleaseVisibility::Unknown
+        } else if !hosts.is_empty() && hosts.len() < of {
+            ReleaseVisibility::ShownOn { hosts: hosts.len(), of }
+        } else if !hosts.is_empty() {
+            ReleaseVisibility::Shown
+        } else {
+            self.exposures.values().rfind(hidden).cloned().unwrap_or_default()
+        };
+    }
+
+    /// On how many targets the plan runs a step.
+    fn targets_of(&self, step: &StepId) -> usize {
+        self.rows.iter().filter(|row| row.phase.is_some() && row.step_target.step == *step).count()
     }
 
     /// Whether another target shows the release by this attempt or an earlier one.

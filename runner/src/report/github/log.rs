@@ -1,5 +1,5 @@
 //! The log of a deployment: a folded group with the messages of a step, and below it a line with the result; of a step that runs on
-//! several targets at once, a line for each.
+//! several targets at once, a line for each, or one for all if they are many.
 //!
 //! ```text
 //!   shop r2 to test (run 2-bbbbbb, attempt 2)
@@ -16,13 +16,13 @@
 use super::{
     super::{
         CommandConclusion, DeploymentReporter,
+        fold::StartPlace,
         formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
         output_throttle::{OutputThrottles, ThrottledLines},
         terminal::{self, InteractiveMode, ReportOptions, Verbosity},
     },
     WorkflowOutput,
 };
-use std::collections::BTreeSet;
 
 use contract::{StepId, step::StepOutcome, text};
 use journal::event::{Decision, JournalEntry, JournalEvent, OutputLine, StepTarget};
@@ -35,17 +35,21 @@ pub struct GroupedLogReporter {
     workflow: WorkflowOutput,
     options: ReportOptions,
     formatter: EventFormatter,
-    /// The step whose group is open.
-    open_group: Option<StepId>,
-    /// The title of the open group.
-    title: Option<String>,
-    /// Where it runs now. The group stays open as long as it runs anywhere.
-    running: BTreeSet<StepTarget>,
+    /// The group that is open.
+    open_group: Option<OpenGroup>,
     /// The lines that follow the open group.
     after_group: Vec<LogLine>,
     throttles: OutputThrottles,
     /// The line is that of a failure, or of a decision to stop, whose reason the error at the end has.
     is_last_failure: bool,
+}
+
+/// The group of a step. If the step runs on several targets, it stays open until another step follows.
+struct OpenGroup {
+    step: StepId,
+    is_undo: bool,
+    is_shared: bool,
+    title: String,
 }
 
 /// Lines of the log; `is_foreign`: a step wrote a part of them.
@@ -70,12 +74,10 @@ impl GroupedLogReporter {
     #[must_use]
     pub fn new(workflow: WorkflowOutput, options: ReportOptions) -> Self {
         Self {
+            formatter: EventFormatter::new(options.verbosity),
             workflow,
             options,
-            formatter: EventFormatter::default(),
             open_group: None,
-            title: None,
-            running: BTreeSet::new(),
             after_group: Vec::new(),
             throttles: OutputThrottles::default(),
             is_last_failure: false,
@@ -84,9 +86,24 @@ impl GroupedLogReporter {
 
     fn open_group_for(&mut self, step_target: &StepTarget, title: &str) {
         if self.open_group.is_none() && self.options.verbosity > Verbosity::Quiet {
-            self.open_group = Some(step_target.step.clone());
-            self.title = Some(title.to_owned());
-            self.workflow.with_stream(|stream| stream.group(&text::truncate(title, MAX_TITLE_COLUMNS)));
+            let shared = self.formatter.shared_name(step_target);
+            let is_undo = self.formatter.is_being_undone(step_target);
+            let (step, is_shared, title) = (step_target.step.clone(), shared.is_some(), title.to_owned());
+            self.workflow.with_stream(|stream| stream.group(&text::truncate(&title, MAX_TITLE_COLUMNS)));
+            self.open_group = Some(OpenGroup { step, is_undo, is_shared, title });
+        }
+    }
+
+    /// Whether the open group stays open for an entry at this position.
+    fn stays_open(&self, position: LogPosition<'_>, event: &JournalEvent) -> bool {
+        let Some(open) = &self.open_group else { return false };
+        let begins_undo = matches!(event, JournalEvent::UndoIntent { .. });
+        let is_undo = begins_undo || open.is_undo && !matches!(event, JournalEvent::Intent { .. });
+        let is_of_group = |step_target: &StepTarget| step_target.step == open.step && is_undo == open.is_undo;
+        match position {
+            LogPosition::InGroup(step_target) => is_of_group(step_target),
+            LogPosition::AfterGroup => open.is_shared && event.step_target().is_some_and(is_of_group),
+            LogPosition::OutsideGroups => false,
         }
     }
 
@@ -94,7 +111,6 @@ impl GroupedLogReporter {
         if self.open_group.take().is_some() {
             self.workflow.with_stream(super::stream::CommandStream::end_group);
         }
-        self.running.clear();
         std::mem::take(&mut self.after_group).into_iter().for_each(|line| self.write(&line));
     }
 
@@ -117,16 +133,17 @@ impl GroupedLogReporter {
                 self.write_line(position, &line, text, false);
             }
             DisplayItem::StepMessage(line) => self.write_line(position, &line, &line.text, true),
+            DisplayItem::StepStarted { place: StartPlace::Folded { is_repeated: true }, .. } => {}
             // On this host, for another reason than the title says.
-            DisplayItem::StepStarted { keyword, label, step: Some(step), reason }
-                if self.title.as_ref().is_some_and(|title| *title != group_title(keyword, &step, &reason)) =>
+            DisplayItem::StepStarted { keyword, label, step: Some(step), reason, .. }
+                if self.open_group.as_ref().is_some_and(|open| open.title != group_title(keyword, &step, &reason)) =>
             {
                 let (min_verbosity, style) = (Verbosity::Normal, LineStyle::Plain);
                 let line =
                     DisplayLine { min_verbosity, style, keyword, label, reason: None, text: reason, took_ms: None };
                 self.write_line(position, &line, &line.text, true);
             }
-            DisplayItem::StepStarted { .. } => {}
+            DisplayItem::StepStarted { .. } | DisplayItem::Tally { .. } => {}
             DisplayItem::Meter { label, task, done, total, unit } => {
                 // There are many, and a later reader needs none of them.
                 if self.options.verbosity == Verbosity::Verbose {
@@ -143,8 +160,19 @@ impl GroupedLogReporter {
                     self.write_line(position, &line, &line.text, true);
                 }
             }
-            DisplayItem::StepEnded { .. } => {}
+            DisplayItem::StepEnded { label } => {
+                let left_out = self.throttles.drop_rest(&label);
+                if let Some(gap) = left_out.gap(&self.options.logs_command).filter(|_| self.open_group.is_some()) {
+                    self.write_output_line("…", &label, &gap);
+                }
+            }
         }
+    }
+
+    fn write_output_line(&self, keyword: &str, label: &str, text: &str) {
+        let (width, color) = (self.formatter.label_width(), self.options.color);
+        let line = terminal::format_output(keyword, label, text, width, color);
+        self.workflow.with_stream(|stream| stream.write_foreign(&line));
     }
 
     /// Writes lines of a program into the group of its step.
@@ -153,23 +181,25 @@ impl GroupedLogReporter {
             return;
         }
         let label = self.formatter.label(step_target);
-        if self.open_group.as_ref() != Some(&step_target.step) {
+        if self.open_group.as_ref().is_none_or(|open| open.step != step_target.step) {
             self.close_group();
         }
-        self.open_group_for(step_target, &label);
-        let (width, color) = (self.formatter.label_width(), self.options.color);
-        let format = |keyword: &str, text: &str| terminal::format_output(keyword, &label, text, width, color);
+        self.open_group_for(step_target, &self.formatter.shared_name(step_target).unwrap_or_else(|| label.clone()));
         if let Some(gap) = output.gap(&self.options.logs_command) {
-            self.workflow.with_stream(|stream| stream.write_foreign(&format("…", &gap)));
+            self.write_output_line("…", &label, &gap);
         }
-        let lines: String = output.lines.iter().map(|line| format(line.stream.short_name(), &line.text)).collect();
+        let (width, color) = (self.formatter.label_width(), self.options.color);
+        let format =
+            |line: &OutputLine| terminal::format_output(line.stream.short_name(), &label, &line.text, width, color);
+        let lines: String = output.lines.iter().map(format).collect();
         self.workflow.with_stream(|stream| stream.write_foreign(&lines));
     }
 
     fn write_line(&mut self, position: LogPosition<'_>, line: &DisplayLine, text: &str, is_foreign: bool) {
         match position {
             LogPosition::InGroup(step_target) if self.options.verbosity > Verbosity::Quiet => {
-                self.open_group_for(step_target, &line.label)
+                let shared = self.formatter.shared_name(step_target);
+                self.open_group_for(step_target, shared.as_ref().unwrap_or(&line.label));
             }
             LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups
                 if line.min_verbosity > self.options.verbosity =>
@@ -195,8 +225,13 @@ impl GroupedLogReporter {
 
 impl DeploymentReporter for GroupedLogReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
-        if let Some(step_target) = terminal::journal_entry_ending_call(entry) {
-            let last = self.throttles.finish(step_target);
+        self.is_last_failure = false;
+        for item in self.formatter.end_folded_steps(Some(entry)) {
+            self.show_item(LogPosition::AfterGroup, item);
+        }
+        let ended = terminal::journal_entry_ending_call(entry);
+        if let Some(step_target) = ended.filter(|step_target| !self.formatter.is_folded(&step_target.step)) {
+            let last = self.throttles.finish(&self.formatter.label(step_target));
             self.write_output(step_target, &last);
         }
         let items = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
@@ -208,28 +243,22 @@ impl DeploymentReporter for GroupedLogReporter {
             JournalEvent::Outcome { outcome: StepOutcome::Failed { failure }, .. } if !failure.retryable
         );
         self.is_last_failure = is_stop || is_last_try;
-        if let JournalEvent::Outcome { step_target, .. } | JournalEvent::UndoOutcome { step_target, .. } = &entry.event
-        {
-            self.running.remove(step_target);
-        }
-        match position {
-            LogPosition::InGroup(step_target) if self.open_group.as_ref() == Some(&step_target.step) => {}
-            LogPosition::AfterGroup if !self.running.is_empty() => {}
-            LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => self.close_group(),
+        if !self.stays_open(position, &entry.event) {
+            self.close_group();
         }
         let title = items.iter().find_map(|item| match item {
-            DisplayItem::StepStarted { keyword, label, step, reason } => {
+            DisplayItem::StepStarted { keyword, label, step, reason, .. } => {
                 Some(group_title(keyword, step.as_ref().unwrap_or(label), reason))
             }
             DisplayItem::Heading(_)
             | DisplayItem::Line(_)
             | DisplayItem::StepMessage(_)
+            | DisplayItem::Tally { .. }
             | DisplayItem::Meter { .. }
             | DisplayItem::StepEnded { .. } => None,
         });
         if let (LogPosition::InGroup(step_target), Some(title)) = (position, title) {
             self.open_group_for(step_target, &title);
-            self.running.insert(step_target.clone());
         }
         for item in items {
             self.show_item(position, item);
@@ -239,13 +268,17 @@ impl DeploymentReporter for GroupedLogReporter {
     fn on_output(&mut self, step_target: &StepTarget, lines: &[OutputLine]) {
         let shown = match self.options.verbosity {
             Verbosity::Quiet => return,
-            Verbosity::Normal => self.throttles.admit(step_target, lines),
+            Verbosity::Normal => self.throttles.admit(&self.formatter.output_source(step_target), lines),
             Verbosity::Verbose => ThrottledLines { left_out: 0, lines: lines.to_vec() },
         };
         self.write_output(step_target, &shown);
     }
 
     fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
+        self.is_last_failure = false;
+        for item in self.formatter.end_folded_steps(None) {
+            self.show_item(LogPosition::AfterGroup, item);
+        }
         self.close_group();
         if let Some(summary) = self.formatter.summary_line(conclusion.exit) {
             let summary = format!("{}\n", text::escape_line(&summary));

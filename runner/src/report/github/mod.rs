@@ -20,6 +20,7 @@ mod annotation;
 mod attempt_table;
 mod bounded_page;
 mod command;
+mod host_table;
 mod log;
 mod markdown;
 mod mask;

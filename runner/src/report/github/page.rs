@@ -55,7 +55,7 @@ impl AttemptPage<'_> {
             let _ = page.push_if_fits(&self.failure(error)) && page.push_if_fits(&self.next(error));
         }
         page.max_bytes = max_bytes.saturating_sub(TRUNCATED_NOTE.len());
-        let rows = self.rows();
+        let rows = [self.rows(), self.host_table()].concat();
         let is_complete = page.push_if_fits(&self.table_head()) && {
             let fit = rows.iter().take_while(|row| page.push_if_fits(row)).count();
             page.max_bytes = max_bytes;
@@ -157,6 +157,9 @@ impl AttemptPage<'_> {
             ReleaseVisibility::Hidden { .. } => Some(format!("Users do not see {release} any more")),
             _ if self.conclusion.exit == ExitKind::Success => None,
             ReleaseVisibility::Unknown => Some(format!("**It is not known whether users see {release}**")),
+            ReleaseVisibility::ShownOn { hosts, of } => {
+                Some(format!("**Users see {release} on {hosts} of {of} hosts**, and it is not verified"))
+            }
             ReleaseVisibility::Shown => Some(format!("**Users see {release}**, and it is not verified")),
             ReleaseVisibility::Untouched if live.is_some_and(|live| live.is_same(&header.release)) => {
                 Some(format!("**Users see {release}**"))
@@ -177,7 +180,10 @@ impl AttemptPage<'_> {
     fn restored(&self) -> Option<&Release> {
         match &self.table.visibility {
             ReleaseVisibility::Hidden { restored, .. } => restored.as_ref(),
-            ReleaseVisibility::Untouched | ReleaseVisibility::Shown | ReleaseVisibility::Unknown => None,
+            ReleaseVisibility::Untouched
+            | ReleaseVisibility::Shown
+            | ReleaseVisibility::ShownOn { .. }
+            | ReleaseVisibility::Unknown => None,
         }
     }
 
@@ -188,17 +194,20 @@ impl AttemptPage<'_> {
         let at = at.map_or_else(String::new, |step| format!(" at {}", bold_step(step)));
         let from = format!("attempt {}", last.number);
         let from = self.previous_url(last).map_or_else(|| from.clone(), |url| link(&from, &url));
-        let kept = |row: &&StepRow| {
+        let is_kept = |row: &StepRow| {
             let status = self.table.status(&row.step_target);
             matches!(status, StepStatus::Skipped | StepStatus::Adopted) && self.earlier_ms(&row.step_target).is_some()
         };
-        let kept: Vec<_> = self.table.rows.iter().filter(|row| row.phase.is_some()).filter(kept).collect();
-        let steps = self.table.rows.iter().filter(|row| row.phase.is_some()).count();
-        let saved: u64 = kept.iter().filter_map(|row| self.earlier_ms(&row.step_target)).sum();
+        let planned: Vec<&StepRow> = self.table.rows.iter().filter(|row| row.phase.is_some()).collect();
+        let steps: Vec<_> = planned.chunk_by(|one, other| one.step_target.step == other.step_target.step).collect();
+        let kept: Vec<_> = steps.iter().filter(|of_step| of_step.iter().all(|row| is_kept(row))).collect();
+        // Hosts work at the same time.
+        let longest = |of_step: &&&[&StepRow]| of_step.iter().filter_map(|row| self.earlier_ms(&row.step_target)).max();
+        let saved: u64 = kept.iter().filter_map(longest).sum();
         let saved = if kept.is_empty() {
             String::new()
         } else {
-            format!(" · **{} of {steps} steps not repeated, {} saved**", kept.len(), format_duration(saved))
+            format!(" · **{} of {} steps not repeated, {} saved**", kept.len(), steps.len(), format_duration(saved))
         };
         Some(format!("**Resumed**{at} from {from}{saved}"))
     }

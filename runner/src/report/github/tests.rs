@@ -1,5 +1,6 @@
 //! The exact text of the log and of annotations, and the commands in it that GitHub would execute.
 
+mod hosts;
 mod pages;
 
 use std::{

@@ -4,7 +4,7 @@ use super::*;
 use crate::report::github::MAX_SUMMARY_BYTES;
 use journal::event::{OutputLine, OutputStream, RecordedOutput};
 
-const SUCCESS: CommandConclusion<'_> = CommandConclusion { exit: ExitKind::Success, error: None };
+pub(super) const SUCCESS: CommandConclusion<'_> = CommandConclusion { exit: ExitKind::Success, error: None };
 
 #[test]
 fn page_of_a_clean_deployment() {

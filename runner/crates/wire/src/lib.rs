@@ -4,6 +4,12 @@
 //! content that is being sent (kind 1). Invariant: a frame is at most [`MAX_FRAME_BYTES`] long; a longer one ends the connection. Secrets of
 //! steps are in here, so no message is logged.
 
+mod content;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+pub mod limits;
+mod releases;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -22,7 +28,7 @@ use tokio::{
 use contract::{
     AppName, AttemptNumber, EnvironmentName, GrantName, RunId, StepId, TargetName,
     hash::Blake3Hash,
-    step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
+    step::{PreviewChange, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
 };
 use db::migrate::{LintFinding, LintLevel};
 use fetch::archive::DecodedArchive;
@@ -33,10 +39,8 @@ use journal::{
 };
 use plan::PlanStep;
 
-use crate::{
-    content::{Bitmap, RecipeSizes},
-    deploy::{PruneMode, ReleaseFolder, ReleaseRetention},
-};
+pub use content::{Bitmap, RecipeSizes};
+pub use releases::{PruneMode, ReleaseFate, ReleaseFolder, ReleaseRetention};
 
 /// The longest body of a frame, in bytes: more than the largest input, receipt or finding.
 pub const MAX_FRAME_BYTES: u32 = 8 << 20;
@@ -212,7 +216,7 @@ pub enum AgentAnswer {
         hint: String,
     },
     Preview {
-        changes: Vec<sandbox::PreviewChange>,
+        changes: Vec<PreviewChange>,
     },
     Rehearsed,
     Finding {
