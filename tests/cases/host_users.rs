@@ -107,12 +107,13 @@ fn user_without_a_home_is_refused_with_what_it_needs() {
     refused.assert_exit(2);
     let said = refused.stderr.replace(&host.path("home/app").display().to_string(), "~app");
     expect![[r#"
-        error[P0204]: can't store files from the runner's machine on the host: Permission denied (os error 13)
+        error[P0202]: on web-1: the agent can't keep its records in ~app/.local/state/pawl/hosts on the host
          --> deploy.yml:9:3
           |
         9 |   pull:
           |   ^^^^ runs on web-1
-          hint: free space in ~app/.cache/pawl/shipped on the host, and give the user write access to it
+          caused by: ~app: Permission denied (os error 13)
+          hint: give the user write access to it, or set `XDG_STATE_HOME` for the user's ssh sessions (`SetEnv` in sshd's configuration)
     "#]]
     .assert_eq(&said[said.find("error[").unwrap()..]);
 }

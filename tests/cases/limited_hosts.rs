@@ -65,7 +65,7 @@ fn only_the_chosen_hosts_are_worked_on_and_nothing_is_verified() {
     let again = environment.run(&["--local", "--release", "r2", "--limit", "web-1"]);
     again.assert_exit(0);
     again.assert_stderr_contains("--limit web-1\n");
-    again.assert_stderr_contains("partially deployed r2 to test");
+    again.assert_stderr_contains("resume after a partial deployment");
     again.assert_stderr_contains("the `after` hooks did not run, because `--limit web-1` left out a part of the plan");
     let rest = environment.deploy("r2", &[]);
     rest.assert_exit(0);

@@ -37,13 +37,13 @@ fn missing_setting_is_rejected() {
         "with: { link: current }",
         "with: {}",
         expect![[r#"
-        error[P0121]: invalid `with` of step `switch` for module `switch`
-          --> deploy.yml:21:11
-           |
-        21 |     with: {}
-           |           ^^ `link` is missing
-          hint: `switch` accepts `in`, `link`, `strategy`, `to`; see docs/plan.md
-    "#]],
+            error[P0121]: invalid `with` of step `switch` for module `switch`
+              --> deploy.yml:21:11
+               |
+            21 |     with: {}
+               |           ^^ `link` is missing
+              hint: `switch` accepts `check`, `haproxy`, `in`, `link`, `strategy`, `to`, `wired`; see docs/plan.md
+        "#]],
     );
 }
 

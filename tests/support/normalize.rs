@@ -70,7 +70,9 @@ fn mask_words(line: &str) -> String {
 fn replacement(word: &str) -> Option<String> {
     let is_hash = |text: &str| {
         let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        text.len() >= MIN_HASH_DIGITS && is_hex && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        // A number is not as long; a hash has no letter now and then.
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && text.len() != MIN_HASH_DIGITS;
+        text.len() >= MIN_HASH_DIGITS && is_hex && !is_number
     };
     let has_date = |text: &str| text.len() >= 10 && text.as_bytes()[4] == b'-' && text.starts_with("20");
     if let Some(hash) = word.strip_prefix("sha256:") {

@@ -159,11 +159,12 @@ fn server_that_lets_nobody_more_in() {
     let host = SshHost::with_options("MaxStartups 1:100:1");
     let environment = fleet(&[&host]);
     let address = host.address().replace("ssh://", "");
-    // sshd waits for a login that never comes. It may still be busy with a connection of before.
+    // sshd waits for a login that never comes. While it is busy with a connection of before, it says so and hangs up.
     let mut waiting = None;
     wait_until("sshd lets it in", || {
         let stream = waiting.insert(TcpStream::connect(&address).unwrap());
-        stream.read_exact(&mut [0; 4]).is_ok()
+        let mut greeting = [0; 4];
+        stream.read_exact(&mut greeting).is_ok() && greeting == *b"SSH-"
     });
     assert_refused(&environment, &host, "P0260", &["hung up before the login", "`MaxStartups`"]);
     drop(waiting);

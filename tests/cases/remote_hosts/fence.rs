@@ -25,9 +25,11 @@ fn stopped_agent_is_killed_and_its_coordinator_harms_nothing() {
         signal(pid, Signal::STOP);
     }
     environment.run(&["lock", "release", "--local", "--force", "--message", "it hangs"]).assert_exit(0);
-    fs::remove_file(host.path("srv/begun")).unwrap();
+    // A program that saw the file go would go on.
+    let begun = || fs::metadata(host.path("srv/begun")).unwrap().modified().unwrap();
+    let first_begun = begun();
     let second = environment.start_with_stderr(&["--local", "--release", "r1"]);
-    wait_until("the step runs again", || host.path("srv/begun").exists());
+    wait_until("the step runs again", || begun() > first_begun);
     assert!(!host.agents().contains(&agent), "the former agent is gone before anything begins");
     fs::write(host.path("srv/go"), "").unwrap();
     let deployed = environment.output_of(second);
