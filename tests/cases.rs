@@ -31,10 +31,10 @@ mod cases {
     mod hangs;
     mod hooks;
     mod host_faults;
-    mod host_upkeep;
-    mod host_users;
     mod host_output;
     mod host_secrets;
+    mod host_upkeep;
+    mod host_users;
     mod hosts;
     mod imports;
     mod invalid_modules;

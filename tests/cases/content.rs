@@ -111,7 +111,11 @@ fn text(seed: u64, bytes: usize) -> Vec<u8> {
         let word = next();
         // Few words are frequent.
         let rank = (word % 4096) * (word / 4096 % 4096) / 4096;
-        text.push_str(&format!("{:x}{}", rank * 2_654_435_761 % 1_048_573, if word % 11 == 0 { "\n" } else { " " }));
+        text.push_str(&format!(
+            "{:x}{}",
+            rank * 2_654_435_761 % 1_048_573,
+            if word.is_multiple_of(11) { "\n" } else { " " }
+        ));
     }
     text.truncate(bytes);
     text.into_bytes()

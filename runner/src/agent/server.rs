@@ -38,8 +38,8 @@ use super::{
     session::{self, Session, begun_session, problem},
     store::ContentStore,
     wire::{
-        self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, PruneMode, ReleaseRetention,
-        ToAgent, ToCoordinator,
+        self, AgentAnswer, BegunSession, CallId, CheckedStep, Export, Frame, Hello, Problem, PruneMode,
+        ReleaseRetention, ToAgent, ToCoordinator,
     },
 };
 use crate::deploy::{self, Interrupt, examine_releases, host_problems, release_dir};

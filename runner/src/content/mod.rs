@@ -12,8 +12,8 @@ mod chunk;
 mod recipe;
 
 pub(crate) use chunk::{ChunkId, MAX_CHUNK_BYTES, PlacedChunk, cut};
-pub(crate) use wire::{Bitmap, RecipeSizes};
 pub(crate) use recipe::{Recipe, decompose};
+pub(crate) use wire::{Bitmap, RecipeSizes};
 
 #[cfg(test)]
 pub(crate) mod tests;
