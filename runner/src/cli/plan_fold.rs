@@ -107,9 +107,8 @@ mod tests {
         };
         let target = |number| target(number).for_many();
         let targets: Vec<_> = (1..=100).map(target).collect();
-        // With a line that is not indented: `expect!` takes away what all lines have.
         expect![[r#"
-            STEPS
+            preview:
               run    pull      prepare  on web-1, web-2, web-3, web-4, web-5, web-6 and 93 more: first run
               skip   pull      prepare  on web-7: its effect still holds
                        may reach directory `app` = /srv/web-1 (read and write; from `dirs.app` of the plan)  [on web-1]
@@ -119,6 +118,6 @@ mod tests {
                        may reach directory `dist` = /repo/dist (read only; from `dirs.dist` of the plan)
                        TRUST: HOST — this step can do whatever its user on the host can
         "#]]
-        .assert_eq(&format!("STEPS\n{}", fold("pull", "prepare", 8, &targets)));
+        .assert_eq(&format!("preview:\n{}", fold("pull", "prepare", 8, &targets)));
     }
 }
