@@ -63,13 +63,13 @@ server.serve_forever()
 "#;
 
 /// The plan of the page, with the folders and addresses of a test, a supervisord, and perhaps nginx as the page configures it.
-struct World {
+struct SupervisedSite {
     environment: TestEnvironment,
     supervisord: SupervisordServer,
     nginx: NginxServer,
 }
 
-fn world() -> World {
+fn world() -> SupervisedSite {
     let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
     let (supervisord, root) = (SupervisordServer::new(), environment.path("srv").display().to_string());
     let nginx = NginxServer::with_configuration(|port| {
@@ -89,13 +89,13 @@ fn world() -> World {
         assert!(environment.read("deploy.yml").contains(from), "{from}");
         environment.write("deploy.yml", environment.read("deploy.yml").replace(from, to));
     }
-    let mut world = World { environment, supervisord, nginx };
+    let mut world = SupervisedSite { environment, supervisord, nginx };
     world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
     world.pack("r1", "works");
     world
 }
 
-impl World {
+impl SupervisedSite {
     fn pack(&self, release: &str, behavior: &str) {
         self.environment.write("app/serve.py", SERVER);
         self.environment.write("app/VERSION", "@VERSION@\n");
@@ -243,7 +243,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
 #[test]
 fn missing_supervisord_is_found_in_the_rehearsal() {
     let world = world();
-    let World { environment, supervisord, nginx: _nginx } = world;
+    let SupervisedSite { environment, supervisord, nginx: _nginx } = world;
     drop(supervisord);
     environment
         .deploy("r1", &[])
@@ -397,13 +397,13 @@ fn load(address: &str, stop: &AtomicBool, method: &str, keeps_alive: bool) -> (u
     (lost, answered)
 }
 
-struct Answer {
+struct PageAnswer {
     body: String,
     is_last: bool,
 }
 
 /// Sends a request; returns the body of its answer, if that is 200.
-fn exchange(connection: &mut BufReader<TcpStream>, request: &str) -> Option<Answer> {
+fn exchange(connection: &mut BufReader<TcpStream>, request: &str) -> Option<PageAnswer> {
     connection.get_mut().write_all(request.as_bytes()).ok()?;
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -416,7 +416,7 @@ fn exchange(connection: &mut BufReader<TcpStream>, request: &str) -> Option<Answ
     let mut body = vec![0; header("content-length: ")?.trim().parse().ok()?];
     connection.read_exact(&mut body).ok()?;
     let is_last = header("connection: ").is_some_and(|value| value.trim() == "close");
-    head.starts_with("HTTP/1.1 200").then(|| Answer { body: String::from_utf8(body).unwrap(), is_last })
+    head.starts_with("HTTP/1.1 200").then(|| PageAnswer { body: String::from_utf8(body).unwrap(), is_last })
 }
 
 #[test]

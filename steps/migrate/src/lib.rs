@@ -10,7 +10,7 @@ use pawl_step::migrations::{self, JsonObject};
 use pawl_step::serde_json::{Map, Value};
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
-    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step,
+    ModuleDescription, ProbeSupport, Receipt, RerunSafety, Step,
 };
 
 /// The `migrate` module.

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use program::{ProgramConfig, SlotProgram};
 use start::SlotStart;
-use supervisor::{ProgramState, Supervisor};
+use supervisor::{SupervisedState, Supervisor};
 
 /// The `supervisord` module.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::program::{self, ProgramConfig, SlotDefinition, SlotProgram};
 use crate::supervisor::{ProgramInfo, Supervisor};
-use crate::{ProgramState, SupervisordConfig, remove};
+use crate::{SupervisedState, SupervisordConfig, remove};
 
 /// How many lines of the program's output a message has; the log has more.
 const MESSAGE_LINES: usize = 3;
@@ -88,7 +88,7 @@ impl<'i> SlotStart<'i> {
 
     /// Whether the program of this slot runs.
     fn is_alive(&self) -> Result<bool, Failure> {
-        Ok(self.info()?.is_some_and(|info| info.state == ProgramState::Running))
+        Ok(self.info()?.is_some_and(|info| info.state == SupervisedState::Running))
     }
 
     /// Why the program does not answer as it should; nothing if it does.
@@ -234,7 +234,7 @@ impl<'i> SlotStart<'i> {
     fn refuse_taken_address(&self) -> Result<(), Failure> {
         if let Some(old) = &self.chosen.record
             && let Some(info) = self.supervisor().info(&self.program.name(old))?
-            && info.state == ProgramState::Running
+            && info.state == SupervisedState::Running
         {
             return Ok(());
         }
@@ -281,14 +281,14 @@ fn watch(
         return Err(Failure::conflict("somebody has removed it from supervisord"));
     };
     match (info.state, *first) {
-        (ProgramState::Ended, _) => Err(Failure::permanent(ending(&info))),
-        (ProgramState::Running, Some(first)) if info.pid != first => Err(Failure::permanent(ending(&info))),
-        (ProgramState::Running, None) if info.pid != 0 => {
+        (SupervisedState::Ended, _) => Err(Failure::permanent(ending(&info))),
+        (SupervisedState::Running, Some(first)) if info.pid != first => Err(Failure::permanent(ending(&info))),
+        (SupervisedState::Running, None) if info.pid != 0 => {
             *first = Some(info.pid);
             Ok(())
         }
-        (ProgramState::Running, _) | (ProgramState::Stopped, None) => Ok(()),
-        (ProgramState::Stopped | ProgramState::Stopping, _) => Err(Failure::conflict("somebody has stopped it")),
+        (SupervisedState::Running, _) | (SupervisedState::Stopped, None) => Ok(()),
+        (SupervisedState::Stopped | SupervisedState::Stopping, _) => Err(Failure::conflict("somebody has stopped it")),
     }
 }
 
@@ -296,7 +296,7 @@ fn watch(
 mod tests {
     use super::*;
 
-    fn info(state: ProgramState, pid: i64) -> Option<ProgramInfo> {
+    fn info(state: SupervisedState, pid: i64) -> Option<ProgramInfo> {
         Some(ProgramInfo { state, pid, error: String::new() })
     }
 
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn end_of_the_program_is_noticed() {
-        use ProgramState::{Ended, Running, Stopped};
+        use SupervisedState::{Ended, Running, Stopped};
         assert_eq!(watched(&[info(Stopped, 0), info(Running, 7), info(Running, 7)]), Ok(()));
         assert_eq!(watched(&[info(Running, 7), info(Ended, 0)]), Err("it ended".to_owned()));
         assert_eq!(watched(&[info(Running, 7), info(Running, 8)]), Err("it ended".to_owned()));

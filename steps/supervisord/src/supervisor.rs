@@ -37,7 +37,7 @@ pub(crate) struct Supervisor<'s> {
 /// What supervisord knows of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProgramInfo {
-    pub(crate) state: ProgramState,
+    pub(crate) state: SupervisedState,
     /// 0 if it does not run.
     pub(crate) pid: i64,
     /// Why it could not be started; often empty.
@@ -46,7 +46,7 @@ pub(crate) struct ProgramInfo {
 
 /// The states of a program, as far as they matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProgramState {
+pub(crate) enum SupervisedState {
     /// It does not run, and nobody has started it.
     Stopped,
     /// It runs, perhaps not for long yet.
@@ -61,10 +61,10 @@ impl ProgramInfo {
     fn of(info: &Value) -> Self {
         let number = |name: &str| info.get(name).and_then(Value::as_i64).unwrap_or(0);
         let state = match number("state") {
-            0 => ProgramState::Stopped,
-            10 | 20 => ProgramState::Running,
-            40 => ProgramState::Stopping,
-            _ => ProgramState::Ended,
+            0 => SupervisedState::Stopped,
+            10 | 20 => SupervisedState::Running,
+            40 => SupervisedState::Stopping,
+            _ => SupervisedState::Ended,
         };
         let error = info.get("spawnerr").and_then(Value::as_str).unwrap_or_default().to_owned();
         Self { state, pid: number("pid"), error }
@@ -131,8 +131,8 @@ impl<'s> Supervisor<'s> {
         let deadline = time::monotonic() + stop_timeout + KILL_MARGIN;
         while let Some(info) = self.info(name)? {
             match info.state {
-                ProgramState::Stopped | ProgramState::Ended => break,
-                ProgramState::Running | ProgramState::Stopping => {}
+                SupervisedState::Stopped | SupervisedState::Ended => break,
+                SupervisedState::Running | SupervisedState::Stopping => {}
             }
             if time::monotonic() > deadline {
                 return Err(Failure::transient(format!("{name} does not end, though supervisord has killed it")));
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn states_of_programs_are_told_apart() {
         let state = |state: i64| ProgramInfo::of(&json!({ "state": state, "pid": 0, "spawnerr": "" })).state;
-        use ProgramState::{Ended, Running, Stopped, Stopping};
+        use SupervisedState::{Ended, Running, Stopped, Stopping};
         assert_eq!(
             [0, 10, 20, 30, 40, 100, 200, 1000].map(state),
             [Stopped, Running, Running, Ended, Stopping, Ended, Ended, Ended]

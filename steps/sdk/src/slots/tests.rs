@@ -1,3 +1,5 @@
+//! Slots: which one a release gets, what is recorded, and when it is ready.
+
 use serde_json::json;
 
 use super::*;

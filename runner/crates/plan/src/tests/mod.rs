@@ -9,6 +9,7 @@ mod hosts;
 mod naive_grants;
 mod pages;
 mod property;
+mod rollouts;
 mod schema;
 mod short_forms;
 
