@@ -49,9 +49,9 @@ struct WrittenFile {
 
 impl ConfiguredFile {
     pub(crate) fn new(source: &str, to: &Value, key: &str) -> Result<Self, Failure> {
-        let written = match to {
-            Value::String(to) => WrittenFile { to: to.clone(), ownership: Ownership::default() },
-            other => serde_json::from_value(other.clone())
+        let written = match to.as_str() {
+            Some(to) => WrittenFile { to: to.to_owned(), ownership: Ownership::default() },
+            None => serde_json::from_value(to.clone())
                 .map_err(|error| Failure::invalid_config(format!("`templates` of `{source}`: {error}")))?,
         };
         let to = written.to.trim_start_matches('/').to_owned();

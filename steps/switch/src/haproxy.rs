@@ -47,11 +47,11 @@ impl HaproxyMap {
                 .hint("name the file in its configuration as `map(FILE,DEFAULT)`, and reload it"));
         }
         // `0x55d2 KEY VALUE`
-        let values = listed.lines().filter_map(|line| {
+        let mut values = listed.lines().filter_map(|line| {
             let mut words = line.split_whitespace().skip(1);
             (words.next()? == self.key).then(|| words.next().unwrap_or_default().to_owned())
         });
-        Ok(values.last())
+        Ok(values.next_back())
     }
 
     fn command(&self, command: &str) -> Result<(), Failure> {
