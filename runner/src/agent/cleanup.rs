@@ -38,6 +38,11 @@ pub(super) fn mark_agent_as_used() {
     let _ = mark_as_used(Path::new("/proc/self/exe"));
 }
 
+/// Whether a file is an agent that was sent, or belongs to one.
+pub(super) fn is_agent(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(AGENT_PREFIX))
+}
+
 /// The lock of a store of sent files. It is shared by those who use the store.
 pub(super) struct StoreLock(fs::File);
 
@@ -83,9 +88,8 @@ impl CleanUpRun {
 
     /// Removes agents beside this one, unless this process is no agent that was sent.
     fn remove_other_agents(&self, own: &Path) {
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some(folder) = own.parent().filter(|_| name(own).starts_with(AGENT_PREFIX)) {
-            let is_other_agent = |path: &Path| path != own && name(path).starts_with(AGENT_PREFIX);
+        if let Some(folder) = own.parent().filter(|_| is_agent(own)) {
+            let is_other_agent = |path: &Path| path != own && is_agent(path);
             self.remove_unused(folder, |path, metadata| metadata.is_file() && is_other_agent(path));
         }
     }

@@ -12,6 +12,7 @@ mod cleanup;
 mod confirmation;
 mod fence;
 mod files;
+mod own_build;
 mod rebuild;
 mod seeds;
 mod server;
@@ -19,4 +20,5 @@ mod session;
 mod store;
 
 pub use ::wire;
-pub use server::{AgentFolders, build, serve};
+pub use own_build::build;
+pub use server::{AgentFolders, serve};

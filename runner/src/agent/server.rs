@@ -19,7 +19,6 @@ use tokio::{
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
-    hash::Blake3Hash,
     step::{FailureKind, StepFailure, StepOutcome},
 };
 use journal::{
@@ -35,6 +34,7 @@ use super::{
     cleanup,
     confirmation::{AwaitingConfirmation, Confirmable},
     files::FileStore,
+    own_build::own_build,
     session::{self, Session, begun_session, problem},
     store::ContentStore,
     wire::{
@@ -130,18 +130,6 @@ pub async fn serve(folders: AgentFolders) -> ExitKind {
         files.clean_up();
     }
     ExitKind::Success
-}
-
-/// The build of this process.
-fn own_build() -> String {
-    let digest = std::fs::File::open("/proc/self/exe").and_then(Blake3Hash::of_reader);
-    digest.map_or_else(|_| "?".to_owned(), |digest| build(&digest))
-}
-
-/// Which build of the runner a binary with this digest is.
-#[must_use]
-pub fn build(digest: &Blake3Hash) -> String {
-    format!("{} {digest}", env!("CARGO_PKG_VERSION"))
 }
 
 impl Agent {

@@ -28,7 +28,7 @@ use contract::{
 /// - 1.5: `machine` in the header; `release` in an intent; the event `switched-back`; `rerun` and `import` among the overrides; the reasons `always`,
 ///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
 /// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reason `host-record`. Each target has its own live release.
-/// - 1.7: the event `host-left-behind`; `limit` among the overrides, with `hosts`; the reasons `not-confirmed` and `rehearsal-failed`.
+/// - 1.7: `further` and `targets-of` in the steps of `plan`; the event `host-left-behind`; `limit` among the overrides, with `hosts`; the reasons `not-confirmed` and `rehearsal-failed`.
 pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 7 };
 
 /// The first format whose control values are what the step got and returned.
@@ -102,7 +102,8 @@ pub enum JournalEvent {
         digest: Blake3Hash,
         /// Its path, as the user gave it.
         path: String,
-        /// Its steps, in order.
+        /// Its steps, in order. Those of several targets are written once.
+        #[serde(with = "crate::plan_steps")]
         steps: Vec<PlanStepRecord>,
     },
     /// The lock was acquired.

@@ -23,6 +23,7 @@ mod load;
 mod message_redactor;
 pub mod output;
 mod output_redactor;
+mod plan_steps;
 pub mod redact;
 mod sanitize;
 pub mod secret_scanner;
