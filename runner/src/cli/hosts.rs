@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{attempts, output::CommandOutput, source::PlanSourceArgs};
+use super::{attempts, output::CommandOutput, source::PlanSourceArgs, xdg_dirs};
 use crate::{
     agent::wire::AgentPlace,
     remote::{AgentPresence, Dialer, HostSurvey, SurveyedFolder},
@@ -60,7 +60,7 @@ pub(super) async fn run(
     let location = args.plan.location()?;
     let hosts = args.plan.hosts()?;
     let head = attempts::load_state(&args.plan.store()?).map_err(one)?.head;
-    let dialer = Dialer::new(hosts.ssh.clone());
+    let dialer = Dialer::new(hosts.ssh.clone(), xdg_dirs::cache_dirs().cache_dir);
     let asked = hosts_with_groups(&hosts).into_values().map(async |(host, groups)| {
         let found = ask(&dialer, &host, &location).await;
         let recorded = head.live_on(&host.name).cloned();

@@ -79,7 +79,7 @@ pub(super) async fn run(
     }
     let dirs = ReleaseDirs::new(described.steps.iter().map(|(step, description)| (*step, description)));
     let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(deploy::DEFAULT_KEPT_RELEASES);
-    let hosts = ReleaseHosts::new(&plan, &dirs, &screen.stderr_notifier());
+    let hosts = ReleaseHosts::new(&plan, &dirs, xdg_dirs::cache_dirs().cache_dir, &screen.stderr_notifier());
     let needs = ReleaseNeeds { dirs: &dirs.here, hosts, siblings, keep };
     let found = if args.dry_run {
         let state = attempts::load_state(&store).map_err(one)?;

@@ -64,7 +64,7 @@ pub(super) fn agent_folders() -> Result<AgentFolders, Diagnostic> {
     }
 }
 
-fn cache_dirs() -> UserPaths {
+pub(super) fn cache_dirs() -> UserPaths {
     let docker =
         absolute_path_variable("DOCKER_CONFIG").or_else(|| Some(absolute_path_variable("HOME")?.join(".docker")));
     UserPaths {

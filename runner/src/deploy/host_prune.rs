@@ -32,8 +32,8 @@ pub struct HostReleases {
 impl<'p> ReleaseHosts<'p> {
     /// The hosts of a plan; they are not connected to yet.
     #[must_use]
-    pub fn new(plan: &'p Plan, dirs: &'p ReleaseDirs, notify: &NoticeHandler) -> Self {
-        let (dialer, hashes) = (Rc::new(Dialer::new(plan.ssh.clone())), Arc::new(FileHashes::default()));
+    pub fn new(plan: &'p Plan, dirs: &'p ReleaseDirs, cache_dir: Option<PathBuf>, notify: &NoticeHandler) -> Self {
+        let (dialer, hashes) = (Rc::new(Dialer::new(plan.ssh.clone(), cache_dir)), Arc::new(FileHashes::default()));
         // No step is called there.
         let (descriptions, modules) = (Rc::default(), Rc::new(ThirdPartyModules::new()));
         let archives = Rc::new(DecomposedArchives::new(None));

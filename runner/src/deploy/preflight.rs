@@ -469,7 +469,8 @@ impl UnresolvedPlan {
             notify(notice);
         }
         let release = Release { label, digest: None };
-        let (descriptions, dialer) = (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone())));
+        let (descriptions, dialer) =
+            (Rc::new(modules.descriptions()), Rc::new(Dialer::new(plan.ssh.clone(), cache_dir.clone())));
         let (hashes, third_party_modules) = (Arc::new(FileHashes::default()), Rc::new(third_party_modules));
         let archives = Rc::new(DecomposedArchives::new(cache_dir));
         let mut hosts = BTreeMap::new();

@@ -1,31 +1,58 @@
 //! The runner's binary, as hosts get it: without its symbols, compressed, and for their architecture.
 //!
 //! A host of another architecture gets `agents/runner-ARCH` beside this binary, ARCH as `uname -m` says it; so does one of the same, if there
-//! is such a file. Invariant: it is known by the digest of what arrives, which the agent computes too. Deliberately absent: how it is sent.
+//! is such a file. Invariant: it is known by the digest of what arrives, which the agent computes too. What is known of a file is remembered, so
+//! that it is read only if a host needs it. Deliberately absent: how it is sent.
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     ops::Range,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use contract::hash::Blake3Hash;
+use hostio::atomic_file::replace_unsynced_file;
+use serde::{Deserialize, Serialize};
 
 /// The level of zstd. Level 9 saves a tenth and takes a second more, level 19 saves a fifth and takes half a minute.
 const ZSTD_LEVEL: i32 = 3;
 
+/// The binaries for hosts, each read when it is needed first.
+pub(super) struct AgentBinaries {
+    /// Where the facts about them are kept.
+    cache_dir: Option<PathBuf>,
+    known: Mutex<BTreeMap<String, Arc<AgentBinary>>>,
+}
+
 /// A binary for hosts of one architecture.
 pub(super) struct AgentBinary {
-    pub(super) digest: Blake3Hash,
-    /// The program that loads it; none for a static one.
-    pub(super) loader: Option<String>,
-    /// Where the names are that it looks for when it is loaded.
-    names: Range<usize>,
-    plain: Vec<u8>,
+    pub(super) facts: BinaryFacts,
+    source: PathBuf,
+    plain: OnceLock<Vec<u8>>,
     zstd: OnceLock<Vec<u8>>,
     gzip: OnceLock<Vec<u8>>,
+}
+
+/// What there is to know of a binary without its symbols.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BinaryFacts {
+    pub(super) digest: Blake3Hash,
+    bytes: usize,
+    /// The program that loads it; none for a static one.
+    pub(super) loader: Option<String>,
+    /// The version of the C library that it needs at least; none for a static one.
+    pub(super) needed_glibc: Option<GlibcVersion>,
+}
+
+/// The facts about a file that has not changed since.
+#[derive(Serialize, Deserialize)]
+struct RememberedFacts {
+    file: String,
+    facts: BinaryFacts,
 }
 
 /// What a host unpacks the binary with.
@@ -38,31 +65,71 @@ pub(super) enum Unpacker {
 }
 
 /// A version of the GNU C library.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct GlibcVersion {
     major: u32,
     minor: u32,
 }
 
-impl AgentBinary {
-    /// The binary for this architecture, read once; none if there is no such file.
-    pub(super) fn for_arch(arch: &str) -> io::Result<Option<&'static Self>> {
-        static BINARIES: Mutex<BTreeMap<String, &'static AgentBinary>> = Mutex::new(BTreeMap::new());
-        let mut binaries = BINARIES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(binary) = binaries.get(arch) {
-            return Ok(Some(binary));
+impl AgentBinaries {
+    /// None is read yet. What is found out about them is kept in `cache_dir`.
+    pub(super) fn new(cache_dir: Option<PathBuf>) -> Self {
+        Self { cache_dir, known: Mutex::default() }
+    }
+
+    /// The binary for hosts like this machine.
+    pub(super) fn own(&self) -> io::Result<Arc<AgentBinary>> {
+        self.for_arch(&own_arch()).transpose().expect("there is at least this binary")
+    }
+
+    /// The binary for an architecture; none if there is no such file.
+    pub(super) fn for_arch(&self, arch: &str) -> io::Result<Option<Arc<AgentBinary>>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(binary) = known.get(arch) {
+            return Ok(Some(Arc::clone(binary)));
         }
-        let bytes = match fs::read(Self::path(arch)?) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && arch == own_arch() => fs::read("/proc/self/exe")?,
+        let path = AgentBinary::path(arch)?;
+        let binary = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && arch == own_arch() => {
+                let own = PathBuf::from("/proc/self/exe");
+                self.read(arch, &File::open(&own)?, own)?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read?,
+            file => self.read(arch, &file?, path)?,
         };
-        // As long as the process lives, a host may need it.
-        let binary: &'static Self = Box::leak(Box::new(Self::new(bytes)));
-        binaries.insert(arch.to_owned(), binary);
+        let binary = Arc::new(binary);
+        known.insert(arch.to_owned(), Arc::clone(&binary));
         Ok(Some(binary))
     }
 
+    fn read(&self, arch: &str, file: &File, source: PathBuf) -> io::Result<AgentBinary> {
+        let kept_at = self.cache_dir.as_ref().map(|dir| dir.join(format!("agent-binary-{arch}.json")));
+        let is_this = |facts: &RememberedFacts| file_identity(file).is_ok_and(|identity| facts.file == identity);
+        let kept = kept_at.as_ref().and_then(|path| serde_json::from_slice(&fs::read(path).ok()?).ok());
+        if let Some(RememberedFacts { facts, .. }) = kept.filter(is_this) {
+            return Ok(AgentBinary::known(facts, source));
+        }
+        let mut bytes = Vec::new();
+        (&mut &*file).read_to_end(&mut bytes)?;
+        let binary = AgentBinary::new(bytes, source);
+        if let Some(path) = kept_at {
+            let remembered = RememberedFacts { file: file_identity(file)?, facts: binary.facts.clone() };
+            let json = serde_json::to_vec(&remembered).expect("plain fields");
+            // Otherwise it is read again next time.
+            let _ = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| replace_unsynced_file(&path, &json));
+        }
+        Ok(binary)
+    }
+}
+
+/// Differs for another file, and for one that was written to.
+fn file_identity(file: &File) -> io::Result<String> {
+    let data = file.metadata()?;
+    let times = (data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec());
+    Ok(format!("{} {} {} {times:?}", data.dev(), data.ino(), data.size()))
+}
+
+impl AgentBinary {
     /// Where the binary for an architecture lies, beside this one.
     pub(super) fn path(arch: &str) -> io::Result<PathBuf> {
         let own = fs::read_link("/proc/self/exe")?;
@@ -72,23 +139,32 @@ impl AgentBinary {
         Ok(own.parent().unwrap_or(Path::new("/")).join("agents").join(format!("runner-{name}")))
     }
 
-    fn new(mut plain: Vec<u8>) -> Self {
-        let layout = ElfLayout::read(&plain);
-        if let Some(layout) = &layout {
-            layout.strip(&mut plain);
-        }
-        let ElfLayout { loader, names, .. } = layout.unwrap_or_default();
-        Self { digest: Blake3Hash::of(&plain), loader, names, plain, zstd: OnceLock::new(), gzip: OnceLock::new() }
+    fn new(bytes: Vec<u8>, source: PathBuf) -> Self {
+        let (plain, facts) = examine(bytes);
+        Self { plain: plain.into(), ..Self::known(facts, source) }
+    }
+
+    fn known(facts: BinaryFacts, source: PathBuf) -> Self {
+        Self { facts, source, plain: OnceLock::new(), zstd: OnceLock::new(), gzip: OnceLock::new() }
+    }
+
+    /// Its bytes, without symbols.
+    fn plain(&self) -> io::Result<&[u8]> {
+        made_once(&self.plain, || {
+            let (plain, facts) = examine(fs::read(&self.source)?);
+            if facts == self.facts { Ok(plain) } else { Err(io::Error::other("it was replaced meanwhile")) }
+        })
     }
 
     /// What is sent to a host. Blocks, if it is the first.
     pub(super) fn packed(&self, unpacker: Unpacker) -> io::Result<&[u8]> {
+        let plain = self.plain()?;
         match unpacker {
-            Unpacker::Cat => Ok(&self.plain),
-            Unpacker::Zstd => made_once(&self.zstd, || zstd::bulk::compress(&self.plain, ZSTD_LEVEL)),
+            Unpacker::Cat => Ok(plain),
+            Unpacker::Zstd => made_once(&self.zstd, || zstd::bulk::compress(plain, ZSTD_LEVEL)),
             Unpacker::Gzip => made_once(&self.gzip, || {
                 let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                io::Write::write_all(&mut encoder, &self.plain)?;
+                io::Write::write_all(&mut encoder, plain)?;
                 encoder.finish()
             }),
         }
@@ -96,16 +172,28 @@ impl AgentBinary {
 
     /// Its size on the host, in megabytes.
     pub(super) fn megabytes(&self) -> usize {
-        self.plain.len().div_ceil(1_000_000)
+        self.facts.bytes.div_ceil(1_000_000)
     }
+}
 
-    /// The version of the C library that it needs at least; none for a static one.
-    pub(super) fn needed_glibc(&self) -> Option<GlibcVersion> {
-        self.loader.as_ref()?;
-        let names = self.plain.get(self.names.clone())?.split(|byte| *byte == 0);
-        let versions = names.filter_map(|name| std::str::from_utf8(name).ok()?.strip_prefix("GLIBC_"));
-        versions.filter_map(GlibcVersion::parse).max()
+/// A program without its symbols, and the facts about it.
+fn examine(mut bytes: Vec<u8>) -> (Vec<u8>, BinaryFacts) {
+    let layout = ElfLayout::read(&bytes);
+    if let Some(layout) = &layout {
+        layout.strip(&mut bytes);
     }
+    let ElfLayout { loader, names, .. } = layout.unwrap_or_default();
+    let names = bytes.get(names).filter(|_| loader.is_some());
+    let needed_glibc = names.and_then(newest_glibc);
+    let facts = BinaryFacts { digest: Blake3Hash::of(&bytes), bytes: bytes.len(), loader, needed_glibc };
+    (bytes, facts)
+}
+
+/// The newest version of the C library among the names that a program looks for.
+fn newest_glibc(names: &[u8]) -> Option<GlibcVersion> {
+    let names = names.split(|byte| *byte == 0);
+    let versions = names.filter_map(|name| std::str::from_utf8(name).ok()?.strip_prefix("GLIBC_"));
+    versions.filter_map(GlibcVersion::parse).max()
 }
 
 fn made_once(cell: &OnceLock<Vec<u8>>, make: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<&[u8]> {
@@ -227,22 +315,49 @@ mod tests {
 
     use super::*;
 
+    fn binary(bytes: Vec<u8>) -> AgentBinary {
+        AgentBinary::new(bytes, PathBuf::new())
+    }
+
+    #[test]
+    fn file_is_read_again_only_when_it_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        let read = || {
+            let binaries = AgentBinaries::new(Some(folder.path().join("cache")));
+            binaries.read("x86_64", &File::open(&path).unwrap(), path.clone()).unwrap()
+        };
+        fs::write(&path, "one").unwrap();
+        let first = read();
+        assert!(first.plain.get().is_some());
+        let second = read();
+        assert!(second.plain.get().is_none(), "it is not read");
+        assert_eq!((second.facts.clone(), second.plain().unwrap()), (first.facts, &b"one"[..]));
+        let third = read();
+        fs::write(&path, "two").unwrap();
+        assert!(third.plain().unwrap_err().to_string().contains("replaced"));
+        assert_eq!(read().plain().unwrap(), b"two");
+        fs::write(folder.path().join("cache/agent-binary-x86_64.json"), "{").unwrap();
+        assert_eq!(read().plain().unwrap(), b"two");
+    }
+
     #[test]
     fn program_runs_without_its_symbols() {
         let own = fs::read("/proc/self/exe").unwrap();
-        let binary = AgentBinary::new(own.clone());
-        assert!(binary.plain.len() < own.len());
-        assert_eq!(AgentBinary::new(binary.plain.clone()).digest, binary.digest, "nothing is left to strip");
+        let binary = binary(own.clone());
+        let plain = binary.plain().unwrap();
+        assert!(plain.len() < own.len());
+        assert_eq!(super::examine(plain.to_vec()).1, binary.facts, "nothing is left to strip");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
-        fs::write(&path, &binary.plain).unwrap();
+        fs::write(&path, plain).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         assert!(Command::new(&path).arg("--list").output().unwrap().status.success());
     }
 
     #[test]
     fn what_is_packed_can_be_unpacked_by_the_hosts_own_programs() {
-        let binary = AgentBinary::new(b"not a program\n".repeat(1000));
+        let binary = binary(b"not a program\n".repeat(1000));
         let folder = tempfile::tempdir().unwrap();
         for (unpacker, program) in [(Unpacker::Zstd, "zstd"), (Unpacker::Gzip, "gzip")] {
             assert_eq!(Unpacker::parse(program), unpacker);
@@ -252,9 +367,9 @@ mod tests {
             fs::write(&path, packed).unwrap();
             let input = fs::File::open(&path).unwrap();
             let output = Command::new(program).arg("-dc").stdin(input).output().unwrap();
-            assert_eq!(output.stdout, binary.plain, "{program}");
+            assert_eq!(output.stdout, binary.plain().unwrap(), "{program}");
         }
-        assert_eq!(binary.packed(Unpacker::Cat).unwrap(), binary.plain);
+        assert_eq!(binary.packed(Unpacker::Cat).unwrap(), binary.plain().unwrap());
     }
 
     #[test]
@@ -263,20 +378,19 @@ mod tests {
         let mut far = own[..4096].to_vec();
         far[32..40].fill(0xff);
         for bytes in [&own[..100], &far, b"#!/bin/sh\n", b"\x7fELF\x02\x01", b""] {
-            assert_eq!(AgentBinary::new(bytes.to_vec()).plain, bytes);
+            assert_eq!(binary(bytes.to_vec()).plain().unwrap(), bytes);
         }
     }
 
     #[test]
     fn newest_needed_version_of_the_c_library_is_found() {
-        let mut binary = AgentBinary::new(b"\0GLIBC_2.4\0GLIBC_2.34\0GLIBC_2.3.4\0GLIBC_PRIVATE\0GLIBC_\0".to_vec());
-        assert_eq!(binary.needed_glibc(), None, "it is static");
-        binary.loader = Some("/lib/ld.so".to_owned());
-        assert_eq!(binary.needed_glibc(), None);
-        binary.names = 0..binary.plain.len();
-        assert_eq!(binary.needed_glibc().unwrap().to_string(), "2.34");
-        let own = AgentBinary::new(fs::read("/proc/self/exe").unwrap());
-        assert!(own.needed_glibc().unwrap() > GlibcVersion::parse("2.1").unwrap());
+        assert_eq!(
+            newest_glibc(b"\0GLIBC_2.4\0GLIBC_2.34\0GLIBC_2.3.4\0GLIBC_PRIVATE\0GLIBC_\0").unwrap().to_string(),
+            "2.34"
+        );
+        assert_eq!(newest_glibc(b"\0GLIBC_PRIVATE\0"), None);
+        let own = binary(fs::read("/proc/self/exe").unwrap());
+        assert!(own.facts.needed_glibc.unwrap() > GlibcVersion::parse("2.1").unwrap());
         let newer = GlibcVersion::parse("2.40").unwrap();
         assert!(GlibcVersion::parse("2.34").unwrap() < newer && GlibcVersion::parse("2.9").unwrap() < newer);
         assert_eq!(GlibcVersion::parse("unknown"), None);

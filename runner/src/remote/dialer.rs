@@ -2,12 +2,13 @@
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
+    path::PathBuf,
     time::Duration,
 };
 
 use tokio::sync::Semaphore;
 
-use super::{AgentConnection, HostSurvey, reach, ssh, survey};
+use super::{AgentConnection, HostSurvey, agent_binary::AgentBinaries, ssh, survey};
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::{PlanHost, SshOptions};
 
@@ -21,15 +22,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(300);
 /// Dials the hosts of a deployment.
 pub struct Dialer {
     options: SshOptions,
+    binaries: AgentBinaries,
     permits: Semaphore,
 }
 
 impl Dialer {
-    /// A dialer that calls ssh with these options.
+    /// A dialer that calls ssh with these options. What it finds out about the runner's binary is kept in `cache_dir`.
     #[must_use]
-    pub fn new(options: SshOptions) -> Self {
+    pub fn new(options: SshOptions, cache_dir: Option<PathBuf>) -> Self {
         let permits = Semaphore::new(options.dials);
-        Self { options, permits }
+        Self { options, binaries: AgentBinaries::new(cache_dir), permits }
     }
 
     /// Connects to a host, and starts its agent.
@@ -37,7 +39,7 @@ impl Dialer {
     /// # Errors
     /// The host can't be reached, or can't run the agent.
     pub async fn dial(&self, host: &PlanHost, tell_upload: &dyn Fn(usize)) -> Result<AgentConnection, Diagnostic> {
-        self.try_again(async || reach(host, &self.options, tell_upload).await).await
+        self.try_again(async || ssh::reach(host, &self.options, &self.binaries, tell_upload).await).await
     }
 
     /// Asks a host what it has, and changes nothing there. `place` is where its agent keeps the records of an environment.
@@ -45,7 +47,7 @@ impl Dialer {
     /// # Errors
     /// The host can't be reached, or can't run the agent.
     pub async fn survey(&self, host: &PlanHost, place: &AgentPlace) -> Result<HostSurvey, Diagnostic> {
-        self.try_again(async || survey::ask(host, &self.options, place).await).await
+        self.try_again(async || survey::ask(host, &self.options, &self.binaries, place).await).await
     }
 
     async fn try_again<T>(&self, dial: impl AsyncFn() -> Result<T, Diagnostic>) -> Result<T, Diagnostic> {

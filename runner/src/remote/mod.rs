@@ -27,5 +27,4 @@ pub use executor::RemoteExecutor;
 pub use file_hashes::FileHashes;
 use foreign_text::plain_text;
 pub use shipping::{ThirdPartyModule, ThirdPartyModules};
-pub use ssh::reach;
 pub use survey::{AgentPresence, HostSurvey, SurveyedFolder};

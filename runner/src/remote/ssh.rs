@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     AgentConnection, ConnectionError,
-    agent_binary::{AgentBinary, GlibcVersion, Unpacker, own_arch},
+    agent_binary::{AgentBinaries, AgentBinary, GlibcVersion, Unpacker, own_arch},
     plain_text, sudo,
 };
 use crate::agent::{self, wire::AGENT_MARK};
@@ -91,13 +91,13 @@ pub(super) struct HostCommand {
 pub(super) fn run_script(
     host: &PlanHost,
     options: &SshOptions,
+    binary: &AgentBinary,
     script: &str,
     words: &str,
 ) -> Result<HostCommand, Diagnostic> {
     let HostAddress::Ssh { user, host: name, port } = &host.address else {
         return Err(Diagnostic::new(ErrorCode::RunnerFault, "a host of this machine is not reached by ssh"));
     };
-    let binary = own_binary()?;
     // Its messages are read in English. The folder of the user that logs in may be closed to the other one.
     let (sudo, enter) = match &options.sudo {
         Some(user) => (format!("env LC_ALL=C sudo -n -H -u {user} -- "), "cd \"$HOME\" 2>/dev/null || cd /; "),
@@ -143,21 +143,22 @@ pub(super) fn run_script(
 ///
 /// # Errors
 /// The host can't be reached, or can't run the agent: what happened, and what helps.
-pub async fn reach(
+pub(super) async fn reach(
     host: &PlanHost,
     options: &SshOptions,
+    binaries: &AgentBinaries,
     tell_upload: &dyn Fn(usize),
 ) -> Result<AgentConnection, Diagnostic> {
-    let binary = own_binary()?;
+    let binary = binaries.own().map_err(|error| unreadable(&error))?;
     let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
-    let loader = binary.loader.as_deref().filter(is_plain).unwrap_or("-");
+    let loader = binary.facts.loader.as_deref().filter(is_plain).unwrap_or("-");
     let words = format!("{loader} {}", binary.megabytes() * 1000);
-    let HostCommand { child, stdin, stdout, stderr } = run_script(host, options, SCRIPT, &words)?;
-    match start(host, binary, stdin, stdout, child, tell_upload).await {
+    let HostCommand { child, stdin, stdout, stderr } = run_script(host, options, &binary, SCRIPT, &words)?;
+    match start((host, binaries, Arc::clone(&binary)), stdin, stdout, child, tell_upload).await {
         Ok(connection) => Ok(connection),
         Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
         Err(AgentStartError::Unusable { what, folder }) => {
-            Err(unusable((host, binary), &what, &folder, &stderr.said().await))
+            Err(unusable((host, &binary), &what, &folder, &stderr.said().await))
         }
         Err(AgentStartError::Ended { noise, has_begun: true }) => Err(no_agent(host, &noise, &stderr.said().await)),
         Err(AgentStartError::Ended { noise, has_begun: false }) => {
@@ -181,8 +182,7 @@ enum AgentStartError {
 }
 
 async fn start(
-    host: &PlanHost,
-    mut binary: &'static AgentBinary,
+    (host, binaries, mut binary): (&PlanHost, &AgentBinaries, Arc<AgentBinary>),
     mut stdin: ChildStdin,
     mut stdout: BufReader<ChildStdout>,
     child: Child,
@@ -202,15 +202,16 @@ async fn start(
             [AGENT_MARK] => break,
             [HERE_MARK] => has_begun = true,
             [NEED_MARK, arch, method, libc] if unpacker.is_none() => {
-                binary = binary_for(host, arch, libc).map_err(diagnosed)?;
+                binary = binary_for(host, binaries, arch, libc).map_err(diagnosed)?;
                 let method = Unpacker::parse(method);
                 deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
-                let packing = tokio::task::spawn_blocking(move || binary.packed(method).map(<[u8]>::len));
+                let packed = Arc::clone(&binary);
+                let packing = tokio::task::spawn_blocking(move || packed.packed(method).map(<[u8]>::len));
                 let length = packing.await.map_err(io::Error::other).and_then(|length| length);
                 let length = length.map_err(|error| diagnosed(unreadable(&error)))?;
                 unpacker = Some((method, length));
                 // If it fails, the host says why.
-                let _ = stdin.write_all(format!("{} {length}\n", file_digest(binary)).as_bytes()).await;
+                let _ = stdin.write_all(format!("{} {length}\n", file_digest(&binary)).as_bytes()).await;
             }
             [SEND_MARK] if let Some((method, length)) = unpacker => {
                 tell_upload(length / 1_000_000);
@@ -235,7 +236,7 @@ async fn start(
     let connection = AgentConnection::open(stdout, stdin, child).await.map_err(|error| match error {
         ConnectionError::Lost(_) | ConnectionError::Refused(_) => AgentStartError::Ended { noise, has_begun },
     })?;
-    check_build(host, binary, &connection).map_err(diagnosed)?;
+    check_build(host, &binary, &connection).map_err(diagnosed)?;
     Ok(connection)
 }
 
@@ -245,7 +246,7 @@ pub(super) fn check_build(
     binary: &AgentBinary,
     connection: &AgentConnection,
 ) -> Result<(), Diagnostic> {
-    if connection.hello.build != agent::build(&binary.digest) {
+    if connection.hello.build != agent::build(&binary.facts.digest) {
         let message = format!("host `{}` has another build of the runner than this one", host.name);
         let hint = "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again";
         return Err(Diagnostic::new(ErrorCode::HostUnusable, message).with_hint(hint));
@@ -253,19 +254,18 @@ pub(super) fn check_build(
     Ok(())
 }
 
-/// The binary for hosts like this machine.
-pub(super) fn own_binary() -> Result<&'static AgentBinary, Diagnostic> {
-    let binary = AgentBinary::for_arch(&own_arch()).transpose().expect("there is at least this binary");
-    binary.map_err(|error| unreadable(&error))
-}
-
 /// The binary for a host with this architecture and C library: its version, `none` if it has not the one that this machine's binary needs,
 /// or anything else if it is not known.
-fn binary_for(host: &PlanHost, arch: &str, libc: &str) -> Result<&'static AgentBinary, Diagnostic> {
+fn binary_for(
+    host: &PlanHost,
+    binaries: &AgentBinaries,
+    arch: &str,
+    libc: &str,
+) -> Result<Arc<AgentBinary>, Diagnostic> {
     let ours = own_arch();
-    let binary = AgentBinary::for_arch(arch).map_err(|error| unreadable(&error))?;
+    let binary = binaries.for_arch(arch).map_err(|error| unreadable(&error))?;
     let binary = binary.ok_or_else(|| other_architecture(host, arch, &ours))?;
-    let Some(needed) = binary.needed_glibc() else { return Ok(binary) };
+    let Some(needed) = binary.facts.needed_glibc else { return Ok(binary) };
     let has = match GlibcVersion::parse(libc) {
         Some(version) if version < needed => format!("the host has {version}"),
         None if libc == "none" && arch == ours => "the host has another C library".to_owned(),
@@ -284,7 +284,7 @@ fn binary_for(host: &PlanHost, arch: &str, libc: &str) -> Result<&'static AgentB
 
 /// The digest in the name of the file on the host.
 fn file_digest(binary: &AgentBinary) -> String {
-    binary.digest.hex_prefix(32)
+    binary.facts.digest.hex_prefix(32)
 }
 
 pub(super) fn unreadable(error: &io::Error) -> Diagnostic {

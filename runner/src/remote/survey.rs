@@ -14,7 +14,7 @@ use plan::{PlanHost, SshOptions};
 
 use super::{
     AgentConnection, ConnectionError,
-    agent_binary::{AgentBinary, own_arch},
+    agent_binary::{AgentBinaries, own_arch},
     ssh::{self, HELLO_TIMEOUT, HERE_MARK, HostCommand, MAX_NOISE_BYTES},
 };
 use crate::agent::wire::{AGENT_MARK, AgentAnswer, AgentPlace, Problem, ToAgent};
@@ -121,15 +121,15 @@ impl HostSurvey {
     }
 
     /// What keeps the agent from running there, as far as it can be known without sending it.
-    fn check(&self, host: &PlanHost) -> Result<(), Diagnostic> {
-        let binary = AgentBinary::for_arch(&self.architecture).map_err(|error| ssh::unreadable(&error))?;
+    fn check(&self, host: &PlanHost, binaries: &AgentBinaries) -> Result<(), Diagnostic> {
+        let binary = binaries.for_arch(&self.architecture).map_err(|error| ssh::unreadable(&error))?;
         let binary = binary.ok_or_else(|| ssh::other_architecture(host, &self.architecture, &own_arch()))?;
         if self.agent_folder.path.is_empty() {
-            return Err(ssh::unusable((host, binary), "folder", "", ""));
+            return Err(ssh::unusable((host, &binary), "folder", "", ""));
         }
         let is_full = self.agent_folder.free_bytes.is_some_and(|free| free < binary.megabytes() as u64 * 1_000_000);
         if is_full && self.agent != AgentPresence::ThisBuild {
-            return Err(ssh::unusable((host, binary), "room", &self.agent_folder.path, ""));
+            return Err(ssh::unusable((host, &binary), "room", &self.agent_folder.path, ""));
         }
         Ok(())
     }
@@ -146,10 +146,18 @@ fn free_bytes(line: &str) -> Option<u64> {
 ///
 /// # Errors
 /// The host can't be reached, or can't run the agent.
-pub(super) async fn ask(host: &PlanHost, options: &SshOptions, place: &AgentPlace) -> Result<HostSurvey, Diagnostic> {
+pub(super) async fn ask(
+    host: &PlanHost,
+    options: &SshOptions,
+    binaries: &AgentBinaries,
+    place: &AgentPlace,
+) -> Result<HostSurvey, Diagnostic> {
     // Names have nothing that a shell would take for something else.
     let words = format!("{}/{}/{}", place.target, place.app, place.environment);
-    let HostCommand { child, stdin, mut stdout, stderr } = ssh::run_script(host, options, SCRIPT, &words)?;
+    let HostCommand { child, stdin, mut stdout, stderr } = {
+        let own = binaries.own().map_err(|error| ssh::unreadable(&error))?;
+        ssh::run_script(host, options, &own, SCRIPT, &words)?
+    };
     let mut heard = HeardLines::default();
     let listening = tokio::time::timeout(HELLO_TIMEOUT, async {
         while let Ok(Some(line)) = ssh::next_line(&mut stdout).await {
@@ -167,11 +175,11 @@ pub(super) async fn ask(host: &PlanHost, options: &SshOptions, place: &AgentPlac
             false => ssh::explain((host, options), &noise, &stderr.said().await),
         });
     }
-    found.check(host)?;
+    found.check(host, binaries)?;
     if found.agent == AgentPresence::ThisBuild {
         let connection = AgentConnection::open(stdout, stdin, child).await;
         found.live = match connection {
-            Ok(connection) => Some(recall(host, &connection, place).await?),
+            Ok(connection) => Some(recall(host, binaries, &connection, place).await?),
             Err(_) => return Err(ssh::no_agent(host, &noise, &stderr.said().await)),
         };
     }
@@ -211,10 +219,12 @@ impl HeardLines {
 
 async fn recall(
     host: &PlanHost,
+    binaries: &AgentBinaries,
     connection: &AgentConnection,
     place: &AgentPlace,
 ) -> Result<Option<Release>, Diagnostic> {
-    ssh::check_build(host, ssh::own_binary()?, connection)?;
+    let own = binaries.own().map_err(|error| ssh::unreadable(&error))?;
+    ssh::check_build(host, &own, connection)?;
     let ask = |call| ToAgent::Recall { call, place: place.clone() };
     let problem = match connection.call(None, RECALL_TIMEOUT, ask).await {
         Ok(AgentAnswer::Recalled { live }) => return Ok(live),
