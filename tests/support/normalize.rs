@@ -10,14 +10,16 @@ pub(super) fn normalize(text: &str, root: &Path) -> String {
     text.split_inclusive('\n').map(|line| mask_times(&mask_process_ids(&mask_words(line)))).collect()
 }
 
-/// Replaces `checksum is 3473d39e, its content has a3b3f209`: one in forty checksums has decimal digits only, and looks like a
+/// Replaces `checksum is 3473d39e, its content has a3b3f209` and the like: one in forty checksums has decimal digits only, and looks like a
 /// number.
 fn mask_checksums(mut text: String) -> String {
-    for before in ["checksum is ", "its content has "] {
+    for before in ["checksum is ", "its content has ", "fingerprint "] {
         let places: Vec<_> = text.match_indices(before).map(|(at, _)| at + before.len()).collect();
         for start in places.into_iter().rev() {
             let digits = text[start..].bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).count();
-            text.replace_range(start..start + digits, "[HASH]");
+            if digits >= MIN_HASH_DIGITS {
+                text.replace_range(start..start + digits, "[HASH]");
+            }
         }
     }
     text
@@ -70,9 +72,7 @@ fn mask_words(line: &str) -> String {
 fn replacement(word: &str) -> Option<String> {
     let is_hash = |text: &str| {
         let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        // A number is not as long; a hash has no letter now and then.
-        let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && text.len() != MIN_HASH_DIGITS;
-        text.len() >= MIN_HASH_DIGITS && is_hex && !is_number
+        text.len() >= MIN_HASH_DIGITS && is_hex && text.bytes().any(|byte| byte.is_ascii_alphabetic())
     };
     let has_date = |text: &str| text.len() >= 10 && text.as_bytes()[4] == b'-' && text.starts_with("20");
     if let Some(hash) = word.strip_prefix("sha256:") {
