@@ -21,6 +21,8 @@ const MAX_UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const MAX_TIME: Duration = Duration::from_secs(1);
 /// What names of agents begin with, complete ones and those whose upload was cut.
 const AGENT_PREFIX: &str = "agent-";
+/// What the file with an agent's digest has before the name of the agent.
+pub(super) const DIGEST_PREFIX: &str = "digest-of-";
 
 /// Notes that something is used now.
 ///
@@ -38,9 +40,14 @@ pub(super) fn mark_agent_as_used() {
     let _ = mark_as_used(Path::new("/proc/self/exe"));
 }
 
-/// Whether a file is an agent that was sent, or belongs to one.
+/// Whether a file is an agent that was sent.
 pub(super) fn is_agent(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(AGENT_PREFIX))
+}
+
+/// Whether a file has the digest of an agent.
+fn is_digest(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DIGEST_PREFIX))
 }
 
 /// The lock of a store of sent files. It is shared by those who use the store.
@@ -89,7 +96,7 @@ impl CleanUpRun {
     /// Removes agents beside this one, unless this process is no agent that was sent.
     fn remove_other_agents(&self, own: &Path) {
         if let Some(folder) = own.parent().filter(|_| is_agent(own)) {
-            let is_other_agent = |path: &Path| path != own && is_agent(path);
+            let is_other_agent = |path: &Path| path != own && (is_agent(path) || is_digest(path));
             self.remove_unused(folder, |path, metadata| metadata.is_file() && is_other_agent(path));
         }
     }

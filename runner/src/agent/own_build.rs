@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use contract::hash::Blake3Hash;
@@ -28,7 +28,8 @@ pub(super) fn own_build() -> String {
 
 fn own_digest() -> io::Result<Blake3Hash> {
     let binary = File::open("/proc/self/exe")?;
-    let known = fs::read_link("/proc/self/exe").ok().filter(|path| cleanup::is_agent(path)).map(KnownDigest::of);
+    let known =
+        fs::read_link("/proc/self/exe").ok().filter(|path| cleanup::is_agent(path)).map(|path| KnownDigest::of(&path));
     let known = known.map(|path| KnownDigest { path, file: file_identity(&binary) });
     if let Some(digest) = known.as_ref().and_then(KnownDigest::read) {
         return Ok(digest);
@@ -48,10 +49,9 @@ struct KnownDigest {
 }
 
 impl KnownDigest {
-    fn of(binary: PathBuf) -> PathBuf {
-        let mut path = binary.into_os_string();
-        path.push(".digest");
-        path.into()
+    fn of(binary: &Path) -> PathBuf {
+        let name = binary.file_name().unwrap_or_default().to_string_lossy();
+        binary.with_file_name(format!("{}{name}", cleanup::DIGEST_PREFIX))
     }
 
     fn read(&self) -> Option<Blake3Hash> {
@@ -79,10 +79,8 @@ mod tests {
     fn a_digest_is_known_until_its_binary_is_another_one() {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("agent-1");
-        let known = || KnownDigest {
-            path: KnownDigest::of(binary.clone()),
-            file: file_identity(&File::open(&binary).unwrap()),
-        };
+        let known =
+            || KnownDigest { path: KnownDigest::of(&binary), file: file_identity(&File::open(&binary).unwrap()) };
         fs::write(&binary, "one").unwrap();
         assert_eq!(known().read(), None);
         known().write(&Blake3Hash::of(b"one"));

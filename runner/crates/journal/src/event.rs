@@ -102,7 +102,7 @@ pub enum JournalEvent {
         digest: Blake3Hash,
         /// Its path, as the user gave it.
         path: String,
-        /// Its steps, in order. Those of several targets are written once.
+        /// Its steps, in order. One of many targets is written once.
         #[serde(with = "crate::plan_steps")]
         steps: Vec<PlanStepRecord>,
     },
