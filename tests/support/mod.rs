@@ -12,6 +12,7 @@ mod host_root;
 mod moto;
 mod nginx;
 mod normalize;
+mod podman;
 mod proxy;
 mod registry;
 mod relay;
@@ -40,6 +41,7 @@ pub use self::{
     host_link::{HostLink, LinkDirection, LinkEnd},
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
+    podman::PodmanEngine,
     proxy::{FaultyProxy, ProxyFault},
     registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},
     relay::TcpRelay,
