@@ -147,8 +147,11 @@ impl PodmanEngine {
 
     /// The containers, each as `<name> <state>`, sorted.
     pub fn containers(&self) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.run(&["ps", "--all", "--format", "{{.Names}} {{.State}}"]).lines().map(str::to_owned).collect();
+        let listed: serde_json::Value = serde_json::from_str(&self.run(&["ps", "--all", "--format", "json"])).unwrap();
+        let line = |container: &serde_json::Value| {
+            format!("{} {}", container["Names"][0].as_str().unwrap(), container["State"].as_str().unwrap())
+        };
+        let mut lines: Vec<String> = listed.as_array().unwrap().iter().map(line).collect();
         lines.sort_unstable();
         lines
     }
