@@ -1,7 +1,5 @@
 //! What is to run in a slot: its name, its labels, the body that creates it, and the files of its secrets.
 
-use core::time::Duration;
-
 use pawl_engine::parse_reference;
 use pawl_step::files::{self, Ownership, Template};
 use pawl_step::secrets::Secret;
@@ -22,6 +20,9 @@ const TEMPLATE: &[u8] = b"{{ secrets.value }}";
 pub(crate) const DEFINITION_LABEL: &str = "pawl.definition";
 /// The label with the slot's folder: nothing else on this machine has the same.
 const SLOT_DIR_LABEL: &str = "pawl.slot-dir";
+
+/// Labels with their texts.
+pub(crate) type OwnLabels = Vec<(&'static str, String)>;
 
 /// The setting `container`.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,13 +53,13 @@ pub struct ContainerConfig {
     pub stop_signal: Option<String>,
 }
 
-/// Names and places of what a slot has in the engine. All of them follow from names that no program in a slot can write.
+/// Names of what a slot has in the engine, and places of its secrets. All of them follow from names that no program in a slot can write.
 #[derive(Debug)]
-pub(crate) struct SlotContainer {
-    /// The beginning of its names, such as `shop-prod-start-b`.
+pub(crate) struct SlotNames {
+    /// The beginning of the names, such as `shop-prod-start-b`.
     base: String,
-    /// The labels that only this slot's containers have.
-    own: Vec<(&'static str, String)>,
+    /// What follows in the name of the container.
+    release: String,
     secrets_dir: Option<String>,
 }
 
@@ -71,51 +72,35 @@ pub(crate) struct ContainerDefinition {
     body: Value,
 }
 
-impl SlotContainer {
-    pub(crate) fn new(input: &Input<ContainerStepConfig>, set: &SlotSet, slot: &Slot) -> Result<Self, Failure> {
-        let own = vec![
-            ("pawl.app", input.app.clone()),
-            ("pawl.environment", input.environment.clone()),
-            ("pawl.slot", slot.name.clone()),
-            (SLOT_DIR_LABEL, files::path(&set.place(slot))?),
-        ];
-        let base = format!("{}-{}-{}-{}", input.app, input.environment, input.step, slot.name);
-        Ok(Self { base, own, secrets_dir: input.config.secrets_dir.clone() })
-    }
+/// The labels that only containers of this slot have, whatever step started them.
+pub(crate) fn own_labels(input: &Input<ContainerStepConfig>, set: &SlotSet, slot: &Slot) -> Result<OwnLabels, Failure> {
+    Ok(vec![
+        ("pawl.app", input.app.clone()),
+        ("pawl.environment", input.environment.clone()),
+        ("pawl.slot", slot.name.clone()),
+        (SLOT_DIR_LABEL, files::path(&set.place(slot))?),
+    ])
+}
 
-    /// The name of the container that holds what a record says, such as `shop-prod-start-b-0123456789ab`.
-    pub(crate) fn name(&self, record: &SlotRecord) -> String {
-        let short: String = match record.release.strip_prefix("sha256:") {
+impl SlotNames {
+    /// The names of what a record tells of, such as the container `shop-prod-start-b-0123456789ab`.
+    pub(crate) fn new(config: &ContainerStepConfig, slot: &Slot, record: &SlotRecord) -> Self {
+        let SlotRecord { app, environment, step, release, .. } = record;
+        let short: String = match release.strip_prefix("sha256:") {
             Some(digest) => digest.chars().take(DIGEST_CHARS).collect(),
-            None => record.release.chars().take(LABEL_CHARS).collect(),
+            None => release.chars().take(LABEL_CHARS).collect(),
         };
         let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
-        format!("{}-{}", self.base, short.replace(|letter| !is_name(letter), "-"))
-    }
-
-    /// The labels by which containers of this slot are found.
-    pub(crate) fn own_labels(&self) -> Vec<(&str, &str)> {
-        self.own.iter().map(|(name, value)| (*name, value.as_str())).collect()
-    }
-
-    /// Whether a container of this slot has these labels.
-    pub(crate) fn is_own(&self, labels: &Map<String, Value>) -> bool {
-        self.own.iter().all(|(name, value)| labels.get(*name).and_then(Value::as_str) == Some(value))
-    }
-
-    /// The body that creates the container, with labels.
-    pub(crate) fn body(&self, definition: &ContainerDefinition, record: &SlotRecord) -> Value {
-        let mut labels = Map::new();
-        for (name, value) in &self.own {
-            labels.insert((*name).to_owned(), value.as_str().into());
+        Self {
+            base: format!("{app}-{environment}-{step}-{}", slot.name),
+            release: short.replace(|letter| !is_name(letter), "-"),
+            secrets_dir: config.secrets_dir.clone(),
         }
-        for (name, value) in [("pawl.release", &record.release), ("pawl.key", &record.key)] {
-            labels.insert(name.to_owned(), value.as_str().into());
-        }
-        labels.insert(DEFINITION_LABEL.to_owned(), definition.hash().into());
-        let mut body = definition.body.clone();
-        body["Labels"] = Value::Object(labels);
-        body
+    }
+
+    /// The name of the container.
+    pub(crate) fn container(&self) -> String {
+        format!("{}-{}", self.base, self.release)
     }
 
     fn secrets_place(&self) -> Result<String, Failure> {
@@ -124,6 +109,10 @@ impl SlotContainer {
                 .hint("grant a directory to them: `secrets-dir: private` and `grants: { renders: { private: /srv/shop-secrets } }`")
         })?;
         Ok(format!("{dir}/{}", self.base))
+    }
+
+    fn secret_place(&self, name: &str) -> Result<String, Failure> {
+        Ok(format!("{}/{name}", self.secrets_place()?))
     }
 
     /// Writes the secrets, so that the user in the container can read them, and nobody else outside.
@@ -141,7 +130,7 @@ impl SlotContainer {
         for (index, name) in config.secrets.iter().enumerate() {
             let confidential = Ownership { mode: Some("0400".to_owned()), ..Ownership::default() };
             let secrets = [("value".to_owned(), Secret::open(name)?)];
-            let file = format!("{place}/{name}");
+            let file = self.secret_place(name)?;
             Template { place: &template, values: &Map::new(), secrets: &secrets }.render(&file, &confidential)?;
             if index == 0 {
                 let closed = Ownership { dir_mode: Some("0700".to_owned()), ..Ownership::default() };
@@ -160,7 +149,7 @@ impl SlotContainer {
                 return Ok(false);
             }
             let secrets = [("value".to_owned(), Secret::open(name)?)];
-            let file = format!("{}/{name}", self.secrets_place()?);
+            let file = self.secret_place(name)?;
             if !(Template { place: &template, values: &Map::new(), secrets: &secrets }).is_rendered(&file)? {
                 return Ok(false);
             }
@@ -175,55 +164,70 @@ impl SlotContainer {
             None => Ok(()),
         }
     }
+}
 
-    /// What is to run in this slot.
-    pub(crate) fn definition(
-        &self,
-        input: &Input<ContainerStepConfig>,
-        config: &ContainerConfig,
-        slot: &Slot,
-        values: &SlotValues,
-    ) -> Result<ContainerDefinition, Failure> {
-        let image = parse_reference(image_of(input, config)?)?;
-        let mut env = Vec::new();
-        for (name, value) in &config.env {
-            env.push(Value::from(format!("{name}={}", values.fill(value.as_str().unwrap_or_default())?)));
-        }
-        let mut binds = Vec::new();
-        for volume in &config.volumes {
-            binds.push(Value::from(values.fill(volume)?));
-        }
-        for name in &config.secrets {
-            let file = files::path(&format!("{}/{name}", self.secrets_place()?))?;
-            binds.push(format!("{file}:/run/secrets/{name}:ro").into());
-        }
-        // Docker starts such a container after a reboot, and podman does by its unit podman-restart.
-        let mut host = json!({ "RestartPolicy": { "Name": "always" }, "Binds": binds });
-        let mut body = json!({ "Image": image, "Env": env, "StopTimeout": seconds(input.config.stop_timeout) });
-        if let Some(port) = published_port(config, slot)? {
-            host["PortBindings"] = json!({ &port.0: [{ "HostIp": "127.0.0.1", "HostPort": port.1 }] });
-            body["ExposedPorts"] = json!({ &port.0: {} });
-        }
-        if let Some(network) = &config.network {
-            host["NetworkMode"] = network.as_str().into();
-        }
-        if let Some(memory) = &config.memory {
-            host["Memory"] = bytes(memory)?.into();
-        }
-        for (name, value) in [("User", &config.user), ("StopSignal", &config.stop_signal)] {
-            if let Some(value) = value {
-                body[name] = value.as_str().into();
-            }
-        }
-        if let Some(command) = &config.command {
-            body["Cmd"] = words(command, values)?.into();
-        }
-        body["HostConfig"] = host;
-        Ok(ContainerDefinition { image, body })
+/// What is to run in a slot.
+pub(crate) fn define(
+    input: &Input<ContainerStepConfig>,
+    config: &ContainerConfig,
+    names: &SlotNames,
+    slot: &Slot,
+    values: &SlotValues,
+) -> Result<ContainerDefinition, Failure> {
+    let image = parse_reference(image_of(input, config)?)?;
+    let mut env = Vec::new();
+    for (name, value) in &config.env {
+        env.push(Value::from(format!("{name}={}", values.fill(value.as_str().unwrap_or_default())?)));
     }
+    let mut binds = Vec::new();
+    for volume in &config.volumes {
+        binds.push(Value::from(values.fill(volume)?));
+    }
+    for name in &config.secrets {
+        let file = files::path(&names.secret_place(name)?)?;
+        binds.push(format!("{file}:/run/secrets/{name}:ro").into());
+    }
+    // Docker starts such a container after a reboot, and podman does by its unit podman-restart.
+    let mut host = json!({ "RestartPolicy": { "Name": "always" }, "Binds": binds });
+    let mut body = json!({ "Image": image, "Env": env, "StopTimeout": input.config.stop_timeout.as_secs().max(1) });
+    if let Some((inner, outer)) = published_port(config, slot)? {
+        host["PortBindings"] = json!({ &inner: [{ "HostIp": "127.0.0.1", "HostPort": outer }] });
+        body["ExposedPorts"] = json!({ &inner: {} });
+    }
+    if let Some(network) = &config.network {
+        host["NetworkMode"] = network.as_str().into();
+    }
+    if let Some(memory) = &config.memory {
+        host["Memory"] = bytes(memory)?.into();
+    }
+    for (name, value) in [("User", &config.user), ("StopSignal", &config.stop_signal)] {
+        if let Some(value) = value {
+            body[name] = value.as_str().into();
+        }
+    }
+    if let Some(command) = &config.command {
+        body["Cmd"] = words(command, values)?.into();
+    }
+    body["HostConfig"] = host;
+    Ok(ContainerDefinition { image, body })
 }
 
 impl ContainerDefinition {
+    /// The body that creates the container, with labels.
+    pub(crate) fn body(&self, own: &OwnLabels, record: &SlotRecord) -> Value {
+        let mut labels = Map::new();
+        for (name, value) in own {
+            labels.insert((*name).to_owned(), value.as_str().into());
+        }
+        for (name, value) in [("pawl.release", &record.release), ("pawl.key", &record.key)] {
+            labels.insert(name.to_owned(), value.as_str().into());
+        }
+        labels.insert(DEFINITION_LABEL.to_owned(), self.hash().into());
+        let mut body = self.body.clone();
+        body["Labels"] = Value::Object(labels);
+        body
+    }
+
     /// Tells a changed definition from the same one: FNV-1a with 64 bits.
     pub(crate) fn hash(&self) -> String {
         let text = self.body.to_string();
@@ -277,10 +281,6 @@ fn bytes(text: &str) -> Result<u64, Failure> {
         _ => return Err(invalid()),
     };
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).ok_or_else(invalid)
-}
-
-fn seconds(duration: Duration) -> u64 {
-    duration.as_secs().max(1)
 }
 
 /// Beside the slots, where no program in a slot can write.

@@ -18,7 +18,7 @@ use pawl_step::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use definition::{ContainerConfig, SlotContainer};
+use definition::{ContainerConfig, SlotNames};
 use start::{SlotStart, remove};
 
 /// The module `container`.
@@ -136,7 +136,7 @@ impl Step for ContainerStep {
         let set = ContainerStepConfig::slots(input)?;
         if let Some(selection) = input.config.stop {
             let change = |(slot, record): &(Slot, SlotRecord)| {
-                let name = record.engine_id.clone().unwrap_or_else(|| slot.name.clone());
+                let name = SlotNames::new(&input.config, slot, record).container();
                 Change::new(ChangeAction::Delete, name, format!("{} in slot {}", record.label, slot.name))
             };
             return Ok(set.to_stop(input, selection)?.iter().map(change).collect());
@@ -147,8 +147,7 @@ impl Step for ContainerStep {
             }
         }
         let chosen = set.free(input)?;
-        let container = SlotContainer::new(input, &set, &chosen.slot)?;
-        let name = container.name(&SlotRecord::starting(input, None));
+        let name = SlotNames::new(&input.config, &chosen.slot, &SlotRecord::starting(input, None)).container();
         Ok(vec![Change::new(ChangeAction::Run, name, format!("in slot {}", chosen.slot.name))])
     }
 
@@ -218,7 +217,9 @@ impl Step for ContainerStep {
                 ))
                 .hint("move the traffic first: the step that switches comes after this one"));
             }
-            remove(input, &set, &chosen.slot)?;
+            if let Some(record) = &chosen.record {
+                remove(input, &set, &chosen.slot, record)?;
+            }
         }
         Ok(())
     }
@@ -233,7 +234,7 @@ fn stop(input: &Input<ContainerStepConfig>, set: &SlotSet, selection: StopSelect
     let set = ContainerStepConfig::slots(input)?;
     let mut stopped = Vec::new();
     for (slot, record) in set.to_stop(input, selection)? {
-        remove(input, &set, &slot)?;
+        remove(input, &set, &slot, &record)?;
         log::info(format!("slot {}: {} is stopped", slot.name, record.label));
         stopped.push(Value::from(slot.name));
     }

@@ -11,7 +11,7 @@ use pawl_step::{Failure, Input, Receipt, log, time};
 use serde_json::Value;
 
 use crate::ContainerStepConfig;
-use crate::definition::{ContainerConfig, ContainerDefinition, DEFINITION_LABEL, SlotContainer};
+use crate::definition::{self, ContainerConfig, ContainerDefinition, DEFINITION_LABEL, OwnLabels, SlotNames};
 
 /// How many lines of the container's output a message has; the log has more.
 const MESSAGE_LINES: usize = 3;
@@ -25,7 +25,8 @@ pub(crate) struct SlotStart<'i> {
     config: &'i ContainerConfig,
     ready: &'i ReadyConfig,
     values: SlotValues,
-    container: SlotContainer,
+    names: SlotNames,
+    labels: OwnLabels,
     /// The record that is written for it.
     record: SlotRecord,
 }
@@ -40,15 +41,19 @@ pub(crate) fn slot_to_start(input: &Input<ContainerStepConfig>, set: &SlotSet) -
     set.free(input)
 }
 
-/// Stops and removes what a slot has in the engine, and empties the slot.
-pub(crate) fn remove(input: &Input<ContainerStepConfig>, set: &SlotSet, slot: &Slot) -> Result<(), Failure> {
+/// Stops and removes what a slot has in the engine, also what no record tells of, and empties the slot.
+pub(crate) fn remove(
+    input: &Input<ContainerStepConfig>,
+    set: &SlotSet,
+    slot: &Slot,
+    record: &SlotRecord,
+) -> Result<(), Failure> {
     set.refuse_late(input)?;
-    let container = SlotContainer::new(input, set, slot)?;
     let engine = input.config.engine();
-    for name in engine.containers(&container.own_labels())? {
+    for name in engine.containers(&definition::own_labels(input, set, slot)?)? {
         engine.remove(&name, input.config.stop_timeout)?;
     }
-    container.remove_secrets()?;
+    SlotNames::new(&input.config, slot, record).remove_secrets()?;
     set.clear(input, slot)
 }
 
@@ -61,15 +66,16 @@ impl<'i> SlotStart<'i> {
         let (Some(config), Some(ready)) = (&input.config.container, &input.config.ready) else {
             return Err(Failure::invalid_config("`container` and `ready` are missing"));
         };
-        let container = SlotContainer::new(input, set, &chosen.slot)?;
         let record = SlotRecord::starting(input, None);
-        let record = SlotRecord { engine_id: Some(container.name(&record)), ..record };
+        let names = SlotNames::new(&input.config, &chosen.slot, &record);
+        let record = SlotRecord { engine_id: Some(names.container()), ..record };
         let values = set.values(input, &chosen.slot)?;
-        Ok(Self { input, set, chosen, config, ready, values, container, record })
+        let labels = definition::own_labels(input, set, &chosen.slot)?;
+        Ok(Self { input, set, chosen, config, ready, values, names, labels, record })
     }
 
     pub(crate) fn name(&self) -> String {
-        self.container.name(&self.record)
+        self.names.container()
     }
 
     /// Checks what can be known before anything is changed.
@@ -99,7 +105,7 @@ impl<'i> SlotStart<'i> {
         let image = self.engine().image(&definition.image)?;
         Ok(container.label(DEFINITION_LABEL) == Some(&definition.hash())
             && image.is_some_and(|image| image.id == container.image)
-            && self.container.has_secrets(self.set, self.config)?)
+            && self.names.has_secrets(self.set, self.config)?)
     }
 
     /// Whether the container of this slot runs.
@@ -109,7 +115,7 @@ impl<'i> SlotStart<'i> {
 
     fn own_container(&self) -> Result<Option<Container>, Failure> {
         let found = self.engine().container(&self.name())?;
-        Ok(found.filter(|container| self.container.is_own(&container.labels)))
+        Ok(found.filter(|container| container.has_labels(&self.labels)))
     }
 
     /// Why the container does not answer as it should; nothing if it does.
@@ -122,7 +128,8 @@ impl<'i> SlotStart<'i> {
         let definition = self.definition()?;
         self.refuse_missing_image(&definition)?;
         self.refuse_foreign_container()?;
-        remove(self.input, self.set, &self.chosen.slot)?;
+        let old = self.chosen.record.as_ref().unwrap_or(&self.record);
+        remove(self.input, self.set, &self.chosen.slot, old)?;
         self.refuse_taken_address()?;
         let began = time::since_epoch();
         self.finish(self.launch(&definition), began, &self.record.key)
@@ -154,7 +161,7 @@ impl<'i> SlotStart<'i> {
         if self.chosen.is_linked {
             return Err(failure);
         }
-        match remove(self.input, self.set, slot) {
+        match remove(self.input, self.set, slot, &self.record) {
             Ok(()) => Err(failure),
             Err(left) => Err(Failure {
                 message: format!("{}; and it could not be removed again: {}", failure.message, left.message),
@@ -179,10 +186,10 @@ impl<'i> SlotStart<'i> {
 
     fn launch(&self, definition: &ContainerDefinition) -> Result<(), Failure> {
         self.set.write(self.input, &self.chosen.slot, &self.record)?;
-        self.container.write_secrets(self.set, self.config)?;
+        self.names.write_secrets(self.set, self.config)?;
         self.set.refuse_late(self.input)?;
         let engine = self.engine();
-        engine.create(&self.name(), &self.container.body(definition, &self.record))?;
+        engine.create(&self.name(), &definition.body(&self.labels, &self.record))?;
         engine.start(&self.name())
     }
 
@@ -198,7 +205,7 @@ impl<'i> SlotStart<'i> {
     }
 
     fn definition(&self) -> Result<ContainerDefinition, Failure> {
-        self.container.definition(self.input, self.config, &self.chosen.slot, &self.values)
+        definition::define(self.input, self.config, &self.names, &self.chosen.slot, &self.values)
     }
 
     fn refuse_missing_image(&self, definition: &ContainerDefinition) -> Result<(), Failure> {
@@ -213,7 +220,7 @@ impl<'i> SlotStart<'i> {
     fn refuse_foreign_container(&self) -> Result<(), Failure> {
         let name = self.name();
         match self.engine().container(&name)? {
-            Some(container) if !self.container.is_own(&container.labels) => Err(Failure::conflict(format!(
+            Some(container) if !container.has_labels(&self.labels) => Err(Failure::conflict(format!(
                 "a container {name} exists, which this step did not start in this folder"
             ))
             .hint("find out whose it is; if nothing needs it, remove it")),
@@ -224,7 +231,7 @@ impl<'i> SlotStart<'i> {
     /// Refuses an address that something else answers at.
     fn refuse_taken_address(&self) -> Result<(), Failure> {
         let engine = self.engine();
-        for name in engine.containers(&self.container.own_labels())? {
+        for name in engine.containers(&self.labels)? {
             if engine.container(&name)?.is_some_and(|container| container.state == ContainerState::Running) {
                 return Ok(());
             }

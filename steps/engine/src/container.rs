@@ -63,6 +63,12 @@ impl Container {
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).and_then(Value::as_str)
     }
+
+    /// Whether it has these labels.
+    #[must_use]
+    pub fn has_labels(&self, labels: &[(&str, String)]) -> bool {
+        labels.iter().all(|(name, value)| self.label(name) == Some(value))
+    }
 }
 
 impl Engine<'_> {
@@ -78,7 +84,7 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// The engine does not answer.
-    pub fn containers(&self, labels: &[(&str, &str)]) -> Result<Vec<String>, Failure> {
+    pub fn containers(&self, labels: &[(&str, String)]) -> Result<Vec<String>, Failure> {
         let filter: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let filters = encode(&json!({ "label": filter }).to_string());
         let list = self.get(&format!("/containers/json?all=true&filters={filters}"))?.unwrap_or_default();
