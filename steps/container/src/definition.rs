@@ -3,7 +3,7 @@
 use pawl_engine::parse_reference;
 use pawl_step::files::{self, Ownership, Template};
 use pawl_step::secrets::Secret;
-use pawl_step::slots::{Slot, SlotRecord, SlotSet, SlotValues};
+use pawl_step::slots::{Slot, SlotLaunch, SlotRecord, SlotSet, SlotValues};
 use pawl_step::{Failure, Input, fs};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -73,12 +73,13 @@ pub(crate) struct ContainerDefinition {
 }
 
 /// The labels that only containers of this slot have, whatever step started them.
-pub(crate) fn own_labels(input: &Input<ContainerStepConfig>, set: &SlotSet, slot: &Slot) -> Result<OwnLabels, Failure> {
+pub(crate) fn own_labels(input: &Input<ContainerStepConfig>, slot: &Slot) -> Result<OwnLabels, Failure> {
+    let dir = input.dir("in", input.config.dir.as_deref(), &[])?;
     Ok(vec![
         ("pawl.app", input.app.clone()),
         ("pawl.environment", input.environment.clone()),
         ("pawl.slot", slot.name.clone()),
-        (SLOT_DIR_LABEL, files::path(&set.place(slot))?),
+        (SLOT_DIR_LABEL, files::path(&format!("{dir}/{}", slot.path()))?),
     ])
 }
 
@@ -171,9 +172,9 @@ pub(crate) fn define(
     input: &Input<ContainerStepConfig>,
     config: &ContainerConfig,
     names: &SlotNames,
-    slot: &Slot,
-    values: &SlotValues,
+    launch: &SlotLaunch<'_>,
 ) -> Result<ContainerDefinition, Failure> {
+    let SlotLaunch { slot, values, .. } = *launch;
     let image = parse_reference(image_of(input, config)?)?;
     let mut env = Vec::new();
     for (name, value) in &config.env {

@@ -5,21 +5,20 @@
 //! Deliberately absent: pulling images, which is for `images`, moving the traffic, which is for `switch`, and whatever else the engine runs.
 
 mod definition;
-mod start;
+mod engine;
 
 use core::time::Duration;
 
-use pawl_engine::Engine;
-use pawl_step::slots::{ReadyConfig, Slot, SlotRecord, SlotSet, SlotSettings, StopSelection};
+use pawl_step::slots::{ReadyConfig, SlotSettings, SlotStarter, StopSelection};
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    Phase, ProbeSupport, Receipt, RerunSafety, Step, log, time,
+    Capability, CapabilityNeed, Change, DirectoryAccess, Failure, Finding, Input, ModuleDescription, Phase,
+    ProbeSupport, Receipt, RerunSafety, Step, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use definition::{ContainerConfig, SlotNames};
-use start::{SlotStart, remove};
+use definition::ContainerConfig;
+use engine::ContainerEngine;
 
 /// The module `container`.
 #[derive(Debug)]
@@ -69,16 +68,15 @@ fn fifty() -> usize {
     50
 }
 
-impl ContainerStepConfig {
-    fn slots(input: &Input<Self>) -> Result<SlotSet, Failure> {
+impl ContainerStep {
+    fn starter(
+        input: &Input<ContainerStepConfig>,
+    ) -> Result<SlotStarter<'_, ContainerStepConfig, ContainerEngine<'_>>, Failure> {
         let config = &input.config;
         let settings =
             SlotSettings { dir: config.dir.as_deref(), link: config.link.as_deref(), slots: config.slots.as_ref() };
-        SlotSet::read(input, &settings, &[])
-    }
-
-    fn engine(&self) -> Engine<'_> {
-        Engine::new(&self.engine)
+        let starter = SlotStarter::new(input, settings, ContainerEngine::new(input), config.tail)?;
+        Ok(starter.ready(config.ready.as_ref()).stop(config.stop, config.drain))
     }
 }
 
@@ -133,116 +131,24 @@ impl Step for ContainerStep {
     }
 
     fn preview(input: &Input<ContainerStepConfig>) -> Result<Vec<Change>, Failure> {
-        let set = ContainerStepConfig::slots(input)?;
-        if let Some(selection) = input.config.stop {
-            let change = |(slot, record): &(Slot, SlotRecord)| {
-                let name = SlotNames::new(&input.config, slot, record).container();
-                Change::new(ChangeAction::Delete, name, format!("{} in slot {}", record.label, slot.name))
-            };
-            return Ok(set.to_stop(input, selection)?.iter().map(change).collect());
-        }
-        for chosen in set.slots_of_release(input) {
-            if SlotStart::new(input, &set, chosen)?.is_recorded()? {
-                return Ok(Vec::new());
-            }
-        }
-        let chosen = set.free(input)?;
-        let name = SlotNames::new(&input.config, &chosen.slot, &SlotRecord::starting(input, None)).container();
-        Ok(vec![Change::new(ChangeAction::Run, name, format!("in slot {}", chosen.slot.name))])
+        Self::starter(input)?.preview()
     }
 
     fn rehearse(input: &Input<ContainerStepConfig>) -> Result<(), Failure> {
-        input.config.engine().check()?;
-        let set = ContainerStepConfig::slots(input)?;
-        if input.config.stop.is_some() {
-            return Ok(());
-        }
-        SlotStart::new(input, &set, set.free(input)?)?.rehearse()
+        Self::starter(input)?.rehearse()
     }
 
     fn apply(input: &Input<ContainerStepConfig>) -> Result<Receipt, Failure> {
-        let set = ContainerStepConfig::slots(input)?;
-        input.config.engine().check()?;
-        if let Some(selection) = input.config.stop {
-            return stop(input, &set, selection);
-        }
-        for chosen in set.slots_of_release(input) {
-            let start = SlotStart::new(input, &set, chosen)?;
-            if start.is_running()? {
-                return start.adopt();
-            }
-        }
-        let start = SlotStart::new(input, &set, start::slot_to_start(input, &set)?)?;
-        start.start()?;
-        start.receipt()
+        Self::starter(input)?.apply()
     }
 
     fn probe(input: &Input<ContainerStepConfig>) -> Result<Finding, Failure> {
-        let set = ContainerStepConfig::slots(input)?;
-        if let Some(selection) = input.config.stop {
-            let left = set.to_stop(input, selection)?;
-            return Ok(if left.is_empty() { Finding::Held(stopped_receipt()) } else { Finding::Absent });
-        }
-        let mut drift = None;
-        for chosen in set.slots_of_release(input) {
-            let start = SlotStart::new(input, &set, chosen)?;
-            if !start.is_recorded()? || !start.is_running()? {
-                continue;
-            }
-            match start.not_ready()? {
-                None => return Ok(Finding::Held(start.receipt()?)),
-                Some(why) => drift = Some(format!("{} runs, but it is not ready: {why}", start.name())),
-            }
-        }
-        Ok(drift.map_or(Finding::Absent, Finding::Drifted))
+        Self::starter(input)?.probe()
     }
 
     fn revert(input: &Input<ContainerStepConfig>, receipt: &Receipt) -> Result<(), Failure> {
-        let set = ContainerStepConfig::slots(input)?;
-        if input.config.stop.is_some() {
-            return Err(Failure::permanent("what was stopped is not started again")
-                .hint("deploy the release that you need; its slot is free"));
-        }
-        for chosen in set.slots_of_release(input) {
-            // What this run found running is not this run's to stop.
-            let is_of_run = chosen.record.as_ref().is_some_and(|record| record.key == input.key);
-            let slot = receipt.outputs.get("slot").and_then(Value::as_str);
-            if !is_of_run || slot.is_some_and(|slot| slot != chosen.slot.name) {
-                continue;
-            }
-            if chosen.is_linked {
-                return Err(Failure::conflict(format!(
-                    "slot {} has the traffic, so it is not stopped",
-                    chosen.slot.name
-                ))
-                .hint("move the traffic first: the step that switches comes after this one"));
-            }
-            if let Some(record) = &chosen.record {
-                remove(input, &set, &chosen.slot, record)?;
-            }
-        }
-        Ok(())
+        Self::starter(input)?.revert(receipt)
     }
-}
-
-fn stop(input: &Input<ContainerStepConfig>, set: &SlotSet, selection: StopSelection) -> Result<Receipt, Failure> {
-    if set.to_stop(input, selection)?.is_empty() {
-        return Ok(stopped_receipt().note("ran", false));
-    }
-    time::sleep(input.config.drain);
-    // The traffic may have moved meanwhile.
-    let set = ContainerStepConfig::slots(input)?;
-    let mut stopped = Vec::new();
-    for (slot, record) in set.to_stop(input, selection)? {
-        remove(input, &set, &slot, &record)?;
-        log::info(format!("slot {}: {} is stopped", slot.name, record.label));
-        stopped.push(Value::from(slot.name));
-    }
-    Ok(stopped_receipt().note("stopped", stopped))
-}
-
-fn stopped_receipt() -> Receipt {
-    Receipt::new().output("slot", Value::Null).output("to", Value::Null).output("url", Value::Null)
 }
 
 pawl_step::export!(ContainerStep);

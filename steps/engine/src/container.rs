@@ -19,11 +19,12 @@ pub struct Container {
     pub labels: Map<String, Value>,
     /// What it does.
     pub state: ContainerState,
-    /// When it was started last; another time means that the engine has started it again.
-    pub started_at: String,
+    /// The process id of its program, 0 if it does not run; another one means that the engine has started it again.
+    pub pid: i64,
+    /// Why it could not be started; often empty.
+    pub error: String,
     exit_code: i64,
     is_out_of_memory: bool,
-    error: String,
 }
 
 /// The states of a container, as far as they matter to steps.
@@ -40,6 +41,7 @@ pub enum ContainerState {
 impl Container {
     fn of(value: &Value) -> Self {
         let flag = |pointer: &str| value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false);
+        let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
         let status = text_at(value, "/State/Status");
         let state = match status.as_str() {
             "created" | "configured" | "initialized" => ContainerState::Created,
@@ -51,10 +53,10 @@ impl Container {
             image: text_at(value, "/Image"),
             labels: value.pointer("/Config/Labels").and_then(Value::as_object).cloned().unwrap_or_default(),
             state,
-            started_at: text_at(value, "/State/StartedAt"),
-            exit_code: value.pointer("/State/ExitCode").and_then(Value::as_i64).unwrap_or(0),
-            is_out_of_memory: flag("/State/OOMKilled"),
+            pid: number("/State/Pid"),
             error: text_at(value, "/State/Error"),
+            exit_code: number("/State/ExitCode"),
+            is_out_of_memory: flag("/State/OOMKilled"),
         }
     }
 
