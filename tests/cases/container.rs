@@ -1,118 +1,24 @@
-//! Releases that start as containers of a real podman behind Caddy, beside the one that serves: ready, never ready, killed, and under load.
+//! Releases that start as containers of a real podman behind Caddy, beside the one that serves.
+
+mod failures;
+mod world;
 
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
 };
 
 use crate::support::{
-    CaddyServer, DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth,
-    doc_blocks::fenced_block, wait_until,
+    DockerRegistry, PodmanEngine, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
+    write_ssh_config,
 };
-
-const PAGE: &str = "docs/container.md";
-
-/// The plan of the page, with the folders and addresses of a test, a podman, a registry, and Caddy as the page configures it.
-struct World {
-    environment: TestEnvironment,
-    podman: PodmanEngine,
-    registry: DockerRegistry,
-    caddy: CaddyServer,
-    /// The ports of the slots.
-    ports: [u16; 2],
-}
-
-fn free_ports() -> [u16; 2] {
-    [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap()).map(|listener| listener.local_addr().unwrap().port())
-}
-
-fn world() -> World {
-    let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
-    let ports = free_ports();
-    let root = environment.path("srv").display().to_string();
-    let caddy = CaddyServer::new(|port| {
-        let mut text = fenced_block(PAGE, "http://:8080").replace("/srv/shop", &root);
-        for (from, to) in [
-            ("http://:8080 {", format!("http://:{port} {{\n\tbind 127.0.0.1")),
-            ("8001", ports[0].to_string()),
-            ("8002", ports[1].to_string()),
-        ] {
-            text = text.replace(from, &to);
-        }
-        text
-    });
-    let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-    let mut world = World { environment, podman: PodmanEngine::new(), registry, caddy, ports };
-    world.environment.write("deploy.yml", world.adapted(&fenced_block(PAGE, "version: 1")));
-    world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
-    world.pack("r1", "works");
-    world
-}
-
-impl World {
-    /// A text of the page with what this test has.
-    fn adapted(&self, text: &str) -> String {
-        let root = self.environment.path("srv").display().to_string();
-        let [a, b] = self.ports.map(|port| port.to_string());
-        let socket = self.podman.socket().display().to_string();
-        let mut text = text.to_owned();
-        for (from, to) in [
-            ("/srv/shop", root.as_str()),
-            ("/run/podman/podman.sock", &socket),
-            ("127.0.0.1:8080", &self.caddy.address()),
-            ("8001", &a),
-            ("8002", &b),
-            // The default times are for real programs.
-            ("/health\" }] }", "/health\" }], every: 50ms, within: 3s, stay: 300ms }"),
-            ("drain: 10s", "drain: 100ms"),
-        ] {
-            text = text.replace(from, to);
-        }
-        text
-    }
-
-    /// Builds the image of a release, pushes it, and writes what the plan reads.
-    fn pack(&self, release: &str, behavior: &str) {
-        let lines =
-            format!("ENV RELEASE={release} BEHAVIOR={behavior}\nLABEL org.opencontainers.image.version={release}");
-        self.podman.build(release, &lines);
-        let name = self.podman.push(release, &self.registry.authority(), "shop");
-        self.environment.write(&format!("dist/shop-{release}.image"), format!("{name}\n"));
-    }
-
-    fn deploy(&self, release: &str) -> RunnerOutput {
-        self.environment.deploy(release, &[])
-    }
-
-    /// What a visitor gets.
-    fn answer(&self) -> String {
-        let mut connection = TcpStream::connect(self.caddy.address()).unwrap();
-        connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).unwrap();
-        answer.rsplit("\r\n").next().unwrap().to_owned()
-    }
-
-    /// Moments at which the runner is killed, and what is left.
-    fn kill_after(&self, release: &str, moment: Duration) {
-        let began = Instant::now();
-        let mut killed = self.environment.start(&["--local", "--release", release]);
-        wait_until("the moment", || began.elapsed() >= moment || killed.try_wait().unwrap().is_some());
-        let _ = killed.kill();
-        killed.wait().unwrap();
-    }
-}
-
-/// The containers of releases in the slots, as [`PodmanEngine::containers`] has them.
-fn running(slots: &[(&str, &str)]) -> Vec<String> {
-    slots.iter().map(|(slot, release)| format!("shop-default-start-{slot}-{release} running")).collect()
-}
+use world::{PAGE, answer_at, free_ports, running, world};
 
 #[test]
 fn plan_of_the_page_starts_each_release_beside_the_one_that_serves() {
@@ -155,138 +61,6 @@ fn plan_of_the_page_starts_each_release_beside_the_one_that_serves() {
 }
 
 #[test]
-fn release_that_does_not_become_ready_leaves_nothing() {
-    let world = world();
-    world.deploy("r1").assert_exit(0);
-    world.environment.edit("deploy.yml", "stay: 300ms", "stay: 900ms");
-    for (release, behavior, told) in [
-        (
-            "r2",
-            "never",
-            vec!["it was not ready within 3s", "expected status 200, found 503 with `no connection to the database`"],
-        ),
-        ("r3", "exits", vec!["it ended: exit status 3", "the database is not to be found"]),
-        ("r4", "falls-ill", vec!["it was ready for", "did not stay so for 0.9s", "found 503"]),
-        ("r5", "ends", vec!["it ended: exit status 9", "out of memory"]),
-    ] {
-        world.pack(release, behavior);
-        let failed = world.deploy(release);
-        failed.assert_exit(1).assert_stderr_contains("error[P0301]");
-        for told in told {
-            failed.assert_stderr_contains(told);
-        }
-        assert_eq!(
-            (world.answer().as_str(), world.podman.containers()),
-            ("r1 cor", running(&[("a", "r1")])),
-            "{behavior}"
-        );
-        assert!(!world.environment.exists("srv/slots/b/slot.json"));
-        assert!(!world.environment.exists("srv-secrets/shop-default-start-b"));
-    }
-    world.pack("r6", "slow");
-    world.deploy("r6").assert_exit(0);
-    assert_eq!(world.answer(), "r6 cor");
-}
-
-#[test]
-fn what_can_be_known_is_found_in_the_rehearsal() {
-    let mut world = world();
-    world.deploy("r1").assert_exit(0);
-    world.pack("r2", "works");
-    let refused = |world: &World, told: &str| {
-        let refused = world.deploy("r2");
-        refused.assert_exit(1).assert_stderr_contains("error[P0324]").assert_stderr_contains(told);
-        assert_eq!(world.answer(), "r1 cor");
-        assert!(!world.environment.exists("srv/slots/b/slot.json"));
-    };
-    // Another program has the port.
-    let taken = TcpListener::bind(("127.0.0.1", world.ports[1])).unwrap();
-    let answering = thread::spawn(move || {
-        let (mut connection, _) = taken.accept().unwrap();
-        let _ = connection.read(&mut [0; 1024]);
-        connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
-    });
-    refused(&world, &format!("something answers at http://127.0.0.1:{}/health already", world.ports[1]));
-    answering.join().unwrap();
-    // Somebody else's container.
-    world.podman.run(&[
-        "create",
-        "--name",
-        "shop-default-start-b-r2",
-        &world.environment.read("dist/shop-r1.image").trim().to_owned(),
-    ]);
-    refused(&world, "a container shop-default-start-b-r2 exists, which this step did not start");
-    world.podman.run(&["rm", "shop-default-start-b-r2"]);
-    // An image that nobody has pulled.
-    world.environment.edit("deploy.yml", "container: { port", "container: { image: \"127.0.0.1:1/shop:r2\", port");
-    refused(&world, "the engine does not have the image 127.0.0.1:1/shop:r2");
-    world.environment.edit("deploy.yml", "container: { image: \"127.0.0.1:1/shop:r2\", port", "container: { port");
-    assert_eq!(world.podman.containers(), running(&[("a", "r1")]));
-    // No engine.
-    world.environment.edit(
-        "deploy.yml",
-        "container: { port",
-        &format!("container: {{ image: \"{}\", port", world.environment.read("dist/shop-r2.image").trim()),
-    );
-    let plan = world.environment.read("deploy.yml");
-    let from = plan.find("  images:").unwrap();
-    let until = plan.find("  start:").unwrap();
-    world.environment.write("deploy.yml", format!("{}{}", &plan[..from], &plan[until..]));
-    world.podman.stop_service();
-    refused(&world, "the container engine does not answer");
-    world.podman.serve();
-    world.deploy("r2").assert_exit(0);
-    assert_eq!(world.answer(), "r2 cor");
-}
-
-/// A port whose owner answers nothing is found by the engine, when it starts the container.
-#[test]
-fn port_that_is_taken_silently_leaves_nothing() {
-    let world = world();
-    world.deploy("r1").assert_exit(0);
-    world.pack("r2", "works");
-    let listener = TcpListener::bind(("127.0.0.1", world.ports[1])).unwrap();
-    // Whoever asks waits for an answer, until the timeout of the check.
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                // It closes each connection at once.
-                drop(listener.accept());
-            }
-        });
-        let failed = world.deploy("r2");
-        stop.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(("127.0.0.1", world.ports[1]));
-        failed.assert_exit(1).assert_stderr_contains("its port is taken").assert_stderr_contains("`ss -ltnp` shows");
-    });
-    assert_eq!((world.answer().as_str(), world.podman.containers()), ("r1 cor", running(&[("a", "r1")])));
-    assert!(!world.environment.exists("srv/slots/b/slot.json"));
-}
-
-#[test]
-fn forbidden_socket_is_found_before_anything_is_changed() {
-    let world = world();
-    let everywhere = world.environment.path("").parent().unwrap().to_owned();
-    let chown = Command::new("chown").args(["-R", "nobody"]).arg(&everywhere).status().unwrap();
-    assert!(chown.success());
-    let mut folder = world.podman.socket();
-    folder.pop();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(world.podman.socket(), fs::Permissions::from_mode(0o600)).unwrap();
-    let mut command = world.environment.command(&["--local", "--release", "r1"]);
-    let refused = command.uid(65534).output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(1), "{said}");
-    for told in
-        ["the container engine does not answer", "Permission denied", "give the runner's user access to its socket"]
-    {
-        assert!(said.contains(told), "{said}");
-    }
-    assert!(!world.environment.exists("srv/slots") && world.podman.containers().is_empty());
-}
-
-#[test]
 fn hook_of_the_page_stops_the_old_container() {
     let world = world();
     let plan = world.environment.read("deploy.yml") + &world.adapted(&fenced_block(PAGE, "stop: previous"));
@@ -298,30 +72,6 @@ fn hook_of_the_page_stops_the_old_container() {
     assert!(!world.environment.exists("srv-secrets/shop-default-start-a"));
     world.environment.run(&["rollback", "--local", "--json"]).assert_exit(0);
     assert_eq!((world.answer().as_str(), world.podman.containers()), ("r1 cor", running(&[("a", "r1")])));
-}
-
-/// A staged step is undone after a failure of any later commit step; here the gate behind the switch fails.
-#[test]
-fn undo_of_the_start_removes_the_container() {
-    let world = world();
-    world.deploy("r1").assert_exit(0);
-    let first = "  expose:\n    uses: switch\n    with: { link: current, to: \"slots/${{ release }}\" }\n    grants: { dirs: [app] }\n";
-    world.environment.edit("deploy.yml", "  start:\n", &format!("{first}  start:\n"));
-    for release in ["r1", "r2"] {
-        fs::create_dir_all(world.environment.path(format!("srv/slots/{release}"))).unwrap();
-    }
-    world.deploy("r1").assert_exit(0);
-    world.environment.edit("deploy.yml", "contains: \"${{ release }}\" }] }", "contains: r1 }], tries: 1 }");
-    world.pack("r2", "works");
-    let failed = world.deploy("r2");
-    failed.assert_exit(4);
-    assert_eq!(
-        (world.answer().as_str(), world.podman.containers()),
-        ("r1 cor", running(&[("a", "r1")])),
-        "{}",
-        failed.stderr
-    );
-    assert!(!world.environment.exists("srv/slots/b/slot.json"));
 }
 
 #[test]
@@ -351,34 +101,6 @@ fn changed_secret_and_settings_start_beside_the_old_container() {
     assert!(inspected.starts_with("65534 67108864 ") && inspected.contains("/slots/a:/here:ro"), "{inspected}");
     let again = world.deploy("r1");
     assert!(again.decisions().iter().any(|decision| decision.starts_with("start skip")), "{:?}", again.decisions());
-}
-
-#[test]
-fn killed_deployment_is_finished_by_the_next() {
-    let world = world();
-    let began = Instant::now();
-    world.deploy("r1").assert_exit(0);
-    let took = u64::try_from(began.elapsed().as_millis()).unwrap();
-    let mut live = "r1".to_owned();
-    for index in 1..=5 {
-        let release = format!("r{}", index + 1);
-        world.pack(&release, "works");
-        let moment = Duration::from_millis(50 + index * 7919 % took);
-        world.kill_after(&release, moment);
-        assert!(
-            [&live, &release].iter().any(|label| world.answer() == format!("{label} cor")),
-            "killed after {moment:?}"
-        );
-        world.deploy(&release).assert_exit(0);
-        assert_eq!(world.answer(), format!("{release} cor"), "killed after {moment:?}");
-        let slots = if index % 2 == 1 { [("a", &live), ("b", &release)] } else { [("a", &release), ("b", &live)] };
-        assert_eq!(
-            world.podman.containers(),
-            running(&slots.map(|(slot, label)| (slot, label.as_str()))),
-            "killed after {moment:?}"
-        );
-        live = release;
-    }
 }
 
 /// Asks until it is told to stop. Returns how many requests were lost, and how many were answered.
@@ -450,9 +172,53 @@ fn commands_of_the_page_run_each_step_alone() {
     let ran = world.environment.run_script(&commands.replace("runner step", "\"$0\" step"));
     ran.assert_exit(0);
     assert_eq!(world.podman.containers(), ["step-container-default-container-a-r1 running"]);
-    let mut connection = TcpStream::connect(("127.0.0.1", world.ports[0])).unwrap();
-    connection.write_all(b"GET / HTTP/1.0\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("\r\nr1 "), "{answer}");
+    assert_eq!(answer_at(&format!("127.0.0.1:{}", world.ports[0])), "r1 ");
+}
+
+#[test]
+fn container_starts_on_a_host_by_its_agent() {
+    let (host, podman, [a, b]) = (SshHost::new(), PodmanEngine::new(), free_ports());
+    let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
+    let mut environment = TestEnvironment::with_plan(&format!(
+        r#"version: 1
+app: shop
+dirs: {{ app: "${{{{ host.vars.root }}}}" }}
+environments:
+  prod:
+    ssh: {{ config: ./ssh_config }}
+    hosts: {{ web: [{{ at: "{}", name: web-1, vars: {{ root: {} }} }}] }}
+steps:
+  images:
+    on: web
+    trust: host
+    with: {{ image: "{}/shop@${{{{ env.DIGEST }}}}", engine: podman }}
+    grants: {{ sockets: &sockets {{ podman: "unix:{}" }} }}
+  start:
+    on: web
+    uses: container
+    trust: host
+    with:
+      engine: podman
+      slots: {{ a: {{ port: {a} }}, b: {{ port: {b} }} }}
+      container: {{ port: 8080, env: {{ GREETING: "on {{port}}" }} }}
+      ready: {{ http: [{{ url: "http://127.0.0.1:{{port}}/health" }}], every: 50ms, within: 3s, stay: 100ms }}
+    grants: {{ dirs: [app], sockets: *sockets, http: ["http://127.0.0.1:{a}", "http://127.0.0.1:{b}"] }}
+  switch: {{ on: web, with: {{ link: live, to: "${{{{ steps.start.to }}}}" }}, grants: {{ dirs: [app] }} }}
+"#,
+        host.address(),
+        host.path("srv").display(),
+        registry.authority(),
+        podman.socket().display(),
+    ));
+    write_ssh_config(&environment.path(""), &[&host]);
+    fs::create_dir(host.path("srv")).unwrap();
+    for (release, behavior, slot, exit) in [("r1", "works", "a", 0), ("r2", "works", "b", 0), ("r3", "exits", "b", 1)] {
+        podman.build(release, &format!("ENV RELEASE={release} BEHAVIOR={behavior}"));
+        let name = podman.push(release, &registry.authority(), "shop");
+        environment.set_variable("DIGEST", name.split_once('@').unwrap().1);
+        environment.deploy(release, &[]).assert_exit(exit);
+        assert_eq!(fs::read_link(host.path("srv/live")).unwrap(), Path::new("slots").join(slot));
+    }
+    assert_eq!(podman.containers(), ["shop-prod-start-b-r2 running"], "r3 took the place of r1");
+    assert_eq!(answer_at(&format!("127.0.0.1:{b}")), format!("r2 on {b}"));
 }

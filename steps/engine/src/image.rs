@@ -87,8 +87,7 @@ impl Engine<'_> {
         })?;
         let why = match answer.status {
             200 => stream_error(&String::from_utf8_lossy(&answer.body)),
-            404 => Some(crate::said(&answer)),
-            _ => return Err(refusal("pull", &answer)),
+            _ => Some(crate::said(&answer)),
         };
         match why {
             None => Ok(()),
@@ -125,7 +124,7 @@ fn pull_failure(reference: &str, why: &str) -> Failure {
     // Engines repeat the name in front of each part.
     let why = why.replace(&format!("docker://{reference}"), "the image").replace(reference, "the image");
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
-    let (kind, hint) = if says(&["unauthorized", "authentication required", "denied"]) {
+    let (kind, hint) = if says(&["unauthorized", "authentication required", "no basic auth credentials", "denied"]) {
         (FailureKind::Denied, "give the step the registry's credentials: `auth`, or a login of the engine's user")
     } else if says(&["manifest unknown", "not found", "name unknown"]) {
         (FailureKind::NotFound, "check name and digest; the registry may have removed it")
@@ -170,6 +169,7 @@ mod tests {
         assert_eq!(failure.message, "can't pull r/a: reading manifest in the image: unauthorized: x");
         assert_eq!(failure.kind, FailureKind::Denied);
         assert_eq!(pull_failure("r/a", "manifest unknown").kind, FailureKind::NotFound);
+        assert_eq!(pull_failure("r/a", "no basic auth credentials").kind, FailureKind::Denied);
         assert!(pull_failure("r/a", "connection refused").retryable);
         assert_eq!(stream_error("{\"status\":\"Download complete\"}"), None);
     }
