@@ -18,7 +18,9 @@ use crate::support::{
     DockerRegistry, PodmanEngine, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
     write_ssh_config,
 };
-use world::{PAGE, answer_at, free_ports, running, world};
+use world::{answer_at, running, world};
+
+const PAGE: &str = "docs/container.md";
 
 #[test]
 fn plan_of_the_page_starts_each_release_beside_the_one_that_serves() {
@@ -177,7 +179,8 @@ fn commands_of_the_page_run_each_step_alone() {
 
 #[test]
 fn container_starts_on_a_host_by_its_agent() {
-    let (host, podman, [a, b]) = (SshHost::new(), PodmanEngine::new(), free_ports());
+    let (host, podman) = (SshHost::new(), PodmanEngine::new());
+    let [a, b] = podman.free_ports();
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
     let mut environment = TestEnvironment::with_plan(&format!(
         r#"version: 1

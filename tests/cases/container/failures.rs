@@ -72,7 +72,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
         "create",
         "--name",
         "shop-default-start-b-r2",
-        &world.environment.read("dist/shop-r1.image").trim().to_owned(),
+        world.environment.read("dist/shop-r1.image").trim(),
     ]);
     refused(&world, "a container shop-default-start-b-r2 exists, which this step did not start");
     world.podman.run(&["rm", "shop-default-start-b-r2"]);

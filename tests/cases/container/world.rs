@@ -2,16 +2,15 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
+use super::PAGE;
 use crate::support::{
     CaddyServer, DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth,
     doc_blocks::fenced_block, wait_until,
 };
-
-pub(super) const PAGE: &str = "docs/container.md";
 
 /// The plan of the page, with the folders and addresses of a test, a podman, a registry, and Caddy as the page configures it.
 pub(super) struct World {
@@ -23,13 +22,10 @@ pub(super) struct World {
     pub(super) ports: [u16; 2],
 }
 
-pub(super) fn free_ports() -> [u16; 2] {
-    [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap()).map(|listener| listener.local_addr().unwrap().port())
-}
-
 pub(super) fn world() -> World {
     let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
-    let ports = free_ports();
+    let podman = PodmanEngine::new();
+    let ports = podman.free_ports();
     let root = environment.path("srv").display().to_string();
     let caddy = CaddyServer::new(|port| {
         let mut text = fenced_block(PAGE, "http://:8080").replace("/srv/shop", &root);
@@ -43,7 +39,7 @@ pub(super) fn world() -> World {
         text
     });
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-    let mut world = World { environment, podman: PodmanEngine::new(), registry, caddy, ports };
+    let mut world = World { environment, podman, registry, caddy, ports };
     world.environment.write("deploy.yml", world.adapted(&fenced_block(PAGE, "version: 1")));
     world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
     world.pack("r1", "works");
