@@ -184,8 +184,19 @@ impl PodmanEngine {
 impl Drop for PodmanEngine {
     fn drop(&mut self) {
         self.stop_service();
-        let _ = self.command(&["rm", "--all", "--force", "--time", "0"]).output();
-        let _ = Command::new("umount").arg(self.folder.path().join("storage/overlay")).output();
+        // Who was killed in the middle may have left a container that is half there.
+        for _ in 0..3 {
+            let _ = self.command(&["rm", "--all", "--force", "--time", "0"]).output();
+            if self.command(&["ps", "--all", "--quiet"]).output().is_ok_and(|left| left.stdout.is_empty()) {
+                break;
+            }
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let below = format!("{}/", self.folder.path().display());
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|place| place.starts_with(&below));
+        for place in places.collect::<Vec<_>>().into_iter().rev() {
+            let _ = Command::new("umount").args(["--lazy", place]).output();
+        }
     }
 }
 
