@@ -14,6 +14,7 @@ mod cases {
     mod commands;
     mod configure;
     mod content;
+    mod container;
     mod denials;
     mod documented_blocks;
     mod documented_commands;
@@ -36,6 +37,7 @@ mod cases {
     mod host_upkeep;
     mod host_users;
     mod hosts;
+    mod images;
     mod imports;
     mod invalid_modules;
     mod inventories;
