@@ -105,7 +105,17 @@ pub fn exists(path: &str) -> Result<bool, Failure> {
 /// Not found or not readable.
 pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
     let (dir, rest) = split_grant(path)?;
-    backend::read(dir, &rest).map_err(|cause| fs_failure("read", path, cause))
+    backend::read_from(dir, &rest, 0).map_err(|cause| fs_failure("read", path, cause))
+}
+
+/// Reads the end of a file, links followed: at most so many bytes, and what is written meanwhile.
+///
+/// # Errors
+/// Not found or not readable.
+pub fn read_end(path: &str, bytes: u64) -> Result<Vec<u8>, Failure> {
+    let (dir, rest) = split_grant(path)?;
+    let size = metadata(path)?.map_or(0, |found| found.size);
+    backend::read_from(dir, &rest, size.saturating_sub(bytes)).map_err(|cause| fs_failure("read", path, cause))
 }
 
 /// Reads a file, links followed; `None` for a missing file or a dangling link. One call fewer than [`exists`] and [`read`].
@@ -114,7 +124,7 @@ pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
 /// Not readable.
 pub fn read_if_exists(path: &str) -> Result<Option<Vec<u8>>, Failure> {
     let (dir, rest) = split_grant(path)?;
-    match backend::read(dir, &rest) {
+    match backend::read_from(dir, &rest, 0) {
         Ok(content) => Ok(Some(content)),
         Err(FsError::NotFound | FsError::NotDirectory) => Ok(None),
         Err(cause) => Err(fs_failure("read", path, cause)),
@@ -382,6 +392,15 @@ mod tests {
             (FailureKind::Denied, "cannot write `dist/f`: not permitted")
         );
         assert!(!exists("dist/f").unwrap());
+    }
+
+    #[test]
+    fn end_of_a_file_is_read() {
+        let sandbox = TestSandbox::new();
+        sandbox.grant("app", DirectoryAccess::Write);
+        write_atomic("app/log", b"0123456789").unwrap();
+        assert_eq!((read_end("app/log", 3).unwrap(), read_end("app/log", 99).unwrap().len()), (b"789".to_vec(), 10));
+        assert_eq!(read_end("app/none", 3).unwrap_err().kind, FailureKind::NotFound);
     }
 
     #[test]

@@ -7,14 +7,19 @@
 //! Invariant: the slot that the link leads to is never stopped or replaced, unless it is the only one. An attempt that is older than
 //! one that has written a record changes nothing.
 //!
-//! Deliberately absent: whatever starts a program. A module does that between the two records that it writes.
+//! Deliberately absent: whatever starts a program. A module does that between the two records that it writes, as a [`SlotEngine`].
 
+mod engine;
+mod program;
 mod ready;
 mod record;
+mod start;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use engine::{ProgramInfo, ProgramState, SlotEngine, SlotLaunch, SlotStarter};
+pub use program::{ProgramConfig, SlotFiles, one_line};
 pub use ready::{ReadyConfig, ReadyHttpCheck};
 pub use record::{SlotEpoch, SlotRecord, SlotState};
 
@@ -81,8 +86,8 @@ pub enum StopSelection {
 /// What texts such as `{slot-dir}` stand for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotValues {
-    slot: Slot,
-    slot_dir: String,
+    slot: Option<Slot>,
+    slot_dir: Option<String>,
     release_dir: Option<String>,
 }
 
@@ -270,7 +275,7 @@ impl SlotSet {
             Some(path) => Some(files::path(&format!("{}/{path}", self.dir))?),
             None => None,
         };
-        Ok(SlotValues { slot: slot.clone(), slot_dir: files::path(&self.place(slot))?, release_dir })
+        Ok(SlotValues { slot: Some(slot.clone()), slot_dir: Some(files::path(&self.place(slot))?), release_dir })
     }
 
     /// The `path` that an earlier step returned for this directory.
@@ -349,16 +354,27 @@ impl SlotSet {
 }
 
 impl SlotValues {
+    /// The values of a module without slots: none is known.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { slot: None, slot_dir: None, release_dir: None }
+    }
+
+    fn port(&self) -> Option<u16> {
+        self.slot.as_ref()?.port
+    }
+
     /// Fills `{slot}`, `{slot-dir}`, `{port}` and `{release-dir}` into a text.
     ///
     /// # Errors
     /// The slot has no port, or no earlier step has put a release into the directory.
     pub fn fill(&self, text: &str) -> Result<String, Failure> {
         let mut filled = text.to_owned();
-        let port = self.slot.port.map(|port| port.to_string());
+        let port = self.port().map(|port| port.to_string());
+        const NO_SLOTS: &str = "this module has no slots";
         for (name, value, hint) in [
-            ("{slot}", Some(&self.slot.name), ""),
-            ("{slot-dir}", Some(&self.slot_dir), ""),
+            ("{slot}", self.slot.as_ref().map(|slot| &slot.name), NO_SLOTS),
+            ("{slot-dir}", self.slot_dir.as_ref(), NO_SLOTS),
             ("{port}", port.as_ref(), "give each slot a port: `slots: { a: { port: 8001 }, b: { port: 8002 } }`"),
             ("{release-dir}", self.release_dir.as_ref(), "add a step `pull` into the same directory before this one"),
         ] {

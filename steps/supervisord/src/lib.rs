@@ -4,24 +4,21 @@
 //!
 //! Deliberately absent: moving the traffic, which is for `switch`, and whatever else supervisord runs.
 
-mod program;
-mod start;
+mod engine;
 mod supervisor;
 mod xmlrpc;
 
 use core::time::Duration;
 
-use pawl_step::slots::{ReadyConfig, Slot, SlotRecord, SlotSet, SlotSettings, StopSelection};
+use pawl_step::slots::{ProgramConfig, ReadyConfig, SlotSettings, SlotStarter, StopSelection};
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    Phase, ProbeSupport, Receipt, RerunSafety, Step, log, time,
+    Capability, CapabilityNeed, Change, DirectoryAccess, Failure, Finding, Input, ModuleDescription, Phase,
+    ProbeSupport, Receipt, RerunSafety, Step, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use program::{ProgramConfig, SlotProgram};
-use start::SlotStart;
-use supervisor::{ProgramState, Supervisor};
+use engine::SupervisordEngine;
 
 /// The `supervisord` module.
 #[derive(Debug)]
@@ -71,16 +68,15 @@ fn fifty() -> usize {
     50
 }
 
-impl SupervisordConfig {
-    fn slots(input: &Input<Self>) -> Result<SlotSet, Failure> {
+impl SupervisordStep {
+    fn starter(
+        input: &Input<SupervisordConfig>,
+    ) -> Result<SlotStarter<'_, SupervisordConfig, SupervisordEngine<'_>>, Failure> {
         let config = &input.config;
         let settings =
             SlotSettings { dir: config.dir.as_deref(), link: config.link.as_deref(), slots: config.slots.as_ref() };
-        SlotSet::read(input, &settings, &[])
-    }
-
-    fn supervisor(&self) -> Supervisor<'_> {
-        Supervisor::new(&self.socket)
+        let starter = SlotStarter::new(input, settings, SupervisordEngine { input }, config.tail)?;
+        Ok(starter.ready(config.ready.as_ref()).stop(config.stop, config.drain))
     }
 }
 
@@ -134,130 +130,24 @@ impl Step for SupervisordStep {
     }
 
     fn preview(input: &Input<SupervisordConfig>) -> Result<Vec<Change>, Failure> {
-        let set = SupervisordConfig::slots(input)?;
-        if let Some(selection) = input.config.stop {
-            let stopped = set.to_stop(input, selection)?;
-            let change = |(slot, record): &(Slot, SlotRecord)| {
-                let name = SlotProgram::new(input, &input.config.conf, slot).name(record);
-                Change::new(ChangeAction::Delete, name, format!("{} in slot {}", record.label, slot.name))
-            };
-            return Ok(stopped.iter().map(change).collect());
-        }
-        for chosen in set.slots_of_release(input) {
-            if SlotStart::new(input, &set, chosen)?.is_recorded()? {
-                return Ok(Vec::new());
-            }
-        }
-        let chosen = set.free(input)?;
-        let name = SlotProgram::new(input, &input.config.conf, &chosen.slot).name(&SlotRecord::starting(input, None));
-        Ok(vec![Change::new(ChangeAction::Run, name, format!("in slot {}", chosen.slot.name))])
+        Self::starter(input)?.preview()
     }
 
     fn rehearse(input: &Input<SupervisordConfig>) -> Result<(), Failure> {
-        input.config.supervisor().check()?;
-        let set = SupervisordConfig::slots(input)?;
-        if input.config.stop.is_some() {
-            return Ok(());
-        }
-        SlotStart::new(input, &set, set.free(input)?)?.rehearse()
+        Self::starter(input)?.rehearse()
     }
 
     fn apply(input: &Input<SupervisordConfig>) -> Result<Receipt, Failure> {
-        let set = SupervisordConfig::slots(input)?;
-        let supervisor = input.config.supervisor();
-        supervisor.check()?;
-        if let Some(selection) = input.config.stop {
-            return stop(input, &set, selection);
-        }
-        for chosen in set.slots_of_release(input) {
-            let start = SlotStart::new(input, &set, chosen)?;
-            if start.is_running()? {
-                return start.adopt();
-            }
-        }
-        let start = SlotStart::new(input, &set, start::slot_to_start(input, &set)?)?;
-        start.start()?;
-        start.receipt()
+        Self::starter(input)?.apply()
     }
 
     fn probe(input: &Input<SupervisordConfig>) -> Result<Finding, Failure> {
-        let set = SupervisordConfig::slots(input)?;
-        if let Some(selection) = input.config.stop {
-            let left = set.to_stop(input, selection)?;
-            return Ok(if left.is_empty() { Finding::Held(stopped_receipt()) } else { Finding::Absent });
-        }
-        let mut drift = None;
-        for chosen in set.slots_of_release(input) {
-            let start = SlotStart::new(input, &set, chosen)?;
-            if !start.is_recorded()? || !start.is_running()? {
-                continue;
-            }
-            match start.not_ready()? {
-                None => return Ok(Finding::Held(start.receipt()?)),
-                Some(why) => drift = Some(format!("{} runs, but it is not ready: {why}", start.name())),
-            }
-        }
-        Ok(drift.map_or(Finding::Absent, Finding::Drifted))
+        Self::starter(input)?.probe()
     }
 
     fn revert(input: &Input<SupervisordConfig>, receipt: &Receipt) -> Result<(), Failure> {
-        let set = SupervisordConfig::slots(input)?;
-        if input.config.stop.is_some() {
-            return Err(Failure::permanent("what was stopped is not started again")
-                .hint("deploy the release that you need; its slot is free"));
-        }
-        for chosen in set.slots_of_release(input) {
-            // What this run found running is not this run's to stop.
-            let is_of_run = chosen.record.as_ref().is_some_and(|record| record.key == input.key);
-            let slot = receipt.outputs.get("slot").and_then(Value::as_str);
-            if !is_of_run || slot.is_some_and(|slot| slot != chosen.slot.name) {
-                continue;
-            }
-            if chosen.is_linked {
-                return Err(Failure::conflict(format!(
-                    "slot {} has the traffic, so it is not stopped",
-                    chosen.slot.name
-                ))
-                .hint("move the traffic first: the step that switches comes after this one"));
-            }
-            if let Some(record) = &chosen.record {
-                remove(input, &set, &chosen.slot, record)?;
-            }
-        }
-        Ok(())
+        Self::starter(input)?.revert(receipt)
     }
-}
-
-fn stop(input: &Input<SupervisordConfig>, set: &SlotSet, selection: StopSelection) -> Result<Receipt, Failure> {
-    let slots = set.to_stop(input, selection)?;
-    if slots.is_empty() {
-        return Ok(stopped_receipt().note("ran", false));
-    }
-    time::sleep(input.config.drain);
-    // The traffic may have moved meanwhile.
-    let set = SupervisordConfig::slots(input)?;
-    let mut stopped = Vec::new();
-    for (slot, record) in set.to_stop(input, selection)? {
-        remove(input, &set, &slot, &record)?;
-        log::info(format!("slot {}: {} is stopped", slot.name, record.label));
-        stopped.push(Value::from(slot.name));
-    }
-    Ok(stopped_receipt().note("stopped", stopped))
-}
-
-fn stopped_receipt() -> Receipt {
-    Receipt::new().output("slot", Value::Null).output("to", Value::Null).output("url", Value::Null)
-}
-
-/// Removes the program of a slot: first its configuration, so that supervisord does not start it again.
-fn remove(input: &Input<SupervisordConfig>, set: &SlotSet, slot: &Slot, record: &SlotRecord) -> Result<(), Failure> {
-    set.refuse_late(input)?;
-    let program = SlotProgram::new(input, &input.config.conf, slot);
-    program.remove()?;
-    let supervisor = input.config.supervisor();
-    supervisor.remove(&program.name(record), input.config.stop_timeout)?;
-    supervisor.reread()?;
-    set.clear(input, slot)
 }
 
 pawl_step::export!(SupervisordStep);

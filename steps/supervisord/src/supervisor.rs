@@ -5,6 +5,7 @@
 use core::time::Duration;
 
 use pawl_step::http::Request;
+use pawl_step::slots::{ProgramInfo, ProgramState};
 use pawl_step::{Failure, FailureKind, log, time};
 use serde_json::Value;
 
@@ -34,41 +35,16 @@ pub(crate) struct Supervisor<'s> {
     socket: &'s str,
 }
 
-/// What supervisord knows of a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProgramInfo {
-    pub(crate) state: ProgramState,
-    /// 0 if it does not run.
-    pub(crate) pid: i64,
-    /// Why it could not be started; often empty.
-    pub(crate) error: String,
-}
-
-/// The states of a program, as far as they matter here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProgramState {
-    /// It does not run, and nobody has started it.
-    Stopped,
-    /// It runs, perhaps not for long yet.
-    Running,
-    /// It is ending, because it was told to.
-    Stopping,
-    /// It has ended by itself.
-    Ended,
-}
-
-impl ProgramInfo {
-    fn of(info: &Value) -> Self {
-        let number = |name: &str| info.get(name).and_then(Value::as_i64).unwrap_or(0);
-        let state = match number("state") {
-            0 => ProgramState::Stopped,
-            10 | 20 => ProgramState::Running,
-            40 => ProgramState::Stopping,
-            _ => ProgramState::Ended,
-        };
-        let error = info.get("spawnerr").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Self { state, pid: number("pid"), error }
-    }
+fn program_info(info: &Value) -> ProgramInfo {
+    let number = |name: &str| info.get(name).and_then(Value::as_i64).unwrap_or(0);
+    let state = match number("state") {
+        0 => ProgramState::Stopped,
+        10 | 20 => ProgramState::Running,
+        40 => ProgramState::Stopping,
+        _ => ProgramState::Ended,
+    };
+    let error = info.get("spawnerr").and_then(Value::as_str).unwrap_or_default().to_owned();
+    ProgramInfo { state, process: number("pid"), error }
 }
 
 impl<'s> Supervisor<'s> {
@@ -92,7 +68,7 @@ impl<'s> Supervisor<'s> {
     pub(crate) fn info(&self, name: &str) -> Result<Option<ProgramInfo>, Failure> {
         let process = format!("{name}:{name}");
         match self.call("getProcessInfo", &[process.into()])? {
-            Answer::Value(info) => Ok(Some(ProgramInfo::of(&info))),
+            Answer::Value(info) => Ok(Some(program_info(&info))),
             Answer::Fault { code: BAD_NAME, .. } => Ok(None),
             Answer::Fault { text, .. } => Err(fault("getProcessInfo", &text)),
         }
@@ -216,7 +192,7 @@ mod tests {
 
     #[test]
     fn states_of_programs_are_told_apart() {
-        let state = |state: i64| ProgramInfo::of(&json!({ "state": state, "pid": 0, "spawnerr": "" })).state;
+        let state = |state: i64| program_info(&json!({ "state": state, "pid": 0, "spawnerr": "" })).state;
         use ProgramState::{Ended, Running, Stopped, Stopping};
         assert_eq!(
             [0, 10, 20, 30, 40, 100, 200, 1000].map(state),

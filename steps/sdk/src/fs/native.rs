@@ -21,8 +21,10 @@ pub(crate) fn stat(dir: &str, path: &str, links: SymlinkBehavior) -> Result<File
     Ok(FileMetadata { file_type: metadata.file_type().into(), size: metadata.len() })
 }
 
-pub(crate) fn read(dir: &str, path: &str) -> Result<Vec<u8>, FsError> {
-    Ok(std::fs::read(resolve_path(dir, path)?)?)
+pub(crate) fn read_from(dir: &str, path: &str, start: u64) -> Result<Vec<u8>, FsError> {
+    let mut content = std::fs::read(resolve_path(dir, path)?)?;
+    let start = usize::try_from(start).unwrap_or(usize::MAX).min(content.len());
+    Ok(content.split_off(start))
 }
 
 pub(crate) fn write(dir: &str, path: &str, content: &[u8]) -> Result<(), FsError> {

@@ -108,7 +108,7 @@ impl ReadyConfig {
     /// A text that can't be filled in.
     pub fn url(&self, values: &SlotValues) -> Result<Option<String>, Failure> {
         let Some(first) = self.http.first() else {
-            return Ok(values.slot.port.map(|port| format!("http://127.0.0.1:{port}")));
+            return Ok(values.port().map(|port| format!("http://127.0.0.1:{port}")));
         };
         let url = values.fill(&first.url)?;
         let end = url.find("://").map_or(0, |at| at + "://".len());

@@ -1,6 +1,6 @@
 //! What a slot holds, and for whom: the file `slot.json`.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{Failure, Input, json};
 
@@ -49,8 +49,11 @@ pub enum SlotState {
 }
 
 impl SlotEpoch {
-    /// Refuses an attempt of the same lineage that is older.
-    pub(super) fn refuse_late<C>(&self, input: &Input<C>, place: &str) -> Result<(), Failure> {
+    /// Refuses an attempt of the same lineage that is older. `place` is what the record is about.
+    ///
+    /// # Errors
+    /// The attempt is older.
+    pub fn refuse_late<C>(&self, input: &Input<C>, place: &str) -> Result<(), Failure> {
         if self.lineage != input.lineage || self.number <= input.epoch {
             return Ok(());
         }
@@ -87,7 +90,7 @@ impl SlotRecord {
     }
 
     /// Whether this step has started the same release.
-    pub(super) fn is_of_release<C>(&self, input: &Input<C>) -> bool {
+    pub fn is_of_release<C>(&self, input: &Input<C>) -> bool {
         self.is_of_step(input) && self.release == release_of(input)
     }
 
@@ -109,7 +112,10 @@ impl SlotRecord {
     }
 
     /// Refuses what another app, environment or step has started.
-    pub(super) fn refuse_foreign<C>(&self, input: &Input<C>, place: &str) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// It is not this step's.
+    pub fn refuse_foreign<C>(&self, input: &Input<C>, place: &str) -> Result<(), Failure> {
         self.refuse_other_app(input, place)?;
         if self.is_of_step(input) {
             return Ok(());
@@ -119,7 +125,16 @@ impl SlotRecord {
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let members = json::object(text);
+        Self::from_json(&json::object(text))
+    }
+
+    pub(super) fn to_json_text(&self) -> String {
+        json::text(&self.to_json())
+    }
+
+    /// The record of its JSON; none if a member is missing.
+    #[must_use]
+    pub fn from_json(members: &Map<String, Value>) -> Option<Self> {
         let member = |name: &str| members.get(name).and_then(Value::as_str).map(str::to_owned);
         Some(Self {
             app: member("app")?,
@@ -139,16 +154,18 @@ impl SlotRecord {
         })
     }
 
-    pub(super) fn to_json_text(&self) -> String {
+    /// Its JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
         let state = match self.state {
             SlotState::Starting => "starting",
             SlotState::Ready => "ready",
         };
-        json::text(&json!({
+        json!({
             "app": self.app, "environment": self.environment, "step": self.step, "release": self.release, "label": self.label,
             "input-hash": self.input_hash, "key": self.key, "epoch": self.epoch.number, "lineage": self.epoch.lineage,
             "engine-id": self.engine_id, "state": state,
-        }))
+        })
     }
 }
 

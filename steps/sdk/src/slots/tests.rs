@@ -180,10 +180,11 @@ fn record_survives_a_kill_at_any_write() {
 #[test]
 fn texts_are_filled_in() {
     let slot = Slot { name: "b".to_owned(), port: Some(8002) };
-    let values = SlotValues { slot, slot_dir: "/srv/shop/slots/b".to_owned(), release_dir: None };
+    let values = SlotValues { slot: Some(slot), slot_dir: Some("/srv/shop/slots/b".to_owned()), release_dir: None };
     let filled = values.fill("x -b unix:{slot-dir}/sock -p {port} --name={slot} {other}").unwrap();
     assert_eq!(filled, "x -b unix:/srv/shop/slots/b/sock -p 8002 --name=b {other}");
     assert!(values.fill("{release-dir}/app").unwrap_err().message.contains("`{release-dir}`, which is not known"));
+    assert!(SlotValues::none().fill("{slot}").unwrap_err().message.contains("`{slot}`, which is not known"));
 }
 
 #[test]
