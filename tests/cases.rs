@@ -13,6 +13,7 @@ mod cases {
     mod bad_plans;
     mod commands;
     mod configure;
+    mod container;
     mod denials;
     mod documented_blocks;
     mod documented_commands;
@@ -33,6 +34,7 @@ mod cases {
     mod host_upkeep;
     mod host_users;
     mod hosts;
+    mod images;
     mod imports;
     mod invalid_modules;
     mod inventories;

@@ -30,6 +30,7 @@ const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
 const SUPERVISORD: &str = "tests/cases/supervisord.rs";
+const CONTAINER: &str = "tests/cases/container.rs";
 
 /// The blocks of each page, in order.
 const PAGES: &[(&str, &[BlockRow])] = &[
@@ -55,6 +56,15 @@ const PAGES: &[(&str, &[BlockRow])] = &[
     ("docs/benchmarks.md", &[("cuts of a host's connection: ", Shown)]),
     ("docs/checks.md", &[("version: 1", PLANS)]),
     ("docs/configure.md", &[("version: 1", Tested("tests/cases/configure.rs", "plan_of_the_page_writes_the_files"))]),
+    (
+        "docs/container.md",
+        &[
+            ("version: 1", Tested(CONTAINER, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
+            ("http://:8080", Tested(CONTAINER, "no_request_is_lost_in_swaps_of_a_slow_container")),
+            ("hooks:", Tested(CONTAINER, "hook_of_the_page_stops_the_old_container")),
+            ("runner step images", Tested(CONTAINER, "commands_of_the_page_run_each_step_alone")),
+        ],
+    ),
     (
         "docs/elsewhere.md",
         &[

@@ -1,6 +1,7 @@
 //! What the cases stand on: a hermetic folder with the example, the runner as a process, and its answer.
 
 mod archive;
+mod caddy;
 pub mod crafted;
 pub mod doc_blocks;
 mod git_http;
@@ -12,6 +13,7 @@ mod host_root;
 mod moto;
 mod nginx;
 mod normalize;
+mod podman;
 mod proxy;
 mod registry;
 mod relay;
@@ -35,11 +37,13 @@ use tempfile::TempDir;
 
 pub use self::{
     archive::{TestArchiveFormat, release_folder, sha256},
+    caddy::CaddyServer,
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
     host_link::{HostLink, LinkDirection, LinkEnd},
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
+    podman::PodmanEngine,
     proxy::{FaultyProxy, ProxyFault},
     registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},
     relay::TcpRelay,

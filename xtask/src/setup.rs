@@ -31,6 +31,8 @@ pub(crate) enum SetupNeed {
     GunicornWheels,
     /// Programs from PyPI, in a virtual environment of the target directory.
     Pip(&'static PipTool),
+    /// A program that podman runs, by its package.
+    PodmanHelper(&'static str),
     /// `cargo deny`.
     CargoDeny,
     /// `cargo fuzz`.
@@ -55,7 +57,7 @@ impl fmt::Display for SetupNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::GuestToolchain => "a Rust that builds for wasm",
-            Self::Program(name) | Self::RustTool(name) => name,
+            Self::Program(name) | Self::PodmanHelper(name) | Self::RustTool(name) => name,
             Self::PythonVenv => "Python's venv",
             Self::SystemPython => "the system's Python with venv and pip",
             Self::PhpFpm => "PHP-FPM",
@@ -138,6 +140,14 @@ pub(crate) const DATABASES: [SetupNeed; 7] = [
     SetupNeed::Program("supervisord"),
     SetupNeed::RustTool("sqlx-cli"),
     SetupNeed::Dbmate,
+];
+/// For `test` as well: containers, by podman with networks of its own.
+pub(crate) const CONTAINERS: [SetupNeed; 5] = [
+    SetupNeed::Program("iptables"),
+    SetupNeed::Program("podman"),
+    SetupNeed::Program("runc"),
+    SetupNeed::PodmanHelper("aardvark-dns"),
+    SetupNeed::PodmanHelper("netavark"),
 ];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const STEP_AUTHORING: [SetupNeed; 4] =
@@ -226,6 +236,7 @@ fn all_needs() -> Vec<SetupNeed> {
         .into_iter()
         .chain(TOOLS)
         .chain(DATABASES)
+        .chain(CONTAINERS)
         .chain(STEP_AUTHORING)
         .chain(RECIPES)
         .chain(STATE_AND_ACT)
@@ -257,6 +268,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::PhpFpm
             | SetupNeed::Postgres
             | SetupNeed::Program(_)
+            | SetupNeed::PodmanHelper(_)
             // After the packages, which bring Python and npm.
             | SetupNeed::RustTool(_)
             | SetupNeed::YamlLanguageServer
@@ -293,6 +305,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             SetupNeed::GunicornWheels => download_wheels(&GUNICORN_WHEELS)?,
             SetupNeed::GuestToolchain
             | SetupNeed::Program(_)
+            | SetupNeed::PodmanHelper(_)
             | SetupNeed::PythonVenv
             | SetupNeed::SystemPython
             | SetupNeed::PhpFpm
@@ -319,6 +332,7 @@ fn debian_packages(need: SetupNeed) -> Vec<String> {
         SetupNeed::PhpFpm => &["php-fpm", "php-curl"],
         SetupNeed::Postgres => &["postgresql"],
         SetupNeed::Program(name) => &[debian_package(name)],
+        SetupNeed::PodmanHelper(name) => &[name],
         SetupNeed::RustTool(_)
         | SetupNeed::YamlLanguageServer
         | SetupNeed::Dbmate
@@ -357,6 +371,7 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
         SetupNeed::GuestToolchain => guest_build::find_toolchain().is_ok(),
         // Debian keeps servers where an ordinary user's PATH does not look.
         SetupNeed::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
+        SetupNeed::PodmanHelper(name) => Path::new("/usr/lib/podman").join(name).is_file(),
         SetupNeed::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
         SetupNeed::SystemPython => {
             output(Command::new(SYSTEM_PYTHON).args(["-c", "import ensurepip, pip, venv"])).is_ok()

@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    setup::{self, DATABASES, GITHUB_CLIENTS, GITLAB_JOBS, RECIPES, STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS},
+    setup::{
+        self, CONTAINERS, DATABASES, GITHUB_CLIENTS, GITLAB_JOBS, RECIPES, STATE_AND_ACT, STEP_AUTHORING, SetupNeed,
+        TOOLS,
+    },
     workspace::{self, GUESTS, cargo, command_line},
 };
 
@@ -27,6 +30,7 @@ pub(crate) fn run() -> Result<TestTally> {
         .into_iter()
         .chain(TOOLS)
         .chain(DATABASES)
+        .chain(CONTAINERS)
         .chain(STEP_AUTHORING)
         .chain(RECIPES)
         .chain(STATE_AND_ACT)

@@ -5,9 +5,9 @@
 //! Deliberately absent: pulling and building images, which a prepare step does, so that a failure there leaves everything as it was;
 //! two releases side by side, for which there is `container`.
 
-mod engine;
 mod program;
 mod record;
+mod services;
 mod stack;
 
 use core::time::Duration;

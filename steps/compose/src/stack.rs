@@ -3,14 +3,15 @@
 //! The order, for a kill at any point: the record "starting", with what was ready before, precedes everything that compose does; "ready"
 //! follows when nothing more can fail.
 
+use pawl_engine::{Engine, parse_reference};
 use pawl_step::slots::{SlotRecord, SlotState, SlotValues};
-use pawl_step::{Failure, FailureKind, Finding, Input, Receipt, fs, log};
+use pawl_step::{Failure, Finding, Input, Receipt, fs, log, time};
 use serde_json::{Map, Value};
 
 use crate::ComposeConfig;
-use crate::engine::{ContainerState, Engine, ServiceContainer};
 use crate::program::{Compose, ComposeService};
 use crate::record::{ProjectRecord, StackRecord};
+use crate::services::{self, ServiceContainer, ServiceStates, WantedService};
 
 /// How many lines of a container's output a message has; the log has more.
 const MESSAGE_LINES: usize = 3;
@@ -26,14 +27,6 @@ pub(crate) struct Stack<'i> {
     stack: StackRecord,
 }
 
-/// Which services of a compose file run as it says.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct ServiceStates {
-    good: Vec<String>,
-    /// Each with what is wrong.
-    bad: Vec<String>,
-}
-
 impl<'i> Stack<'i> {
     pub(crate) fn new(input: &'i Input<ComposeConfig>) -> Result<Self, Failure> {
         let config = &input.config;
@@ -41,7 +34,7 @@ impl<'i> Stack<'i> {
         let record = SlotRecord::starting(input, Some(config.project.clone()));
         Ok(Self {
             input,
-            engine: Engine { socket: &config.engine },
+            engine: Engine::new(&config.engine),
             place: format!("{dir}/compose/{}.json", config.project),
             stack: StackRecord { record, file: config.file.clone(), env: config.env.clone() },
         })
@@ -89,7 +82,7 @@ impl<'i> Stack<'i> {
                 "pull the images by a step `images` before this one: then a failed pull leaves the running containers alone",
             ));
         }
-        let containers = self.engine.containers(&self.input.config.project)?;
+        let containers = self.containers()?;
         if record.is_none() && !containers.is_empty() {
             return Err(Failure::conflict(format!(
                 "project {} has containers, but `{}` does not exist, so this step did not start them",
@@ -105,7 +98,7 @@ impl<'i> Stack<'i> {
         let Some(image) = &service.image else {
             return Ok(Some(format!("service {} has no `image`, so it would be built in the middle", service.name)));
         };
-        if self.engine.image_id(image)?.is_none() {
+        if self.engine.image(&parse_reference(image)?)?.is_none() {
             return Ok(Some(format!("service {}: the engine does not have the image {image}", service.name)));
         }
         if !image.contains('@') {
@@ -119,7 +112,7 @@ impl<'i> Stack<'i> {
 
     /// Refuses an address that something else answers at.
     fn refuse_taken_address(&self, containers: &[ServiceContainer]) -> Result<(), Failure> {
-        if containers.iter().any(|container| container.state == ContainerState::Running) {
+        if containers.iter().any(ServiceContainer::runs) {
             return Ok(());
         }
         let Some(address) = self.input.config.ready.answering(&SlotValues::none())? else { return Ok(()) };
@@ -212,18 +205,18 @@ impl<'i> Stack<'i> {
 
     /// Compares the containers of the project with what compose would make of a file.
     fn states(&self, compose: &Compose<'_>) -> Result<ServiceStates, Failure> {
-        let containers = self.engine.containers(&self.input.config.project)?;
+        let containers = self.containers()?;
         let (hashes, services) = (compose.hashes()?, compose.services()?);
         let mut wanted = Vec::new();
         for (name, hash) in hashes {
             let image = services.iter().find(|service| service.name == name).and_then(|service| service.image.as_ref());
-            let image_id = match image {
-                Some(image) => self.engine.image_id(image)?,
+            let image = match image {
+                Some(image) => self.engine.image(&parse_reference(image)?)?.map(|image| image.id),
                 None => None,
             };
-            wanted.push(WantedService { name, hash, image_id });
+            wanted.push(WantedService { name, hash, image });
         }
-        Ok(compare(&wanted, &containers))
+        Ok(services::compare(&wanted, &containers))
     }
 
     pub(crate) fn probe(&self) -> Result<Finding, Failure> {
@@ -269,170 +262,41 @@ impl<'i> Stack<'i> {
         Ok(())
     }
 
+    fn containers(&self) -> Result<Vec<ServiceContainer>, Failure> {
+        services::containers(&self.engine, &self.input.config.project)
+    }
+
     fn await_ready(&self) -> Result<(), Failure> {
-        let mut first = None;
+        let (mut first, began) = (None, time::since_epoch());
         self.input.config.ready.wait(&SlotValues::none(), || {
-            let containers = self.engine.containers(&self.input.config.project)?;
-            watch(&mut first, &containers)
+            let containers = self.containers()?;
+            let Some(ended) = services::ended(&mut first, &containers) else { return Ok(()) };
+            let how = self.engine.ending(&ended.container, began);
+            Err(Failure::permanent(format!("service {}: {how}", ended.service)))
         })
     }
 
-    /// Adds the end of the output of the containers that do not run to a failure; of all, if they do.
+    /// Adds the end of the output of the containers that have ended to a failure; of all, if none has.
     fn with_output(&self, failure: Failure) -> Failure {
         let shown = self.input.config.tail;
-        let containers = match self.engine.containers(&self.input.config.project) {
-            Ok(containers) if shown > 0 => containers,
-            Ok(_) | Err(_) => return failure,
-        };
-        let is_ended = |container: &&ServiceContainer| matches!(container.state, ContainerState::Ended(_));
-        let has_ended = containers.iter().any(|container| is_ended(&container) || container.restarts > 0);
-        let mut said = Vec::new();
+        let Ok(mut containers) = self.containers() else { return failure };
+        if containers.iter().any(ServiceContainer::has_failed) {
+            containers.retain(ServiceContainer::has_failed);
+        }
+        let mut said = vec![failure.message];
         let mut output = Map::new();
-        for container in &containers {
-            if has_ended && !is_ended(&container) && container.restarts == 0 {
-                continue;
-            }
-            let Ok(lines) = self.engine.tail(&container.id, shown) else { continue };
+        for container in containers.iter().filter(|_| shown > 0) {
+            let Ok(lines) = self.engine.tail(&container.container.name, shown) else { continue };
             for line in &lines {
                 log::warn(format!("{}: {line}", container.service));
             }
-            if !lines.is_empty() {
-                let end = lines[lines.len().saturating_sub(MESSAGE_LINES)..].join("\n");
-                said.push(format!("{} wrote: {end}", container.service));
-            }
+            let end = match lines.len() {
+                0 => "nothing".to_owned(),
+                count => lines[count.saturating_sub(MESSAGE_LINES)..].join("\n"),
+            };
+            said.push(format!("{} wrote: {end}", container.service));
             output.insert(container.service.clone(), lines.into_iter().map(Value::from).collect());
         }
-        if has_ended && said.is_empty() {
-            said.push("it wrote nothing".to_owned());
-        }
-        let message = [vec![failure.message], said].concat().join("; ");
-        Failure { message, ..failure }.detail("output", output)
-    }
-}
-
-/// What compose would make of a service.
-struct WantedService {
-    name: String,
-    hash: String,
-    image_id: Option<String>,
-}
-
-/// Compares containers with what they should be.
-fn compare(wanted: &[WantedService], containers: &[ServiceContainer]) -> ServiceStates {
-    let mut states = ServiceStates::default();
-    for WantedService { name, hash, image_id } in wanted {
-        let mut of_service = containers.iter().filter(|container| container.service == *name).peekable();
-        let is_missing = of_service.peek().is_none();
-        let wrong = of_service.find_map(|container| {
-            if container.hash != *hash {
-                return Some(format!("{name} has another configuration"));
-            }
-            if image_id.as_ref().is_some_and(|id| *id != container.image_id) {
-                return Some(format!("{name} has another image"));
-            }
-            match container.state {
-                ContainerState::Running | ContainerState::Done => None,
-                ContainerState::Ended(status) => Some(format!("{name} has ended with status {status}")),
-                ContainerState::Created => Some(format!("{name} was not started")),
-            }
-        });
-        match wrong {
-            _ if is_missing => states.bad.push(format!("{name} has no container")),
-            Some(wrong) => states.bad.push(wrong),
-            None => states.good.push(name.clone()),
-        }
-    }
-    for container in containers {
-        if !wanted.iter().any(|service| service.name == container.service) {
-            states.bad.push(format!("{} is not in the compose file", container.service));
-        }
-    }
-    states
-}
-
-/// Ends the wait when a container has ended. `first` is how often the containers were started again when they were seen first.
-fn watch(first: &mut Option<Vec<(String, i64)>>, containers: &[ServiceContainer]) -> Result<(), Failure> {
-    for container in containers {
-        if let ContainerState::Ended(status) = container.state {
-            return Err(Failure::permanent(format!("service {} ended: exit status {status}", container.service)));
-        }
-    }
-    let found: Vec<(String, i64)> =
-        containers.iter().map(|container| (container.id.clone(), container.restarts)).collect();
-    let first = first.get_or_insert_with(|| found.clone());
-    for container in containers {
-        let before = first.iter().find(|(id, _)| *id == container.id).map_or(0, |(_, restarts)| *restarts);
-        if container.restarts > before {
-            let message = format!("service {} ended, and the engine has started it again", container.service);
-            return Err(Failure::new(FailureKind::Permanent, message));
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn container(service: &str, hash: &str, state: ContainerState, restarts: i64) -> ServiceContainer {
-        let name = service.to_owned();
-        ServiceContainer {
-            id: name.clone(),
-            service: name,
-            hash: hash.to_owned(),
-            image_id: "i".to_owned(),
-            state,
-            restarts,
-        }
-    }
-
-    fn wanted(name: &str) -> WantedService {
-        WantedService { name: name.to_owned(), hash: "h".to_owned(), image_id: Some("i".to_owned()) }
-    }
-
-    #[test]
-    fn services_are_compared_with_their_containers() {
-        use ContainerState::{Created, Done, Ended, Running};
-        let all = ["web", "job", "old", "gone", "new", "dead"].map(wanted);
-        let containers = [
-            container("web", "h", Running, 3),
-            container("job", "h", Done, 0),
-            container("old", "x", Running, 0),
-            container("new", "h", Created, 0),
-            container("dead", "h", Ended(3), 0),
-            container("extra", "h", Running, 0),
-        ];
-        let states = compare(&all, &containers);
-        assert_eq!(states.good, ["web", "job"]);
-        assert_eq!(
-            states.bad,
-            [
-                "old has another configuration",
-                "gone has no container",
-                "new was not started",
-                "dead has ended with status 3",
-                "extra is not in the compose file",
-            ]
-        );
-        let mut other = container("web", "h", Running, 0);
-        other.image_id = "j".to_owned();
-        assert_eq!(compare(&[wanted("web")], &[other]).bad, ["web has another image"]);
-    }
-
-    #[test]
-    fn end_of_a_container_is_noticed() {
-        use ContainerState::{Done, Ended, Running};
-        let watched = |looks: &[ServiceContainer]| {
-            let mut first = None;
-            looks
-                .iter()
-                .try_for_each(|look| watch(&mut first, core::slice::from_ref(look)))
-                .map_err(|failure| failure.message)
-        };
-        assert_eq!(watched(&[container("web", "h", Running, 2), container("web", "h", Running, 2)]), Ok(()));
-        assert_eq!(watched(&[container("job", "h", Done, 0)]), Ok(()));
-        assert_eq!(watched(&[container("web", "h", Ended(3), 0)]), Err("service web ended: exit status 3".to_owned()));
-        let again = watched(&[container("web", "h", Running, 0), container("web", "h", Running, 1)]);
-        assert_eq!(again, Err("service web ended, and the engine has started it again".to_owned()));
+        Failure { message: said.join("; "), ..failure }.detail("output", output)
     }
 }
