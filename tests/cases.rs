@@ -12,6 +12,7 @@ mod cases {
     mod authors;
     mod bad_plans;
     mod commands;
+    mod compose;
     mod configure;
     mod container;
     mod denials;
@@ -79,6 +80,7 @@ mod cases {
     mod supervisord;
     mod surveyed_hosts;
     mod switch_traffic;
+    mod systemd;
     mod upgrade;
     mod verify;
 }

@@ -1,8 +1,10 @@
 //! Compose, as a program: version 1 (`docker-compose`) and version 2 (`docker compose`).
 
+use core::time::Duration;
+
 use pawl_step::process::{Command, Completion};
 use pawl_step::secrets::Secret;
-use pawl_step::{Failure, Input, files};
+use pawl_step::{Failure, Input, files, time};
 use serde_json::{Map, Value};
 
 use crate::ComposeConfig;
@@ -10,6 +12,13 @@ use crate::record::StackRecord;
 
 /// The most lines of a program's output in a message.
 const MESSAGE_LINES: usize = 8;
+
+/// What stands for a secret: it is good as a number, too.
+const PLACEHOLDER: &str = "0";
+/// How often `up` is tried while a port is taken: engines release that of a container a moment after its end.
+const TRIES: usize = 4;
+/// The wait between them.
+const RETRY_WAIT: Duration = Duration::from_millis(500);
 
 /// Compose, for one compose file.
 #[derive(Debug)]
@@ -33,21 +42,15 @@ impl<'i> Compose<'i> {
         Self { input, file: stack.file.clone(), env: stack.env.clone() }
     }
 
-    /// Checks the file.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
-        let completion = self.command(&["config", "-q"])?.run()?;
-        succeeded("compose config", &completion)
-            .map_err(|failure| failure.hint("correct the compose file, or its variables"))
-    }
-
-    /// The services with their images. Secrets are not read: the answer would tell them.
+    /// The services with their images, of a file that compose accepts. It gets no secrets, because its answer would tell them.
     pub(crate) fn services(&self) -> Result<Vec<ComposeService>, Failure> {
         let mut command = self.base(&["config"])?;
         for name in &self.input.config.secrets {
-            command = command.env(name, "secret");
+            command = command.env(name, PLACEHOLDER);
         }
         let completion = command.run()?;
-        succeeded("compose config", &completion)?;
+        succeeded("compose config", &completion)
+            .map_err(|failure| failure.hint("correct the compose file, or its variables"))?;
         Ok(parse_services(&String::from_utf8_lossy(&completion.stdout)))
     }
 
@@ -64,8 +67,17 @@ impl<'i> Compose<'i> {
     pub(crate) fn up(&self) -> Result<(), Failure> {
         let timeout = self.timeout();
         let arguments = ["up", "-d", "--no-build", "--remove-orphans", "-t", &timeout];
-        let completion = self.command(&arguments)?.logged().run()?;
-        succeeded("compose up", &completion)
+        for tries in 1.. {
+            let completion = self.command(&arguments)?.logged().run()?;
+            let outcome = succeeded("compose up", &completion);
+            let Err(failure) = &outcome else { return outcome };
+            let is_port = ["address already in use", "port is already allocated"];
+            if tries == TRIES || !is_port.iter().any(|words| failure.message.contains(words)) {
+                return outcome;
+            }
+            time::sleep(RETRY_WAIT);
+        }
+        Ok(())
     }
 
     /// Removes all containers and networks. Volumes stay.

@@ -40,6 +40,11 @@ impl StackRecord {
         json
     }
 
+    /// Whether it is the same release with the same file and variables.
+    fn is_same(&self, other: &Self) -> bool {
+        self.record.release == other.record.release && self.file == other.file && self.env == other.env
+    }
+
     pub(crate) fn with_state(&self, state: SlotState) -> Self {
         Self { record: self.record.clone().with_state(state), ..self.clone() }
     }
@@ -78,10 +83,15 @@ impl ProjectRecord {
         self.stack.record.epoch.refuse_late(input, place)
     }
 
-    /// What to go back to if a release is not ready: what was ready last, unless that is the release itself.
-    pub(crate) fn ready_before<C>(self, input: &Input<C>) -> Option<StackRecord> {
+    /// Whether a stack is what was ready last.
+    pub(crate) fn is_ready_with(&self, stack: &StackRecord) -> bool {
+        self.stack.record.state == SlotState::Ready && self.stack.is_same(stack)
+    }
+
+    /// What to go back to if a stack is not ready: what was ready last, unless that is the stack itself.
+    pub(crate) fn ready_before(self, stack: &StackRecord) -> Option<StackRecord> {
         let is_ready = self.stack.record.state == SlotState::Ready;
-        if is_ready && !self.stack.record.is_of_release(input) { Some(self.stack) } else { self.before }
+        if is_ready && !self.stack.is_same(stack) { Some(self.stack) } else { self.before }
     }
 }
 
@@ -127,7 +137,7 @@ mod tests {
         use SlotState::{Ready, Starting};
         let before = |release: &str, state, before: Option<&str>, of: &str| {
             let before = before.map(|release| stack(release, Ready));
-            let found = ProjectRecord { stack: stack(release, state), before }.ready_before(&input(of));
+            let found = ProjectRecord { stack: stack(release, state), before }.ready_before(&stack(of, Starting));
             found.map(|stack| stack.record.label)
         };
         assert_eq!(before("r1", Ready, None, "r2").as_deref(), Some("r1"));
@@ -136,5 +146,9 @@ mod tests {
         assert_eq!(before("r2", Starting, Some("r1"), "r3").as_deref(), Some("r1"), "killed, and another one");
         assert_eq!(before("r2", Ready, Some("r1"), "r2").as_deref(), Some("r1"));
         assert_eq!(before("r1", Starting, None, "r1"), None);
+        let mut other = stack("r1", Starting);
+        other.env.clear();
+        let found = ProjectRecord { stack: stack("r1", Ready), before: None }.ready_before(&other);
+        assert_eq!(found, Some(stack("r1", Ready)), "the same release with other variables");
     }
 }

@@ -1,6 +1,6 @@
 //! The containers of a project, compared with what compose would make of a file.
 
-use pawl_engine::{Container, ContainerState, Engine};
+use pawl_engine::{Container, ContainerState, Engine, parse_reference};
 use pawl_step::Failure;
 
 /// Compose labels containers with the project, the service, and the hash of its configuration.
@@ -14,6 +14,8 @@ const ONE_OFF_LABEL: &str = "com.docker.compose.oneoff";
 pub(crate) struct ServiceContainer {
     pub(crate) service: String,
     pub(crate) container: Container,
+    /// The id of the image that has its image's name now.
+    pub(crate) image: Option<String>,
 }
 
 /// What compose would make of a service.
@@ -21,8 +23,6 @@ pub(crate) struct ServiceContainer {
 pub(crate) struct WantedService {
     pub(crate) name: String,
     pub(crate) hash: String,
-    /// The id of its image.
-    pub(crate) image: Option<String>,
 }
 
 /// Which services of a compose file run as it says.
@@ -46,7 +46,7 @@ impl ServiceContainer {
         if self.container.label(HASH_LABEL) != Some(&wanted.hash) {
             return Some("has another configuration");
         }
-        if wanted.image.as_ref().is_some_and(|image| *image != self.container.image) {
+        if self.image.as_ref().is_some_and(|image| *image != self.container.image) {
             return Some("has another image");
         }
         match self.container.state {
@@ -66,11 +66,25 @@ pub(crate) fn containers(engine: &Engine<'_>, project: &str) -> Result<Vec<Servi
         let is_one_off = container.label(ONE_OFF_LABEL).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if !is_one_off {
             let service = container.label(SERVICE_LABEL).unwrap_or_default().to_owned();
-            found.push(ServiceContainer { service, container });
+            found.push(ServiceContainer { service, container, image: None });
         }
     }
     found.sort_by(|one, other| one.service.cmp(&other.service));
     Ok(found)
+}
+
+/// Looks up which images have the names of the containers' images.
+pub(crate) fn with_images(
+    mut containers: Vec<ServiceContainer>,
+    engine: &Engine<'_>,
+) -> Result<Vec<ServiceContainer>, Failure> {
+    for found in &mut containers {
+        // Some engines tell an id here, which is the image itself.
+        if let Ok(name) = parse_reference(&found.container.image_name) {
+            found.image = engine.image(&name)?.map(|image| image.id);
+        }
+    }
+    Ok(containers)
 }
 
 /// Compares containers with what they should be.
@@ -109,4 +123,66 @@ pub(crate) fn ended<'c>(
         };
         found.has_failed() || first.iter().any(is_again)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The container of a service, with a state such as `running`, `created` or `exited`.
+    fn container(service: &str, hash: &str, status: &str, started_at: &str) -> ServiceContainer {
+        let code = if service == "dead" { 3 } else { 0 };
+        let container = Container::of(&json!({
+            "Name": format!("/shop_{service}_1"), "Image": "i",
+            "State": { "Status": status, "Running": status == "running", "ExitCode": code, "StartedAt": started_at },
+            "Config": { "Labels": { "com.docker.compose.config-hash": hash } },
+        }));
+        ServiceContainer { service: service.to_owned(), container, image: Some("i".to_owned()) }
+    }
+
+    fn wanted(name: &str) -> WantedService {
+        WantedService { name: name.to_owned(), hash: "h".to_owned() }
+    }
+
+    #[test]
+    fn services_are_compared_with_their_containers() {
+        let all = ["web", "job", "old", "gone", "new", "dead"].map(wanted);
+        let containers = [
+            container("web", "h", "running", "1"),
+            container("job", "h", "exited", "1"),
+            container("old", "x", "running", "1"),
+            container("new", "h", "created", ""),
+            container("dead", "h", "exited", "1"),
+            container("extra", "h", "running", "1"),
+        ];
+        let states = compare(&all, &containers);
+        assert_eq!(states.good, ["web", "job"]);
+        assert_eq!(
+            states.bad,
+            [
+                "old has another configuration",
+                "gone has no container",
+                "new was not started",
+                "dead has ended",
+                "extra is not in the compose file",
+            ]
+        );
+        let other = ServiceContainer { image: Some("j".to_owned()), ..containers[0].clone() };
+        assert_eq!(compare(&[wanted("web")], &[other]).bad, ["web has another image"]);
+    }
+
+    #[test]
+    fn end_of_a_container_is_noticed() {
+        let watched = |looks: &[ServiceContainer]| {
+            let mut first = None;
+            looks.iter().any(|look| ended(&mut first, core::slice::from_ref(look)).is_some())
+        };
+        let running = |started_at: &str| container("web", "h", "running", started_at);
+        assert!(!watched(&[running("1"), running("1")]));
+        assert!(!watched(&[container("job", "h", "exited", "1")]));
+        assert!(watched(&[running("1"), running("2")]), "it was started again");
+        assert!(watched(&[container("dead", "h", "exited", "1")]));
+    }
 }

@@ -3,8 +3,10 @@
 //! The order, for a kill at any point: the record "starting", with what was ready before, precedes everything that compose does; "ready"
 //! follows when nothing more can fail.
 
+use core::time::Duration;
+
 use pawl_engine::{Engine, parse_reference};
-use pawl_step::slots::{SlotRecord, SlotState, SlotValues};
+use pawl_step::slots::{ReadyConfig, SlotRecord, SlotState, SlotValues};
 use pawl_step::{Failure, Finding, Input, Receipt, fs, log, time};
 use serde_json::{Map, Value};
 
@@ -72,7 +74,6 @@ impl<'i> Stack<'i> {
             return Err(Failure::not_found(format!("`{}` does not exist", self.input.config.file))
                 .hint("correct `file`, or the step that puts it into the release"));
         }
-        self.compose().check()?;
         let mut problems = Vec::new();
         for service in self.compose().services()? {
             problems.extend(self.image_problem(&service)?);
@@ -136,18 +137,16 @@ impl<'i> Stack<'i> {
                 return Ok(self.receipt().note("ran", false));
             }
         }
-        let was_of_release = found.as_ref().is_some_and(|found| {
-            found.stack.record.state == SlotState::Ready && found.stack.record.is_of_release(self.input)
-        });
-        let before = found.and_then(|found| found.ready_before(self.input));
+        let was_ready = found.as_ref().is_some_and(|found| found.is_ready_with(&self.stack));
+        let before = found.and_then(|found| found.ready_before(&self.stack));
         ProjectRecord { stack: self.stack.clone(), before: before.clone() }.write(&self.place)?;
         let Err(failure) = self.compose().up().and_then(|()| self.await_ready()) else {
             self.write_ready(&self.stack.record.key, before)?;
             return Ok(self.receipt());
         };
         let failure = self.with_output(failure);
-        // The same release with another configuration, or started anew: there is nothing to go back to.
-        if was_of_release {
+        // It was this before, and did not run as it should.
+        if was_ready {
             return Err(failure);
         }
         match self.put_back(before.as_ref()) {
@@ -184,10 +183,21 @@ impl<'i> Stack<'i> {
         if !states.bad.is_empty() {
             return Err(Failure::permanent(states.bad.join(", ")));
         }
+        self.ready_of_any_release().wait(&SlotValues::none(), || Ok(()))?;
         let mut stack = before.clone();
         stack.record.epoch = self.stack.record.epoch.clone();
         ProjectRecord { stack, before: None }.write(&self.place)?;
         Ok(format!("{} runs again", before.record.label))
+    }
+
+    /// When the release before is ready: what the answers contain may be about this one.
+    fn ready_of_any_release(&self) -> ReadyConfig {
+        let mut ready = self.input.config.ready.clone();
+        ready.stay = Duration::ZERO;
+        for check in &mut ready.http {
+            check.contains = None;
+        }
+        ready
     }
 
     fn receipt(&self) -> Receipt {
@@ -205,17 +215,8 @@ impl<'i> Stack<'i> {
 
     /// Compares the containers of the project with what compose would make of a file.
     fn states(&self, compose: &Compose<'_>) -> Result<ServiceStates, Failure> {
-        let containers = self.containers()?;
-        let (hashes, services) = (compose.hashes()?, compose.services()?);
-        let mut wanted = Vec::new();
-        for (name, hash) in hashes {
-            let image = services.iter().find(|service| service.name == name).and_then(|service| service.image.as_ref());
-            let image = match image {
-                Some(image) => self.engine.image(&parse_reference(image)?)?.map(|image| image.id),
-                None => None,
-            };
-            wanted.push(WantedService { name, hash, image });
-        }
+        let containers = services::with_images(self.containers()?, &self.engine)?;
+        let wanted: Vec<_> = compose.hashes()?.into_iter().map(|(name, hash)| WantedService { name, hash }).collect();
         Ok(services::compare(&wanted, &containers))
     }
 

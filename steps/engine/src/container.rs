@@ -15,6 +15,8 @@ pub struct Container {
     pub name: String,
     /// The id of its image.
     pub image: String,
+    /// The name of its image when it was created.
+    pub image_name: String,
     /// Its labels.
     pub labels: Map<String, Value>,
     /// What it does.
@@ -40,7 +42,9 @@ pub enum ContainerState {
 }
 
 impl Container {
-    fn of(value: &Value) -> Self {
+    /// The container of the engine's JSON.
+    #[must_use]
+    pub fn of(value: &Value) -> Self {
         let flag = |pointer: &str| value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false);
         let status = text_at(value, "/State/Status");
         let state = match status.as_str() {
@@ -51,6 +55,7 @@ impl Container {
         Self {
             name: text_at(value, "/Name").trim_start_matches('/').to_owned(),
             image: text_at(value, "/Image"),
+            image_name: text_at(value, "/Config/Image"),
             labels: value.pointer("/Config/Labels").and_then(Value::as_object).cloned().unwrap_or_default(),
             state,
             started_at: text_at(value, "/State/StartedAt"),
