@@ -165,7 +165,7 @@ fn release_that_does_not_become_ready_leaves_nothing() {
         world.edit("stay: 800ms", "stay: 300ms");
     }
     for (from, to, told) in [
-        ("command: \"/usr/bin/python3", "command: \"/usr/bin/no-such-program", "No such file or directory"),
+        ("command: \"/usr/bin/python3", "command: \"/usr/bin/no-such-program", "no-such-program: not found"),
         ("user: www-data", "user: nobody-knows", "nobody-knows"),
         ("service: { ", "service: { RootDirectory: /nowhere, ", "it can't be started: systemd can't"),
     ] {
