@@ -12,6 +12,7 @@ mod cases {
     mod authors;
     mod bad_plans;
     mod commands;
+    mod compose;
     mod configure;
     mod content;
     mod container;
@@ -83,6 +84,7 @@ mod cases {
     mod supervisord;
     mod surveyed_hosts;
     mod switch_traffic;
+    mod systemd;
     mod upgrade;
     mod verify;
 }

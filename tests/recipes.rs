@@ -7,7 +7,7 @@
 #[path = "support/doc_blocks.rs"]
 #[expect(dead_code, reason = "the cases use all of it")]
 mod doc_blocks;
-#[path = "recipes/machine.rs"]
+#[path = "support/machine.rs"]
 mod machine;
 #[path = "support/normalize.rs"]
 mod normalize;

@@ -30,6 +30,8 @@ const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
 const SUPERVISORD: &str = "tests/cases/supervisord.rs";
+const SYSTEMD: &str = "tests/cases/systemd.rs";
+const COMPOSE: &str = "tests/cases/compose.rs";
 const CONTAINER: &str = "tests/cases/container.rs";
 
 /// The blocks of each page, in order.
@@ -56,6 +58,14 @@ const PAGES: &[(&str, &[BlockRow])] = &[
     ("docs/benchmarks.md", &[("cuts of a host's connection: ", Shown)]),
     ("docs/checks.md", &[("version: 1", PLANS)]),
     ("docs/configure.md", &[("version: 1", Tested("tests/cases/configure.rs", "plan_of_the_page_writes_the_files"))]),
+    (
+        "docs/compose.md",
+        &[
+            ("version: 1", Tested(COMPOSE, "plan_of_the_page_replaces_the_running_release")),
+            ("# app/compose.yml", Tested(COMPOSE, "plan_of_the_page_replaces_the_running_release")),
+            ("runner step compose", Tested(COMPOSE, "commands_of_the_page_run_the_step_alone")),
+        ],
+    ),
     (
         "docs/container.md",
         &[
@@ -178,6 +188,16 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("version: 1", Tested(SUPERVISORD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
             ("upstream shop_a", Tested(SUPERVISORD, "no_request_is_lost_in_ten_switches")),
             ("hooks:", Tested(SUPERVISORD, "hook_of_the_page_stops_the_old_program")),
+        ],
+    ),
+    (
+        "docs/systemd.md",
+        &[
+            ("version: 1", Tested(SYSTEMD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
+            ("upstream shop_a", Tested(SYSTEMD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
+            ("hooks:", Tested(SYSTEMD, "hook_of_the_page_stops_the_old_service")),
+            ("with:", Tested(SYSTEMD, "service_starts_without_root")),
+            ("runner step systemd", Tested(SYSTEMD, "commands_of_the_page_run_the_step_alone")),
         ],
     ),
     (

@@ -23,7 +23,7 @@ use crate::support::{
 const PAGE: &str = "docs/supervisord.md";
 
 /// Serves its release at the socket or port that it is given. The file `behavior` of the release says what goes wrong.
-const SERVER: &str = r#"import http.server, os, socketserver, sys, time
+pub(super) const SERVER: &str = r#"import http.server, os, socketserver, sys, time
 here = os.path.dirname(os.path.abspath(__file__))
 release = open(here + "/VERSION").read().strip()
 behavior = open(here + "/behavior").read().strip()

@@ -10,6 +10,7 @@ mod guest_fixture;
 mod host_link;
 #[expect(dead_code, reason = "the bench of hosts uses the rest")]
 mod host_root;
+pub mod machine;
 mod moto;
 mod nginx;
 mod normalize;

@@ -142,7 +142,8 @@ pub(crate) const DATABASES: [SetupNeed; 7] = [
     SetupNeed::Dbmate,
 ];
 /// For `test` as well: containers, by podman with networks of its own.
-pub(crate) const CONTAINERS: [SetupNeed; 5] = [
+pub(crate) const CONTAINERS: [SetupNeed; 6] = [
+    SetupNeed::Program("docker-compose"),
     SetupNeed::Program("iptables"),
     SetupNeed::Program("podman"),
     SetupNeed::Program("runc"),

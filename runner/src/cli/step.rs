@@ -49,6 +49,12 @@ pub(super) struct StepArgs {
     /// A unix socket that the step may use: `engine=unix:/run/podman/podman.sock`; implies `trust: host`
     #[arg(long, value_name = "NAME=unix:PATH")]
     socket: Vec<String>,
+    /// A directory in which the step may have templates rendered, and which it can't read: `units=/etc/systemd/system`
+    #[arg(long, value_name = "NAME=PATH")]
+    render: Vec<String>,
+    /// An environment variable of the step's programs, or only its name if the step sets it
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
     /// A secret that the step may use, and its environment variable: `TOKEN=env:DEPLOY_TOKEN`
     #[arg(long, value_name = "NAME=env:VARIABLE")]
     secret: Vec<String>,
@@ -108,6 +114,8 @@ fn plan_json(args: &StepArgs) -> Result<Value, Diagnostic> {
             "http": args.http,
             "tcp": args.tcp,
             "sockets": parse_pairs(&args.socket, "--socket", text)?,
+            "renders": parse_pairs(&args.render, "--render", text)?,
+            "env": args.env.iter().map(|variable| env_grant(variable)).collect::<Map<_, _>>(),
         },
     });
     let secrets = parse_pairs(&args.secret, "--secret", text)?;
@@ -129,6 +137,14 @@ fn step_id(module: &str) -> String {
     let name = module.split_once('@').map_or(module, |(name, _)| name);
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
+}
+
+/// A variable with its value, or one that the step may set.
+fn env_grant(variable: &str) -> (String, Value) {
+    match variable.split_once('=') {
+        Some((name, value)) => (name.to_owned(), value.into()),
+        None => (variable.to_owned(), Value::Null),
+    }
 }
 
 fn parse_pairs(

@@ -15,6 +15,8 @@ pub struct Container {
     pub name: String,
     /// The id of its image.
     pub image: String,
+    /// The name of its image when it was created.
+    pub image_name: String,
     /// Its labels.
     pub labels: Map<String, Value>,
     /// What it does.
@@ -23,6 +25,8 @@ pub struct Container {
     pub pid: i64,
     /// Why it could not be started; often empty.
     pub error: String,
+    /// Whether the engine starts it again when it has ended without an error.
+    restarts: bool,
     exit_code: i64,
     is_out_of_memory: bool,
 }
@@ -39,7 +43,9 @@ pub enum ContainerState {
 }
 
 impl Container {
-    fn of(value: &Value) -> Self {
+    /// The container of the engine's JSON.
+    #[must_use]
+    pub fn of(value: &Value) -> Self {
         let flag = |pointer: &str| value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false);
         let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
         let status = text_at(value, "/State/Status");
@@ -51,13 +57,21 @@ impl Container {
         Self {
             name: text_at(value, "/Name").trim_start_matches('/').to_owned(),
             image: text_at(value, "/Image"),
+            image_name: text_at(value, "/Config/Image"),
             labels: value.pointer("/Config/Labels").and_then(Value::as_object).cloned().unwrap_or_default(),
             state,
             pid: number("/State/Pid"),
+            restarts: matches!(text_at(value, "/HostConfig/RestartPolicy/Name").as_str(), "always" | "unless-stopped"),
             error: text_at(value, "/State/Error"),
             exit_code: number("/State/ExitCode"),
             is_out_of_memory: flag("/State/OOMKilled"),
         }
+    }
+
+    /// Whether it has done its work: it has ended without an error, and is not started again.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == ContainerState::Ended && self.exit_code == 0 && !self.restarts
     }
 
     /// The text of a label.
@@ -234,6 +248,17 @@ mod tests {
                 "{state}"
             );
         }
+    }
+
+    #[test]
+    fn work_that_is_done_is_told_from_a_crash() {
+        let done = |code: i64, policy: &str| {
+            let mut value = json!({ "State": { "Status": "exited", "ExitCode": code } });
+            value["HostConfig"]["RestartPolicy"]["Name"] = policy.into();
+            Container::of(&value).is_done()
+        };
+        assert!(done(0, "") && done(0, "no") && done(0, "on-failure"));
+        assert!(!done(3, "no") && !done(0, "always"));
     }
 
     #[test]
