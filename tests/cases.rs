@@ -73,10 +73,12 @@ mod cases {
     mod shared_storage;
     mod short_plans;
     mod ssh_recipes;
+    mod staged_steps;
     mod state_repair;
     mod supervisord;
     mod surveyed_hosts;
     mod switch_traffic;
     mod upgrade;
     mod verify;
+    mod verify_traffic;
 }

@@ -30,6 +30,7 @@ const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
 const SUPERVISORD: &str = "tests/cases/supervisord.rs";
+const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
 /// The blocks of each page, in order.
 const PAGES: &[(&str, &[BlockRow])] = &[
@@ -168,6 +169,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("version: 1", Tested(SUPERVISORD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
             ("upstream shop_a", Tested(SUPERVISORD, "no_request_is_lost_in_ten_switches")),
             ("hooks:", Tested(SUPERVISORD, "hook_of_the_page_stops_the_old_program")),
+        ],
+    ),
+    (
+        "docs/verify.md",
+        &[
+            ("version: 1", Tested(VERIFY, "plan_of_the_page_tries_each_release_with_real_requests")),
+            ("runner step verify", Tested(VERIFY, "command_of_the_page_runs_it_alone")),
         ],
     ),
     (

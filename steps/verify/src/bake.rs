@@ -5,9 +5,9 @@
 use core::time::Duration;
 
 use pawl_step::http::Request;
-use pawl_step::{Failure, FailureKind, Receipt, log, time};
+use pawl_step::{Failure, FailureKind, Receipt, json, log, time};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::answer::Answer;
 
@@ -38,7 +38,7 @@ pub struct BakeConfig {
     #[serde(default, deserialize_with = "optional_duration")]
     pub p99: Option<Duration>,
     /// How many times slower than the live release it may be.
-    pub ratio: Option<f64>,
+    pub ratio: Option<Number>,
     /// Headers of each request.
     #[serde(default)]
     pub headers: Map<String, Value>,
@@ -100,18 +100,24 @@ impl BakeConfig {
     pub(crate) fn expectation(&self) -> String {
         let mut parts = vec![format!("at most {} errors in {}", self.errors, milliseconds(self.duration))];
         parts.extend(self.p99.map(|p99| format!("a p99 of at most {}", milliseconds(p99))));
-        if let (Some(ratio), Some(live)) = (self.ratio, &self.compare) {
-            parts.push(format!("a p99 of at most {ratio} times that of {}", without_query(live)));
+        if let (Some(_), Some(live)) = (&self.ratio, &self.compare) {
+            parts.push(format!("a p99 of at most {} times that of {}", self.shown_ratio(), without_query(live)));
         }
         parts.join(", ")
     }
 
-    /// Sends the requests. Adds to the receipt what was measured.
+    /// The ratio as JSON writes it: a number's own text would add code.
+    fn shown_ratio(&self) -> String {
+        self.ratio.as_ref().map(|ratio| json::text(&Value::Number(ratio.clone()))).unwrap_or_default()
+    }
+
+    /// Sends the requests. Adds to the receipt what was measured. Where nothing is live, nothing is compared.
     ///
     /// # Errors
     /// More errors, or a slower p99, than allowed.
-    pub(crate) fn run(&self, receipt: Receipt) -> Result<Receipt, Failure> {
-        let (ours, live) = self.measure(|url| self.ask(url), time::monotonic, time::sleep, log::info)?;
+    pub(crate) fn run(&self, is_live: bool, receipt: Receipt) -> Result<Receipt, Failure> {
+        let live = self.compare.as_deref().filter(|_| is_live);
+        let (ours, live) = self.measure(live, |url| self.ask(url), time::monotonic, time::sleep, log::info)?;
         if let Some(why) = self.too_slow(&ours, live.as_ref()) {
             return Err(Failure::permanent(why)
                 .hint("look for what is slow in the release; if it is meant to be so, raise `p99` or `ratio`"));
@@ -140,9 +146,10 @@ impl BakeConfig {
         })
     }
 
-    /// Sends requests at the pace, until the time is over or too many have failed.
+    /// Sends requests at the pace, also to the live release if there is one, until the time is over or too many have failed.
     fn measure(
         &self,
+        compare: Option<&str>,
         ask: impl Fn(&str) -> Result<Option<String>, Failure>,
         now: impl Fn() -> Duration,
         sleep: impl Fn(Duration),
@@ -150,7 +157,7 @@ impl BakeConfig {
     ) -> Result<(Measured, Option<Measured>), Failure> {
         let start = now();
         let passed = || now().saturating_sub(start);
-        let (mut ours, mut live) = (Measured::default(), self.compare.as_ref().map(|_| Measured::default()));
+        let (mut ours, mut live) = (Measured::default(), compare.map(|_| Measured::default()));
         let (mut due, mut report_at) = (Duration::ZERO, REPORT_EVERY);
         while due < self.duration {
             sleep(due.saturating_sub(passed()));
@@ -160,7 +167,7 @@ impl BakeConfig {
             if ours.errors > self.errors {
                 return Err(self.errors_failure(&ours, passed()));
             }
-            if let (Some(live), Some(url)) = (&mut live, &self.compare) {
+            if let (Some(live), Some(url)) = (&mut live, compare) {
                 let begun = now();
                 let error = ask(url)?;
                 live.add(now().saturating_sub(begun), self.every, error);
@@ -195,10 +202,11 @@ impl BakeConfig {
         if let Some(most) = self.p99.filter(|most| p99 > *most) {
             return Some(format!("{found}, more than `p99: {}` allows", milliseconds(most)));
         }
-        let (ratio, live, compare) = (self.ratio?, live?, self.compare.as_deref()?);
+        let (ratio, live, compare) = (self.ratio.as_ref()?.as_f64()?, live?, self.compare.as_deref()?);
         let of_live = live.p99();
         let most = of_live.mul_f64(ratio.max(0.0)).max(of_live + MIN_SLOWER);
         let (url, shown) = (without_query(compare), milliseconds(of_live));
+        let ratio = self.shown_ratio();
         (p99 > most).then(|| format!("{found}, that of {url} is {shown}: more than `ratio: {ratio}` allows"))
     }
 }
@@ -244,7 +252,13 @@ mod tests {
             clock.set(clock.get() + Duration::from_millis(took));
             Ok(error.map(str::to_owned))
         };
-        let measured = config.measure(ask, || clock.get(), |wait| clock.set(clock.get() + wait), |_| {});
+        let measured = config.measure(
+            config.compare.as_deref(),
+            ask,
+            || clock.get(),
+            |wait| clock.set(clock.get() + wait),
+            |_| {},
+        );
         let (ours, live) = measured.map_err(|failure| failure.message)?;
         config.too_slow(&ours, live.as_ref()).map_or(Ok(()), Err)?;
         Ok(sent.into_inner().to_vec())

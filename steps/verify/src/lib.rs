@@ -135,10 +135,10 @@ impl Step for VerifyStep {
             receipt = receipt.note("rounds", rounds);
         }
         if let Some(sample) = sample {
-            receipt = sample.run(receipt)?;
+            receipt = sample.run(input.live().is_some(), receipt)?;
         }
         if let Some(bake) = bake {
-            receipt = bake.run(receipt)?;
+            receipt = bake.run(input.live().is_some(), receipt)?;
         }
         Ok(receipt.note("took_ms", time::elapsed_ms(started)))
     }
