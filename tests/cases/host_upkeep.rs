@@ -181,7 +181,7 @@ fn old_releases_are_pruned_on_each_host_that_can_be_reached() {
         (&json["hosts"][0]["name"], json["hosts"][0]["removed"].as_array().unwrap().len()),
         (&"web-1".into(), 2)
     );
-    assert_eq!((releases(&hosts[0]).len(), releases(&hosts[1]).len()), (2, 3));
+    assert_eq!((releases(&hosts[0]).len(), releases(&hosts[1]).len()), (2, 4));
 }
 
 #[test]

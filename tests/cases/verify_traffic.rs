@@ -103,7 +103,7 @@ fn plan_of_the_page_tries_each_release_with_real_requests() {
     let notes = |output: &RunnerOutput, step: &str| {
         let is_outcome = |event: &serde_json::Value| event["type"] == "outcome" && event["step"] == step;
         let events = output.json_lines().into_iter().map(|line| line["event"].clone());
-        events.filter(is_outcome).last().unwrap()["receipt"]["notes"].clone()
+        events.filter(is_outcome).next_back().unwrap()["receipt"]["notes"].clone()
     };
     let tried = notes(&second, "try");
     assert_eq!(

@@ -49,11 +49,9 @@ impl Answer {
                 let (kind, location) = (header("content-type"), path_of(&header("location")).to_owned());
                 Ok(Self::Response { status: response.status, kind, location, body: response.body })
             }
-            Err(failure) => match failure.kind {
-                FailureKind::Denied | FailureKind::InvalidConfig => Err(failure),
-                FailureKind::Limit => Ok(Self::TooLarge),
-                _ => Ok(Self::Missing(failure.message)),
-            },
+            Err(failure) if matches!(failure.kind, FailureKind::Denied | FailureKind::InvalidConfig) => Err(failure),
+            Err(failure) if failure.kind == FailureKind::Limit => Ok(Self::TooLarge),
+            Err(failure) => Ok(Self::Missing(failure.message)),
         }
     }
 
