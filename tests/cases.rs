@@ -80,6 +80,7 @@ mod cases {
     mod shared_storage;
     mod short_plans;
     mod ssh_recipes;
+    mod staged_steps;
     mod state_repair;
     mod supervisord;
     mod surveyed_hosts;
@@ -87,4 +88,5 @@ mod cases {
     mod systemd;
     mod upgrade;
     mod verify;
+    mod verify_traffic;
 }

@@ -10,6 +10,8 @@ mod checkpoints;
 mod history;
 #[path = "decisions/oracle.rs"]
 mod oracle;
+#[path = "decisions/undo.rs"]
+mod undo;
 
 use std::collections::BTreeMap;
 

@@ -2,9 +2,9 @@
 //!
 //! [`run`] is the procedure. Each stage has its own type: [`RunningAttempt`], its [steps](steps) and [`HookRunner`],
 //! the [`Executor`] that calls modules, the rollback, and [`AttemptConclusion`]. The types of [`journal`](journal)
-//! enforce the order intent, effect, outcome. A failure before the point of no return leaves everything as it is. A
-//! failure after it undoes everything back to that point, if the plan says `on-failure: rollback` and the previous
-//! release was verified. Deliberately absent: the decision rules (see [`decision`](journal::decision)), the output (an
+//! enforce the order intent, effect, outcome. A failure before the point of no return leaves everything as it is, but
+//! for staged steps, which are undone if the plan says `on-failure: rollback`. A failure after it then undoes everything back to that
+//! point, if the previous release was verified. Deliberately absent: the decision rules (see [`decision`](journal::decision)), the output (an
 //! observer of the journal prints it), and the command line.
 
 use std::time::{Duration, Instant};
@@ -37,6 +37,8 @@ mod request;
 mod resolution;
 mod resolve;
 mod rollback;
+mod rollback_scope;
+mod slot_records;
 mod step;
 mod steps;
 mod undo;

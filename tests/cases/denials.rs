@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use contract::hash::Blake3Hash;
 use serde_json::json;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{
@@ -401,6 +402,25 @@ fn every_import_of_every_version_is_denied_without_a_grant() {
         }
     }
     assert!(tried >= 2 * 18, "only {tried} imports were found");
+}
+
+/// Runners before 0.1.2 named 0.1.1 for every module. A module's step must not run again because the runner learned another version.
+#[test]
+fn module_for_an_older_contract_keeps_its_fingerprint() {
+    let named = |version: &str| Blake3Hash::of(format!("pawl:step@{version}").as_bytes());
+    for (version, text) in &contract_texts() {
+        let contract = WitContract::read(version, text);
+        let imports = contract.imports();
+        let import = imports.iter().find(|import| import.failure_offset().is_some()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let module = folder.path().join("generated.wasm");
+        fs::write(&module, import.module_bytes(true)).unwrap();
+        let deployed = GuestFixture::with_module(&module, json!({}), json!({})).environment.deploy("r1", &[]);
+        let events = deployed.json_lines().into_iter().map(|line| line["event"].clone());
+        let intent = events.into_iter().find(|event| event["type"] == "intent").unwrap();
+        let expected = named(if version == "0.1.0" { "0.1.1" } else { version });
+        assert_eq!(intent["fingerprint"]["contract"], json!(expected), "{version}");
+    }
 }
 
 #[test]

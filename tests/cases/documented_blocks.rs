@@ -33,6 +33,7 @@ const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 const SYSTEMD: &str = "tests/cases/systemd.rs";
 const COMPOSE: &str = "tests/cases/compose.rs";
 const CONTAINER: &str = "tests/cases/container.rs";
+const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
 /// The blocks of each page, in order.
 const PAGES: &[(&str, &[BlockRow])] = &[
@@ -198,6 +199,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("hooks:", Tested(SYSTEMD, "hook_of_the_page_stops_the_old_service")),
             ("with:", Tested(SYSTEMD, "service_starts_without_root")),
             ("runner step systemd", Tested(SYSTEMD, "commands_of_the_page_run_the_step_alone")),
+        ],
+    ),
+    (
+        "docs/verify.md",
+        &[
+            ("version: 1", Tested(VERIFY, "plan_of_the_page_tries_each_release_with_real_requests")),
+            ("runner step verify", Tested(VERIFY, "command_of_the_page_runs_it_alone")),
         ],
     ),
     (

@@ -492,6 +492,31 @@ fn prune_keeps_releases_that_a_rollback_may_need() {
     assert_eq!(live_version(&environment, "test"), "r1");
 }
 
+/// The release in a slot may be running, whatever the records say.
+#[test]
+fn prune_keeps_releases_that_slots_hold() {
+    let environment = TestEnvironment::new();
+    let digests = ["r1", "r2", "r3", "r4"].map(|label| {
+        let digest = environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+        digest
+    });
+    let record = |slot: &str, text: &str| environment.write(&format!("deploy/test/slots/{slot}/slot.json"), text);
+    record("a", &format!("{{\"release\":\"sha256:{}\",\"state\":\"ready\"}}", digests[0]));
+    record("b", "{");
+    let refused = environment.run(&["prune", "--local", "--keep", "1"]);
+    refused.assert_exit(1).assert_stderr_contains("slots/b/slot.json can't be read, so it is not known which release");
+    assert_eq!(environment.list("deploy/test/releases").len(), 4, "nothing was removed");
+    record("b", "{\"release\":\"by-hand\"}");
+    let told = environment.run(&["prune", "--dry-run", "--keep", "1"]);
+    assert!(told.stdout.contains("is in slot a"), "{}", told.stdout);
+    environment.run(&["prune", "--local", "--keep", "1"]).assert_exit(0);
+    let left = environment.list("deploy/test/releases");
+    let kept =
+        [release_folder("r1", &digests[0]), release_folder("r3", &digests[2]), release_folder("r4", &digests[3])];
+    assert_eq!(left, kept);
+}
+
 #[test]
 fn prune_keeps_releases_of_environments_that_share_a_folder() {
     let plan = r#"

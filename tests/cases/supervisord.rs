@@ -63,47 +63,55 @@ server.serve_forever()
 "#;
 
 /// The plan of the page, with the folders and addresses of a test, a supervisord, and perhaps nginx as the page configures it.
-struct SupervisedSite {
-    environment: TestEnvironment,
+pub(super) struct SupervisedSite {
+    pub(super) environment: TestEnvironment,
     supervisord: SupervisordServer,
-    nginx: NginxServer,
+    pub(super) nginx: NginxServer,
 }
 
 fn world() -> SupervisedSite {
-    let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
-    let (supervisord, root) = (SupervisordServer::new(), environment.path("srv").display().to_string());
-    let nginx = NginxServer::with_configuration(|port| {
-        let lines = fenced_block(PAGE, "upstream shop_a");
-        lines.replace("/srv/shop", &root).replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
-    });
-    let conf = supervisord.path("conf.d").display().to_string();
-    let socket = supervisord.path("supervisor.sock").display().to_string();
-    for (from, to) in [
-        ("/srv/shop", root.as_str()),
-        ("/etc/supervisor/conf.d", &conf),
-        ("/run/supervisor.sock", &socket),
-        ("127.0.0.1:8080", &nginx.address()),
-        // The default times are for real programs.
-        ("/health\" }] }", "/health\" }], every: 50ms, within: 3s, stay: 300ms }"),
-    ] {
-        assert!(environment.read("deploy.yml").contains(from), "{from}");
-        environment.write("deploy.yml", environment.read("deploy.yml").replace(from, to));
-    }
-    let mut world = SupervisedSite { environment, supervisord, nginx };
+    let mut world = SupervisedSite::of_page(PAGE);
     world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
     world.pack("r1", "works");
     world
 }
-
 impl SupervisedSite {
+    /// The plan of a page.
+    pub(super) fn of_page(page: &str) -> Self {
+        let environment = TestEnvironment::with_plan(&fenced_block(page, "version: 1"));
+        let (supervisord, root) = (SupervisordServer::new(), environment.path("srv").display().to_string());
+        let nginx = NginxServer::with_configuration(|port| {
+            let lines = fenced_block(PAGE, "upstream shop_a");
+            lines.replace("/srv/shop", &root).replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"))
+        });
+        let conf = supervisord.path("conf.d").display().to_string();
+        let socket = supervisord.path("supervisor.sock").display().to_string();
+        for (from, to) in [
+            ("/srv/shop", root.as_str()),
+            ("/etc/supervisor/conf.d", &conf),
+            ("/run/supervisor.sock", &socket),
+            ("127.0.0.1:8080", &nginx.address()),
+            // The default times are for real programs.
+            ("/health\" }] }", "/health\" }], every: 50ms, within: 3s, stay: 300ms }"),
+        ] {
+            assert!(environment.read("deploy.yml").contains(from), "{from}");
+            environment.write("deploy.yml", environment.read("deploy.yml").replace(from, to));
+        }
+        Self { environment, supervisord, nginx }
+    }
+
     fn pack(&self, release: &str, behavior: &str) {
-        self.environment.write("app/serve.py", SERVER);
+        self.pack_server(SERVER, release, behavior);
+    }
+
+    pub(super) fn pack_server(&self, server: &str, release: &str, behavior: &str) {
+        self.environment.write("app/serve.py", server);
         self.environment.write("app/VERSION", "@VERSION@\n");
         self.environment.write("app/behavior", behavior);
         self.environment.pack(release);
     }
 
-    fn deploy(&self, release: &str) -> RunnerOutput {
+    pub(super) fn deploy(&self, release: &str) -> RunnerOutput {
         self.environment.deploy(release, &[])
     }
 
@@ -117,7 +125,7 @@ impl SupervisedSite {
     }
 
     /// The programs of supervisord, without the digests at their ends, and the files of their configuration.
-    fn running(&self) -> (Vec<String>, Vec<String>) {
+    pub(super) fn running(&self) -> (Vec<String>, Vec<String>) {
         // What answers has started, but supervisord says so after a second only.
         wait_until("supervisord trusts the programs", || {
             !self.supervisord.programs().iter().any(|program| program.ends_with(" STARTING"))
@@ -131,7 +139,7 @@ impl SupervisedSite {
     }
 
     /// Each program runs once, and nothing else of the application does.
-    fn assert_no_orphans(&self) {
+    pub(super) fn assert_no_orphans(&self) {
         let script = format!("{}/", self.environment.path("srv").display());
         let processes = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
             let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
@@ -141,7 +149,7 @@ impl SupervisedSite {
     }
 }
 
-fn names(slots: &[&str]) -> (Vec<String>, Vec<String>) {
+pub(super) fn names(slots: &[&str]) -> (Vec<String>, Vec<String>) {
     let of = |before: &str, after: &str| slots.iter().map(|slot| format!("{before}{slot}{after}")).collect();
     (of("shop-default-", " RUNNING"), of("shop-default-", ".conf"))
 }
@@ -309,13 +317,10 @@ fn hook_of_the_page_stops_the_old_program() {
     world.assert_no_orphans();
 }
 
-/// The undo reaches back to the first step that exposes anything, so the start comes after one here.
+/// After the switch, and, with a step between the two, before it.
 #[test]
 fn undo_of_the_start_stops_the_program() {
     let world = world();
-    world.deploy("r1").assert_exit(0);
-    let first = "  expose:\n    uses: switch\n    with: { link: current, to: \"${{ steps.pull.path }}\" }\n    grants: { dirs: [app] }\n";
-    world.environment.edit("deploy.yml", "  start:\n", &format!("{first}  start:\n"));
     world.deploy("r1").assert_exit(0);
     world.environment.edit("deploy.yml", "contains: \"${{ release }}\" }] }", "contains: r1 }], tries: 1 }");
     world.pack("r2", "works");
@@ -323,6 +328,13 @@ fn undo_of_the_start_stops_the_program() {
     failed.assert_exit(4);
     assert_eq!((world.answer().as_str(), world.running()), ("r1 cor", names(&["a"])), "{}", failed.stderr);
     assert!(!world.environment.exists("srv/slots/b/slot.json"));
+    world.assert_no_orphans();
+    let gate = "  gate:\n    program: [/bin/false]\n    trust: host\n    with: { repeatable: true }\n  switch:\n";
+    world.environment.edit("deploy.yml", "  switch:\n", gate);
+    world.pack("r3", "works");
+    let failed = world.deploy("r3");
+    failed.assert_exit(1).assert_stderr_contains("hint: `start` is undone");
+    assert_eq!((world.answer().as_str(), world.running()), ("r1 cor", names(&["a"])), "{}", failed.stderr);
     world.assert_no_orphans();
 }
 

@@ -58,11 +58,12 @@ impl SwitchBack {
 }
 
 /// Repeats and checks what must follow the undo of `undone`, whose last one is the exposing step, and records the result. With a host, it
-/// does so there only: the other hosts may show another release.
+/// does so there only: the other hosts may show another release. `not_undone` are staged steps whose undo failed.
 pub(super) async fn switch_back(
     attempt: &mut RunningAttempt<'_>,
     undone: &[StepTarget],
     host: Option<&TargetName>,
+    not_undone: &[StepTarget],
 ) -> Result<SwitchBack, AttemptError> {
     let (release, is_mixed) = {
         let state = attempt.state();
@@ -71,7 +72,8 @@ pub(super) async fn switch_back(
             Some(host) => (state.head.live_on(host).cloned(), false),
         }
     };
-    let mut switch_back = SwitchBack { release, omissions: Vec::new(), remaining: Vec::new() };
+    let omissions = not_undone.iter().map(|step_target| (step_target.clone(), "could not be undone".to_owned()));
+    let mut switch_back = SwitchBack { release, omissions: omissions.collect(), remaining: Vec::new() };
     if let (Some(exposing), true) = (undone.last(), is_mixed) {
         let why = "points to different releases on the hosts, and nothing was repeated for them";
         switch_back.omissions.push((exposing.clone(), why.to_owned()));

@@ -10,7 +10,7 @@ use super::{
     attempt::RunningAttempt,
     error::{self, NextAttempt, ResumeHint},
     next_attempt,
-    rollback::RollbackResult,
+    rollback::{self, RollbackResult},
 };
 
 /// The exit kind, error and warnings of an attempt.
@@ -33,7 +33,9 @@ impl AttemptConclusion {
     pub(super) async fn failed(attempt: &RunningAttempt<'_>, error: &AttemptError, rollback: RollbackResult) -> Self {
         let exit = match &rollback {
             RollbackResult::Done(_) => ExitKind::RolledBack,
-            RollbackResult::NotRolledBack(_) | RollbackResult::Failed(_) => ExitKind::Failed,
+            RollbackResult::NotRolledBack(_) | RollbackResult::StagedUndone { .. } | RollbackResult::Failed(_) => {
+                ExitKind::Failed
+            }
         };
         let next = next_attempt::foresee(attempt, exit, &error.failed_steps()).await;
         let mut warnings = Vec::new();
@@ -43,10 +45,16 @@ impl AttemptConclusion {
             let causes = attempt.why_stopped(error).into_iter().map(|cause| redactor.redact(&cause));
             diagnostic = causes.fold(diagnostic, Diagnostic::with_cause);
         }
+        let not_rolled_back = |diagnostic: Diagnostic, why: Option<String>| match why {
+            Some(why) => diagnostic.with_cause(format!("not rolled back: {why}")),
+            None => diagnostic,
+        };
         match rollback {
-            RollbackResult::NotRolledBack(None) => {}
-            RollbackResult::NotRolledBack(Some(why)) => {
-                diagnostic = diagnostic.with_cause(format!("not rolled back: {why}"));
+            RollbackResult::NotRolledBack(why) => diagnostic = not_rolled_back(diagnostic, why),
+            RollbackResult::StagedUndone { steps, not_rolled_back: why } => {
+                diagnostic = not_rolled_back(diagnostic, why);
+                let hint = diagnostic.hint.unwrap_or_default();
+                diagnostic.hint = Some(format!("{}; {hint}", rollback::describe_staged(&steps)));
             }
             RollbackResult::Done(switch_back) => {
                 diagnostic.exit = exit;

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use semver::Version;
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -13,8 +14,9 @@ use contract::{Digest, StepId, TargetName, hash::Blake3Hash};
 use journal::event::{Fingerprint, Release};
 use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope, SecretAccess, StepGrants};
 
-/// The version of the step contract that modules are built for.
-const CONTRACT_VERSION: &str = "pawl:step@0.1.1";
+/// The version of the contract that fingerprints name for modules that were built for it or an older one: runners that knew no newer one named
+/// it for all modules, and a module's fingerprint must not change when the runner learns another version.
+const OLDEST_NAMED_CONTRACT: Version = Version::new(0, 1, 1);
 
 /// The component about the outputs of the steps that a step depends on.
 pub(super) const UPSTREAM: &str = "upstream";
@@ -22,6 +24,8 @@ pub(super) const UPSTREAM: &str = "upstream";
 /// The data that a fingerprint is computed from.
 pub(super) struct FingerprintParts<'a> {
     pub(super) module: &'a Digest,
+    /// The version of the contract that the module was built for.
+    pub(super) contract_version: &'a str,
     pub(super) config: &'a Value,
     pub(super) inputs: BTreeMap<String, Blake3Hash>,
     pub(super) grants: &'a StepGrants,
@@ -40,7 +44,7 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
         parts.upstream.iter().map(|(step, outputs)| (step.to_string(), Value::Object(outputs.clone()))).collect();
     let mut components = BTreeMap::from([
         ("module".to_owned(), module_hash(parts.module)),
-        ("contract".to_owned(), Blake3Hash::of(CONTRACT_VERSION.as_bytes())),
+        ("contract".to_owned(), contract_hash(parts.contract_version)),
         ("config".to_owned(), Blake3Hash::of_json(parts.config)),
         ("grants".to_owned(), Blake3Hash::of_json(&grants_json(parts.grants, parts.folder))),
         ("target".to_owned(), Blake3Hash::of(parts.target.as_str().as_bytes())),
@@ -49,6 +53,12 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
     ]);
     components.extend(parts.inputs.into_iter().map(|(name, hash)| (format!("input:{name}"), hash)));
     Fingerprint(components)
+}
+
+/// The component `contract`.
+fn contract_hash(built_for: &str) -> Blake3Hash {
+    let built_for = built_for.parse().unwrap_or(OLDEST_NAMED_CONTRACT);
+    Blake3Hash::of(format!("pawl:step@{}", built_for.max(OLDEST_NAMED_CONTRACT)).as_bytes())
 }
 
 /// The component `module`.
@@ -142,5 +152,19 @@ fn database_identity(url: &str, folder: &Path) -> String {
             url.path()
         ),
         Err(_) => "unreadable".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprint_names_the_contract_of_each_module() {
+        let named = |version: &str| Blake3Hash::of(format!("pawl:step@{version}").as_bytes());
+        for (built_for, expected) in [("0.1.0", "0.1.1"), ("0.1.1", "0.1.1"), ("0.1.2", "0.1.2"), ("0.1.10", "0.1.10")]
+        {
+            assert_eq!(contract_hash(built_for), named(expected), "{built_for}");
+        }
     }
 }

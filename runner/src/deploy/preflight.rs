@@ -135,6 +135,8 @@ pub struct PlannedStep {
     /// The same step on the other hosts of the group that it runs once for: each can take the place of the one before.
     pub(super) stand_ins: Vec<PlannedStep>,
     pub(super) module_digest: Digest,
+    /// The version of the contract that its module was built for.
+    pub(super) contract_version: String,
 }
 
 impl PlannedStep {
@@ -196,6 +198,7 @@ impl PreparedPlan {
                 step: step.clone(),
                 stand_ins: Vec::new(),
                 module_digest: Digest::from_bytes([0; 32]),
+                contract_version: sandbox::CONTRACT_VERSION.to_owned(),
             });
         }
         Self {

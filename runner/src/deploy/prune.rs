@@ -1,8 +1,8 @@
 //! Removes old release folders on each host, except those of the live, the recent verified and the last deployed release.
 //!
 //! Invariants: it removes only folders whose content is known ([`release_folders`]), only in directories that a step with
-//! `installs-releases` may write to, and never the target of a link next to `releases`. It first renames a folder to
-//! `.tmp-…`, the name of an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break
+//! `installs-releases` may write to, never the target of a link next to `releases`, and never a release that a slot there holds ([`held_releases`]).
+//! It first renames a folder to `.tmp-…`, the name of an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break
 //! the hash chain; how an agent is asked; and a record of what was removed, since a deployment pulls a missing release again.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{attempt::RunningAttempt, release_folders};
+use super::{attempt::RunningAttempt, release_folders, slot_records::held_releases};
 use contract::{
     EnvironmentName, TargetName,
     diagnostic::{Diagnostic, ErrorCode, Notice},
@@ -45,6 +45,9 @@ pub enum PruneError {
     /// A directory could not be read, or a release not be removed.
     #[error("can't remove old releases in {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    /// A slot's record can't be read, so that it is not known which release runs there. Nothing was removed.
+    #[error("old releases are kept: {} can't be read, so it is not known which release the slot holds: {reason}", path.display())]
+    UnknownSlot { path: PathBuf, reason: String },
 }
 
 impl PruneError {
@@ -52,7 +55,7 @@ impl PruneError {
     #[must_use]
     pub fn is_before_first_removal(&self) -> bool {
         match self {
-            Self::UnknownNeeds { .. } => true,
+            Self::UnknownNeeds { .. } | Self::UnknownSlot { .. } => true,
             Self::Io { .. } => false,
         }
     }
@@ -162,7 +165,7 @@ pub(crate) fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescriptio
 /// siblings need.
 ///
 /// # Errors
-/// [`PruneError::Io`] when a directory can't be read.
+/// [`PruneError::Io`] when a directory can't be read; [`PruneError::UnknownSlot`].
 pub fn examine_releases(
     release_dirs: &BTreeSet<PathBuf>,
     retention: &ReleaseRetention,
@@ -171,10 +174,15 @@ pub fn examine_releases(
     for dir in release_dirs {
         let error = |source| PruneError::Io { path: dir.clone(), source };
         let linked = link_targets(dir).map_err(error)?;
+        let held = held_releases(dir)?;
         for (path, digest) in release_folders::list(dir).map_err(error)? {
             let is_linked = linked.contains(&path.canonicalize().map_err(error)?);
+            let use_there = match held.get(&digest) {
+                Some(slot) => Some(format!("is in slot {slot}")),
+                None => is_linked.then(|| "is what a link points to".to_owned()),
+            };
             let label = retention.attempted.get(&digest).or_else(|| retention.verified.get(&digest)).cloned();
-            folders.push(ReleaseFolder { path, label, fate: retention.fate(&digest, is_linked) });
+            folders.push(ReleaseFolder { path, label, fate: retention.fate(&digest, use_there) });
         }
     }
     Ok(folders)
@@ -183,7 +191,7 @@ pub fn examine_releases(
 /// Removes the releases of this machine that nobody needs ([`examine_releases`]). Returns the removed folders.
 ///
 /// # Errors
-/// [`PruneError::Io`]; the releases removed before the error stay removed.
+/// [`PruneError::UnknownSlot`]; [`PruneError::Io`]: the releases removed before the error stay removed.
 pub fn prune(release_dirs: &BTreeSet<PathBuf>, retention: &ReleaseRetention) -> Result<Vec<ReleaseFolder>, PruneError> {
     let mut removed = Vec::new();
     for folder in examine_releases(release_dirs, retention)? {

@@ -112,6 +112,7 @@ impl<'a> AttemptView<'a> {
         let header = self.header;
         let fingerprint = compute_fingerprint(FingerprintParts {
             module: &planned.module_digest,
+            contract_version: &planned.contract_version,
             config: &config,
             inputs,
             grants: &step.grants,

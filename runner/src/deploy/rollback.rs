@@ -1,7 +1,7 @@
-//! The rollback after a failure past the point of no return.
+//! The undo after a failure: the rollback past the point of no return, and the undo of staged steps before it.
 //!
-//! Deliberately absent: which steps it undoes ([`journal::decision::steps_to_undo`]), how one is undone, and what runs again for the
-//! release before ([`super::after_undo`]).
+//! Invariant: what no user saw is undone after what users saw. Deliberately absent: which steps are undone ([`super::rollback_scope`]), how
+//! one is undone, and what runs again for the release before ([`super::after_undo`]).
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,24 @@ use super::{
     AttemptError, PlannedStep,
     after_undo::{self, SwitchBack},
     attempt::RunningAttempt,
+    error::listed,
+    rollback_scope::{staged_steps_to_undo, steps_to_undo},
     steps, undo,
 };
-use contract::{TargetName, step::StepPhase};
-use journal::{
-    JournalTrust, RecordStatus, StepRecord, StepTarget,
-    decision::{self, UndoSupport},
-};
+use contract::TargetName;
+use journal::{StepTarget, decision::StepsToUndo};
 use plan::OnFailure;
 
 /// How a rollback ended.
 pub(super) enum RollbackResult {
     /// There was no rollback, so everything stays as it is. The text is the reason, if the user should see one.
     NotRolledBack(Option<String>),
+    /// Only steps were undone that work beside what is live.
+    StagedUndone {
+        steps: Vec<StepTarget>,
+        /// Why nothing else was undone, if the user should see it.
+        not_rolled_back: Option<String>,
+    },
     /// The steps are undone.
     Done(SwitchBack),
     /// A step could not be undone.
@@ -29,33 +34,81 @@ pub(super) enum RollbackResult {
 }
 
 /// Undoes the steps back to the first one that exposed the release. This requires that a step failed, that the plan
-/// says `on-failure: rollback`, and that the previous release was verified.
+/// says `on-failure: rollback`, and that the previous release was verified. Staged steps are undone with them, and also where the release was
+/// never exposed.
 pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &AttemptError) -> RollbackResult {
     if !is_of_step(attempt, error) || attempt.interrupt.is_requested() {
         return RollbackResult::NotRolledBack(doubt_beside_a_failure(attempt, error));
     }
     let prepared = attempt.prepared();
     let takes_part = |planned: &PlannedStep| prepared.takes_part(planned);
-    let steps = match steps_to_undo(attempt, &takes_part) {
-        Ok(steps) => steps,
-        Err(why) => return why,
-    };
-    let (failed, errors) = undo_steps(attempt, &steps).await;
-    if let Some(error) = AttemptError::of_several(errors) {
-        // The others are back, each by itself.
-        let hosts: BTreeSet<&TargetName> = steps.iter().map(|step_target| &step_target.target).collect();
-        for host in hosts.into_iter().filter(|host| !failed.contains(host)) {
-            let of_host: Vec<_> = steps.iter().filter(|step_target| step_target.target == *host).cloned().collect();
-            if let Err(error) = after_undo::switch_back(attempt, &of_host, Some(host)).await {
-                return RollbackResult::Failed(error);
-            }
+    match steps_to_undo(attempt, &takes_part) {
+        Ok(steps) => roll_back(attempt, &steps, None).await,
+        Err(RollbackResult::NotRolledBack(why)) => {
+            let staged = staged_steps_to_undo(attempt, &takes_part);
+            undo_staged(attempt, staged, why).await
         }
-        return RollbackResult::Failed(error);
+        Err(result) => result,
     }
-    match after_undo::switch_back(attempt, &steps, None).await {
-        Ok(switch_back) => RollbackResult::Done(switch_back),
-        Err(error) => RollbackResult::Failed(error),
+}
+
+/// Undoes steps, and then switches back, everywhere or on one host.
+async fn roll_back(attempt: &mut RunningAttempt<'_>, steps: &StepsToUndo, host: Option<&TargetName>) -> RollbackResult {
+    let (failed, mut errors) = undo_steps(attempt, &steps.exposed).await;
+    let mut staged_errors = Vec::new();
+    if !errors.iter().any(AttemptError::ends_attempt) {
+        let is_back = |staged: &&StepTarget| !failed.contains(&staged.target);
+        let staged: Vec<_> = steps.staged.iter().filter(is_back).cloned().collect();
+        staged_errors = undo_steps(attempt, &staged).await.1;
     }
+    // While what works beside it is not as before, the release is not verified.
+    let doubts: Vec<_> = staged_errors.iter().filter_map(AttemptError::step_target).cloned().collect();
+    errors.extend(staged_errors);
+    if errors.iter().any(AttemptError::ends_attempt) {
+        return AttemptError::of_several(errors).map_or(RollbackResult::NotRolledBack(None), RollbackResult::Failed);
+    }
+    if failed.is_empty() {
+        let result = after_undo::switch_back(attempt, &steps.exposed, host, &doubts).await;
+        return match (result, AttemptError::of_several(errors)) {
+            (Err(error), _) | (Ok(_), Some(error)) => RollbackResult::Failed(error),
+            (Ok(switch_back), None) => RollbackResult::Done(switch_back),
+        };
+    }
+    // The others are back, each by itself.
+    let hosts: BTreeSet<&TargetName> = steps.exposed.iter().map(|step_target| &step_target.target).collect();
+    for host in hosts.into_iter().filter(|host| !failed.contains(host)) {
+        let on_host = |steps: &[StepTarget]| -> Vec<_> {
+            steps.iter().filter(|step_target| step_target.target == *host).cloned().collect()
+        };
+        let (of_host, doubts) = (on_host(&steps.exposed), on_host(&doubts));
+        if let Err(error) = after_undo::switch_back(attempt, &of_host, Some(host), &doubts).await {
+            return RollbackResult::Failed(error);
+        }
+    }
+    AttemptError::of_several(errors).map_or(RollbackResult::NotRolledBack(None), RollbackResult::Failed)
+}
+
+/// Undoes staged steps, where nothing else is undone.
+async fn undo_staged(
+    attempt: &RunningAttempt<'_>,
+    steps: Vec<StepTarget>,
+    not_rolled_back: Option<String>,
+) -> RollbackResult {
+    if steps.is_empty() {
+        return RollbackResult::NotRolledBack(not_rolled_back);
+    }
+    match AttemptError::of_several(undo_steps(attempt, &steps).await.1) {
+        Some(error) => RollbackResult::Failed(error),
+        None => RollbackResult::StagedUndone { steps, not_rolled_back },
+    }
+}
+
+/// Which steps were undone that no user saw, in words.
+pub(super) fn describe_staged(steps: &[StepTarget]) -> String {
+    let mut names: Vec<String> = steps.iter().rev().map(|step_target| format!("`{}`", step_target.step)).collect();
+    names.dedup();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    format!("{} {verb} undone", listed(&names))
 }
 
 /// Rolls one host back that the attempt goes on without, if the plan says so. Returns what became of that.
@@ -67,26 +120,37 @@ pub(super) async fn roll_back_host(
         return Ok(None);
     }
     let is_of_host = |planned: &PlannedStep| planned.step_target.target == *host;
-    let steps = match steps_to_undo(attempt, &is_of_host) {
-        Ok(steps) => steps,
-        Err(RollbackResult::NotRolledBack(why)) => return Ok(why.map(|why| format!("not rolled back: {why}"))),
-        Err(RollbackResult::Failed(error)) => return Ok(Some(error.why_on_target())),
-        Err(RollbackResult::Done(_)) => return Ok(None),
+    let (exposed, staged) = match steps_to_undo(attempt, &is_of_host) {
+        Ok(steps) => (Ok(steps), Vec::new()),
+        Err(result) => (Err(result), staged_steps_to_undo(attempt, &is_of_host)),
     };
     let prepared = attempt.prepared();
     let remote =
         prepared.steps.iter().find(|planned| is_of_host(planned)).map(|planned| prepared.remote_executor(planned));
-    if let Some(remote) = remote.flatten()
+    if (exposed.is_ok() || !staged.is_empty())
+        && let Some(remote) = remote.flatten()
         && remote.connect().await.is_err()
     {
         return Ok(Some("not rolled back: it can't be reached".to_owned()));
     }
-    let (_, errors) = undo_steps(attempt, &steps).await;
-    if let Some(error) = AttemptError::of_several(errors) {
-        return if error.ends_attempt() { Err(error) } else { Ok(Some(error.why_on_target())) };
-    }
-    let switch_back = after_undo::switch_back(attempt, &steps, Some(host)).await?;
-    Ok(Some(format!("rolled back: {}", switch_back.summary(attempt.journal.borrow().redactor()))))
+    let result = match exposed {
+        Ok(steps) => roll_back(attempt, &steps, Some(host)).await,
+        Err(RollbackResult::NotRolledBack(why)) => undo_staged(attempt, staged, why).await,
+        Err(result) => result,
+    };
+    let not_rolled_back = |why: String| format!("not rolled back: {why}");
+    Ok(match result {
+        RollbackResult::NotRolledBack(why) => why.map(not_rolled_back),
+        RollbackResult::StagedUndone { steps, not_rolled_back: why } => {
+            let why = why.map(|why| format!("; {}", not_rolled_back(why)));
+            Some(describe_staged(&steps) + &why.unwrap_or_default())
+        }
+        RollbackResult::Done(switch_back) => {
+            Some(format!("rolled back: {}", switch_back.summary(attempt.journal.borrow().redactor())))
+        }
+        RollbackResult::Failed(error) if error.ends_attempt() => return Err(error),
+        RollbackResult::Failed(error) => Some(error.why_on_target()),
+    })
 }
 
 /// Undoes steps, the last one first, each on all its targets. Where one can't be undone, the earlier ones stay; returns those targets, and
@@ -147,89 +211,4 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
         | AttemptError::Lock(_)
         | AttemptError::Interrupted => false,
     }
-}
-
-/// The steps to undo, last first, of those that are meant, or the reason why there is no rollback.
-fn steps_to_undo(
-    attempt: &RunningAttempt<'_>,
-    is_meant: &dyn Fn(&PlannedStep) -> bool,
-) -> Result<Vec<StepTarget>, RollbackResult> {
-    let not_due = |why: Option<&str>| Err(RollbackResult::NotRolledBack(why.map(str::to_owned)));
-    let prepared = attempt.prepared();
-    if prepared.plan.on_failure == OnFailure::Hold {
-        return not_due(None);
-    }
-    let order = prepared.steps.iter().filter(|planned| is_meant(planned)).map(|planned| {
-        let possible = planned.description.phase == StepPhase::Commit && planned.description.reverts;
-        (&planned.step_target, if possible { UndoSupport::Possible } else { UndoSupport::Impossible })
-    });
-    let state = attempt.state();
-    let steps = decision::steps_to_undo(&state, &attempt.header.run, order);
-    let Some(exposing) = steps.last() else { return not_due(masked_exposing_step(attempt).as_deref()) };
-    if state.records.get(exposing).is_some_and(|record| !record.intent.exposes) {
-        return not_due(Some("the step that exposed the release can't be undone"));
-    }
-    let exposed =
-        steps.iter().filter_map(|step_target| state.records.get(step_target).map(|record| (step_target, record)));
-    for (step_target, record) in exposed.filter(|(_, record)| record.intent.exposes) {
-        if let Some(why) = why_not_before(attempt, record) {
-            let is_local = step_target.target == TargetName::local();
-            return not_due(Some(&if is_local { why } else { format!("on {}, {why}", step_target.target) }));
-        }
-    }
-    match irreversible_step(attempt, exposing, is_meant) {
-        Some(step_target) => Err(RollbackResult::Failed(AttemptError::Irreversible { step_target, not_undone: steps })),
-        None => Ok(steps),
-    }
-}
-
-/// Why undoing an exposing step would not lead back to a verified release; none if it would.
-fn why_not_before(attempt: &RunningAttempt<'_>, record: &StepRecord) -> Option<String> {
-    match &record.live_before {
-        None => Some(match &attempt.unrecorded {
-            Some(release) => format!("before this one, {}", release.description()),
-            None => "no release was live before this one".to_owned(),
-        }),
-        Some(release) if release.is_same(&attempt.header.release) => {
-            Some("this release was already live before this run".to_owned())
-        }
-        Some(release) if !attempt.state().head.is_verified(release) => {
-            Some(format!("the previous release, {}, was never verified", release.label))
-        }
-        Some(_) => None,
-    }
-}
-
-/// The reason why a step that exposed the release is not undone, if its record holds `***`.
-fn masked_exposing_step(attempt: &RunningAttempt<'_>) -> Option<String> {
-    let state = attempt.state();
-    let records = &state.records;
-    let is_masked = |record: &StepRecord| {
-        let is_done = match record.status {
-            RecordStatus::Failed(_) | RecordStatus::Reverted => false,
-            RecordStatus::Intended | RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) => true,
-        };
-        let is_of_run = record.intent.exposes && record.intent.run == attempt.header.run;
-        is_done && is_of_run && record.trust == JournalTrust::Untrusted && record.is_masked()
-    };
-    let (step_target, _) = records.iter().find(|(_, record)| is_masked(record))?;
-    Some(format!("an older runner recorded step {step_target} with `***` in place of a secret"))
-}
-
-/// The first irreversible step, from the exposing one on, that may have had its effect in this run.
-fn irreversible_step(
-    attempt: &RunningAttempt<'_>,
-    exposing: &StepTarget,
-    is_meant: &dyn Fn(&PlannedStep) -> bool,
-) -> Option<StepTarget> {
-    let has_run = |step_target: &StepTarget| {
-        attempt.state().records.get(step_target).is_some_and(|record| {
-            record.intent.run == attempt.header.run
-                && !matches!(record.status, RecordStatus::Failed(_) | RecordStatus::Reverted)
-        })
-    };
-    let since = attempt.prepared().steps.iter().skip_while(|planned| planned.step_target != *exposing);
-    let irreversible = since.filter(|planned| planned.step.irreversible && is_meant(planned));
-    let mut irreversible = irreversible.map(|planned| &planned.step_target);
-    irreversible.find(|step_target| has_run(step_target)).cloned()
 }

@@ -11,7 +11,7 @@ use sandbox::ProbeStrength;
 /// Undoes one step by its record.
 pub(super) async fn undo_step(attempt: &RunningAttempt<'_>, planned: &PlannedStep) -> Result<(), AttemptError> {
     let is_intended = matches!(attempt.state().status(&planned.step_target), Some(RecordStatus::Intended));
-    if is_intended && !adopt_before_undo(attempt, planned).await? {
+    if is_intended && !adopt_before_undo(attempt, planned).await? && !planned.description.staged {
         return Ok(());
     }
     let record = attempt.state().records.get(&planned.step_target).cloned();
@@ -34,8 +34,8 @@ pub(super) async fn undo_step(attempt: &RunningAttempt<'_>, planned: &PlannedSte
     }
 }
 
-/// Probes a step whose outcome is unknown, and adopts its effect, because `revert` needs the receipt. Returns whether
-/// there is an effect to undo.
+/// Probes a step whose outcome is unknown, and adopts its effect, because `revert` needs the receipt; that of a staged step does without.
+/// Returns whether the effect holds.
 async fn adopt_before_undo(attempt: &RunningAttempt<'_>, planned: &PlannedStep) -> Result<bool, AttemptError> {
     let step_target = &planned.step_target;
     let input = attempt.state().records.get(step_target).map(|record| record.intent.input.clone());
@@ -45,6 +45,10 @@ async fn adopt_before_undo(attempt: &RunningAttempt<'_>, planned: &PlannedStep) 
     } else {
         ProbeFinding::Unknown { why: "it has no probe that can tell".to_owned() }
     };
+    // A staged step may be half done, and its revert finds what there is.
+    if planned.description.staged && !matches!(finding, ProbeFinding::Held { .. }) {
+        return Ok(false);
+    }
     let failure = match finding {
         ProbeFinding::Held { receipt } => {
             let reason = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };

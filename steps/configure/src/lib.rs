@@ -150,9 +150,11 @@ impl Step for ConfigureStep {
         Ok(if is_absent { Finding::Absent } else { Finding::Held(receipt(&configuration)) })
     }
 
-    fn revert(input: &Input<ConfigureConfig>, _receipt: &Receipt) -> Result<(), Failure> {
+    fn revert(input: &Input<ConfigureConfig>, receipt: &Receipt) -> Result<(), Failure> {
         let configuration = Configuration::of(input)?;
-        let mut is_changed = false;
+        // A revert that was interrupted may have put the files back and told nobody.
+        let mut is_changed =
+            receipt.notes.get("changed").and_then(Value::as_array).is_some_and(|files| !files.is_empty());
         for file in &configuration.files {
             is_changed |= file.put_back()?;
         }

@@ -105,17 +105,19 @@ pub fn exists(path: &str) -> Result<bool, Failure> {
 /// Not found or not readable.
 pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
     let (dir, rest) = split_grant(path)?;
-    backend::read_from(dir, &rest, 0).map_err(|cause| fs_failure("read", path, cause))
+    backend::read(dir, &rest, 0).map_err(|cause| fs_failure("read", path, cause))
 }
 
-/// Reads the end of a file, links followed: at most so many bytes, and what is written meanwhile.
+/// Reads the end of a file, links followed: its last `bytes`, and what was written meanwhile. The flag says whether that is the whole file.
 ///
 /// # Errors
 /// Not found or not readable.
-pub fn read_end(path: &str, bytes: u64) -> Result<Vec<u8>, Failure> {
+pub fn read_end(path: &str, bytes: u64) -> Result<(Vec<u8>, bool), Failure> {
     let (dir, rest) = split_grant(path)?;
-    let size = metadata(path)?.map_or(0, |found| found.size);
-    backend::read_from(dir, &rest, size.saturating_sub(bytes)).map_err(|cause| fs_failure("read", path, cause))
+    let size = stat(path, SymlinkBehavior::Follow)?.map_or(0, |found| found.size);
+    let from = size.saturating_sub(bytes);
+    let content = backend::read(dir, &rest, from).map_err(|cause| fs_failure("read", path, cause))?;
+    Ok((content, from == 0))
 }
 
 /// Reads a file, links followed; `None` for a missing file or a dangling link. One call fewer than [`exists`] and [`read`].
@@ -124,7 +126,7 @@ pub fn read_end(path: &str, bytes: u64) -> Result<Vec<u8>, Failure> {
 /// Not readable.
 pub fn read_if_exists(path: &str) -> Result<Option<Vec<u8>>, Failure> {
     let (dir, rest) = split_grant(path)?;
-    match backend::read_from(dir, &rest, 0) {
+    match backend::read(dir, &rest, 0) {
         Ok(content) => Ok(Some(content)),
         Err(FsError::NotFound | FsError::NotDirectory) => Ok(None),
         Err(cause) => Err(fs_failure("read", path, cause)),

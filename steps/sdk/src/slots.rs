@@ -27,7 +27,7 @@ use crate::fs::{self, FileType};
 use crate::{Failure, FailureKind, Input, files, json};
 
 /// The folder of the slots.
-const FOLDER: &str = "slots";
+pub const FOLDER: &str = "slots";
 /// The link that has the traffic.
 const DEFAULT_LINK: &str = "live";
 
@@ -294,14 +294,7 @@ impl SlotSet {
                     .hint("move it away, or name the slot differently"));
             }
         }
-        let path = record_place(&place);
-        match fs::metadata_of_link(&path)?.map(|found| found.file_type) {
-            None => return Ok(None),
-            Some(FileType::File) => {}
-            Some(FileType::Directory | FileType::Link | FileType::Other) => return Err(record::not_ours(&path)),
-        }
-        let text = fs::read_text(&path)?;
-        SlotRecord::parse(&text).map(Some).ok_or_else(|| record::not_ours(&path))
+        SlotRecord::read(&place)
     }
 
     /// The slot that the link leads to.

@@ -13,9 +13,10 @@ mod managed_link;
 mod traffic;
 mod wiring;
 
+use pawl_step::slots::SlotRecord;
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    ProbeSupport, Receipt, RerunSafety, Step, fs, releases,
+    ProbeSupport, Receipt, RerunSafety, Step, fs, releases, slots,
 };
 use serde::Deserialize;
 
@@ -115,6 +116,10 @@ impl Step for SwitchStep {
     fn apply(input: &Input<SwitchConfig>) -> Result<Receipt, Failure> {
         let (managed_link, to) = resolve_link(input)?;
         managed_link.ensure_target_exists(&to)?;
+        if let Some(other) = other_release(input, &to)? {
+            return Err(Failure::conflict(format!("`{}` can't point to `{to}`: {other}", managed_link.path()))
+                .hint("let the step that starts the release return the folder: `to: ${{ steps.<name>.to }}`"));
+        }
         let from = managed_link.switch(&input.key, &to, is_already_verified(input))?;
         let moved = move_traffic(&input.config, &to);
         if let Err(failure) = moved {
@@ -133,7 +138,11 @@ impl Step for SwitchStep {
 
     fn probe(input: &Input<SwitchConfig>) -> Result<Finding, Failure> {
         let (managed_link, to) = resolve_link(input)?;
-        Ok(match managed_link.probe(&to)? {
+        let found = managed_link.probe(&to)?;
+        if let (LinkProbe::Held(_), Some(other)) = (&found, other_release(input, &to)?) {
+            return Ok(Finding::Drifted(format!("`{}` points to `{to}`, but {other}", managed_link.path())));
+        }
+        Ok(match found {
             LinkProbe::Held(_) if !follows(&input.config, &to)? => Finding::Absent,
             LinkProbe::Held(from) => Finding::Held(receipt(&managed_link, &to, &from)),
             LinkProbe::Absent => Finding::Absent,
@@ -174,6 +183,21 @@ fn follows(config: &SwitchConfig, to: &str) -> Result<bool, Failure> {
 /// The name of the slot in a folder such as `slots/b`.
 fn slot_name(to: &str) -> &str {
     to.rsplit('/').next().unwrap_or(to)
+}
+
+/// Which other release the slot holds that the link must point to, in words: a program may have been replaced behind the link.
+fn other_release(input: &Input<SwitchConfig>, to: &str) -> Result<Option<String>, Failure> {
+    let is_slot = to.rsplit('/').nth(1) == Some(slots::FOLDER);
+    if !is_slot {
+        return Ok(None);
+    }
+    let dir = input.dir("in", input.config.dir.as_deref(), &[])?;
+    let record = SlotRecord::read(&format!("{dir}/{to}"))?.filter(|record| !record.holds_release(input));
+    Ok(record.map(|SlotRecord { app, environment, label, .. }| {
+        let is_of_app = app == input.app && environment == input.environment;
+        let whose = if is_of_app { String::new() } else { format!(" of {app} in {environment}") };
+        format!("the slot holds {label}{whose}, not {}", input.release.label)
+    }))
 }
 
 /// Returns the managed link, and the folder that it must point to.

@@ -386,3 +386,35 @@ fn older_epoch_cannot_switch_after_a_newer_one() {
     SwitchStep::apply(&at('a', 7, "here")).unwrap();
     assert_eq!(link_text(&app), Some(path('a')));
 }
+
+/// The link leads to a slot, and what counts is which release the slot holds.
+#[test]
+fn slot_with_another_release_is_not_switched_to_and_is_drift() {
+    let (_sandbox, app) = sandbox();
+    let mut next = input('b', "1");
+    next.config.link = "live".into();
+    next.config.to = Some("slots/b".into());
+    std::fs::create_dir_all(app.join("slots/b")).unwrap();
+    let fill = |input: &Input<SwitchConfig>| {
+        let record = SlotRecord::starting(input, None);
+        let record = json!({
+            "app": record.app, "environment": record.environment, "step": "start", "release": record.release, "label": record.label,
+            "input-hash": "1", "key": "1", "epoch": 1, "lineage": "here", "state": "ready",
+        });
+        std::fs::write(app.join("slots/b/slot.json"), record.to_string()).unwrap();
+    };
+    fill(&input('a', "1"));
+    let failure = SwitchStep::apply(&next).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Conflict);
+    assert_eq!(failure.message, "`app/live` can't point to `slots/b`: the slot holds ra, not rb");
+    assert!(std::fs::symlink_metadata(app.join("live")).is_err(), "nothing is switched");
+    fill(&next);
+    SwitchStep::apply(&next).unwrap();
+    expect_held(SwitchStep::probe(&next).unwrap());
+    fill(&input('c', "1"));
+    let why = "`app/live` points to `slots/b`, but the slot holds rc, not rb";
+    assert_eq!(expect_drifted(SwitchStep::probe(&next).unwrap()), why);
+    // A slot without a record is one that nobody has filled by a step.
+    std::fs::remove_file(app.join("slots/b/slot.json")).unwrap();
+    expect_held(SwitchStep::probe(&next).unwrap());
+}

@@ -157,7 +157,7 @@ impl SlotEngine for SystemdEngine<'_> {
 
     fn tail(&self, launch: &SlotLaunch<'_>, lines: usize) -> Result<Vec<String>, Failure> {
         let bytes = match &self.input.config.journal {
-            None => fs::read_end(launch.log, LOG_BYTES)?,
+            None => fs::read_end(launch.log, LOG_BYTES)?.0,
             Some(argv) => {
                 let (program, first) =
                     argv.split_first().ok_or_else(|| Failure::invalid_config("`journal` is empty"))?;

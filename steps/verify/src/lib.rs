@@ -1,12 +1,17 @@
-//! Verifies that the release works, in rounds of checks over HTTP, TCP, files and SQL.
+//! Verifies that the release works: in rounds of checks over HTTP, TCP, files and SQL; then by requests out of an access log ([`sample`]), and
+//! at a fixed pace for some time ([`bake`]).
 //!
 //! Invariant: it changes nothing, and reports success only for checks that succeeded in the same call.
 //!
-//! Deliberately absent: load tests and metrics; a check has one expected result.
+//! Deliberately absent: load, and metrics of other programs.
 
+mod access_log;
+mod answer;
+mod bake;
 mod check;
 mod mismatch;
 mod rounds;
+mod sample;
 
 use core::time::Duration;
 
@@ -16,9 +21,11 @@ use pawl_step::{
 };
 use serde::Deserialize;
 
+use bake::BakeConfig;
 use check::{FileCheck, HttpCheck, SqlCheck, VerifyCheck};
 use mismatch::CheckMismatch;
 use rounds::RoundPolicy;
+use sample::SampleConfig;
 
 /// The `verify` module.
 #[derive(Debug)]
@@ -40,6 +47,10 @@ pub struct VerifyConfig {
     /// The SQL checks.
     #[serde(default)]
     pub sql: Vec<SqlCheck>,
+    /// Requests out of an access log.
+    pub sample: Option<SampleConfig>,
+    /// Requests for some time.
+    pub bake: Option<BakeConfig>,
     /// The largest number of rounds.
     #[serde(default = "five")]
     pub tries: u32,
@@ -81,15 +92,21 @@ impl Step for VerifyStep {
                     config: Some("/sql/0/database"),
                     reason: "is queried",
                 },
+                CapabilityNeed {
+                    capability: Capability::Dirs(DirectoryAccess::Read),
+                    config: Some("/sample/file"),
+                    reason: "holds the access log",
+                },
             ],
             phase: Phase::Check,
             repeatable: RerunSafety::Always,
-            probes: ProbeSupport::Always,
+            // What takes long is not done again to find out whether it holds.
+            probes: ProbeSupport::Config(&["/http", "/tcp", "/files", "/sql"]),
             outputs: Some(&["checks"]),
             ..ModuleDescription::new(
                 "verify",
                 env!("CARGO_PKG_VERSION"),
-                "checks that the release works, over HTTP, TCP, files and SQL",
+                "checks that the release works, over HTTP, TCP, files and SQL, and with requests out of a log",
                 include_str!("../config.schema.json"),
             )
         }
@@ -97,25 +114,42 @@ impl Step for VerifyStep {
 
     fn preview(input: &Input<VerifyConfig>) -> Result<Vec<Change>, Failure> {
         let checks = checks(input)?;
-        Ok(checks.iter().map(|check| Change::new(ChangeAction::Check, check.label(), check.expectation())).collect())
+        let mut changes: Vec<_> =
+            checks.iter().map(|check| Change::new(ChangeAction::Check, check.label(), check.expectation())).collect();
+        let VerifyConfig { sample, bake, .. } = &input.config;
+        let check = |subject: String, expected| Change::new(ChangeAction::Check, subject, expected);
+        changes.extend(sample.iter().map(|sample| check(format!("requests of {}", sample.file), sample.expectation())));
+        changes.extend(bake.iter().map(|bake| check(format!("GET {} for a while", bake.url), bake.expectation())));
+        Ok(changes)
     }
 
     fn apply(input: &Input<VerifyConfig>) -> Result<Receipt, Failure> {
         let started = time::monotonic();
         let checks = checks(input)?;
-        let policy = RoundPolicy::new(input.config.tries, input.config.interval, input.config.consecutive)?;
-        let rounds = policy.run(checks.len(), || run_round(&checks), log::info, time::sleep)?;
-        Ok(Receipt::new()
-            .output("checks", checks.len())
-            .note("rounds", rounds)
-            .note("took_ms", time::elapsed_ms(started)))
+        let VerifyConfig { tries, interval, consecutive, sample, bake, .. } = &input.config;
+        let policy = RoundPolicy::new(*tries, *interval, *consecutive)?;
+        let count = checks.len() + usize::from(sample.is_some()) + usize::from(bake.is_some());
+        let mut receipt = Receipt::new().output("checks", count);
+        if !checks.is_empty() {
+            let rounds = policy.run(checks.len(), || run_round(&checks), log::info, time::sleep)?;
+            receipt = receipt.note("rounds", rounds);
+        }
+        if let Some(sample) = sample {
+            receipt = sample.run(input.live().is_some(), receipt)?;
+        }
+        if let Some(bake) = bake {
+            receipt = bake.run(input.live().is_some(), receipt)?;
+        }
+        Ok(receipt.note("took_ms", time::elapsed_ms(started)))
     }
 
     fn probe(input: &Input<VerifyConfig>) -> Result<Finding, Failure> {
         let checks = checks(input)?;
         let failing = run_round(&checks)?;
         Ok(if failing.is_empty() {
-            Finding::Held(Receipt::new().output("checks", checks.len()))
+            let VerifyConfig { sample, bake, .. } = &input.config;
+            let count = checks.len() + usize::from(sample.is_some()) + usize::from(bake.is_some());
+            Finding::Held(Receipt::new().output("checks", count))
         } else {
             Finding::Drifted(rounds::summarize_mismatches(&failing, checks.len(), ""))
         })
@@ -127,7 +161,7 @@ impl Step for VerifyStep {
 }
 
 fn checks(input: &Input<VerifyConfig>) -> Result<Vec<VerifyCheck>, Failure> {
-    let VerifyConfig { http, tcp, files, sql, tries: _, interval: _, consecutive: _ } = &input.config;
+    let VerifyConfig { http, tcp, files, sql, sample, bake, tries: _, interval: _, consecutive: _ } = &input.config;
     let mut checks: Vec<VerifyCheck> = http.iter().cloned().map(VerifyCheck::Http).collect();
     checks.extend(tcp.iter().cloned().map(VerifyCheck::Tcp));
     for file in files {
@@ -135,7 +169,7 @@ fn checks(input: &Input<VerifyConfig>) -> Result<Vec<VerifyCheck>, Failure> {
         checks.push(VerifyCheck::File { dir, check: file.clone() });
     }
     checks.extend(sql.iter().cloned().map(VerifyCheck::Sql));
-    if checks.is_empty() {
+    if checks.is_empty() && sample.is_none() && bake.is_none() {
         return Err(Failure::invalid_config(format!("step `{}` has no checks", input.step))
             .hint("add a check under `with:`, such as `http: [{ url: \"http://127.0.0.1:8080/health\" }]`"));
     }

@@ -30,7 +30,7 @@ use contract::{
 };
 pub use selection::{Selection, StepDisposition};
 pub use staleness::{is_made_elsewhere, unpassed_check_since};
-pub use undo::{UndoSupport, steps_to_undo};
+pub use undo::{StepsToUndo, UndoCandidate, UndoSupport, staged_steps_to_undo, steps_to_undo};
 
 /// Whether a module has a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,6 +50,12 @@ pub(super) fn explain_link_error(
     }
 }
 
+/// The version of the contract that a component was built for, by the name of what it exports.
+pub(super) fn contract_version(engine: &Engine, component: &Component) -> Option<String> {
+    let kind = component.component_type();
+    kind.exports(engine).find_map(|(name, _)| Some(name.strip_prefix("pawl:step/step@")?.to_owned()))
+}
+
 /// A mismatch that wasmtime finds only at a call, not at linking: a function of another type.
 pub(super) fn signature_mismatch(engine: &Engine, component: &Component) -> Option<ContractMismatch> {
     let kind = component.component_type();

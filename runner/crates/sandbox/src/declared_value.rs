@@ -44,6 +44,8 @@ pub enum ValueKind {
     ProgramEnvironment,
     /// A duration, such as `500ms`.
     Duration,
+    /// A duration that one call of the module takes.
+    CallDuration,
     /// The name of a step that runs before.
     EarlierStep,
     /// The versions of the program beside it that are good, such as `>=20`. The program prints its version.
@@ -79,6 +81,7 @@ const VALUE_KINDS: &[(&str, ValueKind)] = &[
     ("command", ValueKind::Command),
     ("program-environment", ValueKind::ProgramEnvironment),
     ("duration", ValueKind::Duration),
+    ("call-duration", ValueKind::CallDuration),
     ("earlier-step", ValueKind::EarlierStep),
     ("version-range", ValueKind::VersionRange),
 ];

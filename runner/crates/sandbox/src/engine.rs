@@ -36,6 +36,9 @@ use hostio::dir_snapshot::DirSnapshotCache;
 use official::{OFFICIAL_MODULES, OfficialModule};
 use plan::{ModuleRef, ModuleSchema, Plan, PlanStep, closest_match};
 
+/// The version of the contract that the official modules are built for: this runner's.
+pub const CONTRACT_VERSION: &str = "0.1.2";
+
 /// The interval at which a running guest can be interrupted.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
 
@@ -74,6 +77,8 @@ pub struct LoadedModule {
     code: ModuleCode,
     /// The SHA-256 of the module file.
     pub digest: Digest,
+    /// The version of the contract that it was built for, such as `0.1.1`.
+    pub contract_version: String,
     /// The description of an official module, read at build time; others are asked.
     pub(super) built_in_description: Option<&'static str>,
 }
@@ -222,7 +227,8 @@ impl ModuleRuntime {
                 // Without its thread, whoever needs the code loads it.
                 let _ = self.wanted.send(index);
                 let code = ModuleCode::Official(index);
-                Ok(LoadedModule { code, digest, built_in_description: Some(module.description) })
+                let contract_version = CONTRACT_VERSION.to_owned();
+                Ok(LoadedModule { code, digest, contract_version, built_in_description: Some(module.description) })
             }
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
@@ -325,7 +331,8 @@ impl ModuleRuntime {
                 contract_mismatch::explain_link_error(self.engine(), component, &error);
             ModuleLoadError::ContractMismatch { module: name.to_owned(), reason: why, hint }
         })?;
-        Ok(LoadedModule { code: ModuleCode::Linked(code), digest, built_in_description: None })
+        let contract_version = contract_mismatch::contract_version(self.engine(), component).unwrap_or_default();
+        Ok(LoadedModule { code: ModuleCode::Linked(code), digest, contract_version, built_in_description: None })
     }
 }
 

@@ -50,7 +50,9 @@ pub use channel::{CallChannel, CallMessage, ProgramOutput};
 pub use declared_value::{DeclaredValue, ValueKind};
 pub use decoded::DecodedArchives;
 pub use description::{CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength};
-pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names, official_schemas};
+pub use engine::{
+    CONTRACT_VERSION, LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names, official_schemas,
+};
 pub use gate::{CallPurpose, argv_may_match, module_display_name, with_default_variables};
 pub use inputs::{InputError, release_digest};
 pub use migrations::open_migrations;

@@ -70,6 +70,7 @@ fn new_linker(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{contract_mismatch, engine::CONTRACT_VERSION};
 
     /// A deployment asks for its modules only, and after its preflight.
     #[test]
@@ -78,8 +79,10 @@ mod tests {
         crate::precompiled::set_code_memory(&mut config);
         let code = OfficialCode::new(Engine::new(&config).unwrap());
         for (index, module) in OFFICIAL_MODULES.iter().enumerate() {
-            let loaded = code.module(index).map(|_| ());
-            assert!(loaded.is_ok(), "{}: {loaded:?}", module.name);
+            let loaded = code.module(index);
+            let loaded = loaded.unwrap_or_else(|error| panic!("{}: {error}", module.name));
+            let built_for = contract_mismatch::contract_version(code.engine(), loaded.instance_pre().component());
+            assert_eq!(built_for.as_deref(), Some(CONTRACT_VERSION), "{}", module.name);
         }
     }
 }

@@ -45,20 +45,20 @@ pub struct ReleaseRetention {
 }
 
 impl ReleaseRetention {
-    /// What pruning does with a release; `is_linked`: a link next to `releases` leads to it.
+    /// What pruning does with a release; `use_there` is what it is used for on the host, if anything.
     #[must_use]
-    pub fn fate(&self, digest: &Digest, is_linked: bool) -> ReleaseFate {
+    pub fn fate(&self, digest: &Digest, use_there: Option<String>) -> ReleaseFate {
         let is_verified = self.verified.contains_key(digest);
-        match (self.kept.get(digest), is_linked) {
+        match (self.kept.get(digest), use_there) {
             (Some(why), _) => ReleaseFate::Kept(why.clone()),
-            (None, true) => ReleaseFate::Kept("is what a link points to".to_owned()),
-            (None, false) if is_verified => {
+            (None, Some(why)) => ReleaseFate::Kept(why),
+            (None, None) if is_verified => {
                 ReleaseFate::Removed(format!("was verified, and is not among the last {} verified releases", self.keep))
             }
-            (None, false) if self.attempted.contains_key(digest) => {
+            (None, None) if self.attempted.contains_key(digest) => {
                 ReleaseFate::Removed("was never verified".to_owned())
             }
-            (None, false) => ReleaseFate::Removed("is in no recent deployment on record".to_owned()),
+            (None, None) => ReleaseFate::Removed("is in no recent deployment on record".to_owned()),
         }
     }
 }

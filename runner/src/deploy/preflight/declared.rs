@@ -77,6 +77,7 @@ impl<'a> DeclaredStep<'a> {
             ValueKind::Program | ValueKind::Command => self.check_argv(value),
             ValueKind::ProgramEnvironment => return self.check_program_environment(value),
             ValueKind::Duration => self.check_duration(value),
+            ValueKind::CallDuration => self.check_duration(value).or_else(|| self.check_call_duration(value)),
             ValueKind::VersionRange => self.check_version_range(value),
             ValueKind::EarlierStep => upstream.and_then(|upstream| self.check_earlier_step(value, upstream)),
             // They are checked with the URL and the program beside them.
@@ -121,6 +122,7 @@ impl<'a> DeclaredStep<'a> {
             | ValueKind::Command
             | ValueKind::ProgramEnvironment
             | ValueKind::Duration
+            | ValueKind::CallDuration
             | ValueKind::VersionRange
             | ValueKind::EarlierStep
             | ValueKind::Arguments => None,

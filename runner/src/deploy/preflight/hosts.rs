@@ -163,6 +163,7 @@ pub async fn host_problems(
             upstream: upstream.into_iter().collect(),
             stand_ins: Vec::new(),
             module_digest: Digest::from_bytes([0; 32]),
+            contract_version: sandbox::CONTRACT_VERSION.to_owned(),
             step,
         })
         .collect();

@@ -52,6 +52,7 @@ impl StepPlanner<'_> {
             upstream: upstream.clone(),
             stand_ins: Vec::new(),
             module_digest: module.digest.clone(),
+            contract_version: module.contract_version.clone(),
         };
         Some(PlannedStep { stand_ins: step.stand_ins.iter().map(planned).collect(), ..planned(step) })
     }

@@ -19,7 +19,9 @@ pub(super) fn type_hint(schema: &Value, with: &Value, pointer: &str) -> Option<S
         ("array", Value::Null) => ("a list", "[…]".to_owned()),
         ("array", scalar) => ("a list", format!("[{}]", scalar_text(scalar)?)),
         ("object", _) => ("a mapping", format!("{{ {}: … }}", first_key(schema))),
-        ("string", _) if schema.get("x-pawl-value").is_some_and(|kind| kind == "duration") => {
+        ("string", _)
+            if schema.get("x-pawl-value").is_some_and(|kind| kind == "duration" || kind == "call-duration") =>
+        {
             let default = schema.get("default").and_then(Value::as_str).unwrap_or("5s").to_owned();
             let seconds = written.as_u64().map(|seconds| format!("{seconds}s"));
             ("a duration", seconds.unwrap_or(default))

@@ -21,10 +21,10 @@ pub(crate) fn stat(dir: &str, path: &str, links: SymlinkBehavior) -> Result<File
     Ok(FileMetadata { file_type: metadata.file_type().into(), size: metadata.len() })
 }
 
-pub(crate) fn read_from(dir: &str, path: &str, start: u64) -> Result<Vec<u8>, FsError> {
-    let mut content = std::fs::read(resolve_path(dir, path)?)?;
-    let start = usize::try_from(start).unwrap_or(usize::MAX).min(content.len());
-    Ok(content.split_off(start))
+pub(crate) fn read(dir: &str, path: &str, from: u64) -> Result<Vec<u8>, FsError> {
+    let content = std::fs::read(resolve_path(dir, path)?)?;
+    let from = usize::try_from(from).unwrap_or(usize::MAX).min(content.len());
+    Ok(content[from..].to_vec())
 }
 
 pub(crate) fn write(dir: &str, path: &str, content: &[u8]) -> Result<(), FsError> {

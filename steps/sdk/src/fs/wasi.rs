@@ -22,11 +22,11 @@ pub(crate) fn stat(dir: &str, path: &str, links: SymlinkBehavior) -> Result<File
     Ok(FileMetadata { file_type: stat.type_.into(), size: stat.size })
 }
 
-pub(crate) fn read_from(dir: &str, path: &str, start: u64) -> Result<Vec<u8>, FsError> {
+pub(crate) fn read(dir: &str, path: &str, from: u64) -> Result<Vec<u8>, FsError> {
     let file = open_grant(dir)?.open_at(PathFlags::SYMLINK_FOLLOW, path, OpenFlags::empty(), DescriptorFlags::READ)?;
     let mut content = Vec::new();
     loop {
-        let (bytes, end) = file.read(CHUNK_BYTES as u64, start + content.len() as u64)?;
+        let (bytes, end) = file.read(CHUNK_BYTES as u64, from + content.len() as u64)?;
         content.extend_from_slice(&bytes);
         if end || bytes.is_empty() {
             return Ok(content);

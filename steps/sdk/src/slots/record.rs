@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::fs::{self, FileType};
 use crate::{Failure, Input, json};
 
 /// What a slot holds. JSON: `{"app": "shop", "environment": "prod", "step": "start", "release": "sha256:…", "label": "v1", "input-hash": "…",
@@ -66,6 +67,26 @@ impl SlotEpoch {
 }
 
 impl SlotRecord {
+    /// Reads the record in the folder of a slot; none if the slot is empty.
+    ///
+    /// # Errors
+    /// It can't be read, or no module wrote it.
+    pub fn read(place: &str) -> Result<Option<Self>, Failure> {
+        let path = super::record_place(place);
+        match fs::metadata_of_link(&path)?.map(|found| found.file_type) {
+            None => return Ok(None),
+            Some(FileType::File) => {}
+            Some(FileType::Directory | FileType::Link | FileType::Other) => return Err(not_ours(&path)),
+        }
+        Self::parse(&fs::read_text(&path)?).map(Some).ok_or_else(|| not_ours(&path))
+    }
+
+    /// Whether the slot holds this application's release of an input, whichever step has started it.
+    #[must_use]
+    pub fn holds_release<C>(&self, input: &Input<C>) -> bool {
+        self.is_of_app(input) && self.release == release_of(input)
+    }
+
     /// The record of this input, as it is being started.
     #[must_use]
     pub fn starting<C>(input: &Input<C>, engine_id: Option<String>) -> Self {
@@ -178,7 +199,7 @@ fn release_of<C>(input: &Input<C>) -> String {
 }
 
 /// The failure for a record that no module wrote.
-pub(super) fn not_ours(path: &str) -> Failure {
+fn not_ours(path: &str) -> Failure {
     Failure::conflict(format!("`{path}` is not the record of a slot, so this step leaves the slot as it is"))
         .hint("stop what runs there, and move the folder away")
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     JournalTrust,
-    decision::{UndoSupport, steps_to_undo},
+    decision::{StepsToUndo, UndoCandidate, UndoSupport, staged_steps_to_undo, steps_to_undo},
     redact::MASK,
     secret_scanner::{MIN_REFUSED_CHARS, is_refused},
 };
@@ -106,7 +106,9 @@ fn records_with_masks_of_format_1_2_are_not_trusted() {
     assert!(matches!(switch.status, RecordStatus::Undoing(Some(_))), "{switch:?}");
     assert!(all.records.values().all(|record| record.trust == JournalTrust::Untrusted));
     let target = step_target("switch");
-    assert_eq!(steps_to_undo(&all, &switch.intent.run, [(&target, UndoSupport::Possible)]), []);
+    let candidates = [UndoCandidate { step_target: &target, support: UndoSupport::Possible, exposes: true }];
+    assert_eq!(steps_to_undo(&all, &switch.intent.run, &candidates), StepsToUndo::default());
+    assert_eq!(staged_steps_to_undo(&all, &switch.intent.run, &candidates), []);
 }
 
 /// A mask that a user wrote into the plan is no mask of ours.

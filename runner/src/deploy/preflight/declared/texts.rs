@@ -1,8 +1,8 @@
 //! JSON pointers, durations, versions, and names of steps.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use contract::{StepId, duration::parse_duration};
+use contract::{StepId, duration::parse_duration, text::format_duration};
 use plan::{closest_match, quoted_list};
 use sandbox::DeclaredValue;
 use semver::VersionReq;
@@ -31,6 +31,19 @@ impl DeclaredStep<'_> {
         let KnownText::Whole(text) = self.text(value)? else { return None };
         let invalid = parse_duration(text).err()?;
         Some(self.invalid(value, &invalid.to_string(), "not a duration", invalid.hint()))
+    }
+
+    /// Checks that a call may take that long.
+    pub(super) fn check_call_duration(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        let KnownText::Whole(text) = self.text(value)? else { return None };
+        let (duration, timeout) = (parse_duration(text).ok()?, self.step.timeout);
+        if duration < timeout {
+            return None;
+        }
+        let written = |duration: Duration| format_duration(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+        let why = format!("{text} is not less than the step's timeout, which is {}", written(timeout));
+        let hint = format!("give the step more time, such as `timeout: {}`", written(duration * 2));
+        Some(self.invalid(value, &why, "longer than the step may take", hint))
     }
 
     pub(super) fn check_version_range(&self, value: &DeclaredValue) -> Option<ValueProblem> {
