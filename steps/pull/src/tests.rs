@@ -268,8 +268,8 @@ fn directory_defaults_to_the_only_grant() {
     let mut input = input('a', &json!({}));
     input.config.into = None;
     assert_eq!(PullStep::apply(&input).unwrap().outputs["dir"], "app");
-    assert_eq!(source_dir("file:/dist/x"), Some("dist"));
-    assert_eq!(source_dir("https://example.org/x"), None);
+    assert_eq!(mirrors::source_dir("file:/dist/x"), Some("dist"));
+    assert_eq!(mirrors::source_dir("https://example.org/x"), None);
 }
 
 #[test]

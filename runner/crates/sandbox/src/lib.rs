@@ -31,6 +31,7 @@ mod precompiled;
 mod process;
 mod program;
 mod program_inputs;
+mod registry_content;
 mod schema_violation;
 mod secrets;
 mod socket;

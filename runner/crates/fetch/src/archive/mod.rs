@@ -30,6 +30,7 @@ mod file_list;
 mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod layers;
 mod pipeline;
 mod remove;
 mod tarball;
@@ -40,6 +41,7 @@ mod zipped;
 
 pub use compare::compare;
 pub use error::ArchiveError;
+pub use layers::{ImageLayer, LayerSource, unpack_layers};
 pub use remove::remove;
 
 use error::ArchiveLimitKind;
