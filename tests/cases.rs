@@ -49,6 +49,7 @@ mod cases {
     mod migrations;
     mod module_cache;
     mod module_requirements;
+    mod oci_pulls;
     mod other_ci;
     mod pasted_commands;
     mod pinned_modules;

@@ -162,6 +162,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("runner step --local", Tested(AUTHORS, "guide_builds_a_step_in_rust")),
         ],
     ),
+    ("docs/pull.md", &[("version: 1", Tested("tests/cases/oci_pulls.rs", "plan_of_the_page_pulls_an_artifact"))]),
     (
         "docs/supervisord.md",
         &[

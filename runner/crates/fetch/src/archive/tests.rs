@@ -19,6 +19,7 @@ mod compare_remove;
 mod damaged;
 mod edge_cases;
 mod hostile;
+mod layers;
 mod round_trip;
 
 /// A granted directory `grant` with a file `outside` next to it.

@@ -159,7 +159,7 @@ mod tests {
             (json!({"layers": [{"mediaType": "x+encrypted", "digest": digest('a'), "size": 1}]}), "encrypted"),
             (json!({"layers": [], "manifests": []}), "both"),
             (json!({"schemaVersion": 1, "fsLayers": []}), "no layers"),
-            (json!([]), "invalid length"),
+            (json!("x"), "invalid type"),
         ] {
             let error = ManifestContent::parse(manifest.to_string().as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

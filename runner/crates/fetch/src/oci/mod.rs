@@ -268,8 +268,10 @@ fn is_basic(value: &Secret) -> bool {
 /// The header that the plan means. `Basic USER:PASSWORD`, which is no header's value, stands for its base64.
 fn header_value(text: &str) -> Secret {
     match text.split_once(' ') {
-        Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") && pair.contains(':') => {
-            Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair.trim_start())))
+        Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => {
+            let pair = pair.trim();
+            let encoded = if pair.contains(':') { BASE64_STANDARD.encode(pair) } else { pair.to_owned() };
+            Secret::new(format!("Basic {encoded}"))
         }
         Some(_) | None => Secret::new(text.to_owned()),
     }
