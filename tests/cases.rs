@@ -56,6 +56,7 @@ mod cases {
     mod plan_files;
     mod preview;
     mod promotion;
+    mod pull_faults;
     mod readme;
     mod registries;
     mod remote_hosts;

@@ -162,7 +162,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("runner step --local", Tested(AUTHORS, "guide_builds_a_step_in_rust")),
         ],
     ),
-    ("docs/pull.md", &[("version: 1", Tested("tests/cases/oci_pulls.rs", "plan_of_the_page_pulls_an_artifact"))]),
+    (
+        "docs/pull.md",
+        &[
+            ("version: 1", Tested("tests/cases/oci_pulls.rs", "plan_of_the_page_pulls_an_artifact")),
+            ("runner step ", Tested("tests/cases/oci_pulls.rs", "image_becomes_what_umoci_unpacks")),
+        ],
+    ),
     (
         "docs/supervisord.md",
         &[

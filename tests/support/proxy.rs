@@ -101,7 +101,9 @@ fn forward(
     let mut passed = 0;
     let most = match fault {
         ProxyFault::CutOnce(_) if has_cut.load(Ordering::SeqCst) => usize::MAX,
-        ProxyFault::Cut(most) | ProxyFault::CutOnce(most) | ProxyFault::Stall(most) | ProxyFault::Trickle(most, _) => most,
+        ProxyFault::Cut(most) | ProxyFault::CutOnce(most) | ProxyFault::Stall(most) | ProxyFault::Trickle(most, _) => {
+            most
+        }
     };
     let passing = (|| {
         while passed < most {

@@ -19,7 +19,7 @@ use pawl_step::{
 };
 use serde::Deserialize;
 
-use mirrors::Mirrors;
+use mirrors::SourceMirrors;
 use ownership::ReleaseOwnership;
 use release_folder::{ReleaseFolder, ReleaseFolderState};
 use shared_paths::SharedPaths;
@@ -33,7 +33,7 @@ pub struct PullStep;
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PullConfig {
     /// The source of the archive or image, or several mirrors.
-    pub from: Mirrors,
+    pub from: SourceMirrors,
     /// The granted directory.
     pub into: Option<String>,
     /// The archive's digest, which only the host reads: this step uses `release.digest`.

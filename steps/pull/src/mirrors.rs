@@ -10,14 +10,14 @@ use pawl_step::{Failure, FailureKind, log};
 /// One source, or several with the same content.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-pub enum Mirrors {
+pub enum SourceMirrors {
     /// The only source.
     One(String),
     /// Several, in the order in which they are tried.
     Several(Vec<String>),
 }
 
-impl Mirrors {
+impl SourceMirrors {
     /// Returns the sources in their order.
     pub(crate) fn sources(&self) -> &[String] {
         match self {

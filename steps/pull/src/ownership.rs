@@ -68,7 +68,8 @@ impl ReleaseOwnership {
                 fs::create_dir_all(&place)?;
             }
             if shared.location_of(dir, path).is_some() {
-                let ownership = Ownership { mode: Some(octal(mode)), dir_mode: Some(dir_mode(mode, SETGID)), ..self.owners() };
+                let ownership =
+                    Ownership { mode: Some(octal(mode)), dir_mode: Some(dir_mode(mode, SETGID)), ..self.owners() };
                 files::set(&place, &ownership, false)?;
             } else {
                 if let Some(ownership) = self.owner_and_group().filter(|_| is_new) {
@@ -118,7 +119,8 @@ impl ReleaseOwnership {
 /// Sets the mode of all files at a place. Who may read an executable file may execute it.
 fn set_mode(place: &str, mode: u32, dir_bits: u32) -> Result<(), Failure> {
     let executables = executables(place)?;
-    let ownership = Ownership { mode: Some(octal(mode)), dir_mode: Some(dir_mode(mode, dir_bits)), ..Ownership::default() };
+    let ownership =
+        Ownership { mode: Some(octal(mode)), dir_mode: Some(dir_mode(mode, dir_bits)), ..Ownership::default() };
     files::set(place, &ownership, true)?;
     let executable = Ownership { mode: Some(octal(searchable(mode))), ..Ownership::default() };
     executables.iter().try_for_each(|file| files::set(file, &executable, false))

@@ -65,7 +65,10 @@ pub(super) fn rows(runner: &Path) -> Result<Vec<BenchRow>> {
         name: "100 MB of output, most memory of the runner".to_owned(),
         ours: Duration::ZERO,
         theirs: Duration::ZERO,
-        target: BenchTarget::Bytes { largest: peak_memory(&mut deploy(runner, folder.path(), &[]))?, limit: MAX_MEMORY_BYTES },
+        target: BenchTarget::Bytes {
+            largest: peak_memory(&mut deploy(runner, folder.path(), &[]))?,
+            limit: MAX_MEMORY_BYTES,
+        },
     });
     Ok(rows)
 }

@@ -11,12 +11,12 @@ use std::{
 
 use cap_std::fs::Dir;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 use url::Url;
 use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, blobs},
+    download_reader::spawn_download_reader,
     failure,
     gate::{CapabilityGate, ContentSource},
     host::HostState,
@@ -25,7 +25,7 @@ use super::{
 };
 use contract::{
     Digest,
-    step::{FailureKind, MessageLevel, StepFailure, StepProgress},
+    step::{FailureKind, StepFailure, StepProgress},
 };
 use fetch::{
     archive::{self, ArchiveError, ArchiveLimits, UnpackJob, UnpackSummary},
@@ -36,9 +36,6 @@ use hostio::{blocking::run_blocking, confined_path::open_regular_file};
 
 /// The interval of an archive's progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The most interruptions of one download that are logged.
-const MAX_REPORTED_INTERRUPTIONS: u32 = 20;
 
 /// The most bytes of a checksum file that are read.
 const MAX_CHECKSUM_FILE_BYTES: u64 = 1 << 20;
@@ -182,82 +179,6 @@ impl UnpackOptions {
     }
 }
 
-/// Passes chunks from an async task to a reading thread.
-pub(super) struct DownloadReader {
-    /// `None` is the end. A channel that closes without it belonged to a cancelled call.
-    chunks: mpsc::Receiver<io::Result<Option<Vec<u8>>>>,
-    chunk: io::Cursor<Vec<u8>>,
-    is_finished: bool,
-}
-
-impl DownloadReader {
-    pub(super) fn new(chunks: mpsc::Receiver<io::Result<Option<Vec<u8>>>>) -> Self {
-        Self { chunks, chunk: io::Cursor::default(), is_finished: false }
-    }
-
-    /// Goes on after an end.
-    pub(super) fn begin_next(&mut self) {
-        self.is_finished = false;
-    }
-}
-
-impl Read for DownloadReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.chunk.read(buffer)?;
-            if read > 0 || self.is_finished {
-                return Ok(read);
-            }
-            match self.chunks.blocking_recv() {
-                Some(chunk) => match chunk? {
-                    Some(chunk) => self.chunk = io::Cursor::new(chunk),
-                    None => self.is_finished = true,
-                },
-                None => return Err(io::ErrorKind::ConnectionAborted.into()),
-            }
-        }
-    }
-}
-
-/// A task that ends with its call, so that a reader never waits for a server in vain.
-pub(super) struct DownloadTask(pub(super) tokio::task::JoinHandle<()>);
-
-impl Drop for DownloadTask {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn spawn_download_reader(mut download: Box<Download>, name: String, log: GuestLog) -> (DownloadTask, DownloadReader) {
-    let (sender, chunks) = mpsc::channel(16);
-    let task = tokio::spawn(async move {
-        let mut reported = 0;
-        loop {
-            let chunk = match download.next_chunk().await {
-                Ok(chunk) => Ok(chunk.map(|bytes| bytes.to_vec())),
-                Err(error) => Err(io::Error::other(error)),
-            };
-            report_interruption(download.take_interruption(), &mut reported, &name, &log);
-            let is_last = !matches!(chunk, Ok(Some(_)));
-            if sender.send(chunk).await.is_err() || is_last {
-                return;
-            }
-        }
-    });
-    (DownloadTask(task), DownloadReader::new(chunks))
-}
-
-/// Logs an interruption after which a download resumed.
-pub(super) fn report_interruption(error: Option<net::NetError>, reported: &mut u32, name: &str, log: &GuestLog) {
-    if let Some(error) = error
-        && *reported < MAX_REPORTED_INTERRUPTIONS
-    {
-        *reported += 1;
-        let message = format!("the download of {name} was interrupted and resumes: {error}");
-        log.send(StepProgress::Log { level: MessageLevel::Warn, message, fields: serde_json::Map::new() });
-    }
-}
-
 /// Refuses what certainly does not fit on the disk: content is at least as large as its archive.
 fn check_room(into: &Dir, dir: &str, size: Option<u64>) -> Result<(), StepFailure> {
     let (Some(size), Ok(room)) = (size, rustix::fs::fstatvfs(into)) else { return Ok(()) };
@@ -265,8 +186,9 @@ fn check_room(into: &Dir, dir: &str, size: Option<u64>) -> Result<(), StepFailur
     if size <= free {
         return Ok(());
     }
-    let message =
-        format!("the disk of directory `{dir}` has {free} bytes free, and the release has {size} even before it is unpacked");
+    let message = format!(
+        "the disk of directory `{dir}` has {free} bytes free, and the release has {size} even before it is unpacked"
+    );
     Err(failure(FailureKind::Permanent, message)
         .with_hint("make room there, such as with `runner prune`, then run again"))
 }

@@ -28,8 +28,8 @@ use hostio::{
     dir_snapshot::{DirSnapshot, DirSnapshotCache, PathReadError},
 };
 use plan::{
-    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, DirGrant, EnvGrant, ModuleRef, OCI_SCHEME, OciRef,
-    PlanStep, SecretGrant, StepGrants,
+    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, DirGrant, EnvGrant, ModuleRef, OCI_SCHEME,
+    OciRef, PlanStep, SecretGrant, StepGrants,
 };
 
 /// The purpose of a call, which restricts its access.

@@ -15,6 +15,7 @@ mod contract_mismatch;
 mod database;
 mod declared_value;
 mod description;
+mod download_reader;
 mod engine;
 mod files;
 mod gate;

@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    blobs::{DownloadReader, DownloadTask, report_interruption},
+    download_reader::{DownloadReader, DownloadTask, report_interruption},
     log::GuestLog,
 };
 use contract::Digest;

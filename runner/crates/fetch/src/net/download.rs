@@ -106,8 +106,7 @@ impl NetClient {
         url: &Url,
         secrets: Vec<(String, Secret)>,
     ) -> Result<Download, NetError> {
-        let request =
-            NetRequest { secrets: secrets.clone(), ..NetRequest::new(Method::GET.as_str(), url.as_str())? };
+        let request = NetRequest { secrets: secrets.clone(), ..NetRequest::new(Method::GET.as_str(), url.as_str())? };
         let (response, pause) = self.follow_download(request).await?;
         if response.status() != StatusCode::OK {
             return Err(status_error(&response));
@@ -132,8 +131,7 @@ impl NetClient {
         let (mut pauses, mut asked) = (RequestedPauses::default(), None);
         loop {
             let hop = RedirectHop::first(request.clone())?;
-            let response =
-                self.follow_redirects(hop, MAX_DOWNLOAD_REDIRECTS, |now| (now + stall, stall)).await?;
+            let response = self.follow_redirects(hop, MAX_DOWNLOAD_REDIRECTS, |now| (now + stall, stall)).await?;
             match pauses.next_for(response.status().as_u16(), retry_after(&response)) {
                 Some(pause) => {
                     asked = Some(status_error(&response));

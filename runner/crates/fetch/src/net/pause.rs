@@ -47,9 +47,13 @@ mod tests {
         let parsed = |status, text| RequestedPauses::parse(status, text);
         assert_eq!(parsed(429, Some("7")), Some(Duration::from_secs(7)));
         assert_eq!(parsed(503, Some(" 0 ")), Some(Duration::ZERO));
-        for (status, text) in
-            [(429, None), (500, Some("7")), (429, Some("")), (429, Some("-1")), (429, Some("Fri, 31 Dec 1999 23:59:59 GMT"))]
-        {
+        for (status, text) in [
+            (429, None),
+            (500, Some("7")),
+            (429, Some("")),
+            (429, Some("-1")),
+            (429, Some("Fri, 31 Dec 1999 23:59:59 GMT")),
+        ] {
             assert_eq!(parsed(status, text), None, "{status} {text:?}");
         }
         let mut pauses = RequestedPauses::default();

@@ -15,7 +15,7 @@ pub enum OciError {
     /// The registry knows who asks, and refuses.
     #[error("the registry {registry} refuses the credentials for {repository}")]
     Denied { registry: String, repository: String },
-    #[error("the registry {registry} has no {} in {repository}", escape_line(what))]
+    #[error("the registry {registry} has no `{}` in {repository}", escape_line(what))]
     NotFound { registry: String, repository: String, what: String },
     #[error("the registry {registry} answered with status {status} for {}", escape_line(what))]
     Status { registry: String, status: u16, what: String },

@@ -27,21 +27,21 @@ pub struct OciLayer {
 #[derive(Debug)]
 pub(super) enum ManifestContent {
     Layers(Vec<OciLayer>),
-    Index(Vec<OciDescriptor>),
+    Index(Vec<OciContentDescriptor>),
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct OciManifest {
+struct OciContentManifest {
     #[serde(default)]
-    layers: Option<Vec<OciDescriptor>>,
+    layers: Option<Vec<OciContentDescriptor>>,
     #[serde(default)]
-    manifests: Option<Vec<OciDescriptor>>,
+    manifests: Option<Vec<OciContentDescriptor>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct OciDescriptor {
+pub(super) struct OciContentDescriptor {
     #[serde(default)]
     media_type: String,
     digest: String,
@@ -61,12 +61,12 @@ struct OciPlatform {
 
 impl ManifestContent {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, OciError> {
-        let manifest: OciManifest =
+        let manifest: OciContentManifest =
             serde_json::from_slice(bytes).map_err(|error| OciError::Unsupported(error.to_string()))?;
-        let OciManifest { layers, manifests } = manifest;
+        let OciContentManifest { layers, manifests } = manifest;
         match (layers, manifests) {
             (Some(layers), None) if layers.len() <= MAX_LAYERS => {
-                Ok(Self::Layers(layers.iter().map(OciDescriptor::layer).collect::<Result<_, _>>()?))
+                Ok(Self::Layers(layers.iter().map(OciContentDescriptor::layer).collect::<Result<_, _>>()?))
             }
             (None, Some(manifests)) => Ok(Self::Index(manifests)),
             (Some(layers), None) => {
@@ -78,7 +78,7 @@ impl ManifestContent {
     }
 }
 
-impl OciDescriptor {
+impl OciContentDescriptor {
     fn digest(&self) -> Result<Digest, OciError> {
         let digest = self.digest.strip_prefix("sha256:").and_then(|_| self.digest.parse().ok());
         digest.ok_or_else(|| OciError::Unsupported(format!("`{}` is not a SHA-256 digest", self.digest)))
@@ -104,7 +104,7 @@ impl OciDescriptor {
 }
 
 /// The manifest of an index that is for this machine: the one of its architecture, or the only one.
-pub(super) fn for_this_machine(manifests: &[OciDescriptor]) -> Result<Digest, OciError> {
+pub(super) fn for_this_machine(manifests: &[OciContentDescriptor]) -> Result<Digest, OciError> {
     let architecture = match ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -115,7 +115,7 @@ pub(super) fn for_this_machine(manifests: &[OciDescriptor]) -> Result<Digest, Oc
     let fits = |platform: &OciPlatform| platform.os == "linux" && platform.architecture == architecture;
     let found = manifests.iter().find(|manifest| manifest.platform.as_ref().is_some_and(fits));
     // What builders add about an image has an unknown platform.
-    let is_content = |manifest: &&OciDescriptor| manifest.platform.as_ref().is_none_or(|it| it.os != "unknown");
+    let is_content = |manifest: &&OciContentDescriptor| manifest.platform.as_ref().is_none_or(|it| it.os != "unknown");
     let contents: Vec<_> = manifests.iter().filter(is_content).collect();
     match (found, contents.as_slice()) {
         (Some(found), _) => found.digest(),
@@ -171,7 +171,9 @@ mod tests {
         let image = |digit: char, os: &str, architecture: &str| json!({"digest": digest(digit), "platform": {"os": os, "architecture": architecture}});
         let chosen = |manifests: serde_json::Value| {
             let text = json!({"manifests": manifests}).to_string();
-            let Ok(ManifestContent::Index(manifests)) = ManifestContent::parse(text.as_bytes()) else { panic!("{text}") };
+            let Ok(ManifestContent::Index(manifests)) = ManifestContent::parse(text.as_bytes()) else {
+                panic!("{text}")
+            };
             for_this_machine(&manifests).map(|digest| digest.to_string())
         };
         let own = [image('a', "linux", "amd64"), image('a', "linux", "arm64"), image('a', "linux", "riscv64")];

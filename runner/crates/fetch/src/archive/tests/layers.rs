@@ -156,12 +156,18 @@ fn hostile_layers_are_refused_and_leave_nothing() {
             EntryRefusal::BelowLink("d".to_owned()),
         ),
         (
-            vec![TestTarBuilder::new().symlink("d", "/").finish(), TestTarBuilder::new().hard_link("h", "d/x").finish()],
+            vec![
+                TestTarBuilder::new().symlink("d", "/").finish(),
+                TestTarBuilder::new().hard_link("h", "d/x").finish(),
+            ],
             EntryRefusal::HardLinkTargetMissing("d/x".to_owned()),
         ),
         // Links through links can only be judged together.
         (
-            vec![TestTarBuilder::new().symlink("a", ".").finish(), TestTarBuilder::new().symlink("out", "a/..").finish()],
+            vec![
+                TestTarBuilder::new().symlink("a", ".").finish(),
+                TestTarBuilder::new().symlink("out", "a/..").finish(),
+            ],
             EntryRefusal::TargetOutside("a/..".to_owned()),
         ),
     ] {

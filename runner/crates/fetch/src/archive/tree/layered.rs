@@ -39,7 +39,8 @@ impl<'a> ExtractionTree<'a> {
         if path.name() == OPAQUE_NAME {
             self.remove_lower_below(path.parent())?;
         } else if !removed.is_empty() && !removed.starts_with(WHITEOUT_PREFIX) {
-            let whole = if path.parent().is_empty() { removed.to_owned() } else { format!("{}/{removed}", path.parent()) };
+            let whole =
+                if path.parent().is_empty() { removed.to_owned() } else { format!("{}/{removed}", path.parent()) };
             if self.nodes.get(&whole).is_some_and(|node| Some(node.layer) < self.layer) {
                 self.remove_whole(&whole)?;
             }
@@ -75,9 +76,8 @@ impl<'a> ExtractionTree<'a> {
 
     /// The paths below a directory, each before its parent.
     fn paths_below(&self, directory: &str, counts: impl Fn(&ExtractedNode) -> bool) -> Vec<String> {
-        let is_below = |path: &str| {
-            directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
-        };
+        let is_below =
+            |path: &str| directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
         let nodes = self.nodes.values().filter(|node| is_below(&node.path) && counts(node));
         let mut paths: Vec<_> = nodes.map(|node| node.path.clone()).collect();
         paths.sort_unstable_by(|a, b| b.cmp(a));
@@ -115,8 +115,7 @@ impl<'a> ExtractionTree<'a> {
     pub(super) fn settle_layers(&mut self) {
         let nodes = &self.nodes;
         let has_kind = |path: &str, kind| nodes.get(path).is_some_and(|node| node.kind == kind);
-        self.directories
-            .retain(|(path, _)| path.is_root() || has_kind(path.as_str(), ArchiveEntryKind::Directory));
+        self.directories.retain(|(path, _)| path.is_root() || has_kind(path.as_str(), ArchiveEntryKind::Directory));
         keep_last(&mut self.list_entries, |entry| &entry.path);
         self.list_entries.retain(|entry| has_kind(&entry.path, ArchiveEntryKind::File));
         keep_last(&mut self.links, |link| link.path.as_str());
