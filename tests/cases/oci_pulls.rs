@@ -11,8 +11,8 @@ use std::{
 use tempfile::TempDir;
 
 use crate::support::{
-    DockerRegistry, NginxServer, RunnerOutput, TestArchiveFormat, TestEnvironment, TestRegistryAuth, crafted,
-    doc_blocks::fenced_block, release_folder, sha256,
+    DockerRegistry, NginxServer, RunnerOutput, SshHost, TestArchiveFormat, TestEnvironment, TestRegistryAuth, crafted,
+    doc_blocks::fenced_block, release_folder, sha256, write_ssh_config,
 };
 
 pub(super) const ARTIFACT: &str = "application/vnd.acme.release";
@@ -190,6 +190,7 @@ fn image_becomes_what_umoci_unpacks() {
     let line = line
         .replace("registry.example.com/acme/shop:r1", source.strip_prefix("oci://").unwrap())
         .replace("/srv/shop", "./alone");
+    let line = line.replace("https://registry.example.com", &format!("http://{}", registry.authority()));
     let alone: Vec<_> = line.split_whitespace().skip(1).filter(|word| *word != "\\").collect();
     environment.run(&alone).assert_exit(0);
     assert_eq!(environment.list("alone/releases"), environment.list("deploy/releases"));
@@ -280,4 +281,42 @@ fn release_gets_owner_modes_and_writable_folders() {
         environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0);
         assert_eq!(status("").0, 4322);
     }
+}
+
+/// The host itself asks the registry, with the credentials of the plan.
+#[test]
+fn host_pulls_from_the_registry_by_itself() {
+    let archive = TestEnvironment::new().archive("r1", TestArchiveFormat::TarZst);
+    let registry = DockerRegistry::start(TestRegistryAuth::Basic);
+    let reference = registry.push("shop", &[(ARTIFACT, &archive)]);
+    let host = SshHost::new();
+    fs::create_dir(host.path("srv")).unwrap();
+    let authority = registry.authority();
+    let plan = format!(
+        r#"version: 1
+app: shop
+secrets: {{ PASSWORD: env:PASSWORD }}
+environments:
+  test:
+    ssh: {{ config: ./ssh_config }}
+    hosts: {{ web: [{{ at: "{}", name: web-1 }}] }}
+steps:
+  pull:
+    on: web
+    with: {{ from: ["oci://127.0.0.1:1/shop:v1", "oci://{authority}/shop:v1"], into: app, mode: "0640" }}
+    grants:
+      dirs: {{ app: "{}" }}
+      http: ["http://127.0.0.1:1", {{ origin: "http://{authority}", headers: {{ authorization: "Basic ann:${{{{ secrets.PASSWORD }}}}" }} }}]
+"#,
+        host.address(),
+        host.path("srv").display()
+    );
+    let mut environment = TestEnvironment::with_plan(&plan);
+    write_ssh_config(&environment.path(""), &[&host]);
+    environment.set_variable("PASSWORD", "secret");
+    let answer = environment.deploy("r1", &[]);
+    answer.assert_exit(0);
+    assert!(answer.stdout.contains("failed and `oci://"), "{}", answer.stdout);
+    let release = host.path("srv/releases").join(release_folder("r1", digest_of(&reference)));
+    assert_eq!(fs::metadata(release.join("VERSION")).unwrap().mode() & 0o777, 0o640);
 }

@@ -31,9 +31,9 @@ fn missing_registries_artifacts_and_credentials_are_told_apart() {
     };
     let anonymous = environment(&with("v1"), &http_grant(&authority));
     assert_fails(&anonymous, 2, &["requires authentication", "authorization: \"Basic USER:${{ secrets.NAME }}\""]);
-    assert_fails(&environment(&with("none"), &granted("ann:secret")), 2, &["has no none in shop"]);
+    assert_fails(&environment(&with("none"), &granted("ann:secret")), 2, &["has no `none` in shop"]);
     let stated = format!("{}, digest: \"sha256:{}\"", with("v1"), "0a".repeat(32));
-    assert_fails(&environment(&stated, &granted("ann:secret")), 1, &["has no sha256:[HASH] in shop"]);
+    assert_fails(&environment(&stated, &granted("ann:secret")), 1, &["has no `sha256:[HASH]` in shop"]);
     let refused = environment(&with("v1"), "http: []");
     assert_fails(&refused, 2, &["does not grant the HTTP origin"]);
     let invalid = environment("from: \"oci://shop\"", &http_grant(&authority));

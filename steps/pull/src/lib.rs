@@ -190,6 +190,9 @@ struct PullTarget {
 
 impl PullTarget {
     fn from_input(input: &Input<PullConfig>) -> Result<Self, Failure> {
+        if input.config.from.sources().iter().all(String::is_empty) {
+            return Err(Failure::invalid_config("`from` names no source").hint("name a source, or several mirrors"));
+        }
         let Some(digest) = input.release.digest.clone() else {
             return Err(Failure::invalid_config(format!("no digest is known for `{}`, so its content cannot be verified", input.config.from.display()))
                 .hint("publish it next to the archive (`sha256sum ARCHIVE > ARCHIVE.sha256`), or set it under `with:` as `digest: sha256:…`"));
