@@ -148,9 +148,11 @@ impl Step for PullStep {
         if !kept.is_empty() {
             log::warn(format!("kept what is in {} and not of the release: {}", release.folder, summarize_lines(&kept)));
         }
-        Ok(release
-            .receipt(input)
-            .note("from", source)
+        let mut receipt = release.receipt(input);
+        if input.config.from.sources().len() > 1 {
+            receipt = receipt.note("mirror", source);
+        }
+        Ok(receipt
             .note("files", unpacked.files)
             .note("bytes", unpacked.bytes)
             .note("took_ms", time::elapsed_ms(started)))

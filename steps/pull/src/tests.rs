@@ -411,7 +411,7 @@ fn mirrors_are_tried_until_one_has_the_release() {
     let good = "file:dist/shop-a.tar.zst";
     let from = json!({ "from": ["file:dist/none.tar", "file:dist/wrong.tar", good] });
     let receipt = PullStep::apply(&input('a', &from)).unwrap();
-    assert_eq!(receipt.notes["from"], good);
+    assert_eq!(receipt.notes["mirror"], good);
     assert_eq!(file_names(&app.join("releases")), [folder_name('a')]);
 
     let failure =
