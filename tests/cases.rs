@@ -14,8 +14,8 @@ mod cases {
     mod commands;
     mod compose;
     mod configure;
-    mod content;
     mod container;
+    mod content;
     mod denials;
     mod documented_blocks;
     mod documented_commands;
@@ -56,12 +56,14 @@ mod cases {
     mod migrations;
     mod module_cache;
     mod module_requirements;
+    mod oci_pulls;
     mod other_ci;
     mod pasted_commands;
     mod pinned_modules;
     mod plan_files;
     mod preview;
     mod promotion;
+    mod pull_faults;
     mod readme;
     mod registries;
     mod remote_hosts;

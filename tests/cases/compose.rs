@@ -9,8 +9,7 @@ use std::{
 };
 
 use crate::support::{
-    DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
-    wait_until,
+    DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block, wait_until,
 };
 
 const PAGE: &str = "docs/compose.md";
@@ -153,7 +152,11 @@ fn failed_up_brings_the_old_release_back() {
     let image = world.pack("r5", "works");
     world.environment.edit("app/compose.yml", "8080\"]", &format!("8080\", \"127.0.0.1:{port}:8081\"]"));
     world.environment.pack("r5");
-    world.deploy("r5").assert_exit(1).assert_stderr_contains("`compose up` exited").assert_stderr_contains("r1 runs again");
+    world
+        .deploy("r5")
+        .assert_exit(1)
+        .assert_stderr_contains("`compose up` exited")
+        .assert_stderr_contains("r1 runs again");
     world.assert_live("r1");
     drop(other);
     world.pack_image("r6", &image);
@@ -206,7 +209,12 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
     };
     edited("r2", "    ports:", "    prots:", "Unsupported config option for services.web");
     edited("r3", "    restart: always", "    restart: always\n  job: { build: . }", "service job has no `image`");
-    edited("r4", "    restart: always", "    restart: always\n  job: { image: shop:new }", "does not have the image shop:new");
+    edited(
+        "r4",
+        "    restart: always",
+        "    restart: always\n  job: { image: shop:new }",
+        "does not have the image shop:new",
+    );
     world.environment.pack("r5");
     let record = world.environment.read("srv/compose/shop.json");
     fs::remove_file(world.environment.path("srv/compose/shop.json")).unwrap();

@@ -184,6 +184,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         ],
     ),
     (
+        "docs/pull.md",
+        &[
+            ("version: 1", Tested("tests/cases/oci_pulls.rs", "plan_of_the_page_pulls_an_artifact")),
+            ("runner step ", Tested("tests/cases/oci_pulls.rs", "image_becomes_what_umoci_unpacks")),
+        ],
+    ),
+    (
         "docs/supervisord.md",
         &[
             ("version: 1", Tested(SUPERVISORD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),

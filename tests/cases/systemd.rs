@@ -289,7 +289,10 @@ fn service_starts_without_root() {
     let line = |begin: &str| lines.lines().find(|line| line.trim_start().starts_with(begin)).unwrap().trim().to_owned();
     world.edit("units: units", &format!("units: units\n      {}", line("systemctl:")));
     world.edit("        user: www-data\n", "");
-    world.edit("service: { ", &format!("service: {{ {}, ", line("service:").trim_start_matches("service: { ").trim_end_matches(" }")));
+    world.edit(
+        "service: { ",
+        &format!("service: {{ {}, ", line("service:").trim_start_matches("service: { ").trim_end_matches(" }")),
+    );
     world.edit("renders: { units: /etc/systemd/system }", &line("renders:"));
     world.edit("programs: [[/usr/bin/systemctl, \"**\"]]", &format!("{}\n      {}", line("programs:"), line("env:")));
     let script = "cd /var/shop; export DB_PASSWORD=correct-horse-battery; runner --local --release r1";

@@ -16,6 +16,8 @@ use std::{
 pub enum ProxyFault {
     /// It is cut off after so many bytes.
     Cut(usize),
+    /// The first one that is longer is cut off after so many bytes.
+    CutOnce(usize),
     /// After so many bytes nothing more comes, and the connection stays.
     Stall(usize),
     /// After so many bytes one comes at a time, with a pause between.
@@ -36,7 +38,7 @@ impl FaultyProxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, over) = (Arc::clone(&connections), Arc::clone(&stop));
+        let (count, over, has_cut) = (Arc::clone(&connections), Arc::clone(&stop), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::spawn(move || {
             let mut passing = Vec::new();
             for client in listener.incoming() {
@@ -45,9 +47,10 @@ impl FaultyProxy {
                 }
                 count.fetch_add(1, Ordering::SeqCst);
                 let (client, upstream, over) = (client.unwrap(), upstream.clone(), Arc::clone(&over));
+                let has_cut = Arc::clone(&has_cut);
                 passing.push(std::thread::spawn(move || {
                     // One of both went away: that is what this is for.
-                    let _ = forward(client, &upstream, fault, &over);
+                    let _ = forward(client, &upstream, fault, &over, &has_cut);
                 }));
             }
             for thread in passing {
@@ -79,7 +82,13 @@ impl Drop for FaultyProxy {
     }
 }
 
-fn forward(mut client: TcpStream, upstream: &str, fault: ProxyFault, over: &AtomicBool) -> std::io::Result<()> {
+fn forward(
+    mut client: TcpStream,
+    upstream: &str,
+    fault: ProxyFault,
+    over: &AtomicBool,
+    has_cut: &AtomicBool,
+) -> std::io::Result<()> {
     let mut server = TcpStream::connect(upstream)?;
     let (mut asking, mut asked) = (client.try_clone()?, server.try_clone()?);
     let up = std::thread::spawn(move || {
@@ -91,7 +100,10 @@ fn forward(mut client: TcpStream, upstream: &str, fault: ProxyFault, over: &Atom
     let mut buffer = [0; 4096];
     let mut passed = 0;
     let most = match fault {
-        ProxyFault::Cut(most) | ProxyFault::Stall(most) | ProxyFault::Trickle(most, _) => most,
+        ProxyFault::CutOnce(_) if has_cut.load(Ordering::SeqCst) => usize::MAX,
+        ProxyFault::Cut(most) | ProxyFault::CutOnce(most) | ProxyFault::Stall(most) | ProxyFault::Trickle(most, _) => {
+            most
+        }
     };
     let passing = (|| {
         while passed < most {
@@ -104,6 +116,7 @@ fn forward(mut client: TcpStream, upstream: &str, fault: ProxyFault, over: &Atom
         }
         match fault {
             ProxyFault::Cut(_) => {}
+            ProxyFault::CutOnce(_) => has_cut.store(true, Ordering::SeqCst),
             ProxyFault::Stall(_) => {
                 while !over.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(5));

@@ -115,7 +115,7 @@ static FLEET_PACKAGES: PipTool = PipTool {
 };
 
 /// For `test`: what kills the runner, what tests compare with, login shells, and what lets names and clocks lie to it.
-pub(crate) const TOOLS: [SetupNeed; 14] = [
+pub(crate) const TOOLS: [SetupNeed; 16] = [
     SetupNeed::Program("caddy"),
     SetupNeed::Program("docker-registry"),
     SetupNeed::Program("faketime"),
@@ -123,11 +123,13 @@ pub(crate) const TOOLS: [SetupNeed; 14] = [
     SetupNeed::Program("git"),
     SetupNeed::Program("haproxy"),
     SetupNeed::Program("nginx"),
+    SetupNeed::Program("skopeo"),
     SetupNeed::Program("sqlite3"),
     SetupNeed::Program("ssh"),
     SetupNeed::Program("sshd"),
     SetupNeed::Program("strace"),
     SetupNeed::Program("tcsh"),
+    SetupNeed::Program("umoci"),
     SetupNeed::Program("unshare"),
     SetupNeed::Program("wasm-opt"),
 ];
@@ -184,8 +186,9 @@ pub(crate) const LINTERS: [SetupNeed; 5] = [
     SetupNeed::Actionlint,
 ];
 /// For `bench`, which installs it itself: what is compared with.
-pub(crate) const BENCH_PEERS: [SetupNeed; 4] = [
+pub(crate) const BENCH_PEERS: [SetupNeed; 5] = [
     SetupNeed::Program("curl"),
+    SetupNeed::Program("podman"),
     SetupNeed::Program("sqlite3"),
     SetupNeed::Program("zstd"),
     SetupNeed::RustTool("refinery_cli"),

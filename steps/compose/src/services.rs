@@ -116,8 +116,7 @@ pub(crate) fn ended<'c>(
     let first = first.get_or_insert(pids);
     containers.iter().find(|found| {
         let container = &found.container;
-        let is_again =
-            |(name, pid): &(String, i64)| *name == container.name && found.runs() && *pid != container.pid;
+        let is_again = |(name, pid): &(String, i64)| *name == container.name && found.runs() && *pid != container.pid;
         found.has_failed() || first.iter().any(is_again)
     })
 }

@@ -7,6 +7,8 @@
 //!
 //! Deliberately absent: unpacking and hashing, which the host does natively, and the clean-up of old releases.
 
+mod mirrors;
+mod ownership;
 mod release_folder;
 mod shared_paths;
 
@@ -17,6 +19,8 @@ use pawl_step::{
 };
 use serde::Deserialize;
 
+use mirrors::SourceMirrors;
+use ownership::ReleaseOwnership;
 use release_folder::{ReleaseFolder, ReleaseFolderState};
 use shared_paths::SharedPaths;
 
@@ -28,8 +32,8 @@ pub struct PullStep;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PullConfig {
-    /// The source of the archive.
-    pub from: String,
+    /// The source of the archive or image, or several mirrors.
+    pub from: SourceMirrors,
     /// The granted directory.
     pub into: Option<String>,
     /// The archive's digest, which only the host reads: this step uses `release.digest`.
@@ -42,6 +46,18 @@ pub struct PullConfig {
     /// The paths that outlive the release.
     #[serde(default)]
     pub shared: Vec<String>,
+    /// Whether the source is an image whose layers are the release.
+    #[serde(default)]
+    pub rootfs: bool,
+    /// The owner of everything in the release.
+    pub owner: Option<String>,
+    /// Its group.
+    pub group: Option<String>,
+    /// The mode of its files.
+    pub mode: Option<String>,
+    /// What the group may write.
+    #[serde(default)]
+    pub writable: Vec<String>,
     /// The limits for unpacking.
     #[serde(default)]
     pub limits: UnpackLimits,
@@ -84,7 +100,10 @@ impl Step for PullStep {
         let release = PullTarget::from_input(input)?;
         let subject = release.folder.to_string();
         let detail = match release.folder.inspect(&release.shared)? {
-            ReleaseFolderState::Intact => return Ok(Vec::new()),
+            ReleaseFolderState::Intact => match release.ownership.difference(&subject)? {
+                Some(difference) => format!("give it away: {difference}"),
+                None => return Ok(Vec::new()),
+            },
             ReleaseFolderState::Missing => return release.preview_creation(input, subject),
             ReleaseFolderState::Damaged(lines) => {
                 format!("unpack again because it is damaged: {}", summarize_lines(&lines))
@@ -102,6 +121,7 @@ impl Step for PullStep {
         match release.folder.inspect(&release.shared)? {
             ReleaseFolderState::Intact => {
                 log::info(format!("{} already exists and is intact", release.folder));
+                release.ownership.renew(release.folder.dir(), &release.folder.path(), &release.shared)?;
                 return Ok(release.receipt(input));
             }
             ReleaseFolderState::Missing => {}
@@ -116,7 +136,7 @@ impl Step for PullStep {
         }
         release.shared.preserve_content(release.folder.dir(), &release.folder.path())?;
         let new = release.folder.new_path();
-        let unpacked = release.unpack_and_link(input, &new).inspect_err(|_| {
+        let (source, unpacked) = release.unpack_and_link(input, &new).inspect_err(|_| {
             if let Err(failure) = blobs::remove(release.folder.dir(), &new) {
                 log::warn(format!(
                     "cannot remove the unpacked files; the next pull will remove them: {}",
@@ -128,8 +148,11 @@ impl Step for PullStep {
         if !kept.is_empty() {
             log::warn(format!("kept what is in {} and not of the release: {}", release.folder, summarize_lines(&kept)));
         }
-        Ok(release
-            .receipt(input)
+        let mut receipt = release.receipt(input);
+        if input.config.from.sources().len() > 1 {
+            receipt = receipt.note("mirror", source);
+        }
+        Ok(receipt
             .note("files", unpacked.files)
             .note("bytes", unpacked.bytes)
             .note("took_ms", time::elapsed_ms(started)))
@@ -138,7 +161,10 @@ impl Step for PullStep {
     fn probe(input: &Input<PullConfig>) -> Result<Finding, Failure> {
         let release = PullTarget::from_input(input)?;
         Ok(match release.folder.inspect(&release.shared)? {
-            ReleaseFolderState::Intact => Finding::Held(release.receipt(input)),
+            ReleaseFolderState::Intact => match release.ownership.difference(&release.folder.to_string())? {
+                Some(difference) => Finding::Drifted(difference),
+                None => Finding::Held(release.receipt(input)),
+            },
             ReleaseFolderState::Missing => Finding::Absent,
             ReleaseFolderState::Damaged(lines) => {
                 Finding::Drifted(format!("{} differs from its archive: {}", release.folder, summarize_lines(&lines)))
@@ -161,28 +187,43 @@ impl Step for PullStep {
 struct PullTarget {
     folder: ReleaseFolder,
     shared: SharedPaths,
+    ownership: ReleaseOwnership,
 }
 
 impl PullTarget {
     fn from_input(input: &Input<PullConfig>) -> Result<Self, Failure> {
+        if input.config.from.sources().iter().all(String::is_empty) {
+            return Err(Failure::invalid_config("`from` names no source").hint("name a source, or several mirrors"));
+        }
         let Some(digest) = input.release.digest.clone() else {
-            return Err(Failure::invalid_config(format!("no digest is known for `{}`, so its content cannot be verified", input.config.from))
+            return Err(Failure::invalid_config(format!("no digest is known for `{}`, so its content cannot be verified", input.config.from.display()))
                 .hint("publish it next to the archive (`sha256sum ARCHIVE > ARCHIVE.sha256`), or set it under `with:` as `digest: sha256:…`"));
         };
-        let source = source_dir(&input.config.from);
-        let dir = input.dir("into", input.config.into.as_deref(), source.as_slice())?;
+        let dir = input.dir("into", input.config.into.as_deref(), &input.config.from.dirs())?;
         let shared = SharedPaths::parse(&input.config.shared)?;
-        Ok(Self { folder: ReleaseFolder::locate(dir, &input.release.label, digest)?, shared })
+        let ownership = ReleaseOwnership::parse(&input.config)?;
+        Ok(Self { folder: ReleaseFolder::locate(dir, &input.release.label, digest)?, shared, ownership })
     }
 
     /// Unpacks, checks and links the release in the temporary folder `new`: everything before the last rename.
-    fn unpack_and_link(&self, input: &Input<PullConfig>, new: &str) -> Result<blobs::UnpackStats, Failure> {
+    fn unpack_and_link<'i>(
+        &self,
+        input: &'i Input<PullConfig>,
+        new: &str,
+    ) -> Result<(&'i str, blobs::UnpackStats), Failure> {
         let dir = self.folder.dir();
-        let unpacked =
-            blobs::fetch(&input.config.from, self.folder.digest())?.unpack(dir, new, &input.config.limits)?;
+        let PullConfig { from, limits, rootfs, .. } = &input.config;
+        let unpacked = from.first(|source| {
+            let blob = blobs::fetch(source, self.folder.digest())?;
+            if *rootfs { blob.unpack_image(dir, new, limits) } else { blob.unpack(dir, new, limits) }
+        })?;
         check_version(input, &format!("{dir}/{new}"))?;
         releases::write_digest(&format!("{dir}/{new}"), self.folder.name(), self.folder.digest())?;
+        self.ownership.give(dir, new)?;
+        let created = self.shared.missing_paths(dir)?;
         self.shared.link(dir, new)?;
+        self.ownership.give_shared(&created)?;
+        self.ownership.set_modes(dir, new, &self.shared)?;
         Ok(unpacked)
     }
 
@@ -190,7 +231,7 @@ impl PullTarget {
         let mut changes = vec![Change::new(
             ChangeAction::Create,
             subject,
-            format!("release {} from {}", input.release.label, input.config.from),
+            format!("release {} from {}", input.release.label, input.config.from.display()),
         )];
         for path in self.shared.missing_paths(self.folder.dir())? {
             changes.push(Change::new(ChangeAction::Create, path, "kept across releases"));
@@ -205,12 +246,6 @@ impl PullTarget {
             .output("digest", self.folder.digest().as_str())
             .output("label", input.release.label.as_str())
     }
-}
-
-/// Returns the grant of a `file:` source.
-fn source_dir(from: &str) -> Option<&str> {
-    let path = from.strip_prefix("file:")?;
-    path.trim_start_matches('/').split('/').next()
 }
 
 fn check_version(input: &Input<PullConfig>, folder: &str) -> Result<(), Failure> {

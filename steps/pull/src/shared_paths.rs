@@ -55,6 +55,11 @@ impl SharedPaths {
         Ok(missing)
     }
 
+    /// Returns where a path is that is shared, or lies in a shared one.
+    pub(crate) fn location_of(&self, dir: &str, path: &str) -> Option<String> {
+        self.0.iter().any(|item| is_at_or_below(path, &item.path)).then(|| format!("{dir}/shared/{path}"))
+    }
+
     /// Replaces the shared paths of the unpacked folder `release` by links. It checks all paths before it moves one.
     pub(crate) fn link(&self, dir: &str, release: &str) -> Result<(), Failure> {
         for item in &self.0 {

@@ -268,8 +268,8 @@ fn directory_defaults_to_the_only_grant() {
     let mut input = input('a', &json!({}));
     input.config.into = None;
     assert_eq!(PullStep::apply(&input).unwrap().outputs["dir"], "app");
-    assert_eq!(source_dir("file:/dist/x"), Some("dist"));
-    assert_eq!(source_dir("https://example.org/x"), None);
+    assert_eq!(mirrors::source_dir("file:/dist/x"), Some("dist"));
+    assert_eq!(mirrors::source_dir("https://example.org/x"), None);
 }
 
 #[test]
@@ -402,4 +402,29 @@ fn temporary_folders_of_an_older_runner_are_finished_or_removed() {
             assert_eq!(folder.join("cache").exists(), is_brought_back, "{left} {name}");
         }
     }
+}
+
+#[test]
+fn mirrors_are_tried_until_one_has_the_release() {
+    let (sandbox, app) = sandbox();
+    sandbox.archive("file:dist/wrong.tar", &format!("sha256:{}", hex('c')), &[("f", "x")]);
+    let good = "file:dist/shop-a.tar.zst";
+    let from = json!({ "from": ["file:dist/none.tar", "file:dist/wrong.tar", good] });
+    let receipt = PullStep::apply(&input('a', &from)).unwrap();
+    assert_eq!(receipt.notes["mirror"], good);
+    assert_eq!(file_names(&app.join("releases")), [folder_name('a')]);
+
+    let failure =
+        PullStep::apply(&input('b', &json!({ "from": ["file:dist/wrong.tar", "file:dist/none.tar"] }))).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::BadContent, "what is wrong weighs more than what is missing");
+    let wrong = format!("`file:dist/wrong.tar` has the digest sha256:{}, not sha256:{}", hex('c'), hex('b'));
+    assert_eq!(
+        failure.message,
+        format!(
+            "none of the 2 mirrors has the release: `file:dist/wrong.tar`: {wrong}; `file:dist/none.tar`: `file:dist/none.tar` does not exist"
+        )
+    );
+    assert_eq!(file_names(&app.join("releases")), [folder_name('a')]);
+    let failure = PullStep::apply(&input('a', &json!({ "from": [] }))).unwrap_err();
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::InvalidConfig, "`from` names no source"));
 }

@@ -32,7 +32,7 @@ pub struct UnpackStats {
 
 impl UnpackLimits {
     #[cfg(target_arch = "wasm32")]
-    fn to_options(&self) -> String {
+    fn to_options(&self, is_image: bool) -> String {
         let members = [
             ("max-files", self.max_files),
             ("max-bytes", self.max_bytes),
@@ -44,6 +44,9 @@ impl UnpackLimits {
             if let Some(limit) = limit {
                 options.insert(name.to_owned(), limit.into());
             }
+        }
+        if is_image {
+            options.insert("rootfs".to_owned(), true.into());
         }
         crate::json::text(&options.into())
     }
@@ -61,12 +64,21 @@ impl Blob {
     /// # Errors
     /// Unreachable source, wrong digest, not an archive, a limit, or a path outside the folder.
     pub fn unpack(self, dir: &str, path: &str, limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
-        host::unpack(self.0, dir, path, limits)
+        host::unpack(self.0, dir, path, limits, false)
+    }
+
+    /// Extracts the layers of an image in a registry, the same way: upper layers replace and remove what lower ones have.
+    ///
+    /// # Errors
+    /// The same, and a source that is not an image in a registry.
+    pub fn unpack_image(self, dir: &str, path: &str, limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
+        host::unpack(self.0, dir, path, limits, true)
     }
 }
 
 /// Returns the digest that is published for a source: in `<source>.sha256`, or in `SHA256SUMS` next to it. For a file
-/// with neither, it is the digest of the content. A source is `file:<dir>/<path>` or an `http(s)` URL.
+/// with neither, it is the digest of the content. A source is `file:<dir>/<path>`, an `http(s)` URL, or `oci://…`, whose digest is
+/// that of its manifest.
 ///
 /// # Errors
 /// Not granted, not found, or no published digest.
@@ -115,8 +127,14 @@ mod host {
         blobs::fetch(source, digest.as_str()).map_err(Failure::from)
     }
 
-    pub(super) fn unpack(blob: HostBlob, dir: &str, path: &str, limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
-        let counts = crate::json::object(&blobs::unpack(blob, dir, path, &limits.to_options())?);
+    pub(super) fn unpack(
+        blob: HostBlob,
+        dir: &str,
+        path: &str,
+        limits: &UnpackLimits,
+        is_image: bool,
+    ) -> Result<UnpackStats, Failure> {
+        let counts = crate::json::object(&blobs::unpack(blob, dir, path, &limits.to_options(is_image))?);
         let count = |name| counts.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
         Ok(UnpackStats { files: count("files"), bytes: count("bytes"), archive_bytes: count("archive-bytes") })
     }

@@ -12,6 +12,7 @@ mod growth;
 pub(crate) mod hosts;
 mod launcher;
 mod migrate;
+mod oci;
 mod output;
 mod plan;
 mod pull;
@@ -44,6 +45,8 @@ pub(crate) enum BenchmarkName {
     Append,
     /// A pull of many small files, beside `curl | tee >(sha256sum) | tar x`
     Pull,
+    /// A pull of an image, beside `skopeo copy` to `umoci unpack`, and `podman pull`; and the memory for 2 GB
+    Oci,
     /// 200 migrations, beside the sqlite3 shell
     Migrate,
     /// What a module costs: processes, calls, other people's modules cold and warm, sizes
@@ -122,6 +125,7 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
             BenchmarkName::Plan => plan::rows(&runner)?,
             BenchmarkName::Append => append::append_rows()?,
             BenchmarkName::Pull => pull::rows(&runner)?,
+            BenchmarkName::Oci => oci::rows(&runner, quick)?,
             BenchmarkName::Migrate => migrate::rows(&runner)?,
             BenchmarkName::Databases => databases::rows(&runner)?,
             BenchmarkName::Steps => steps::rows(&runner)?,

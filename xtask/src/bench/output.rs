@@ -65,7 +65,10 @@ pub(super) fn rows(runner: &Path) -> Result<Vec<BenchRow>> {
         name: "100 MB of output, most memory of the runner".to_owned(),
         ours: Duration::ZERO,
         theirs: Duration::ZERO,
-        target: BenchTarget::Bytes { largest: peak_memory(runner, folder.path())?, limit: MAX_MEMORY_BYTES },
+        target: BenchTarget::Bytes {
+            largest: peak_memory(&mut deploy(runner, folder.path(), &[]))?,
+            limit: MAX_MEMORY_BYTES,
+        },
     });
     Ok(rows)
 }
@@ -149,9 +152,9 @@ fn largest_latency(stream: impl Read) -> Result<Duration> {
     Ok(largest)
 }
 
-/// The largest resident memory of the runner while its program floods it.
-fn peak_memory(runner: &Path, folder: &Path) -> Result<u64> {
-    let mut child = deploy(runner, folder, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+/// The largest resident memory of a process, which must succeed.
+pub(super) fn peak_memory(command: &mut Command) -> Result<u64> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let mut peak = 0;
     while child.try_wait()?.is_none() {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();

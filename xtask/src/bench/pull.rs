@@ -80,14 +80,14 @@ fn plan(origin: &str, name: &str) -> String {
 }
 
 /// In memory where the system has such a place. Removed outside of the measured time.
-fn fresh_folder() -> Result<TempDir> {
+pub(super) fn fresh_folder() -> Result<TempDir> {
     let memory = Path::new("/dev/shm");
     let place: PathBuf = if memory.is_dir() { memory.to_owned() } else { workspace::target_dir()? };
     tempfile::tempdir_in(&place).with_context(|| format!("make a folder in {}", place.display()))
 }
 
 /// A tar of text files, the same each time: words of a small vocabulary, which compress about as well as source code.
-fn text_files_tar() -> Result<Vec<u8>> {
+pub(super) fn text_files_tar() -> Result<Vec<u8>> {
     let mut random = XorshiftRng(0x9E37_79B9_7F4A_7C15);
     let vocabulary: Vec<Vec<u8>> = (0..VOCABULARY)
         .map(|_| {

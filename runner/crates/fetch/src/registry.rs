@@ -22,7 +22,7 @@ const MANIFEST_MEDIA_TYPES: &str =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
 const MODULE_MEDIA_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
 /// The largest manifest or token, in bytes: the limit of registries.
-const MAX_METADATA_BYTES: u64 = 4 << 20;
+pub(super) const MAX_METADATA_BYTES: u64 = 4 << 20;
 /// A body up to this length is always accepted, in bytes.
 const MIN_BODY_LIMIT_BYTES: u64 = 64 << 10;
 /// The largest module, in bytes.
@@ -267,7 +267,7 @@ async fn send_get(
     Ok(NetClient::new(vec![grant], Vec::new()).send(request).await?)
 }
 
-fn header_values<'r>(answer: &'r NetResponse, name: &str) -> impl Iterator<Item = &'r str> {
+pub(super) fn header_values<'r>(answer: &'r NetResponse, name: &str) -> impl Iterator<Item = &'r str> {
     let name = name.to_owned();
     answer.headers.iter().filter(move |(header, _)| *header == name).map(|(_, value)| value.as_str())
 }
@@ -289,13 +289,13 @@ fn verify_digest(what: &'static str, bytes: Vec<u8>, expected: &Digest) -> Resul
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum AuthChallenge {
+pub(super) enum AuthChallenge {
     Basic,
     Bearer { realm: String, service: Option<String> },
 }
 
 /// The authentication challenge of a registry (RFC 9110, section 11.6.1).
-fn parse_challenge(answer: &NetResponse) -> Option<AuthChallenge> {
+pub(super) fn parse_challenge(answer: &NetResponse) -> Option<AuthChallenge> {
     let parse = |value: &str| {
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         if scheme.eq_ignore_ascii_case("basic") {
@@ -325,7 +325,7 @@ fn challenge_parameter(text: &str, name: &str) -> Option<String> {
     }
 }
 
-fn parse_token(body: &[u8]) -> Result<Secret, RegistryError> {
+pub(super) fn parse_token(body: &[u8]) -> Result<Secret, RegistryError> {
     #[derive(Deserialize)]
     struct RegistryTokenResponse {
         token: Option<String>,

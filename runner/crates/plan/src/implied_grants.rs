@@ -10,7 +10,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    ArgumentPattern, GrantSource, HttpGrant, ModuleRef, NetworkScope, ProgramGrant, address,
+    ArgumentPattern, GrantSource, HttpGrant, ModuleRef, NetworkScope, OCI_SCHEME, OciRef, ProgramGrant, address,
     expression::PendingValue,
     grants::{DeclaredGrants, is_program},
     scope::SubstitutedConfig,
@@ -127,8 +127,13 @@ fn complete_origin(start: &str) -> Option<&str> {
     start[host..].find('/').map(|length| &start[..host + length])
 }
 
-/// The grant of a URL's origin with all methods; none for any other text.
+/// The grant of a URL's origin, or of a registry's, with all methods; none for any other text.
 fn origin(text: &str) -> Option<HttpGrant> {
+    if let Some(reference) = text.strip_prefix(OCI_SCHEME) {
+        // The repository and the tag may be known only later.
+        let host = reference.split('/').next().unwrap_or_default();
+        return origin(&OciRef::parse(&format!("{host}/known:later")).ok()?.origin());
+    }
     if !text.starts_with("http://") && !text.starts_with("https://") {
         return None;
     }

@@ -37,6 +37,7 @@ mod inventory;
 mod limit;
 pub mod lockfile;
 mod needs_graph;
+mod oci_ref;
 mod paths;
 mod registry;
 mod release_path;
@@ -66,6 +67,7 @@ pub use granted::{
 };
 pub use hosts::{HostAddress, PlanHost};
 pub use inventory::{InventoryReader, InventorySource, InventoryText, no_inventory};
+pub use oci_ref::{OCI_SCHEME, OciRef};
 pub use paths::normalize;
 pub use registry::RegistryRef;
 pub use rollout::Rollout;

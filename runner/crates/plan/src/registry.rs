@@ -31,7 +31,7 @@ pub struct RegistryRefError {
 
 const EXAMPLE: &str = "write `oci://registry.example.com/steps/warm@sha256:…`";
 /// The longest name of a repository.
-const MAX_REPOSITORY_BYTES: usize = 255;
+pub(super) const MAX_REPOSITORY_BYTES: usize = 255;
 
 impl RegistryRef {
     /// Parses what follows `oci://`.
@@ -95,7 +95,7 @@ fn without_tag(text: &str) -> &str {
 }
 
 /// Whether a text matches `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
-fn is_component(text: &str) -> bool {
+pub(super) fn is_component(text: &str) -> bool {
     let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let mut rest = text;
     loop {

@@ -11,32 +11,31 @@ use std::{
 
 use cap_std::fs::Dir;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 use url::Url;
 use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, blobs},
+    download_reader::spawn_download_reader,
     failure,
     gate::{CapabilityGate, ContentSource},
     host::HostState,
     log::GuestLog,
+    registry_content::{self, RegistryContent},
 };
 use contract::{
     Digest,
-    step::{FailureKind, MessageLevel, StepFailure, StepProgress},
+    step::{FailureKind, StepFailure, StepProgress},
 };
 use fetch::{
-    archive::{self, ArchiveError, ArchiveLimits, DecodedArchive, UnpackJob},
+    archive::{self, ArchiveError, ArchiveLimits, DecodedArchive, UnpackJob, UnpackSummary},
     net::{self, Download, NetRequest},
+    oci::{OciError, OciLayer},
 };
 use hostio::{blocking::run_blocking, confined_path::open_regular_file};
 
 /// The interval of an archive's progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The most interruptions of one download that are logged.
-const MAX_REPORTED_INTERRUPTIONS: u32 = 20;
 
 /// The most bytes of a checksum file that are read.
 const MAX_CHECKSUM_FILE_BYTES: u64 = 1 << 20;
@@ -55,14 +54,20 @@ pub struct OpenBlob {
 enum BlobContent {
     File(cap_std::fs::File),
     Download(Box<Download>),
+    Layers(RegistryContent),
 }
 
 /// Converts an extraction error. A network error inside it is more precise.
 fn unpack_failure(gate: &CapabilityGate, error: ArchiveError) -> StepFailure {
     if let ArchiveError::Source(source) = &error
-        && let Some(fault) = source.get_ref().and_then(|inner| inner.downcast_ref::<net::NetError>())
+        && let Some(inner) = source.get_ref()
     {
-        return gate.network_failure(fault.clone());
+        if let Some(fault) = inner.downcast_ref::<net::NetError>() {
+            return gate.network_failure(fault.clone());
+        }
+        if let Some(fault) = inner.downcast_ref::<OciError>() {
+            return gate.registry_failure(fault.clone());
+        }
     }
     error.into()
 }
@@ -86,6 +91,9 @@ pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Resul
             let file = open_regular_file(dir, &path).map_err(|error| gate.open_failure(source, &error))?;
             let digest = run_blocking(move |_| archive::digest(file)).await?;
             digest.map_err(|error| failure(FailureKind::Transient, format!("can't read {path}: {error}")))
+        }
+        ContentSource::Oci(reference) => {
+            gate.repository(reference).resolve().await.map_err(|error| gate.registry_failure(error))
         }
         ContentSource::Url(url) => {
             let name = url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
@@ -157,79 +165,34 @@ struct UnpackOptions {
     max_bytes: Option<u64>,
     max_ratio: Option<u64>,
     max_path: Option<usize>,
+    /// Whether it is an image, whose layers are the folder.
+    rootfs: bool,
 }
 
 impl UnpackOptions {
-    fn parse_limits(text: &str) -> Result<ArchiveLimits, StepFailure> {
-        let options: Self = super::parse_options("an archive", text)?;
+    fn limits(&self) -> ArchiveLimits {
         let defaults = ArchiveLimits::default();
-        Ok(ArchiveLimits {
-            max_files: options.max_files.unwrap_or(defaults.max_files),
-            max_bytes: options.max_bytes.unwrap_or(defaults.max_bytes),
-            max_ratio: options.max_ratio.unwrap_or(defaults.max_ratio),
-            max_path_bytes: options.max_path.unwrap_or(defaults.max_path_bytes),
-        })
-    }
-}
-
-/// Passes chunks from an async task to a reading thread.
-struct DownloadReader {
-    /// `None` is the end. A channel that closes without it belonged to a cancelled call.
-    chunks: mpsc::Receiver<io::Result<Option<Vec<u8>>>>,
-    chunk: io::Cursor<Vec<u8>>,
-    is_finished: bool,
-}
-
-impl Read for DownloadReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.chunk.read(buffer)?;
-            if read > 0 || self.is_finished {
-                return Ok(read);
-            }
-            match self.chunks.blocking_recv() {
-                Some(chunk) => match chunk? {
-                    Some(chunk) => self.chunk = io::Cursor::new(chunk),
-                    None => self.is_finished = true,
-                },
-                None => return Err(io::ErrorKind::ConnectionAborted.into()),
-            }
+        ArchiveLimits {
+            max_files: self.max_files.unwrap_or(defaults.max_files),
+            max_bytes: self.max_bytes.unwrap_or(defaults.max_bytes),
+            max_ratio: self.max_ratio.unwrap_or(defaults.max_ratio),
+            max_path_bytes: self.max_path.unwrap_or(defaults.max_path_bytes),
         }
     }
 }
 
-/// A task that ends with its call, so that a reader never waits for a server in vain.
-struct DownloadTask(tokio::task::JoinHandle<()>);
-
-impl Drop for DownloadTask {
-    fn drop(&mut self) {
-        self.0.abort();
+/// Refuses what certainly does not fit on the disk: content is at least as large as its archive.
+fn check_room(into: &Dir, dir: &str, size: Option<u64>) -> Result<(), StepFailure> {
+    let (Some(size), Ok(room)) = (size, rustix::fs::fstatvfs(into)) else { return Ok(()) };
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if size <= free {
+        return Ok(());
     }
-}
-
-fn spawn_download_reader(mut download: Box<Download>, name: String, log: GuestLog) -> (DownloadTask, DownloadReader) {
-    let (sender, chunks) = mpsc::channel(16);
-    let task = tokio::spawn(async move {
-        let mut reported = 0;
-        loop {
-            let chunk = match download.next_chunk().await {
-                Ok(chunk) => Ok(chunk.map(|bytes| bytes.to_vec())),
-                Err(error) => Err(io::Error::other(error)),
-            };
-            if let Some(error) = download.take_interruption()
-                && reported < MAX_REPORTED_INTERRUPTIONS
-            {
-                reported += 1;
-                let message = format!("the download of {name} was interrupted and resumes: {error}");
-                log.send(StepProgress::Log { level: MessageLevel::Warn, message, fields: serde_json::Map::new() });
-            }
-            let is_last = !matches!(chunk, Ok(Some(_)));
-            if sender.send(chunk).await.is_err() || is_last {
-                return;
-            }
-        }
-    });
-    (DownloadTask(task), DownloadReader { chunks, chunk: io::Cursor::default(), is_finished: false })
+    let message = format!(
+        "the disk of directory `{dir}` has {free} bytes free, and the release has {size} even before it is unpacked"
+    );
+    Err(failure(FailureKind::Permanent, message)
+        .with_hint("make room there, such as with `runner prune`, then run again"))
 }
 
 fn byte_progress_reporter(log: GuestLog, name: String, total: Option<u64>) -> impl Fn(u64) + Sync {
@@ -243,6 +206,10 @@ fn byte_progress_reporter(log: GuestLog, name: String, total: Option<u64>) -> im
     }
 }
 
+fn counts(UnpackSummary { files, bytes, archive_bytes }: UnpackSummary) -> String {
+    serde_json::json!({ "files": files, "bytes": bytes, "archive-bytes": archive_bytes }).to_string()
+}
+
 impl blobs::Host for HostState {
     async fn resolve(&mut self, source: String) -> Result<String, HostError> {
         Ok(resolve_digest(&self.gate, &source).await?.to_string())
@@ -251,6 +218,12 @@ impl blobs::Host for HostState {
     async fn fetch(&mut self, source: String, digest: String) -> Result<Resource<OpenBlob>, HostError> {
         let digest = digest.parse().map_err(|error| failure(FailureKind::InvalidConfig, format!("{error}")))?;
         let blob = match self.gate.parse_source(&source)? {
+            ContentSource::Oci(reference) => {
+                let content = RegistryContent::find(self.gate.repository(reference), &digest).await;
+                let content = content.map_err(|error| self.gate.registry_failure(error))?;
+                let size = Some(content.size());
+                OpenBlob { content: BlobContent::Layers(content), name: source, digest, size, decoded: None }
+            }
             ContentSource::File { dir, path } => {
                 let file = open_regular_file(dir, &path).map_err(|error| self.gate.open_failure(&source, &error))?;
                 let size = file.metadata().ok().map(|metadata| metadata.len());
@@ -281,29 +254,53 @@ impl blobs::Host for HostState {
         path: String,
         options: String,
     ) -> Result<String, HostError> {
-        let limits = UnpackOptions::parse_limits(&options)?;
+        let options: UnpackOptions = super::parse_options("an archive", &options)?;
+        let limits = options.limits();
         let target_dir = self.gate.writable_dir(&dir)?.try_clone();
         let into =
             target_dir.map_err(|error| failure(FailureKind::Permanent, format!("directory `{dir}`: {error}")))?;
         let OpenBlob { content, name, digest, size, decoded } = self.table.delete(blob)?;
-        let (_arrival, source): (_, Box<dyn Read + Send>) = match content {
-            BlobContent::File(file) => (None, Box::new(file)),
+        check_room(&into, &dir, size)?;
+        let progress = byte_progress_reporter(self.log.clone(), name.clone(), size);
+        let (_arrival, source, name, digest): (_, Box<dyn Read + Send>, _, _) = match content {
+            BlobContent::Layers(content) if options.rootfs => {
+                let (_arrival, source, layers) = content.into_layers(name, self.log.clone());
+                let unpacked = run_blocking(move |stop| {
+                    let job = UnpackJob {
+                        name: "",
+                        expected: &digest,
+                        decoded: None,
+                        limits: &limits,
+                        stop: &stop,
+                        progress: &progress,
+                    };
+                    archive::unpack_layers(source, &registry_content::image_layers(&layers), &job, &into, &path)
+                });
+                return Ok(counts(unpacked.await?.map_err(|error| unpack_failure(&self.gate, error))?));
+            }
+            _ if options.rootfs => {
+                let message = format!("`rootfs` is for an image in a registry, and the source is `{name}`");
+                return Err(failure(FailureKind::InvalidConfig, message).into());
+            }
+            BlobContent::Layers(content) => {
+                let content = content.only_layer().map_err(|error| self.gate.registry_failure(error))?;
+                let (arrival, source, layers) = content.into_layers(name, self.log.clone());
+                let OciLayer { name, digest, .. } = layers.into_iter().next().expect("it has one layer");
+                (Some(arrival), Box::new(source), name, digest)
+            }
+            BlobContent::File(file) => (None, Box::new(file), name, digest),
             BlobContent::Download(download) => {
                 let (arrival, source) = spawn_download_reader(download, name.clone(), self.log.clone());
-                (Some(arrival), Box::new(source))
+                (Some(arrival), Box::new(source), name, digest)
             }
         };
-        let progress = byte_progress_reporter(self.log.clone(), name.clone(), size);
         let unpacked = run_blocking(move |stop| {
             let (expected, decoded) = (&digest, decoded.as_ref());
             let job = UnpackJob { name: &name, expected, decoded, limits: &limits, stop: &stop, progress: &progress };
             archive::unpack(source, &job, &into, &path)
         });
         let unpacked = unpacked.await?.map_err(|error| unpack_failure(&self.gate, error))?;
-        let counts = serde_json::json!({
-            "files": unpacked.files, "bytes": unpacked.bytes, "archive-bytes": unpacked.archive_bytes,
-        });
-        Ok(counts.to_string())
+        Ok(counts(unpacked))
     }
 
     async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {

@@ -305,16 +305,16 @@ impl ModuleDescription {
         found
     }
 
-    /// The values that determine the release: its source, and its digest if the plan states it.
+    /// The values that determine the release: its sources, the first one first, and its digest if the plan states it.
     #[must_use]
-    pub fn release_source_and_digest(&self, config: &Value) -> (Option<String>, Option<String>) {
-        let (mut source, mut digest) = (None, None);
+    pub fn release_sources_and_digest(&self, config: &Value) -> (Vec<String>, Option<String>) {
+        let (mut sources, mut digest) = (Vec::new(), None);
         visit_annotations(&self.config, config, "x-pawl-release", &mut |word, value| match word {
-            "source" => source = value.as_str().map(str::to_owned),
+            "source" => sources.extend(value.as_str().map(str::to_owned)),
             "digest" => digest = value.as_str().map(str::to_owned),
             _ => {}
         });
-        (source, digest)
+        (sources, digest)
     }
 }
 
@@ -375,8 +375,8 @@ mod tests {
         let expected = [(InputKind::Source, "file:dist/a"), (InputKind::Path, "t/a"), (InputKind::Path, "t/b")];
         assert_eq!(found, expected.map(|(kind, text)| (kind, text.to_owned())));
         assert_eq!(
-            description().release_source_and_digest(&config),
-            (Some("file:dist/a".into()), Some("sha256:00".into()))
+            description().release_sources_and_digest(&config),
+            (vec!["file:dist/a".into()], Some("sha256:00".into()))
         );
     }
 

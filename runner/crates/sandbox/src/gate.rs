@@ -19,14 +19,17 @@ use contract::{
     step::{FailureKind, StepFailure},
 };
 use db::migrate::is_sql_file;
-use fetch::net;
+use fetch::{
+    net,
+    oci::{OciError, OciRepository},
+};
 use hostio::{
     confined_path,
     dir_snapshot::{DirSnapshot, DirSnapshotCache, PathReadError},
 };
 use plan::{
-    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, DirGrant, EnvGrant, ModuleRef, PlanStep,
-    SecretGrant, StepGrants,
+    ArgumentPattern, ConfidentialText, DEFAULT_PROGRAM_PATH, DirAccess, DirGrant, EnvGrant, ModuleRef, OCI_SCHEME,
+    OciRef, PlanStep, SecretGrant, StepGrants,
 };
 
 /// The purpose of a call, which restricts its access.
@@ -68,6 +71,8 @@ pub(super) enum ContentSource<'a> {
     File { dir: &'a Dir, path: String },
     /// A URL.
     Url(Url),
+    /// An artifact or an image in a registry.
+    Oci(OciRef),
 }
 
 /// The environment of a granted program, with the default `PATH` and `HOME` if it has none.
@@ -232,11 +237,19 @@ impl CapabilityGate {
         Ok((self.dir(name)?, if path.is_empty() { "." } else { path }))
     }
 
-    /// Parses a module's source: `file:<dir>/<path>` or a URL.
+    /// Parses a module's source: `file:<dir>/<path>`, a URL, or `oci://…`.
     pub(super) fn parse_source(&self, text: &str) -> Result<ContentSource<'_>, StepFailure> {
         if let Some(path) = text.strip_prefix("file:") {
             let (dir, path) = self.split_dir_path(path)?;
             return Ok(ContentSource::File { dir, path: path.to_owned() });
+        }
+        if let Some(reference) = text.strip_prefix(OCI_SCHEME) {
+            let reference = OciRef::parse(reference).map_err(|why| {
+                let shown = contract::text::escape_line(text);
+                failure(FailureKind::InvalidConfig, format!("`{shown}` is not an artifact: {why}"))
+                    .with_hint("write `oci://registry.example.com/shop:TAG`, or a digest as `@sha256:…`")
+            })?;
+            return Ok(ContentSource::Oci(reference));
         }
         match Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(ContentSource::Url(url)),
@@ -244,7 +257,7 @@ impl CapabilityGate {
                 FailureKind::InvalidConfig,
                 format!("`{}` is not a source", contract::text::escape_line(text)),
             )
-            .with_hint("write `file:<granted directory>/<path>` or an http(s) URL")),
+            .with_hint("write `file:<granted directory>/<path>`, an http(s) URL, or `oci://REGISTRY/NAME:TAG`")),
         }
     }
 
@@ -452,6 +465,22 @@ impl CapabilityGate {
         let kind =
             if error.kind() == std::io::ErrorKind::NotFound { FailureKind::NotFound } else { FailureKind::Permanent };
         failure(kind, format!("can't open {path}: {error}"))
+    }
+
+    /// The repository of a registry, with what this step is granted.
+    pub(super) fn repository(&self, reference: OciRef) -> OciRepository {
+        OciRepository::new(&self.grants.http, reference)
+    }
+
+    /// Converts an error of a registry.
+    pub(super) fn registry_failure(&self, error: OciError) -> StepFailure {
+        if let OciError::Net(error) = error {
+            return self.network_failure(error);
+        }
+        let mut failure = failure(error.kind(), error.to_string());
+        failure.hint = error.hint();
+        failure.retryable = error.is_retryable();
+        failure
     }
 
     /// Converts a network error: a denial names the step and the line to add.

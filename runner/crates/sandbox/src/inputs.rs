@@ -107,26 +107,48 @@ pub async fn release_digest(
     description: &ModuleDescription,
     config: &Value,
 ) -> Result<Option<Digest>, StepFailure> {
-    match description.release_source_and_digest(config) {
-        (_, Some(stated)) => {
-            let digest =
-                stated.parse().map_err(|error| StepFailure::new(FailureKind::InvalidConfig, format!("{error}")))?;
-            Ok(Some(digest))
+    let (sources, stated) = description.release_sources_and_digest(config);
+    if let Some(stated) = stated {
+        let digest =
+            stated.parse().map_err(|error| StepFailure::new(FailureKind::InvalidConfig, format!("{error}")))?;
+        return Ok(Some(digest));
+    }
+    if sources.is_empty() {
+        return Ok(None);
+    }
+    let gate = CapabilityGate::open(step, CallPurpose::Probe, &DirSnapshotCache::default())?;
+    let mut failures = Vec::new();
+    for source in &sources {
+        match published_digest(&gate, source).await {
+            Ok(digest) => return Ok(Some(digest)),
+            Err(failure) => failures.push((source.as_str(), failure)),
         }
-        (Some(source), None) => {
-            let gate = CapabilityGate::open(step, CallPurpose::Probe, &DirSnapshotCache::default())?;
-            if let ContentSource::File { dir, path } = gate.parse_source(&source)?
-                && let Err(error) = dir.metadata(&path)
-            {
-                let missing = StepFailure::new(
-                    FailureKind::NotFound,
-                    format!("can't read the release archive {source}: {error}"),
-                );
-                return Err(missing.with_hint("check that `--release` names a release whose archive is there"));
-            }
-            blobs::resolve_digest(&gate, &source).await.map(Some)
-        }
-        (None, None) => Ok(None),
+    }
+    Err(failure_of_all(failures))
+}
+
+async fn published_digest(gate: &CapabilityGate, source: &str) -> Result<Digest, StepFailure> {
+    if let ContentSource::File { dir, path } = gate.parse_source(source)?
+        && let Err(error) = dir.metadata(&path)
+    {
+        let missing =
+            StepFailure::new(FailureKind::NotFound, format!("can't read the release archive {source}: {error}"));
+        return Err(missing.with_hint("check that `--release` names a release whose archive is there"));
+    }
+    blobs::resolve_digest(gate, source).await
+}
+
+/// The failure of all mirrors: what each of them says, and the help of the first.
+fn failure_of_all(mut failures: Vec<(&str, StepFailure)>) -> StepFailure {
+    if failures.len() == 1 {
+        return failures.remove(0).1;
+    }
+    let said: Vec<_> = failures.iter().map(|(source, failure)| format!("`{source}`: {}", failure.message)).collect();
+    let (_, first) = failures.swap_remove(0);
+    StepFailure {
+        message: format!("none of the {} mirrors states the digest: {}", said.len(), said.join("; ")),
+        retryable: first.retryable || failures.iter().any(|(_, failure)| failure.retryable),
+        ..first
     }
 }
 

@@ -31,7 +31,13 @@ pub(crate) fn fetch(source: &str, digest: &Digest) -> Result<HostBlob, Failure> 
     Ok(HostBlob { source: source.to_owned(), digest: digest.to_string() })
 }
 
-pub(crate) fn unpack(blob: HostBlob, dir: &str, path: &str, _limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
+pub(crate) fn unpack(
+    blob: HostBlob,
+    dir: &str,
+    path: &str,
+    _limits: &UnpackLimits,
+    _is_image: bool,
+) -> Result<UnpackStats, Failure> {
     extract(&blob, dir, path).inspect_err(|_| {
         // The host does the same. After a kill the removal fails too.
         let _already_failing = remove(dir, path);

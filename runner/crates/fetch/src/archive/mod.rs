@@ -31,6 +31,7 @@ mod file_list;
 mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod layers;
 mod pipeline;
 mod remove;
 mod tarball;
@@ -43,6 +44,7 @@ pub use compare::compare;
 pub use decoded::{DecodedArchive, decode_tar};
 pub use error::ArchiveError;
 pub use format::ArchiveFormat;
+pub use layers::{ImageLayer, LayerSource, unpack_layers};
 pub use remove::remove;
 
 use error::ArchiveLimitKind;

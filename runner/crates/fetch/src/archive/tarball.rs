@@ -99,6 +99,7 @@ fn extract_entry(
     let raw = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
     let path = EntryPath::parse(&raw, limits)?;
     let refused = |refusal| Err(ArchiveError::refused_entry(path.as_str(), refusal));
+    let is_layered = tree.is_layered();
     let field = |error: std::io::Error| ArchiveError::damaged(&error);
     if extended.is_sparse {
         return refused(EntryRefusal::Sparse);
@@ -113,7 +114,10 @@ fn extract_entry(
         None => ModifiedTime { seconds: header.mtime().map_err(field)?.cast_signed(), nanos: 0 },
     };
     let link = || extended.link.clone().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
-    let attributes = || EntryAttributes::parse(&path, header.mode().map_err(field)?, modified);
+    let attributes = || {
+        let mode = header.mode().map_err(field)?;
+        EntryAttributes::parse(&path, if is_layered { mode & 0o777 } else { mode }, modified)
+    };
     let kind = match header.entry_type() {
         // Before ustar, a directory was a file with such a name.
         EntryType::Regular if raw.ends_with(b"/") => EntryType::Directory,
@@ -123,6 +127,9 @@ fn extract_entry(
     if size > 0 && matches!(kind, EntryType::Directory | EntryType::Symlink | EntryType::Link) {
         // Programs differ in whether content follows, and so in where the next entry begins.
         return refused(EntryRefusal::Unsupported("it is a directory or link with content".to_owned()));
+    }
+    if tree.white_out(&path)? {
+        return pass_bytes(input, size, |_| Ok(())).and_then(|()| skip_padding(input, size));
     }
     match kind {
         EntryType::Regular => {
@@ -138,6 +145,7 @@ fn extract_entry(
             tree.hard_link(path.clone(), &link().unwrap_or_default())
         }
         EntryType::GNUSparse => refused(EntryRefusal::Sparse),
+        EntryType::Char | EntryType::Block | EntryType::Fifo if is_layered => Ok(()),
         EntryType::Char => refused(EntryRefusal::SpecialFile("a character device")),
         EntryType::Block => refused(EntryRefusal::SpecialFile("a block device")),
         EntryType::Fifo => refused(EntryRefusal::SpecialFile("a pipe")),

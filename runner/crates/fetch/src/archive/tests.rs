@@ -20,6 +20,7 @@ mod damaged;
 mod decoded;
 mod edge_cases;
 mod hostile;
+mod layers;
 mod round_trip;
 
 /// A granted directory `grant` with a file `outside` next to it.

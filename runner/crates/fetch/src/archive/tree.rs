@@ -4,6 +4,8 @@
 //! inside, so no step of the extraction can follow one. Directories get their modes last, because they may be
 //! read-only.
 
+mod layered;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -30,7 +32,7 @@ const MAX_LINK_COMPONENTS: usize = 4096;
 pub(super) struct ExtractionTree<'a> {
     job: &'a UnpackJob<'a>,
     cursor: DirCursor,
-    /// By [`entry::folded`] path.
+    /// By their paths' [`key`](Self::key).
     nodes: HashMap<String, ExtractedNode>,
     directories: Vec<(EntryPath, EntryAttributes)>,
     links: Vec<PendingSymlink>,
@@ -38,10 +40,16 @@ pub(super) struct ExtractionTree<'a> {
     /// The last directory that was checked to exist.
     checked_parent: Option<String>,
     bytes: u64,
+    /// The number of the layer; none for an archive.
+    layer: Option<u32>,
+    /// Equal for paths that are the same.
+    key: fn(&str) -> String,
 }
 
 struct ExtractedNode {
     path: String,
+    /// The last layer that has it.
+    layer: u32,
     kind: ArchiveEntryKind,
     /// The hash of a finished file.
     content: Option<ContentHash>,
@@ -79,6 +87,8 @@ impl<'a> ExtractionTree<'a> {
             list_entries: Vec::new(),
             checked_parent: None,
             bytes: 0,
+            layer: None,
+            key: entry::fold_path,
         }
     }
 
@@ -89,6 +99,7 @@ impl<'a> ExtractionTree<'a> {
     /// Creates a directory, or records the attributes of an existing one.
     pub(super) fn directory(&mut self, path: EntryPath, attributes: EntryAttributes) -> Result<(), ArchiveError> {
         if !path.is_root() {
+            self.make_way(path.as_str(), ArchiveEntryKind::Directory)?;
             self.ensure_directory(path.as_str(), path.as_str())?;
         }
         self.directories.push((path, attributes));
@@ -120,7 +131,7 @@ impl<'a> ExtractionTree<'a> {
         let ExtractedFile { file, hasher, path, attributes } = new;
         let content = ContentHash::of(&hasher);
         let stat = finish_file(&file, attributes).map_err(ArchiveError::filesystem("written", path.as_str()))?;
-        if let Some(node) = self.nodes.get_mut(&entry::fold_path(path.as_str())) {
+        if let Some(node) = self.nodes.get_mut(&(self.key)(path.as_str())) {
             node.content = Some(content);
         }
         let listed = FileListEntry::file(&stat, content);
@@ -130,6 +141,8 @@ impl<'a> ExtractionTree<'a> {
 
     /// Records a symlink to create at the end.
     pub(super) fn symlink(&mut self, path: EntryPath, raw: &[u8], modified: ModifiedTime) -> Result<(), ArchiveError> {
+        let in_image = layered::target_below_root(&path, raw);
+        let raw = if self.is_layered() { in_image.as_ref() } else { raw };
         let target = entry::check_link_target(&path, raw, self.job.limits)?.to_owned();
         self.claim_path(&path, ArchiveEntryKind::Symlink)?;
         self.links.push(PendingSymlink { path, target, modified });
@@ -148,12 +161,15 @@ impl<'a> ExtractionTree<'a> {
                 error
             }
         })?;
-        let node = self.nodes.get(&entry::fold_path(target.as_str()));
+        if let Some((text, modified)) = self.pending_target(&path, &target) {
+            return self.symlink(path, text.as_bytes(), modified);
+        }
+        let node = self.nodes.get(&(self.key)(target.as_str()));
         let Some(content) = node.filter(|node| node.path == target.as_str()).and_then(|node| node.content) else {
             return Err(ArchiveError::refused_entry(path.as_str(), EntryRefusal::HardLinkTargetMissing(shown)));
         };
         self.claim_path(&path, ArchiveEntryKind::File)?;
-        if let Some(node) = self.nodes.get_mut(&entry::fold_path(path.as_str())) {
+        if let Some(node) = self.nodes.get_mut(&(self.key)(path.as_str())) {
             node.content = Some(content);
         }
         let failed = |error: io::Error| ArchiveError::filesystem("linked", path.as_str())(error);
@@ -172,6 +188,9 @@ impl<'a> ExtractionTree<'a> {
     /// Creates the links, writes the list of files, and sets the directories' attributes. Returns the number of files
     /// and links, and the bytes of content.
     pub(super) fn finish(mut self) -> Result<(u64, u64), ArchiveError> {
+        if self.is_layered() {
+            self.settle_layers();
+        }
         self.make_links()?;
         let files = self.list_entries.len() as u64;
         let attributes: HashMap<&str, &EntryAttributes> =
@@ -216,6 +235,7 @@ impl<'a> ExtractionTree<'a> {
             }
             self.checked_parent = Some(path.parent().to_owned());
         }
+        self.make_way(path.as_str(), kind)?;
         self.add_node(path.as_str(), kind)
     }
 
@@ -223,8 +243,9 @@ impl<'a> ExtractionTree<'a> {
         if self.nodes.len() as u64 >= self.job.limits.max_files {
             return Err(ArchiveError::over_limit(ArchiveLimitKind::Files, self.job.limits.max_files, path));
         }
-        let node = ExtractedNode { path: path.to_owned(), kind, content: None };
-        match self.nodes.entry(entry::fold_path(path)) {
+        let layer = self.layer.unwrap_or_default();
+        let node = ExtractedNode { path: path.to_owned(), layer, kind, content: None };
+        match self.nodes.entry((self.key)(path)) {
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(node);
                 Ok(())
@@ -244,7 +265,8 @@ impl<'a> ExtractionTree<'a> {
         let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
         for end in ends {
             let part = &path[..end];
-            if let Some(node) = self.nodes.get(&entry::fold_path(part)) {
+            if let Some(node) = self.nodes.get_mut(&(self.key)(part)) {
+                node.layer = self.layer.unwrap_or_default();
                 let refusal = match node.kind {
                     ArchiveEntryKind::Directory if node.path == part => continue,
                     _ if node.path != part => EntryRefusal::collision(&node.path, part),
@@ -270,10 +292,10 @@ impl<'a> ExtractionTree<'a> {
 
     fn make_links(&mut self) -> Result<(), ArchiveError> {
         let targets: HashMap<String, &str> =
-            self.links.iter().map(|link| (entry::fold_path(link.path.as_str()), link.target.as_str())).collect();
+            self.links.iter().map(|link| ((self.key)(link.path.as_str()), link.target.as_str())).collect();
         for link in &self.links {
             self.job.check_stop()?;
-            if leaves_folder(link, &targets) {
+            if leaves_folder(link, &targets, self.key) {
                 let refusal = EntryRefusal::TargetOutside(link.target.clone());
                 return Err(ArchiveError::refused_entry(link.path.as_str(), refusal));
             }
@@ -292,9 +314,9 @@ impl<'a> ExtractionTree<'a> {
     }
 }
 
-/// Whether following `link` leads out of the folder at any point, given all links by their [`entry::folded`] paths. A
+/// Whether following `link` leads out of the folder at any point, given all links by the keys of their paths. A
 /// path too long to check counts as leading out; one that the kernel would not follow to its end does not.
-fn leaves_folder(link: &PendingSymlink, targets: &HashMap<String, &str>) -> bool {
+fn leaves_folder(link: &PendingSymlink, targets: &HashMap<String, &str>, key: fn(&str) -> String) -> bool {
     let mut current = link.path.parent().to_owned();
     let mut remaining: Vec<&str> = link.target.rsplit('/').collect();
     let (mut hops, mut steps) = (0, 0);
@@ -313,7 +335,7 @@ fn leaves_folder(link: &PendingSymlink, targets: &HashMap<String, &str>) -> bool
                     current.push('/');
                 }
                 current.push_str(name);
-                if let Some(target) = targets.get(&entry::fold_path(&current)) {
+                if let Some(target) = targets.get(&key(&current)) {
                     hops += 1;
                     if hops > MAX_LINK_HOPS {
                         return false;

@@ -13,16 +13,17 @@ use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use reqwest::{
     Method, StatusCode,
-    header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE},
+    header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER},
 };
 use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    NetClient, NetError, NetRequest,
+    NetClient, NetError, NetRequest, RequestedPauses,
     error::{peer, url_for_display},
     request::RedirectHop,
 };
+use contract::Secret;
 
 /// How many redirects a download follows.
 const MAX_DOWNLOAD_REDIRECTS: u32 = 10;
@@ -47,6 +48,8 @@ impl DownloadRetryPolicy {
 pub struct Download {
     client: Arc<NetClient>,
     url: Url,
+    /// Headers that stay with the first origin.
+    secrets: Vec<(String, Secret)>,
     /// `None` when the server said that there is nothing more.
     response: Option<reqwest::Response>,
     identity: ContentIdentity,
@@ -94,27 +97,61 @@ impl ContentIdentity {
 impl NetClient {
     /// Sends GET, follows up to 10 redirects, and returns the body as it arrives. The status must be 200.
     pub async fn open_download(self: &Arc<Self>, url: &Url) -> Result<Download, NetError> {
-        let request = NetRequest::new(Method::GET.as_str(), url.as_str())?;
-        let response = self.follow_download(request).await?;
+        self.open_download_with(url, Vec::new()).await
+    }
+
+    /// The same, with headers that stay with the first origin.
+    pub(crate) async fn open_download_with(
+        self: &Arc<Self>,
+        url: &Url,
+        secrets: Vec<(String, Secret)>,
+    ) -> Result<Download, NetError> {
+        let request = NetRequest { secrets: secrets.clone(), ..NetRequest::new(Method::GET.as_str(), url.as_str())? };
+        let (response, pause) = self.follow_download(request).await?;
         if response.status() != StatusCode::OK {
-            return Err(NetError::Status { url: url_for_display(response.url()), status: response.status() });
+            return Err(status_error(&response));
         }
         Ok(Download {
             client: Arc::clone(self),
             url: url.clone(),
+            secrets,
             identity: ContentIdentity::from_headers(response.headers(), response.content_length()),
             response: Some(response),
             received: 0,
             bytes_to_skip: 0,
             failures: 0,
             supports_ranges: true,
-            interruption: None,
+            interruption: pause,
         })
     }
 
-    async fn follow_download(&self, request: NetRequest) -> Result<reqwest::Response, NetError> {
+    /// The response, after the pauses that the server asks for; and the answer that asked for the last one.
+    async fn follow_download(&self, request: NetRequest) -> Result<(reqwest::Response, Option<NetError>), NetError> {
         let stall = self.download_retry.stall_timeout;
-        self.follow_redirects(RedirectHop::first(request)?, MAX_DOWNLOAD_REDIRECTS, |now| (now + stall, stall)).await
+        let (mut pauses, mut asked) = (RequestedPauses::default(), None);
+        loop {
+            let hop = RedirectHop::first(request.clone())?;
+            let response = self.follow_redirects(hop, MAX_DOWNLOAD_REDIRECTS, |now| (now + stall, stall)).await?;
+            match pauses.next_for(response.status().as_u16(), retry_after(&response)) {
+                Some(pause) => {
+                    asked = Some(status_error(&response));
+                    tokio::time::sleep(pause).await;
+                }
+                None => return Ok((response, asked)),
+            }
+        }
+    }
+}
+
+fn retry_after(response: &reqwest::Response) -> Option<&str> {
+    response.headers().get(RETRY_AFTER)?.to_str().ok()
+}
+
+fn status_error(response: &reqwest::Response) -> NetError {
+    let (url, status) = (url_for_display(response.url()), response.status());
+    match RequestedPauses::parse(status.as_u16(), retry_after(response)) {
+        Some(after) => NetError::Busy { url, status, after },
+        None => NetError::Status { url, status },
     }
 }
 
@@ -129,6 +166,11 @@ impl Download {
     #[must_use]
     pub fn size(&self) -> Option<u64> {
         self.identity.size
+    }
+
+    /// Replaces the headers that stay with the first origin: a token may expire during a download.
+    pub(crate) fn set_secrets(&mut self, secrets: Vec<(String, Secret)>) {
+        self.secrets = secrets;
     }
 
     /// Takes the error of the last interruption after which the download resumed.
@@ -212,13 +254,14 @@ impl Download {
     async fn request_rest(&mut self) -> Result<Option<reqwest::Response>, NetError> {
         let is_range_request = self.supports_ranges && self.received > 0;
         let mut request = NetRequest::new(Method::GET.as_str(), self.url.as_str())?;
+        request.secrets.clone_from(&self.secrets);
         if is_range_request {
             request.headers.push((RANGE.to_string(), format!("bytes={}-", self.received)));
             if let Some(condition) = self.identity.if_range_value() {
                 request.headers.push((IF_RANGE.to_string(), condition.to_owned()));
             }
         }
-        let response = self.client.follow_download(request).await?;
+        let (response, _) = self.client.follow_download(request).await?;
         let headers = response.headers();
         match response.status() {
             StatusCode::OK => {
@@ -251,7 +294,7 @@ impl Download {
                 }
                 Some(_) | None => Err(self.wrong_range_error(&response)),
             },
-            status => Err(NetError::Status { url: url_for_display(response.url()), status }),
+            _ => Err(status_error(&response)),
         }
     }
 

@@ -222,6 +222,16 @@ pub enum NetError {
         /// The rule that it breaks.
         why: String,
     },
+    /// The server asks to wait longer than a download does.
+    #[error("{url} answered with status {status} and asks to wait {}", format_duration(*after))]
+    Busy {
+        /// The URL without query.
+        url: String,
+        /// The status.
+        status: StatusCode,
+        /// How long.
+        after: Duration,
+    },
     /// A download got a status other than 200.
     #[error("{url} answered with status {status}")]
     Status {
@@ -255,7 +265,8 @@ impl NetError {
             | Self::WrongRange { .. }
             | Self::ContentChanged { .. }
             | Self::RetriesExhausted { .. }
-            | Self::ConnectionBroken { .. } => FailureKind::Transient,
+            | Self::ConnectionBroken { .. }
+            | Self::Busy { .. } => FailureKind::Transient,
             Self::CertificateUntrusted { .. }
             | Self::Tls { .. }
             | Self::RootsUnavailable { .. }
@@ -277,7 +288,8 @@ impl NetError {
 
     /// Whether a download may resume after it.
     pub(super) fn is_resumable(&self) -> bool {
-        self.is_retryable() && !matches!(self, Self::ContentChanged { .. } | Self::RetriesExhausted { .. })
+        self.is_retryable()
+            && !matches!(self, Self::ContentChanged { .. } | Self::RetriesExhausted { .. } | Self::Busy { .. })
     }
 
     /// The hint: for a denial, the line to add to the step in the plan.
@@ -300,6 +312,7 @@ impl NetError {
             Self::ContentChanged { .. } => {
                 Some("publish each release under its own name, and never change it".to_owned())
             }
+            Self::Busy { .. } => Some("run again after that time, or name a mirror in `from`".to_owned()),
             Self::Tls { .. } => Some("check that the server speaks https on that port".to_owned()),
             Self::InvalidUrl { .. }
             | Self::InvalidAddress { .. }

@@ -5,7 +5,7 @@
 //! credentials stay with the first origin.
 //!
 //! Deliberately absent: retries (`deploy` does them, by [`NetError::is_retryable`]; only a [`Download`] requests again
-//! what is missing), proxies (`http_proxy` is ignored: a proxy would resolve names itself and bypass the check),
+//! what is missing, and after a pause that the server asks for), proxies (`http_proxy` is ignored: a proxy would resolve names itself and bypass the check),
 //! cookies, decompression, HTTP/2, and connection reuse: after a switch, an old worker keeps answering on an existing
 //! connection, so a check over it would see the old release.
 //!
@@ -16,6 +16,7 @@ mod address;
 mod download;
 mod error;
 mod gate;
+mod pause;
 mod request;
 mod resolve;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use url::{Host, Url};
 pub use download::Download;
 pub use error::NetError;
 pub use gate::{check_http_grants, check_tcp_grants};
+pub(crate) use pause::RequestedPauses;
 pub use request::{NetRequest, NetResponse};
 
 use download::DownloadRetryPolicy;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use plan::{closest_match, split_dir_path};
+use plan::{OCI_SCHEME, OciRef, closest_match, split_dir_path};
 use sandbox::{CapabilityKind, DeclaredValue, ValueKind};
 
 use super::{DeclaredStep, GrantHint, GrantLine, KnownText, ValueProblem, grant_line_hint};
@@ -156,9 +156,18 @@ impl DeclaredStep<'_> {
             };
         }
         let KnownText::Whole(text) = text else { return None };
+        if let Some(reference) = text.strip_prefix(OCI_SCHEME) {
+            return match OciRef::parse(reference) {
+                Ok(reference) => self.check_request(value, &reference.origin(), Some("GET")),
+                Err(why) => {
+                    let hint = "write `oci://registry.example.com/shop:${{ release }}`, or a digest as `@sha256:…`";
+                    Some(self.invalid(value, &format!("`{text}` is not an artifact: {why}"), "not an artifact", hint))
+                }
+            };
+        }
         let hint = match self.is_granted(split_dir_path(text).0) {
             true => format!("did you mean `file:{text}`?"),
-            false => "write `file:DIR/PATH`, with the name of a granted directory, or an http(s) URL".to_owned(),
+            false => "write `file:DIR/PATH`, with the name of a granted directory, an http(s) URL, or `oci://REGISTRY/NAME:TAG`".to_owned(),
         };
         Some(self.invalid(value, &format!("`{text}` is not a source"), "neither a file nor a URL", hint))
     }
