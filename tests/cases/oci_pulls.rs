@@ -11,8 +11,8 @@ use std::{
 use tempfile::TempDir;
 
 use crate::support::{
-    ANN_CREDENTIALS, DockerRegistry, NginxServer, RunnerOutput, SshHost, TestArchiveFormat, TestEnvironment, TestRegistryAuth, crafted,
-    doc_blocks::fenced_block, release_folder, sha256, write_ssh_config,
+    ANN_CREDENTIALS, DockerRegistry, NginxServer, RunnerOutput, SshHost, TestArchiveFormat, TestEnvironment,
+    TestRegistryAuth, crafted, doc_blocks::fenced_block, release_folder, sha256, write_ssh_config,
 };
 
 pub(super) const ARTIFACT: &str = "application/vnd.acme.release";
@@ -319,7 +319,9 @@ steps:
     let answer = environment.deploy("r1", &[]);
     answer.assert_exit(0);
     assert!(answer.stdout.contains("failed, trying `oci://"), "{}", answer.stdout);
-    let [folder] = &fs::read_dir(host.path("srv/releases")).unwrap().collect::<Vec<_>>()[..] else { panic!("one release") };
+    let [folder] = &fs::read_dir(host.path("srv/releases")).unwrap().collect::<Vec<_>>()[..] else {
+        panic!("one release")
+    };
     let release = folder.as_ref().unwrap().path();
     assert_eq!(fs::read_to_string(release.join("etc/conf")).unwrap(), "two, which is longer");
     assert_eq!(fs::metadata(release.join("VERSION")).unwrap().mode() & 0o777, 0o640);

@@ -31,8 +31,8 @@ impl PullSource {
             let pass = registry.as_ref().map_or_else(String::new, |registry| {
                 format!("proxy_pass http://{}; proxy_set_header Host $http_host;", registry.authority())
             });
-            let refuse =
-                [401, 404, 429].map(|status| format!("if (-f {}/{status}) {{ return {status}; }}", refusals.path().display()));
+            let refuse = [401, 404, 429]
+                .map(|status| format!("if (-f {}/{status}) {{ return {status}; }}", refusals.path().display()));
             let lines = format!(
                 "{lines} error_page 429 @busy; location / {{ {} {pass} }}
                  location @busy {{ add_header Retry-After 3600 always; return 429; }}",
@@ -104,7 +104,8 @@ fn failed_pull_touches_nothing_and_the_next_one_succeeds() {
         let digests = [&first, &second].map(|archive| source.publish(archive));
         let address = source.nginx.address();
         let plan = |archive: &[u8], digest: &str| {
-            let switch = "  switch:\n    uses: switch\n    with: { link: current }\n    grants: { dirs: { app: ./deploy } }\n";
+            let switch =
+                "  switch:\n    uses: switch\n    with: { link: current }\n    grants: { dirs: { app: ./deploy } }\n";
             source.plan(archive, digest, &address, ", version-file: VERSION") + switch
         };
         let environment = source.environment(&plan(&first, &digests[0]));
@@ -120,7 +121,8 @@ fn failed_pull_touches_nothing_and_the_next_one_succeeds() {
         let is_registry = source.registry.is_some();
         let missing = if is_registry { "has no `sha256:[HASH]` in shop" } else { "answered with status 404" };
         let anonymous = if is_registry { "requires authentication" } else { "answered with status 401" };
-        for (status, told) in [("401", anonymous), ("404", missing), ("429", "429 Too Many Requests and asks to wait")] {
+        for (status, told) in [("401", anonymous), ("404", missing), ("429", "429 Too Many Requests and asks to wait")]
+        {
             fs::write(source.refusals.path().join(status), "").unwrap();
             assert_fails("r2", told);
             fs::remove_file(source.refusals.path().join(status)).unwrap();
@@ -154,7 +156,10 @@ fn download_goes_on_when_its_server_is_restarted() {
         let log = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && log.contains("was interrupted and resumes"), "{log}");
         assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
-        assert!(source.nginx.access_log().iter().any(|line| format!(" {line}").contains(" 206 ")), "only the rest is sent");
+        assert!(
+            source.nginx.access_log().iter().any(|line| format!(" {line}").contains(" 206 ")),
+            "only the rest is sent"
+        );
     }
 }
 
@@ -273,8 +278,7 @@ fn full_disk_leaves_nothing() {
         for (archive, why) in [(&crafted::zstd(&zeros), "can't be written"), (&zeros, "even before it is unpacked")] {
             let digest = source.publish(archive);
             let limits = ", limits: { max-ratio: 100000 }";
-            let environment =
-                source.environment(&source.plan(archive, &digest, &source.nginx.address(), limits));
+            let environment = source.environment(&source.plan(archive, &digest, &source.nginx.address(), limits));
             fs::create_dir(environment.path("deploy")).unwrap();
             let script =
                 "mount -t tmpfs -o size=36m pawl deploy || exit 9; \"$@\"; code=$?; ls -A deploy/releases; exit $code";

@@ -95,8 +95,8 @@ fn plan_of_the_page_tries_each_release_with_real_requests() {
     };
     let notes = |output: &RunnerOutput, step: &str| {
         let is_outcome = |event: &serde_json::Value| event["type"] == "outcome" && event["step"] == step;
-        let events = output.json_lines().into_iter().map(|line| line["event"].clone());
-        events.filter(is_outcome).next_back().unwrap()["receipt"]["notes"].clone()
+        let mut events = output.json_lines().into_iter().map(|line| line["event"].clone());
+        events.rfind(is_outcome).unwrap()["receipt"]["notes"].clone()
     };
     // Nothing is live yet: the new release is measured alone.
     let first = deploy("r1", "works");

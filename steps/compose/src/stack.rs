@@ -97,7 +97,10 @@ impl<'i> Stack<'i> {
     /// Why `up` would have to pull or build.
     fn image_problem(&self, service: &ComposeService) -> Result<Option<String>, Failure> {
         let Some(image) = &service.image else {
-            return Ok(Some(format!("service {} has no `image`, so compose would build it during the deployment", service.name)));
+            return Ok(Some(format!(
+                "service {} has no `image`, so compose would build it during the deployment",
+                service.name
+            )));
         };
         if self.engine.image(&parse_reference(image)?)?.is_none() {
             return Ok(Some(format!("service {}: the engine does not have the image {image}", service.name)));
@@ -152,7 +155,10 @@ impl<'i> Stack<'i> {
         match self.put_back(before.as_ref()) {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
             Err(left) => Err(Failure {
-                message: format!("{}; and the release before could not be started again: {}", failure.message, left.message),
+                message: format!(
+                    "{}; and the release before could not be started again: {}",
+                    failure.message, left.message
+                ),
                 ..failure
             }),
         }

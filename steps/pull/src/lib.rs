@@ -146,7 +146,11 @@ impl Step for PullStep {
         })?;
         let kept = release.folder.install()?;
         if !kept.is_empty() {
-            log::warn(format!("kept files in {} that are not part of the release: {}", release.folder, summarize_lines(&kept)));
+            log::warn(format!(
+                "kept files in {} that are not part of the release: {}",
+                release.folder,
+                summarize_lines(&kept)
+            ));
         }
         let mut receipt = release.receipt(input);
         if input.config.from.sources().len() > 1 {

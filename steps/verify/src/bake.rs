@@ -9,7 +9,7 @@ use pawl_step::{Failure, FailureKind, Receipt, json, log, time};
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
-use crate::answer::Answer;
+use crate::answer::HttpAnswer;
 
 /// The largest body of an answer, in bytes.
 const MAX_BODY_BYTES: u64 = 4 << 20;
@@ -140,10 +140,10 @@ impl BakeConfig {
         for (name, value) in &self.headers {
             request = request.header(name, value.as_str().unwrap_or_default());
         }
-        let answer = Answer::new(request.send())?;
+        let answer = HttpAnswer::new(request.send())?;
         Ok(match &answer {
-            Answer::Response { status: 0..400, .. } | Answer::TooLarge => None,
-            Answer::Response { .. } | Answer::Missing(_) => Some(answer.describe()),
+            HttpAnswer::Response { status: 0..400, .. } | HttpAnswer::TooLarge => None,
+            HttpAnswer::Response { .. } | HttpAnswer::Missing(_) => Some(answer.describe()),
         })
     }
 
@@ -200,7 +200,9 @@ impl BakeConfig {
     fn is_comparable(&self, live: &Measured) -> bool {
         if live.errors > self.errors {
             let Measured { errors, requests, last_error, .. } = live;
-            log::warn(format!("the live release failed {errors} of {requests} requests, and its p99 is not compared: {last_error}"));
+            log::warn(format!(
+                "the live release failed {errors} of {requests} requests, and its p99 is not compared: {last_error}"
+            ));
         }
         live.errors <= self.errors
     }
@@ -312,8 +314,7 @@ mod tests {
         let answers =
             |ours: u64, live: u64| move |url: &str, _: usize| (if url.contains("live") { live } else { ours }, None);
         assert_eq!(bake(&config, answers(40, 20)), Ok(vec![20, 20]));
-        let failure =
-            "the p99 of 20 requests to http://new/ is 41ms, and that of http://live/ is 20ms: more than `ratio: 2` allows";
+        let failure = "the p99 of 20 requests to http://new/ is 41ms, and that of http://live/ is 20ms: more than `ratio: 2` allows";
         assert_eq!(bake(&config, answers(41, 20)), Err(failure.to_owned()));
         assert_eq!(bake(&config, answers(6, 1)), Ok(vec![20, 20]), "some milliseconds are noise");
         // A server that refuses is quick about it, and no measure.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::access_log::{LoggedRequest, newest_requests};
-use crate::answer::{Answer, IgnoredParts};
+use crate::answer::{HttpAnswer, IgnoredParts};
 
 /// The longest end of the log that is read, in bytes.
 const MAX_LOG_BYTES: u64 = 4 << 20;
@@ -94,7 +94,9 @@ impl SampleConfig {
             return Ok(receipt);
         }
         let (errors, asked) = (found.live_errors, found.asked);
-        log::warn(format!("the live release did not answer {errors} of {asked} requests, or with an error: they are not compared"));
+        log::warn(format!(
+            "the live release did not answer {errors} of {asked} requests, or with an error: they are not compared"
+        ));
         Ok(receipt.note("live_errors", errors))
     }
 
@@ -118,7 +120,7 @@ impl SampleConfig {
         Ok(requests)
     }
 
-    fn ask(&self, base: &str, logged: &LoggedRequest) -> Result<Answer, Failure> {
+    fn ask(&self, base: &str, logged: &LoggedRequest) -> Result<HttpAnswer, Failure> {
         let url = format!("{}{}", base.trim_end_matches('/'), logged.target);
         let mut request =
             Request::new(&logged.method, url).timeout(self.timeout).max_bytes(MAX_BODY_BYTES).redirects(0);
@@ -126,14 +128,14 @@ impl SampleConfig {
         for (name, value) in &self.headers {
             request = request.header(name, value.as_str().unwrap_or_default());
         }
-        Answer::new(request.send()).map_err(|failure| failure.context(logged.label()))
+        HttpAnswer::new(request.send()).map_err(|failure| failure.context(logged.label()))
     }
 
     /// Asks for each request, and for one that differs once more: what is live changes meanwhile.
     fn differences(
         &self,
         requests: &[LoggedRequest],
-        ask: impl Fn(&str, &LoggedRequest) -> Result<Answer, Failure>,
+        ask: impl Fn(&str, &LoggedRequest) -> Result<HttpAnswer, Failure>,
     ) -> Result<Differences, Failure> {
         let live_errors = Cell::new(0);
         let difference = |request: &LoggedRequest| -> Result<Option<String>, Failure> {
@@ -213,8 +215,8 @@ mod tests {
         (0..count).map(request).collect()
     }
 
-    fn status(status: u16) -> Answer {
-        Answer::Response { status, kind: String::new(), location: String::new(), body: Vec::new() }
+    fn status(status: u16) -> HttpAnswer {
+        HttpAnswer::Response { status, kind: String::new(), location: String::new(), body: Vec::new() }
     }
 
     #[test]
@@ -240,7 +242,7 @@ mod tests {
         let asked = |base: &str, request: &LoggedRequest| {
             Ok(match (base, request.target.as_str()) {
                 ("http://live", "/0" | "/1") | ("http://new", "/1") => status(502),
-                ("http://live", "/2") => Answer::Missing("refused".to_owned()),
+                ("http://live", "/2") => HttpAnswer::Missing("refused".to_owned()),
                 ("http://new", "/3") => status(503),
                 _ => status(200),
             })

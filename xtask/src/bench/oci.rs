@@ -138,7 +138,10 @@ impl BenchImage {
 
     fn push(self, registry: &BenchRegistry, name: &str) -> Result<()> {
         let target = format!("docker://{}", registry.reference(name));
-        self.run("skopeo", &["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "oci:image:r1", &target])
+        self.run(
+            "skopeo",
+            &["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "oci:image:r1", &target],
+        )
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
