@@ -156,7 +156,7 @@ impl<'i> Stack<'i> {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
             Err(left) => Err(Failure {
                 message: format!(
-                    "{}; and the release before could not be started again: {}",
+                    "{}; and the state before could not be restored: {}",
                     failure.message, left.message
                 ),
                 ..failure
