@@ -196,7 +196,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
         let _ = connection.read(&mut [0; 1024]);
         connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
     });
-    refused(&world, "r1", "something answers at http://127.0.0.1");
+    refused(&world, "r1", "something already listens at http://127.0.0.1");
     serving.join().unwrap();
     world.deploy("r1").assert_exit(0);
     let before = world.ids();

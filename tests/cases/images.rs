@@ -71,7 +71,7 @@ fn wrong_label_is_refused() {
     let world = world(TestRegistryAuth::Anonymous, ", label: { version: web }", "");
     let (web, job) = (world.push("web"), world.push("job"));
     let refused = world.pull(&[&web, &job]);
-    refused.assert_exit(1).assert_stderr_contains(&format!("label `version` of {job} must be `web`, and is `job`"));
+    refused.assert_exit(1).assert_stderr_contains(&format!("label `version` of {job} must be `web`, but is `job`"));
     assert_eq!(world.podman.images(), Vec::<String>::new());
     world.pull(&[&web]).assert_exit(0);
 }

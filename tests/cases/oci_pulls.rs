@@ -11,8 +11,8 @@ use std::{
 use tempfile::TempDir;
 
 use crate::support::{
-    DockerRegistry, NginxServer, RunnerOutput, SshHost, TestArchiveFormat, TestEnvironment, TestRegistryAuth, crafted,
-    doc_blocks::fenced_block, release_folder, sha256, write_ssh_config,
+    ANN_CREDENTIALS, DockerRegistry, NginxServer, RunnerOutput, SshHost, TestArchiveFormat, TestEnvironment,
+    TestRegistryAuth, crafted, doc_blocks::fenced_block, release_folder, sha256, write_ssh_config,
 };
 
 pub(super) const ARTIFACT: &str = "application/vnd.acme.release";
@@ -201,7 +201,7 @@ fn image_becomes_what_umoci_unpacks() {
     // As an archive, an image of several layers is none.
     environment.edit("deploy.yml", ", rootfs: true", "");
     fs::remove_dir_all(environment.path("deploy")).unwrap();
-    assert_fails(&environment, 1, &["it has 3 layers, and an archive is one", "set `rootfs: true`"]);
+    assert_fails(&environment, 1, &["it has 3 layers; a release archive must be the only layer", "set `rootfs: true`"]);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn mirrors_are_tried_in_order_and_each_says_why_it_failed() {
     let answer = environment.run(&["--local", "--release", "r1"]);
     answer.assert_exit(0);
     let log = format!("{}{}", answer.stdout, answer.stderr);
-    assert!(log.contains(&format!("mirror `{first}` failed and `{second}` is tried: ")), "{log}");
+    assert!(log.contains(&format!("mirror `{first}` failed, trying `{second}`: ")), "{log}");
     assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
 
     // A content that is none of them.
@@ -283,12 +283,11 @@ fn release_gets_owner_modes_and_writable_folders() {
     }
 }
 
-/// The host itself asks the registry, with the credentials of the plan.
+/// The host itself asks the registry, with the credentials of the plan, of which nothing stays there.
 #[test]
-fn host_pulls_from_the_registry_by_itself() {
-    let archive = TestEnvironment::new().archive("r1", TestArchiveFormat::TarZst);
-    let registry = DockerRegistry::start(TestRegistryAuth::Basic);
-    let reference = registry.push("shop", &[(ARTIFACT, &archive)]);
+fn host_pulls_an_image_from_the_registry_by_itself() {
+    let (image, registry) = (shop_image(), DockerRegistry::start(TestRegistryAuth::Basic));
+    let source = registry.push_image(&image.layout(), "r1", "shop");
     let host = SshHost::new();
     fs::create_dir(host.path("srv")).unwrap();
     let authority = registry.authority();
@@ -303,7 +302,7 @@ environments:
 steps:
   pull:
     on: web
-    with: {{ from: ["oci://127.0.0.1:1/shop:v1", "oci://{authority}/shop:v1"], into: app, mode: "0640" }}
+    with: {{ from: ["oci://127.0.0.1:1/shop:r1", "{source}"], into: app, rootfs: true, mode: "0640" }}
     grants:
       dirs: {{ app: "{}" }}
       http: ["http://127.0.0.1:1", {{ origin: "http://{authority}", headers: {{ authorization: "Basic ann:${{{{ secrets.PASSWORD }}}}" }} }}]
@@ -313,10 +312,36 @@ steps:
     );
     let mut environment = TestEnvironment::with_plan(&plan);
     write_ssh_config(&environment.path(""), &[&host]);
+    environment.set_variable("PASSWORD", "wrong");
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2).assert_stderr_contains("refuses the credentials for shop");
     environment.set_variable("PASSWORD", "secret");
     let answer = environment.deploy("r1", &[]);
     answer.assert_exit(0);
-    assert!(answer.stdout.contains("failed and `oci://"), "{}", answer.stdout);
-    let release = host.path("srv/releases").join(release_folder("r1", digest_of(&reference)));
+    assert!(answer.stdout.contains("failed, trying `oci://"), "{}", answer.stdout);
+    let [folder] = &fs::read_dir(host.path("srv/releases")).unwrap().collect::<Vec<_>>()[..] else {
+        panic!("one release")
+    };
+    let release = folder.as_ref().unwrap().path();
+    assert_eq!(fs::read_to_string(release.join("etc/conf")).unwrap(), "two, which is longer");
     assert_eq!(fs::metadata(release.join("VERSION")).unwrap().mode() & 0o777, 0o640);
+    assert_eq!(files_with(&host.path(""), &["ann:secret", ANN_CREDENTIALS]), [""; 0]);
+}
+
+/// The files below a folder in which one of these texts is; not the runner's own binary.
+fn files_with(root: &Path, texts: &[&str]) -> Vec<String> {
+    let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let status = fs::symlink_metadata(&path).unwrap();
+            if status.is_dir() {
+                folders.push(path);
+            } else if status.is_file() && status.len() < 10_000_000 {
+                let content = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                found.extend(texts.iter().any(|text| content.contains(text)).then(|| path.display().to_string()));
+            }
+        }
+    }
+    found
 }

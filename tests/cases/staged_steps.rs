@@ -117,7 +117,7 @@ fn failure_before_the_release_is_exposed_undoes_staged_steps() {
     "#]]
     .assert_eq(&failed.stdout_snapshot());
     let history = environment.run(&["history", "--json"]).json();
-    assert_eq!((&history[0]["exit"], &history[0]["failed-step"]["step"]), (&"failed".into(), &"gate".into()));
+    assert_eq!((&history[0]["exit"], &history[0]["stuck"]["step"]), (&"failed".into(), &"gate".into()));
     // It is the same run, and goes on.
     fs::remove_file(folder.join("gate")).unwrap();
     environment.deploy("r2", &[]).assert_exit(0);

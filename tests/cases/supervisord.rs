@@ -230,7 +230,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
         let _ = connection.read(&mut request);
         connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
     });
-    refused("something answers at unix://b/health already");
+    refused("something already listens at unix://b/health");
     serving.join().unwrap();
     // Somebody else's file.
     fs::write(world.supervisord.path("conf.d/shop-default-b.conf"), "").unwrap();
@@ -292,7 +292,7 @@ fn taken_port_is_told() {
     start("r2")
         .assert_exit(1)
         .assert_stderr_contains("error[P0324]")
-        .assert_stderr_contains(&format!("something answers at 127.0.0.1:{port_b} already"));
+        .assert_stderr_contains(&format!("something already listens at 127.0.0.1:{port_b}"));
     assert_eq!(world.running(), names(&["a"]));
     drop(b);
     start("r2").assert_exit(0);

@@ -48,6 +48,25 @@ impl NginxServer {
         })
     }
 
+    /// Serves its `www` over https, as these lines in its `server` say. It has signed its `certificate.pem` itself.
+    pub fn with_tls(lines: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        fs::write(folder.path().join("certificate.pem"), made.cert.pem()).unwrap();
+        fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        fs::create_dir(folder.path().join("www")).unwrap();
+        Self::serving(folder, |root, port| {
+            format!(
+                "log_format told '$status $http_range'; access_log {root}/access.log told;
+                 server {{
+                     listen 127.0.0.1:{port} ssl; root {root}/www;
+                     ssl_certificate {root}/certificate.pem; ssl_certificate_key {root}/key.pem;
+                     {lines}
+                 }}"
+            )
+        })
+    }
+
     fn serving(folder: TempDir, lines: impl FnOnce(&str, u16) -> String) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let root = folder.path().display().to_string();
@@ -62,12 +81,19 @@ impl NginxServer {
              }}"
         );
         fs::write(folder.path().join("nginx.conf"), configuration).unwrap();
-        let mut command = Command::new(nginx_program());
-        command.arg("-c").arg(folder.path().join("nginx.conf")).arg("-p").arg(folder.path());
-        command.arg("-e").arg(folder.path().join("error.log")).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().unwrap();
-        super::wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let child = start(folder.path(), port);
         Self { folder, port, child }
+    }
+
+    /// Ends it, until it is started again.
+    pub fn stop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again after [`Self::stop`].
+    pub fn start_again(&mut self) {
+        self.child = start(self.folder.path(), self.port);
     }
 
     /// `127.0.0.1:<port>`.
@@ -97,6 +123,15 @@ impl Drop for NginxServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn start(folder: &Path, port: u16) -> Child {
+    let mut command = Command::new(nginx_program());
+    command.arg("-c").arg(folder.join("nginx.conf")).arg("-p").arg(folder);
+    command.arg("-e").arg(folder.join("error.log")).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    super::wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    child
 }
 
 /// Debian keeps it where only root's PATH looks.

@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -28,6 +28,7 @@ pub enum ProxyFault {
 pub struct FaultyProxy {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    answered: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -38,6 +39,8 @@ impl FaultyProxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let answered = Arc::new(AtomicU64::new(0));
+        let total = Arc::clone(&answered);
         let (count, over, has_cut) = (Arc::clone(&connections), Arc::clone(&stop), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::spawn(move || {
             let mut passing = Vec::new();
@@ -47,17 +50,22 @@ impl FaultyProxy {
                 }
                 count.fetch_add(1, Ordering::SeqCst);
                 let (client, upstream, over) = (client.unwrap(), upstream.clone(), Arc::clone(&over));
-                let has_cut = Arc::clone(&has_cut);
+                let (has_cut, total) = (Arc::clone(&has_cut), Arc::clone(&total));
                 passing.push(std::thread::spawn(move || {
                     // One of both went away: that is what this is for.
-                    let _ = forward(client, &upstream, fault, &over, &has_cut);
+                    let _ = forward(client, &upstream, fault, &over, &has_cut, &total);
                 }));
             }
             for thread in passing {
                 thread.join().unwrap();
             }
         });
-        Self { address, connections, stop, thread: Some(thread) }
+        Self { address, connections, answered, stop, thread: Some(thread) }
+    }
+
+    /// How many bytes of answers it has passed on.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
     }
 
     /// `http://127.0.0.1:<port>`.
@@ -88,6 +96,7 @@ fn forward(
     fault: ProxyFault,
     over: &AtomicBool,
     has_cut: &AtomicBool,
+    total: &AtomicU64,
 ) -> std::io::Result<()> {
     let mut server = TcpStream::connect(upstream)?;
     let (mut asking, mut asked) = (client.try_clone()?, server.try_clone()?);
@@ -113,6 +122,7 @@ fn forward(
             }
             client.write_all(&buffer[..count])?;
             passed += count;
+            total.fetch_add(count as u64, Ordering::SeqCst);
         }
         match fault {
             ProxyFault::Cut(_) => {}

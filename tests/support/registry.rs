@@ -98,7 +98,11 @@ impl DockerRegistry {
 
     /// Where the registry keeps a content.
     pub fn blob_path(&self, bytes: &[u8]) -> PathBuf {
-        let hex = sha256(bytes);
+        self.content_path(&sha256(bytes))
+    }
+
+    /// Where the registry keeps what has this digest, in hexadecimal digits.
+    pub fn content_path(&self, hex: &str) -> PathBuf {
         self.folder.path().join(format!("data/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }
 

@@ -89,7 +89,7 @@ impl<'i> Stack<'i> {
                 "project {} has containers, but `{}` does not exist, so this step did not start them",
                 self.input.config.project, self.place
             ))
-            .hint("if they may go, run `compose down` for the project once; the first deployment starts it anew"));
+            .hint("if nothing needs them, run `compose down` for the project once; then deploy again"));
         }
         self.refuse_taken_address(&containers)
     }
@@ -97,14 +97,17 @@ impl<'i> Stack<'i> {
     /// Why `up` would have to pull or build.
     fn image_problem(&self, service: &ComposeService) -> Result<Option<String>, Failure> {
         let Some(image) = &service.image else {
-            return Ok(Some(format!("service {} has no `image`, so it would be built in the middle", service.name)));
+            return Ok(Some(format!(
+                "service {} has no `image`, so compose would build it during the deployment",
+                service.name
+            )));
         };
         if self.engine.image(&parse_reference(image)?)?.is_none() {
             return Ok(Some(format!("service {}: the engine does not have the image {image}", service.name)));
         }
         if !image.contains('@') {
             log::warn(format!(
-                "service {}: `{image}` has no digest, so the way back may start another image of this name",
+                "service {}: `{image}` has no digest, so a rollback may start another image with this name",
                 service.name
             ));
         }
@@ -118,7 +121,7 @@ impl<'i> Stack<'i> {
         }
         let Some(address) = self.input.config.ready.answering(&SlotValues::none())? else { return Ok(()) };
         Err(Failure::conflict(format!(
-            "something answers at {address} already, and nothing of project {} runs: its port is taken",
+            "the port is taken: something already listens at {address}, and no container of project {} runs",
             self.input.config.project
         ))
         .hint("`ss -ltnp` shows which program listens; stop it, or publish another port"))
@@ -152,7 +155,10 @@ impl<'i> Stack<'i> {
         match self.put_back(before.as_ref()) {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
             Err(left) => Err(Failure {
-                message: format!("{}; and what was before could not be put back: {}", failure.message, left.message),
+                message: format!(
+                    "{}; and the state before could not be restored: {}",
+                    failure.message, left.message
+                ),
                 ..failure
             }),
         }
@@ -233,7 +239,7 @@ impl<'i> Stack<'i> {
         if !states.bad.is_empty() {
             let good = states.good.join(", ");
             return Ok(Finding::Unknown(format!(
-                "of project {}, {good} is as it should be, but {}",
+                "project {}: {good} runs as it should, but {}",
                 self.input.config.project,
                 states.bad.join(", ")
             )));

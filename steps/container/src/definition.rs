@@ -273,7 +273,7 @@ fn words(command: &Value, values: &SlotValues) -> Result<Vec<Value>, Failure> {
 
 /// The bytes of `512m`.
 fn bytes(text: &str) -> Result<u64, Failure> {
-    let invalid = || Failure::invalid_config(format!("`{text}` is no size: write `512m` or `2g`"));
+    let invalid = || Failure::invalid_config(format!("`{text}` is not a size: write `512m` or `2g`"));
     let (number, unit) = text.split_at(text.len().saturating_sub(1));
     let shift = match unit {
         "k" => 10,

@@ -43,8 +43,11 @@ impl<'e> Engine<'e> {
         if answer.status == 200 {
             return Ok(());
         }
-        Err(Failure::permanent(format!("what listens at the socket `{}` is no container engine", self.socket))
-            .hint("grant the socket of Docker or podman: `sockets: { engine: \"unix:/run/podman/podman.sock\" }`"))
+        Err(Failure::permanent(format!(
+            "the program that listens at the socket `{}` is not a container engine",
+            self.socket
+        ))
+        .hint("grant the socket of Docker or podman: `sockets: { engine: \"unix:/run/podman/podman.sock\" }`"))
     }
 
     fn request(&self, method: &str, path: &str) -> Request {

@@ -52,7 +52,7 @@ impl ImagesConfig {
             }
         }
         if found.is_empty() {
-            return Err(Failure::bad_content(format!("{file} names no image")));
+            return Err(Failure::bad_content(format!("{file} does not name an image")));
         }
         Ok(found)
     }
@@ -72,7 +72,7 @@ impl ImagesConfig {
             let found_text = || found.and_then(Value::as_str).map_or("none".to_owned(), |found| format!("`{found}`"));
             (found != Some(wanted)).then(|| {
                 let wanted = wanted.as_str().unwrap_or_default();
-                format!("label `{name}` of {reference} must be `{wanted}`, and is {}", found_text())
+                format!("label `{name}` of {reference} must be `{wanted}`, but is {}", found_text())
             })
         };
         self.label.iter().find_map(differs)
@@ -102,7 +102,7 @@ impl ImagesConfig {
             found = engine.image(reference)?;
         }
         let Some(image) = found else {
-            return Err(Failure::permanent(format!("the engine does not know {reference}, which it has pulled")));
+            return Err(Failure::permanent(format!("the engine has pulled {reference}, but does not list it")));
         };
         match self.difference(reference, &image) {
             None => Ok(()),
@@ -230,7 +230,7 @@ mod tests {
         let refused = file.references().unwrap_err().message;
         assert_eq!(refused, "app/images.txt: `r.example.com/shop:v1` has no digest, so it may become another image");
         write("# none\n");
-        assert!(file.references().unwrap_err().message.contains("names no image"));
+        assert!(file.references().unwrap_err().message.contains("does not name an image"));
     }
 
     #[test]
@@ -245,9 +245,9 @@ mod tests {
         let wants = |label: Value| config(json!({ "image": reference, "engine": "podman", "label": label }));
         assert_eq!(wants(json!({ "version": "v1" })).difference(&reference, &image(vec![reference.clone()])), None);
         let other = wants(json!({ "version": "v2" })).difference(&reference, &image(vec![reference.clone()]));
-        assert!(other.unwrap().ends_with("must be `v2`, and is `v1`"));
+        assert!(other.unwrap().ends_with("must be `v2`, but is `v1`"));
         let none = wants(json!({ "commit": "c" })).difference(&reference, &image(vec![reference.clone()]));
-        assert!(none.unwrap().ends_with("must be `c`, and is none"));
+        assert!(none.unwrap().ends_with("must be `c`, but is none"));
         assert!(wants(json!({})).difference(&reference, &image(Vec::new())).unwrap().contains("another content"));
     }
 }

@@ -101,7 +101,7 @@ impl Step for PullStep {
         let subject = release.folder.to_string();
         let detail = match release.folder.inspect(&release.shared)? {
             ReleaseFolderState::Intact => match release.ownership.difference(&subject)? {
-                Some(difference) => format!("give it away: {difference}"),
+                Some(difference) => format!("change the owner: {difference}"),
                 None => return Ok(Vec::new()),
             },
             ReleaseFolderState::Missing => return release.preview_creation(input, subject),
@@ -146,7 +146,11 @@ impl Step for PullStep {
         })?;
         let kept = release.folder.install()?;
         if !kept.is_empty() {
-            log::warn(format!("kept what is in {} and not of the release: {}", release.folder, summarize_lines(&kept)));
+            log::warn(format!(
+                "kept files in {} that are not part of the release: {}",
+                release.folder,
+                summarize_lines(&kept)
+            ));
         }
         let mut receipt = release.receipt(input);
         if input.config.from.sources().len() > 1 {
@@ -193,7 +197,7 @@ struct PullTarget {
 impl PullTarget {
     fn from_input(input: &Input<PullConfig>) -> Result<Self, Failure> {
         if input.config.from.sources().iter().all(String::is_empty) {
-            return Err(Failure::invalid_config("`from` names no source").hint("name a source, or several mirrors"));
+            return Err(Failure::invalid_config("`from` has no source").hint("name a source, or several mirrors"));
         }
         let Some(digest) = input.release.digest.clone() else {
             return Err(Failure::invalid_config(format!("no digest is known for `{}`, so its content cannot be verified", input.config.from.display()))

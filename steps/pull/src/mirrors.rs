@@ -45,7 +45,7 @@ impl SourceMirrors {
                 Ok(found) => return Ok((source, found)),
                 Err(failure) => {
                     if let Some(next) = sources.peek() {
-                        log::warn(format!("mirror `{source}` failed and `{next}` is tried: {}", failure.message));
+                        log::warn(format!("mirror `{source}` failed, trying `{next}`: {}", failure.message));
                     }
                     failed.push((source, failure));
                 }
@@ -67,7 +67,7 @@ fn failure_of_all(failed: Vec<(&str, Failure)>) -> Failure {
     let retryable = failed.iter().any(|(_, failure)| failure.retryable);
     let is_bad = failed.iter().any(|(_, failure)| failure.kind == FailureKind::BadContent);
     let Some((_, last)) = failed.into_iter().last() else {
-        return Failure::invalid_config("`from` names no source");
+        return Failure::invalid_config("`from` has no source");
     };
     if said.len() == 1 {
         return last;

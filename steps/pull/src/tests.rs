@@ -426,5 +426,5 @@ fn mirrors_are_tried_until_one_has_the_release() {
     );
     assert_eq!(file_names(&app.join("releases")), [folder_name('a')]);
     let failure = PullStep::apply(&input('a', &json!({ "from": [] }))).unwrap_err();
-    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::InvalidConfig, "`from` names no source"));
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::InvalidConfig, "`from` has no source"));
 }

@@ -102,7 +102,7 @@ impl SystemdEngine<'_> {
 /// A setting of the plan, as it is: its specifiers are those of systemd.
 fn setting(name: &str, value: &Value) -> Result<String, Failure> {
     if OWN_SETTINGS.contains(&name) {
-        return Err(Failure::invalid_config(format!("`{name}` in `service` is what the step itself sets"))
+        return Err(Failure::invalid_config(format!("`service` can't set `{name}`: the step sets it"))
             .hint("use the settings of `program`, and `stop-timeout`"));
     }
     let line = |value: &Value| match value {

@@ -55,6 +55,11 @@ impl HttpAnswer {
         }
     }
 
+    /// Whether the server has failed, or there is none.
+    pub(crate) fn is_error(&self) -> bool {
+        matches!(self, Self::Response { status: 500.., .. } | Self::Missing(_))
+    }
+
     /// A short text, to show in a message.
     pub(crate) fn describe(&self) -> String {
         match self {

@@ -111,16 +111,17 @@ impl BakeConfig {
         self.ratio.as_ref().map(|ratio| json::text(&Value::Number(ratio.clone()))).unwrap_or_default()
     }
 
-    /// Sends the requests. Adds to the receipt what was measured. Where nothing is live, nothing is compared.
+    /// Sends the requests. Adds to the receipt what was measured. Where nothing is live, or what is live fails, nothing is compared.
     ///
     /// # Errors
     /// More errors, or a slower p99, than allowed.
     pub(crate) fn run(&self, is_live: bool, receipt: Receipt) -> Result<Receipt, Failure> {
         let live = self.compare.as_deref().filter(|_| is_live);
         let (ours, live) = self.measure(live, |url| self.ask(url), time::monotonic, time::sleep, log::info)?;
+        let live = live.filter(|live| self.is_comparable(live));
         if let Some(why) = self.too_slow(&ours, live.as_ref()) {
             return Err(Failure::permanent(why)
-                .hint("look for what is slow in the release; if it is meant to be so, raise `p99` or `ratio`"));
+                .hint("find out what is slow in the release; if that is expected, raise `p99` or `ratio`"));
         }
         let receipt = receipt
             .note("baked", ours.requests)
@@ -185,7 +186,7 @@ impl BakeConfig {
     fn errors_failure(&self, ours: &Measured, passed: Duration) -> Failure {
         let url = without_query(&self.url);
         let message = format!(
-            "{} of {} requests to {url} failed within {}, more than `errors: {}` allows; the last one: {}",
+            "{} of {} requests to {url} failed within {}, more than `errors: {}` allows; the last error: {}",
             ours.errors,
             ours.requests,
             milliseconds(passed),
@@ -193,6 +194,17 @@ impl BakeConfig {
             ours.last_error
         );
         Failure::new(FailureKind::Permanent, message).hint("check the application's log")
+    }
+
+    /// Whether the live release answers well enough to say how fast it is.
+    fn is_comparable(&self, live: &Measured) -> bool {
+        if live.errors > self.errors {
+            let Measured { errors, requests, last_error, .. } = live;
+            log::warn(format!(
+                "the live release failed {errors} of {requests} requests, and its p99 is not compared: {last_error}"
+            ));
+        }
+        live.errors <= self.errors
     }
 
     /// Why it is too slow.
@@ -207,7 +219,7 @@ impl BakeConfig {
         let most = of_live.mul_f64(ratio.max(0.0)).max(of_live + MIN_SLOWER);
         let (url, shown) = (without_query(compare), milliseconds(of_live));
         let ratio = self.shown_ratio();
-        (p99 > most).then(|| format!("{found}, that of {url} is {shown}: more than `ratio: {ratio}` allows"))
+        (p99 > most).then(|| format!("{found}, and that of {url} is {shown}: more than `ratio: {ratio}` allows"))
     }
 }
 
@@ -260,6 +272,7 @@ mod tests {
             |_| {},
         );
         let (ours, live) = measured.map_err(|failure| failure.message)?;
+        let live = live.filter(|live| config.is_comparable(live));
         config.too_slow(&ours, live.as_ref()).map_or(Ok(()), Err)?;
         Ok(sent.into_inner().to_vec())
     }
@@ -274,7 +287,7 @@ mod tests {
     #[test]
     fn too_many_errors_end_it_at_once() {
         let broken = |_: &str, number: usize| (5, (number > 4).then_some("status 500"));
-        let failure = "1 of 5 requests to http://new/ failed within 405ms, more than `errors: 0` allows; the last one: status 500";
+        let failure = "1 of 5 requests to http://new/ failed within 405ms, more than `errors: 0` allows; the last error: status 500";
         assert_eq!(bake(&config(json!({})), broken), Err(failure.to_owned()));
         assert_eq!(bake(&config(json!({ "errors": 16 })), broken), Ok(vec![20, 0]));
     }
@@ -301,9 +314,11 @@ mod tests {
         let answers =
             |ours: u64, live: u64| move |url: &str, _: usize| (if url.contains("live") { live } else { ours }, None);
         assert_eq!(bake(&config, answers(40, 20)), Ok(vec![20, 20]));
-        let failure =
-            "the p99 of 20 requests to http://new/ is 41ms, that of http://live/ is 20ms: more than `ratio: 2` allows";
+        let failure = "the p99 of 20 requests to http://new/ is 41ms, and that of http://live/ is 20ms: more than `ratio: 2` allows";
         assert_eq!(bake(&config, answers(41, 20)), Err(failure.to_owned()));
         assert_eq!(bake(&config, answers(6, 1)), Ok(vec![20, 20]), "some milliseconds are noise");
+        // A server that refuses is quick about it, and no measure.
+        let refusing = |url: &str, _: usize| if url.contains("live") { (0, Some("refused")) } else { (40, None) };
+        assert_eq!(bake(&config, refusing), Ok(vec![20, 20]));
     }
 }

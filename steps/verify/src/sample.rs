@@ -1,7 +1,8 @@
-//! Requests out of an access log, sent to a release that has no traffic yet, and compared with what the live one answers.
+//! Requests out of an access log, sent to a release that has no traffic yet; its answers are compared with those of the live one.
 //!
 //! Invariant: only GET and HEAD are sent, without the cookies and headers of the users who sent them first.
 
+use core::cell::Cell;
 use core::time::Duration;
 
 use pawl_step::http::Request;
@@ -64,7 +65,8 @@ impl SampleConfig {
         }
     }
 
-    /// Sends the requests, if there is a live release to compare with. Adds to the receipt how many there were.
+    /// Sends the requests. Adds to the receipt how many there were. Before the first release is live, there is nothing to compare with, and perhaps
+    /// no request yet.
     ///
     /// # Errors
     /// The log has no request; more answers differ than may.
@@ -73,7 +75,11 @@ impl SampleConfig {
             log::info("sample: no release is live yet, so there is nothing to compare with");
             return Ok(receipt.note("sampled", 0));
         }
-        let requests = self.requests()?;
+        let requests = self.requests(is_live)?;
+        if requests.is_empty() {
+            log::info(format!("sample: no release is live yet, and {} has no request to send again", self.file));
+            return Ok(receipt.note("sampled", 0));
+        }
         let sent = format!("{} requests out of {}", requests.len(), self.file);
         log::info(format!("{sent}: {}", self.expectation()));
         let found = self.differences(&requests, |base, request| self.ask(base, request))?;
@@ -83,10 +89,19 @@ impl SampleConfig {
         for line in &found.lines {
             log::warn(line.clone());
         }
-        Ok(receipt.note("sampled", requests.len()).note("differing", found.lines.len()))
+        let receipt = receipt.note("sampled", requests.len()).note("differing", found.lines.len());
+        if found.live_errors == 0 {
+            return Ok(receipt);
+        }
+        let (errors, asked) = (found.live_errors, found.asked);
+        log::warn(format!(
+            "the live release did not answer {errors} of {asked} requests, or with an error: they are not compared"
+        ));
+        Ok(receipt.note("live_errors", errors))
     }
 
-    fn requests(&self) -> Result<Vec<LoggedRequest>, Failure> {
+    /// The requests to send; none only if nothing is live, and the log has none yet.
+    fn requests(&self, is_live: bool) -> Result<Vec<LoggedRequest>, Failure> {
         let (content, is_whole) = fs::read_end(&self.file, MAX_LOG_BYTES)?;
         let text = String::from_utf8_lossy(&content);
         // The first line is cut off.
@@ -96,7 +111,8 @@ impl SampleConfig {
             !is_ignored && (self.compare.is_some() || request.expected_status().is_some())
         };
         let requests = newest_requests(lines, self.take, is_meant);
-        if requests.is_empty() {
+        let is_new_log = || lines.trim().is_empty() || !newest_requests(lines, 1, |_| true).is_empty();
+        if requests.is_empty() && (is_live || !is_new_log()) {
             let message = format!("`{}` has no GET or HEAD request to send again", self.file);
             let hint = "name a log in the combined form, or with a JSON object a line; after a rotation, the log before has the requests";
             return Err(Failure::not_found(message).hint(hint));
@@ -121,15 +137,22 @@ impl SampleConfig {
         requests: &[LoggedRequest],
         ask: impl Fn(&str, &LoggedRequest) -> Result<HttpAnswer, Failure>,
     ) -> Result<Differences, Failure> {
+        let live_errors = Cell::new(0);
         let difference = |request: &LoggedRequest| -> Result<Option<String>, Failure> {
             let Some(live) = &self.compare else {
                 let expected = request.expected_status().unwrap_or(200);
                 return Ok(ask(&self.against, request)?.differs_from_status(expected));
             };
             let live = ask(live, request)?;
-            Ok(ask(&self.against, request)?.differs_from(&live, &self.ignore))
+            let ours = ask(&self.against, request)?;
+            // A release that repairs what is live must not be held up by it.
+            if live.is_error() && !ours.is_error() {
+                live_errors.set(live_errors.get() + 1);
+                return Ok(None);
+            }
+            Ok(ours.differs_from(&live, &self.ignore))
         };
-        let mut found = Differences { lines: Vec::new(), asked: 0 };
+        let mut found = Differences { lines: Vec::new(), asked: 0, live_errors: 0 };
         for request in requests {
             found.asked += 1;
             if difference(request)?.is_some()
@@ -141,11 +164,12 @@ impl SampleConfig {
                 break;
             }
         }
+        found.live_errors = live_errors.get();
         Ok(found)
     }
 
     fn failure(&self, found: &Differences, taken: usize) -> Failure {
-        let Differences { lines, asked } = found;
+        let Differences { lines, asked, live_errors: _ } = found;
         let of = if *asked < taken { format!("the first {asked}") } else { asked.to_string() };
         let shown: Vec<_> = lines.iter().take(SHOWN).map(String::as_str).collect();
         let more = if lines.len() > SHOWN { "; …" } else { "" };
@@ -159,7 +183,7 @@ impl SampleConfig {
         );
         let lines: Vec<Value> = lines.iter().map(|line| json!(line)).collect();
         Failure::permanent(message)
-            .hint("if the release is meant to answer so, name what differs under `ignore`, or raise `differing`")
+            .hint("if the difference is expected, name it under `ignore`, or raise `differing`")
             .detail("differing", lines)
     }
 }
@@ -170,12 +194,12 @@ struct Differences {
     lines: Vec<String>,
     /// How many were sent.
     asked: usize,
+    /// How many only the new release could answer.
+    live_errors: usize,
 }
 
 #[cfg(test)]
 mod tests {
-    use core::cell::Cell;
-
     use super::*;
 
     fn config(more: Value) -> SampleConfig {
@@ -210,6 +234,21 @@ mod tests {
         let message = config.failure(&found, 30).message;
         let start = "10 of the first 10 requests out of log/access.log differ, more than `differing: 0` allows: GET /0: status 500, live status 200; GET /1";
         assert!(message.starts_with(start) && message.ends_with("; …"), "{message}");
+    }
+
+    #[test]
+    fn errors_of_the_live_release_hold_up_no_repair() {
+        let config = config(json!({}));
+        let asked = |base: &str, request: &LoggedRequest| {
+            Ok(match (base, request.target.as_str()) {
+                ("http://live", "/0" | "/1") | ("http://new", "/1") => status(502),
+                ("http://live", "/2") => HttpAnswer::Missing("refused".to_owned()),
+                ("http://new", "/3") => status(503),
+                _ => status(200),
+            })
+        };
+        let found = config.differences(&requests(4), asked).unwrap();
+        assert_eq!((found.lines, found.live_errors), (vec!["GET /3: status 503, live status 200".to_owned()], 2));
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
         let _ = connection.read(&mut [0; 1024]);
         connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
     });
-    refused(&world, &format!("something answers at http://127.0.0.1:{}/health already", world.ports[1]));
+    refused(&world, &format!("something already listens at http://127.0.0.1:{}/health", world.ports[1]));
     answering.join().unwrap();
     // Somebody else's container.
     world.podman.run(&[

@@ -2,8 +2,8 @@
 //! unpack the same, and beside `podman pull`, which keeps the layers apart. And the runner's memory for a large image.
 
 use std::{
-    fs,
-    io::Write as _,
+    fs::{self, File},
+    io::{BufWriter, Write as _},
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -21,7 +21,7 @@ use super::{
     pull::{fresh_folder, text_files_tar},
     wall_time,
 };
-use crate::pack::header;
+use crate::{pack::header, workspace};
 
 const ROUNDS: usize = 5;
 const QUICK_ROUNDS: usize = 2;
@@ -35,7 +35,7 @@ const MAX_MEMORY_BYTES: u64 = 64 << 20;
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn rows(runner: &Path, quick: bool) -> Result<Vec<BenchRow>> {
-    let registry = BenchRegistry::start()?;
+    let registry = BenchRegistry::start(fresh_folder()?)?;
     let upper = |files: &[(&str, &str)]| -> Result<Vec<u8>> {
         let mut builder = Builder::new(Vec::new());
         for (path, text) in files {
@@ -48,7 +48,11 @@ pub(super) fn rows(runner: &Path, quick: bool) -> Result<Vec<BenchRow>> {
         upper(&[("part-00/file-0000.txt", "replaced\n"), ("part-01/.wh.file-0001.txt", "")])?,
         upper(&[("VERSION", "r1\n"), (".wh.part-02", "")])?,
     ];
-    registry.push("text", &layers)?;
+    let image = BenchImage::new(registry.folder.path())?;
+    for layer in &layers {
+        image.add_layer(|file| Ok(file.write_all(layer)?))?;
+    }
+    image.push(&registry, "text")?;
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
     let mut rows = Vec::new();
     for (peer, line) in [("`skopeo copy` to `umoci unpack`", SKOPEO_AND_UMOCI), ("`podman pull`", PODMAN_PULL)] {
@@ -66,7 +70,7 @@ pub(super) fn rows(runner: &Path, quick: bool) -> Result<Vec<BenchRow>> {
         let name = format!("pull of an image of 8,500 files in three layers · {peer}");
         rows.push(BenchRow { name, ours, theirs, target: BenchTarget::Ratio(MAX_RATIO) });
     }
-    rows.push(memory_row(runner, &registry, if quick { QUICK_LARGE_BYTES } else { LARGE_BYTES })?);
+    rows.push(memory_row(runner, if quick { QUICK_LARGE_BYTES } else { LARGE_BYTES })?);
     Ok(rows)
 }
 
@@ -74,12 +78,19 @@ const SKOPEO_AND_UMOCI: &str = "skopeo copy --quiet --insecure-policy --src-tls-
      umoci unpack --rootless --image image:r1 bundle";
 const PODMAN_PULL: &str = "podman --root $PWD/root --runroot $PWD/run pull --quiet --tls-verify=false $FROM";
 
-fn memory_row(runner: &Path, registry: &BenchRegistry, bytes: u64) -> Result<BenchRow> {
-    registry.push("large", &[large_tar(bytes)?])?;
-    let folder = fresh_folder()?;
+/// What is large goes through the disk: it would compete for the memory with what is measured.
+fn memory_row(runner: &Path, bytes: u64) -> Result<BenchRow> {
+    let on_disk = || Ok::<_, anyhow::Error>(tempfile::tempdir_in(workspace::target_dir()?)?);
+    let registry = BenchRegistry::start(on_disk()?)?;
+    let image = BenchImage::new(registry.folder.path())?;
+    image.add_layer(|file| write_large_tar(file, bytes))?;
+    image.push(&registry, "large")?;
+    let folder = on_disk()?;
     let began = Instant::now();
     let largest = peak_memory(&mut registry.pull(runner, folder.path(), "large")?)?;
     println!("{} MB in {:.1} s", bytes / 1_000_000, began.elapsed().as_secs_f64());
+    let unpacked = folder.path().join("out/releases");
+    ensure!(unpacked.is_dir() && fs::read_dir(unpacked)?.count() == 1, "the image was not unpacked");
     Ok(BenchRow {
         name: format!("largest memory in a pull of an image of {} MB", bytes >> 20),
         ours: Duration::ZERO,
@@ -89,23 +100,57 @@ fn memory_row(runner: &Path, registry: &BenchRegistry, bytes: u64) -> Result<Ben
 }
 
 /// Files that do not compress.
-fn large_tar(bytes: u64) -> Result<Vec<u8>> {
+fn write_large_tar(file: &mut File, bytes: u64) -> Result<()> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut builder = Builder::new(Vec::new());
+    let mut builder = Builder::new(BufWriter::new(file));
     for number in 0..bytes / FILE_BYTES {
         let mut content = Vec::with_capacity(FILE_BYTES as usize);
         while (content.len() as u64) < FILE_BYTES {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            content.write_all(&state.to_le_bytes())?;
+            content.extend(state.to_le_bytes());
         }
         builder.append_data(&mut header(EntryType::Regular, FILE_BYTES), format!("file-{number:03}"), &content[..])?;
     }
-    Ok(builder.into_inner()?)
+    builder.into_inner()?.flush()?;
+    Ok(())
 }
 
-/// A registry whose storage is in memory, until it is dropped.
+/// An image of an OCI layout, layer by layer, by umoci.
+struct BenchImage(TempDir);
+
+impl BenchImage {
+    fn new(place: &Path) -> Result<Self> {
+        let image = Self(tempfile::tempdir_in(place)?);
+        image.run("umoci", &["init", "--layout", "image"])?;
+        image.run("umoci", &["new", "--image", "image:r1"])?;
+        Ok(image)
+    }
+
+    /// Adds a layer, the tar that is written.
+    fn add_layer(&self, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+        let path = self.0.path().join("layer.tar");
+        write(&mut File::create(&path)?)?;
+        self.run("umoci", &["raw", "add-layer", "--image", "image:r1", "layer.tar"])?;
+        Ok(fs::remove_file(path)?)
+    }
+
+    fn push(self, registry: &BenchRegistry, name: &str) -> Result<()> {
+        let target = format!("docker://{}", registry.reference(name));
+        self.run(
+            "skopeo",
+            &["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "oci:image:r1", &target],
+        )
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(program);
+        wall_time(command.args(arguments).current_dir(self.0.path()).stderr(Stdio::null())).map(drop)
+    }
+}
+
+/// A registry with its storage, until it is dropped.
 struct BenchRegistry {
     folder: TempDir,
     port: u16,
@@ -113,8 +158,7 @@ struct BenchRegistry {
 }
 
 impl BenchRegistry {
-    fn start() -> Result<Self> {
-        let folder = fresh_folder()?;
+    fn start(folder: TempDir) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let config = format!(
             "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {}/data }} }}\n\
@@ -137,23 +181,6 @@ impl BenchRegistry {
 
     fn reference(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}:r1", self.port)
-    }
-
-    /// Makes an image of tars, the lowest first, and pushes it.
-    fn push(&self, name: &str, layers: &[Vec<u8>]) -> Result<()> {
-        let work = tempfile::tempdir_in(self.folder.path())?;
-        let run = |program: &str, arguments: &[&str]| -> Result<()> {
-            let mut command = Command::new(program);
-            wall_time(command.args(arguments).current_dir(work.path()).stderr(Stdio::null())).map(drop)
-        };
-        run("umoci", &["init", "--layout", "image"])?;
-        run("umoci", &["new", "--image", "image:r1"])?;
-        for layer in layers {
-            fs::write(work.path().join("layer.tar"), layer)?;
-            run("umoci", &["raw", "add-layer", "--image", "image:r1", "layer.tar"])?;
-        }
-        let target = format!("docker://{}", self.reference(name));
-        run("skopeo", &["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false", "oci:image:r1", &target])
     }
 
     /// The runner, ready to pull an image into a folder.

@@ -49,7 +49,7 @@ impl OciRef {
             None => (path, None),
         };
         if repository.len() > MAX_REPOSITORY_BYTES || !repository.split('/').all(is_component) {
-            return Err("its repository name is invalid: it is in lower case".to_owned());
+            return Err("its repository name is invalid: it must be in lower case".to_owned());
         }
         if tag.is_none() && digest.is_none() {
             return Err("it has neither a tag nor a digest".to_owned());
@@ -139,8 +139,8 @@ mod tests {
         for (text, why) in [
             ("registry.example.com", "it has no repository"),
             ("registry.example.com/shop", "it has neither a tag nor a digest"),
-            ("registry.example.com/Shop:r1", "its repository name is invalid: it is in lower case"),
-            ("registry.example.com/:r1", "its repository name is invalid: it is in lower case"),
+            ("registry.example.com/Shop:r1", "its repository name is invalid: it must be in lower case"),
+            ("registry.example.com/:r1", "its repository name is invalid: it must be in lower case"),
             ("registry.example.com/shop:", "its tag is invalid"),
             ("registry.example.com/shop:a b", "its tag is invalid"),
             ("registry.example.com/shop@sha256:12", "its digest is not `sha256:` and 64 lowercase hex digits"),

@@ -189,7 +189,7 @@ fn check_room(into: &Dir, dir: &str, size: Option<u64>) -> Result<(), StepFailur
         return Ok(());
     }
     let message = format!(
-        "the disk of directory `{dir}` has {free} bytes free, and the release has {size} even before it is unpacked"
+        "the disk of directory `{dir}` has {free} bytes free, but the release needs {size} even before it is unpacked"
     );
     Err(failure(FailureKind::Permanent, message)
         .with_hint("make room there, such as with `runner prune`, then run again"))
@@ -279,7 +279,7 @@ impl blobs::Host for HostState {
                 return Ok(counts(unpacked.await?.map_err(|error| unpack_failure(&self.gate, error))?));
             }
             _ if options.rootfs => {
-                let message = format!("`rootfs` is for an image in a registry, and the source is `{name}`");
+                let message = format!("`rootfs` needs an image in a registry, but the source is `{name}`");
                 return Err(failure(FailureKind::InvalidConfig, message).into());
             }
             BlobContent::Layers(content) => {

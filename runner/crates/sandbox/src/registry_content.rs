@@ -44,7 +44,9 @@ impl RegistryContent {
     pub(super) fn only_layer(self) -> Result<Self, OciError> {
         match self.layers.len() {
             1 => Ok(self),
-            count => Err(OciError::Unsupported(format!("it has {count} layers, and an archive is one"))),
+            count => {
+                Err(OciError::Unsupported(format!("it has {count} layers; a release archive must be the only layer")))
+            }
         }
     }
 

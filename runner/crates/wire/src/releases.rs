@@ -58,7 +58,7 @@ impl ReleaseRetention {
             (None, None) if self.attempted.contains_key(digest) => {
                 ReleaseFate::Removed("was never verified".to_owned())
             }
-            (None, None) => ReleaseFate::Removed("is in no recent deployment on record".to_owned()),
+            (None, None) => ReleaseFate::Removed("is not in a recent deployment".to_owned()),
         }
     }
 }

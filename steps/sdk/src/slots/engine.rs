@@ -227,7 +227,7 @@ impl<'s, C, E: SlotEngine> SlotStarter<'s, C, E> {
     /// The slot has the traffic, or what runs there can't be stopped.
     pub fn revert(&self, receipt: &Receipt) -> Result<(), Failure> {
         if self.stop.is_some() {
-            return Err(Failure::permanent("what was stopped is not started again")
+            return Err(Failure::permanent("this step can't start again what it has stopped")
                 .hint("deploy the release that you need; its slot is free"));
         }
         for chosen in self.set.slots_of_release(self.input) {

@@ -193,7 +193,7 @@ impl<'s, C, E: SlotEngine> SlotStart<'s, C, E> {
         }
         let Some(address) = self.ready.answering(&self.values)? else { return Ok(()) };
         Err(Failure::conflict(format!(
-            "something answers at {address} already, and nothing of slot {} runs: its port or socket is taken",
+            "the port or socket is taken: something already listens at {address}, and no program of slot {} runs",
             self.slot().name
         ))
         .hint("`ss -ltnp` and `ss -lxp` show which program listens; stop it, or give the slot another port"))

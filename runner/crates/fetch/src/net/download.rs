@@ -28,20 +28,29 @@ use contract::Secret;
 /// How many redirects a download follows.
 const MAX_DOWNLOAD_REDIRECTS: u32 = 10;
 
+/// The longest pause before a retry.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(8);
+
 /// Timeouts and retries of a download.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DownloadRetryPolicy {
     /// How long the server may send nothing.
     pub(super) stall_timeout: Duration,
-    /// The pause before the first retry in a row; it doubles for each later one.
+    /// The pause before the first retry in a row; it doubles for each later one, up to [`MAX_RETRY_DELAY`].
     pub(super) first_delay: Duration,
     /// The most retries in a row without a new byte.
     pub(super) max_retries: u32,
 }
 
 impl DownloadRetryPolicy {
+    /// Half a minute in all, in which a server can be started again.
     pub(super) const DEFAULT: Self =
-        Self { stall_timeout: Duration::from_secs(30), first_delay: Duration::from_millis(250), max_retries: 5 };
+        Self { stall_timeout: Duration::from_secs(30), first_delay: Duration::from_millis(250), max_retries: 8 };
+
+    /// The pause after so many failures in a row.
+    fn delay(self, failures: u32) -> Duration {
+        (self.first_delay * 2_u32.saturating_pow(failures)).min(MAX_RETRY_DELAY)
+    }
 }
 
 /// The body of a response with status 200, chunk by chunk.
@@ -123,6 +132,27 @@ impl NetClient {
             supports_ranges: true,
             interruption: pause,
         })
+    }
+
+    /// The same for a later part of a content: a server that does not answer is asked again, as after an interruption.
+    pub(crate) async fn open_next_download(
+        self: &Arc<Self>,
+        url: &Url,
+        secrets: Vec<(String, Secret)>,
+    ) -> Result<Download, NetError> {
+        let (policy, mut last) = (self.download_retry, None);
+        for failures in 0..policy.max_retries {
+            match self.open_download_with(url, secrets.clone()).await {
+                Ok(mut download) => {
+                    download.interruption = last.or(download.interruption);
+                    return Ok(download);
+                }
+                Err(failure) if failure.is_resumable() => last = Some(failure),
+                Err(failure) => return Err(failure),
+            }
+            tokio::time::sleep(policy.delay(failures)).await;
+        }
+        self.open_download_with(url, secrets).await
     }
 
     /// The response, after the pauses that the server asks for; and the answer that asked for the last one.
@@ -236,7 +266,7 @@ impl Download {
                     last: Box::new(failure),
                 });
             }
-            tokio::time::sleep(retry_policy.first_delay * 2_u32.saturating_pow(self.failures)).await;
+            tokio::time::sleep(retry_policy.delay(self.failures)).await;
             self.failures += 1;
             match self.request_rest().await {
                 Ok(response) => {

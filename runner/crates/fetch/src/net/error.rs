@@ -9,7 +9,7 @@ use contract::{step::FailureKind, text::escape_line};
 use reqwest::{Method, StatusCode};
 use url::Url;
 
-use super::address::AddressScope;
+use super::{NetResponse, address::AddressScope};
 
 /// An error of a request or a connection. `peer` is `host:port`; URLs are shown without query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -333,6 +333,12 @@ impl NetError {
             | Self::BadRedirect { .. }
             | Self::Status { .. } => None,
         }
+    }
+
+    /// The server asks to wait `after`.
+    pub(crate) fn busy(answer: &NetResponse, after: Duration) -> Self {
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+        Self::Busy { url: url_for_display(&answer.url), status, after }
     }
 
     /// Converts a library's error of a request to `url`.

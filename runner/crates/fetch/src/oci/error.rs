@@ -22,7 +22,7 @@ pub enum OciError {
     #[error("the registry {registry} sent a manifest with the digest {found}, not {expected}")]
     WrongDigest { registry: String, expected: Digest, found: Digest },
     /// The manifest is none, or says what the runner can't unpack.
-    #[error("its manifest can't be used: {}", escape_line(.0))]
+    #[error("can't use the manifest: {}", escape_line(.0))]
     Unsupported(String),
     #[error("the token server of {0} sent no token")]
     InvalidToken(String),
@@ -71,7 +71,7 @@ impl OciError {
                 "push the archive as the only layer of an artifact, or set `rootfs: true` for an image".to_owned()
             }
             Self::InvalidToken(_) | Self::InsecureTokenServer { .. } => {
-                "ask the registry's operator to correct it".to_owned()
+                "ask the registry's operator to fix the token server".to_owned()
             }
         })
     }

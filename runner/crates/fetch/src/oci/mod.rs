@@ -103,20 +103,20 @@ impl OciRepository {
                 ManifestContent::Index(manifests) => digest = manifest::for_this_machine(&manifests)?,
             }
         }
-        Err(OciError::Unsupported("its indexes lead to each other".to_owned()))
+        Err(OciError::Unsupported("its indexes point to each other".to_owned()))
     }
 
-    /// Begins to download a layer.
+    /// Begins to download a layer. The registry has answered for the manifest, so it is waited for.
     ///
     /// # Errors
     /// See [`OciError`].
     pub async fn open(self: &Arc<Self>, layer: &OciLayer) -> Result<OciDownload, OciError> {
         let url = self.url(&format!("blobs/{}", layer.digest));
         let url = Url::parse(&url).map_err(|error| NetError::InvalidUrl { url, why: error.to_string() })?;
-        let mut opened = self.client.open_download_with(&url, self.secrets()).await;
+        let mut opened = self.client.open_next_download(&url, self.secrets()).await;
         if opened.as_ref().is_err_and(is_unauthorized) {
             self.renew().await?;
-            opened = self.client.open_download_with(&url, self.secrets()).await;
+            opened = self.client.open_next_download(&url, self.secrets()).await;
         }
         match opened {
             Ok(download) => Ok(OciDownload { repository: Arc::clone(self), download }),
@@ -152,9 +152,12 @@ impl OciRepository {
             request.max_bytes = MAX_METADATA_BYTES;
             let answer = self.client.send(request).await?;
             let retry_after = header_values(&answer, "retry-after").next();
-            match pauses.next_for(answer.status, retry_after) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Ok(answer),
+            if let Some(pause) = pauses.next_for(answer.status, retry_after) {
+                tokio::time::sleep(pause).await;
+            } else if let Some(after) = RequestedPauses::parse(answer.status, retry_after) {
+                return Err(NetError::busy(&answer, after).into());
+            } else {
+                return Ok(answer);
             }
         }
     }

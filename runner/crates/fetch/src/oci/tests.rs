@@ -167,6 +167,25 @@ async fn pauses_are_kept_and_bounded() {
     assert!(error.is_retryable() && error.to_string().contains("status 429"), "{error}");
 }
 
+/// The manifest has come, so the registry was there a moment ago.
+#[tokio::test]
+async fn registry_that_restarts_before_a_layer_is_waited_for() {
+    let count = AtomicUsize::new(0);
+    let server = NetTestServer::start(move |seen| {
+        let path = seen.request_line().split(' ').nth(1).unwrap();
+        match count.fetch_add(usize::from(path.contains("/blobs/")), Ordering::SeqCst) {
+            0 | 1 if path.contains("/blobs/") => reply("502 Bad Gateway", &[], ""),
+            _ => good_reply(path),
+        }
+    });
+    let repository = repository(&server, None, &[]);
+    let layers = repository.layers(&repository.resolve().await.unwrap()).await.unwrap();
+    let mut download = repository.open(&layers[0]).await.unwrap();
+    let interruption = download.take_interruption().map(|error| error.to_string());
+    assert!(interruption.as_ref().is_some_and(|said| said.contains("502")), "{interruption:?}");
+    assert_eq!(download.next_chunk().await.unwrap().as_deref(), Some(LAYER.as_bytes()));
+}
+
 #[tokio::test]
 async fn manifest_is_what_its_digest_says() {
     let server = NetTestServer::start(|_| reply("200 OK", &[], r#"{"layers": []}"#));
