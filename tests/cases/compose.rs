@@ -9,7 +9,8 @@ use std::{
 };
 
 use crate::support::{
-    DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block, wait_until,
+    DockerRegistry, PodmanEngine, RunnerOutput, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
+    plan_on_host, wait_until, write_ssh_config,
 };
 
 const PAGE: &str = "docs/compose.md";
@@ -187,7 +188,7 @@ fn failed_check_after_it_goes_back_to_the_release_before() {
 fn what_can_be_known_is_found_in_the_rehearsal() {
     let mut world = world();
     let refused = |world: &World, release: &str, told: &str| {
-        world.deploy(release).assert_exit(1).assert_stderr_contains("error[P0324]").assert_stderr_contains(told);
+        world.deploy(release).assert_refused_beforehand().assert_stderr_contains(told);
     };
     // Something else has the port.
     let other = TcpListener::bind(("127.0.0.1", world.port)).unwrap();
@@ -271,4 +272,25 @@ fn commands_of_the_page_run_the_step_alone() {
     let id = world.ids();
     world.environment.run_script(&script).assert_exit(0);
     assert_eq!((world.ids(), image.lines().count()), (id, 1), "it held");
+}
+
+#[test]
+fn project_comes_up_on_a_host_by_its_agent() {
+    let (world, host) = (world(), SshHost::new());
+    world.environment.write("deploy.yml", plan_on_host(&world.environment.read("deploy.yml"), &host.address()));
+    write_ssh_config(&world.environment.path(""), &[&host]);
+    world.deploy("r1").assert_exit(0);
+    world.assert_live("r1");
+    let unknown = format!("{}/shop@sha256:{:064}", world.registry.authority(), 7);
+    world.pack_image("r2", &unknown);
+    let before = world.ids();
+    world.deploy("r2").assert_exit(1).assert_stderr_contains("manifest unknown");
+    assert_eq!(world.ids(), before, "nothing was touched");
+    world.pack("r3", "exits");
+    let failed = world.deploy("r3");
+    failed.assert_exit(1).assert_stderr_contains("the database is not to be found");
+    failed.assert_stderr_contains("r1 runs again");
+    world.assert_live("r1");
+    let found = Command::new("grep").args(["-rl", "correct-horse-battery"]).arg(host.path("")).output();
+    assert_eq!(String::from_utf8_lossy(&found.unwrap().stdout), "");
 }

@@ -78,8 +78,7 @@ fn file_that_was_edited_by_hand_is_not_overwritten() {
     environment.write("etc/site.conf", "by hand\n");
     environment
         .deploy("r2", &[])
-        .assert_exit(1)
-        .assert_stderr_contains("error[P0324]")
+        .assert_refused_beforehand()
         .assert_stderr_contains("was edited since the last deployment wrote it");
     assert_eq!(site(&environment), "by hand\n");
     fs::remove_file(environment.path("etc/site.conf")).unwrap();
@@ -91,11 +90,7 @@ fn file_that_was_edited_by_hand_is_not_overwritten() {
 fn check_sees_each_file_before_it_replaces_the_old_one() {
     let environment = configured("      check: [/bin/sh, -c, \"! grep -q r2 $0\", \"{}\"]");
     environment.deploy("r1", &[]).assert_exit(0);
-    environment
-        .deploy("r2", &[])
-        .assert_exit(1)
-        .assert_stderr_contains("error[P0324]")
-        .assert_stderr_contains("the check refuses etc/site.conf");
+    environment.deploy("r2", &[]).assert_refused_beforehand().assert_stderr_contains("the check refuses etc/site.conf");
     assert!(site(&environment).ends_with("release r1;\n"));
     assert!(!environment.exists("etc/site.conf.pawl-new"));
 }

@@ -33,6 +33,7 @@ const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 const SYSTEMD: &str = "tests/cases/systemd.rs";
 const COMPOSE: &str = "tests/cases/compose.rs";
 const CONTAINER: &str = "tests/cases/container.rs";
+const MAGENTO: &str = "tests/cases/magento_example.rs";
 const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
 /// The blocks of each page, in order.
@@ -230,6 +231,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             "cargo xtask pack",
             Tested("tests/cases/fleet_example.rs", "example_is_deployed_to_eight_hosts_that_have_sshd_only"),
         )],
+    ),
+    (
+        "examples/magento/README.md",
+        &[
+            ("server {", Tested(MAGENTO, "failed_upgrade_is_resumed_and_nothing_is_built_again")),
+            ("mkdir -p /srv/shop", Tested(MAGENTO, "failed_upgrade_is_resumed_and_nothing_is_built_again")),
+        ],
     ),
     (
         "examples/shop/README.md",

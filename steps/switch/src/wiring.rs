@@ -32,10 +32,15 @@ impl Wiring {
             check_named("nginx", &text, &path)?;
         }
         if let Some(url) = &self.caddy {
-            let answer = Request::get(url).send().map_err(|failure| Failure {
-                message: format!("can't read the configuration of Caddy: {}", failure.message),
-                ..failure
-            })?;
+            let unreadable = |why: Failure| {
+                why.context("can't read the configuration of Caddy").or_hint(
+                    "`wired` needs Caddy's admin API: remove `admin off` from the Caddyfile, or leave out `wired`",
+                )
+            };
+            let answer = Request::get(url).send().map_err(unreadable)?;
+            if answer.status != 200 {
+                return Err(unreadable(Failure::permanent(format!("{url} answered with status {}", answer.status))));
+            }
             check_named("Caddy", &String::from_utf8_lossy(&answer.body), &path)?;
         }
         Ok(())
