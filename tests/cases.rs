@@ -87,6 +87,7 @@ mod cases {
     mod ssh_recipes;
     mod staged_steps;
     mod state_repair;
+    mod steps_alone;
     mod supervisord;
     mod surveyed_hosts;
     mod switch_traffic;

@@ -22,13 +22,15 @@ struct World {
     registry: DockerRegistry,
     /// The port of the project.
     port: u16,
+    /// Networks of one name would share rules of the machine's firewall, so each test has a project of its own.
+    project: String,
 }
 
 fn world() -> World {
     let environment = TestEnvironment::with_plan("");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-    let mut world = World { environment, podman: PodmanEngine::new(), registry, port };
+    let mut world = World { environment, podman: PodmanEngine::new(), registry, port, project: format!("shop{port}") };
     world.environment.write("deploy.yml", world.adapted(&fenced_block(PAGE, "version: 1")));
     world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
     world.pack("r1", "works");
@@ -45,6 +47,7 @@ impl World {
             ("/srv/shop", root.as_str()),
             ("/run/podman/podman.sock", &socket),
             ("127.0.0.1:8080", &format!("127.0.0.1:{}", self.port)),
+            ("project: shop", &format!("project: {}", self.project)),
             // The default times are for real programs.
             ("/health\" }] }", "/health\" }], every: 50ms, within: 2s, stay: 300ms }\n      stop-timeout: 1s"),
         ] {
@@ -90,10 +93,15 @@ impl World {
         self.podman.run(&["ps", "--all", "--no-trunc", "--format", "{{.ID}}"])
     }
 
+    /// The record of what the project holds.
+    fn record(&self) -> String {
+        format!("srv/compose/{}.json", self.project)
+    }
+
     #[track_caller]
     fn assert_live(&self, release: &str) {
         assert_eq!(self.answer(), format!("{release} correct-horse-battery"));
-        assert_eq!(self.podman.containers(), ["shop_web_1 running"]);
+        assert_eq!(self.podman.containers(), [format!("{}_web_1 running", self.project)]);
     }
 }
 
@@ -110,7 +118,7 @@ fn plan_of_the_page_replaces_the_running_release() {
     world.environment.run(&["rollback", "--local", "--json"]).assert_exit(0);
     world.assert_live("r1");
     // Somebody has stopped it: the probe notices, and it is started again.
-    world.podman.run(&["stop", "--time", "0", "shop_web_1"]);
+    world.podman.run(&["stop", "--time", "0", &format!("{}_web_1", world.project)]);
     world.deploy("r1").assert_exit(0);
     world.assert_live("r1");
     // The secret is in no file of the runner.
@@ -134,6 +142,8 @@ fn failed_pull_leaves_the_running_containers_untouched() {
 fn failed_up_brings_the_old_release_back() {
     let world = world();
     world.deploy("r1").assert_exit(0);
+    // One of them ends 600 ms after its start.
+    world.environment.edit("deploy.yml", "stay: 300ms", "stay: 900ms");
     for (release, behavior, told) in [
         ("r2", "never", ["it was not ready within 2s", "expected status 200, found 503"]),
         ("r3", "exits", ["service web: it ended", "the database is not to be found"]),
@@ -171,7 +181,7 @@ fn failed_first_release_is_taken_down() {
     world.pack("r1", "exits");
     world.deploy("r1").assert_exit(1).assert_stderr_contains("nothing ran before, so all containers are removed");
     assert_eq!(world.podman.containers(), Vec::<String>::new());
-    assert!(!world.environment.exists("srv/compose/shop.json"));
+    assert!(!world.environment.exists(&world.record()));
 }
 
 #[test]
@@ -217,10 +227,15 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
         "does not have the image shop:new",
     );
     world.environment.pack("r5");
-    let record = world.environment.read("srv/compose/shop.json");
-    fs::remove_file(world.environment.path("srv/compose/shop.json")).unwrap();
-    refused(&world, "r5", "project shop has containers, but `app/compose/shop.json` does not exist");
-    world.environment.write("srv/compose/shop.json", record);
+    let record = world.environment.read(&world.record());
+    fs::remove_file(world.environment.path(world.record())).unwrap();
+    let project = &world.project;
+    refused(
+        &world,
+        "r5",
+        &format!("project {project} has containers, but `app/compose/{project}.json` does not exist"),
+    );
+    world.environment.write(&world.record(), record);
     world.podman.stop_service();
     let down = world.deploy("r5");
     down.assert_exit(3).assert_stderr_contains("the container engine does not answer");
@@ -261,13 +276,13 @@ fn commands_of_the_page_run_the_step_alone() {
     // Another project: the plan's is not this step's.
     let commands = world
         .adapted(&fenced_block(PAGE, "runner step compose"))
-        .replace("project=shop", "project=alone")
+        .replace("project=shop", &format!("project=alone{}", world.port))
         .replace("/health\"}]", "/health\"}], \"every\": \"50ms\", \"stay\": \"100ms\"");
     world.podman.run(&["rm", "--force", "--time", "0", "--all"]);
     fs::copy(world.environment.path("app/compose.yml"), world.environment.path("srv/compose.yml")).unwrap();
     let script = commands.replace("runner step", "\"$0\" step");
     world.environment.run_script(&script).assert_exit(0);
-    assert_eq!(world.podman.containers(), ["alone_web_1 running"]);
+    assert_eq!(world.podman.containers(), [format!("alone{}_web_1 running", world.port)]);
     assert_eq!(world.answer(), "r1 none");
     let id = world.ids();
     world.environment.run_script(&script).assert_exit(0);

@@ -78,6 +78,8 @@ impl MagentoShop {
         let release = self.environment.list("srv/releases").remove(0);
         let mut names = self.environment.list(&format!("srv/releases/{release}"));
         names.retain(|name| name.starts_with(".built-"));
+        let marker = |name: &str| self.environment.read(&format!("srv/releases/{release}/{name}"));
+        names.retain(|name| marker(name).contains("\"finished\":true"));
         names
     }
 }

@@ -77,9 +77,10 @@ while True:
 struct PortSquatter(Child);
 
 impl PortSquatter {
-    fn start(port: u16, file: &Path) -> Self {
+    fn start(port: u16, folder: &Path, file: &str) -> Self {
         let mut command = Command::new("/usr/bin/python3");
-        let squatter = Self(command.args(["-c", SQUATTER, &port.to_string()]).arg(file).spawn().unwrap());
+        command.current_dir(folder).args(["-c", SQUATTER, &port.to_string(), file]);
+        let squatter = Self(command.spawn().unwrap());
         wait_until("it has the port", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         squatter
     }
@@ -376,8 +377,7 @@ fn port_that_is_taken_silently_leaves_nothing() {
         assert!(!world.environment.exists("srv/slots/b/slot.json"));
         world.assert_no_orphans();
     };
-    let record = world.environment.path("srv/slots/b/slot.json");
-    let squatter = PortSquatter::start(ports[1], &record);
+    let squatter = PortSquatter::start(ports[1], &world.environment.path("srv"), "slots/b/slot.json");
     failed(&world);
     drop(squatter);
     world.environment.edit("deploy.yml", "serve.py {port}", &format!("serve.py {}", ports[0]));

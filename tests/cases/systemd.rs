@@ -102,12 +102,13 @@ impl World {
     /// The units of the app with their states, and the files about them.
     fn units(&self) -> (Vec<String>, Vec<String>) {
         let units = self.run("systemctl list-units --all --plain --no-legend --full 'shop-*'");
+        // systemd forgets a unit a moment after its file is gone.
         let of = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            format!("{} {}", words[0], words[3])
+            (words[1] != "not-found").then(|| format!("{} {}", words[0], words[3]))
         };
         let files = self.run("cd /etc/systemd/system; find . -name 'shop-*' -type f | sort");
-        (units.lines().map(of).collect(), files.lines().map(str::to_owned).collect())
+        (units.lines().filter_map(of).collect(), files.lines().map(str::to_owned).collect())
     }
 }
 
