@@ -52,10 +52,12 @@ mod cases {
     mod long_programs;
     mod lying_hosts;
     mod machines;
+    mod magento_example;
     mod malicious_archives;
     mod migrations;
     mod module_cache;
     mod module_requirements;
+    mod modules_on_hosts;
     mod oci_pulls;
     mod other_ci;
     mod pasted_commands;
@@ -65,6 +67,7 @@ mod cases {
     mod promotion;
     mod pull_faults;
     mod readme;
+    mod refused_beforehand;
     mod registries;
     mod remote_hosts;
     mod rendered_files;
@@ -84,6 +87,7 @@ mod cases {
     mod ssh_recipes;
     mod staged_steps;
     mod state_repair;
+    mod steps_alone;
     mod supervisord;
     mod surveyed_hosts;
     mod switch_traffic;

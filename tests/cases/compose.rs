@@ -9,7 +9,8 @@ use std::{
 };
 
 use crate::support::{
-    DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block, wait_until,
+    DockerRegistry, PodmanEngine, RunnerOutput, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
+    plan_on_host, wait_until, write_ssh_config,
 };
 
 const PAGE: &str = "docs/compose.md";
@@ -21,13 +22,16 @@ struct ComposeSite {
     registry: DockerRegistry,
     /// The port of the project.
     port: u16,
+    /// Networks of one name would share rules of the machine's firewall, so each test has a project of its own.
+    project: String,
 }
 
 fn world() -> ComposeSite {
     let environment = TestEnvironment::with_plan("");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-    let mut world = ComposeSite { environment, podman: PodmanEngine::new(), registry, port };
+    let mut world =
+        ComposeSite { environment, podman: PodmanEngine::new(), registry, port, project: format!("shop{port}") };
     world.environment.write("deploy.yml", world.adapted(&fenced_block(PAGE, "version: 1")));
     world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
     world.pack("r1", "works");
@@ -44,6 +48,7 @@ impl ComposeSite {
             ("/srv/shop", root.as_str()),
             ("/run/podman/podman.sock", &socket),
             ("127.0.0.1:8080", &format!("127.0.0.1:{}", self.port)),
+            ("project: shop", &format!("project: {}", self.project)),
             // The default times are for real programs.
             ("/health\" }] }", "/health\" }], every: 50ms, within: 2s, stay: 300ms }\n      stop-timeout: 1s"),
         ] {
@@ -89,10 +94,15 @@ impl ComposeSite {
         self.podman.run(&["ps", "--all", "--no-trunc", "--format", "{{.ID}}"])
     }
 
+    /// The record of what the project holds.
+    fn record(&self) -> String {
+        format!("srv/compose/{}.json", self.project)
+    }
+
     #[track_caller]
     fn assert_live(&self, release: &str) {
         assert_eq!(self.answer(), format!("{release} correct-horse-battery"));
-        assert_eq!(self.podman.containers(), ["shop_web_1 running"]);
+        assert_eq!(self.podman.containers(), [format!("{}_web_1 running", self.project)]);
     }
 }
 
@@ -109,7 +119,7 @@ fn plan_of_the_page_replaces_the_running_release() {
     world.environment.run(&["rollback", "--local", "--json"]).assert_exit(0);
     world.assert_live("r1");
     // Somebody has stopped it: the probe notices, and it is started again.
-    world.podman.run(&["stop", "--time", "0", "shop_web_1"]);
+    world.podman.run(&["stop", "--time", "0", &format!("{}_web_1", world.project)]);
     world.deploy("r1").assert_exit(0);
     world.assert_live("r1");
     // The secret is in no file of the runner.
@@ -133,6 +143,8 @@ fn failed_pull_leaves_the_running_containers_untouched() {
 fn failed_up_brings_the_old_release_back() {
     let world = world();
     world.deploy("r1").assert_exit(0);
+    // One of them ends 600 ms after its start.
+    world.environment.edit("deploy.yml", "stay: 300ms", "stay: 900ms");
     for (release, behavior, told) in [
         ("r2", "never", ["it was not ready within 2s", "expected status 200, found 503"]),
         ("r3", "exits", ["service web: it ended", "the database is not to be found"]),
@@ -170,7 +182,7 @@ fn failed_first_release_is_taken_down() {
     world.pack("r1", "exits");
     world.deploy("r1").assert_exit(1).assert_stderr_contains("nothing ran before, so all containers are removed");
     assert_eq!(world.podman.containers(), Vec::<String>::new());
-    assert!(!world.environment.exists("srv/compose/shop.json"));
+    assert!(!world.environment.exists(&world.record()));
 }
 
 #[test]
@@ -187,7 +199,7 @@ fn failed_check_after_it_goes_back_to_the_release_before() {
 fn what_can_be_known_is_found_in_the_rehearsal() {
     let mut world = world();
     let refused = |world: &ComposeSite, release: &str, told: &str| {
-        world.deploy(release).assert_exit(1).assert_stderr_contains("error[P0324]").assert_stderr_contains(told);
+        world.deploy(release).assert_refused_beforehand().assert_stderr_contains(told);
     };
     // Something else has the port.
     let other = TcpListener::bind(("127.0.0.1", world.port)).unwrap();
@@ -216,10 +228,15 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
         "does not have the image shop:new",
     );
     world.environment.pack("r5");
-    let record = world.environment.read("srv/compose/shop.json");
-    fs::remove_file(world.environment.path("srv/compose/shop.json")).unwrap();
-    refused(&world, "r5", "project shop has containers, but `app/compose/shop.json` does not exist");
-    world.environment.write("srv/compose/shop.json", record);
+    let record = world.environment.read(&world.record());
+    fs::remove_file(world.environment.path(world.record())).unwrap();
+    let project = &world.project;
+    refused(
+        &world,
+        "r5",
+        &format!("project {project} has containers, but `app/compose/{project}.json` does not exist"),
+    );
+    world.environment.write(&world.record(), record);
     world.podman.stop_service();
     let down = world.deploy("r5");
     down.assert_exit(3).assert_stderr_contains("the container engine does not answer");
@@ -260,15 +277,36 @@ fn commands_of_the_page_run_the_step_alone() {
     // Another project: the plan's is not this step's.
     let commands = world
         .adapted(&fenced_block(PAGE, "runner step compose"))
-        .replace("project=shop", "project=alone")
+        .replace("project=shop", &format!("project=alone{}", world.port))
         .replace("/health\"}]", "/health\"}], \"every\": \"50ms\", \"stay\": \"100ms\"");
     world.podman.run(&["rm", "--force", "--time", "0", "--all"]);
     fs::copy(world.environment.path("app/compose.yml"), world.environment.path("srv/compose.yml")).unwrap();
     let script = commands.replace("runner step", "\"$0\" step");
     world.environment.run_script(&script).assert_exit(0);
-    assert_eq!(world.podman.containers(), ["alone_web_1 running"]);
+    assert_eq!(world.podman.containers(), [format!("alone{}_web_1 running", world.port)]);
     assert_eq!(world.answer(), "r1 none");
     let id = world.ids();
     world.environment.run_script(&script).assert_exit(0);
     assert_eq!((world.ids(), image.lines().count()), (id, 1), "it held");
+}
+
+#[test]
+fn project_comes_up_on_a_host_by_its_agent() {
+    let (world, host) = (world(), SshHost::new());
+    world.environment.write("deploy.yml", plan_on_host(&world.environment.read("deploy.yml"), &host.address()));
+    write_ssh_config(&world.environment.path(""), &[&host]);
+    world.deploy("r1").assert_exit(0);
+    world.assert_live("r1");
+    let unknown = format!("{}/shop@sha256:{:064}", world.registry.authority(), 7);
+    world.pack_image("r2", &unknown);
+    let before = world.ids();
+    world.deploy("r2").assert_exit(1).assert_stderr_contains("manifest unknown");
+    assert_eq!(world.ids(), before, "nothing was touched");
+    world.pack("r3", "exits");
+    let failed = world.deploy("r3");
+    failed.assert_exit(1).assert_stderr_contains("the database is not to be found");
+    failed.assert_stderr_contains("r1 runs again");
+    world.assert_live("r1");
+    let found = Command::new("grep").args(["-rl", "correct-horse-battery"]).arg(host.path("")).output();
+    assert_eq!(String::from_utf8_lossy(&found.unwrap().stdout), "");
 }

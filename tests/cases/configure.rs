@@ -78,8 +78,7 @@ fn file_that_was_edited_by_hand_is_not_overwritten() {
     environment.write("etc/site.conf", "by hand\n");
     environment
         .deploy("r2", &[])
-        .assert_exit(1)
-        .assert_stderr_contains("error[P0324]")
+        .assert_refused_beforehand()
         .assert_stderr_contains("was edited since the last deployment wrote it");
     assert_eq!(site(&environment), "by hand\n");
     fs::remove_file(environment.path("etc/site.conf")).unwrap();
@@ -87,15 +86,33 @@ fn file_that_was_edited_by_hand_is_not_overwritten() {
     assert!(site(&environment).ends_with("release r2;\n"));
 }
 
+/// Also the edit of a file that a failed deployment has put back.
+#[test]
+fn edit_after_a_rollback_is_not_overwritten() {
+    let environment = configured("");
+    environment.edit("deploy.yml", "app: shop\n", "app: shop\non-failure: rollback\n");
+    // Of somebody else: there is nothing to compare with, and it comes back.
+    environment.write("etc/site.conf", "of the system\n");
+    environment.write("broken", "");
+    environment.deploy("r1", &[]).assert_exit(1);
+    assert_eq!(site(&environment), "of the system\n");
+    fs::remove_file(environment.path("broken")).unwrap();
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.write("broken", "");
+    environment.deploy("r2", &[]).assert_exit(1);
+    assert!(site(&environment).ends_with("release r1;\n"));
+    fs::remove_file(environment.path("broken")).unwrap();
+    environment.write("etc/site.conf", "by hand\n");
+    let refused = environment.deploy("r3", &[]);
+    refused.assert_refused_beforehand().assert_stderr_contains("was edited since the last deployment wrote it");
+    assert_eq!(site(&environment), "by hand\n");
+}
+
 #[test]
 fn check_sees_each_file_before_it_replaces_the_old_one() {
     let environment = configured("      check: [/bin/sh, -c, \"! grep -q r2 $0\", \"{}\"]");
     environment.deploy("r1", &[]).assert_exit(0);
-    environment
-        .deploy("r2", &[])
-        .assert_exit(1)
-        .assert_stderr_contains("error[P0324]")
-        .assert_stderr_contains("the check refuses etc/site.conf");
+    environment.deploy("r2", &[]).assert_refused_beforehand().assert_stderr_contains("the check refuses etc/site.conf");
     assert!(site(&environment).ends_with("release r1;\n"));
     assert!(!environment.exists("etc/site.conf.pawl-new"));
 }

@@ -33,6 +33,8 @@ const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 const SYSTEMD: &str = "tests/cases/systemd.rs";
 const COMPOSE: &str = "tests/cases/compose.rs";
 const CONTAINER: &str = "tests/cases/container.rs";
+const MAGENTO: &str = "tests/cases/magento_example.rs";
+const ALONE: &str = "tests/cases/steps_alone.rs";
 const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
 /// The blocks of each page, in order.
@@ -58,7 +60,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
     ("docs/architecture.md", &[("  deploy.yml ──►", Shown), ("  runner ──", Shown)]),
     ("docs/benchmarks.md", &[("cuts of a host's connection: ", Shown)]),
     ("docs/checks.md", &[("version: 1", PLANS)]),
-    ("docs/configure.md", &[("version: 1", Tested("tests/cases/configure.rs", "plan_of_the_page_writes_the_files"))]),
+    (
+        "docs/configure.md",
+        &[
+            ("version: 1", Tested("tests/cases/configure.rs", "plan_of_the_page_writes_the_files")),
+            ("runner step configure", Tested(ALONE, "configure_runs_alone")),
+        ],
+    ),
     (
         "docs/compose.md",
         &[
@@ -142,6 +150,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("secrets: {", PLANS),
             ("vars: {", PLANS),
             ("-- pawl: allow", Tested("tests/databases/operator.rs", "unsafe_statements_warn_deny_and_are_allowed")),
+            ("runner step migrate", Tested(ALONE, "migrate_runs_alone")),
             (
                 "sqlx migrate run",
                 Tested("tests/databases/interop.rs", "commands_of_the_page_find_no_difference_to_sqlx"),
@@ -157,6 +166,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
                 "{ \"yaml.schemas\":",
                 Tested("tests/cases/editor.rs", "settings_of_the_page_are_for_every_name_of_a_plan"),
             ),
+            ("runner step run", Tested(ALONE, "run_runs_alone")),
             ("version: 1", PLANS),
             ("version: 1", PLANS),
             ("version: 1", PLANS),
@@ -196,6 +206,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("version: 1", Tested(SUPERVISORD, "plan_of_the_page_starts_each_release_beside_the_one_that_serves")),
             ("upstream shop_a", Tested(SUPERVISORD, "no_request_is_lost_in_ten_switches")),
             ("hooks:", Tested(SUPERVISORD, "hook_of_the_page_stops_the_old_program")),
+            ("runner step supervisord", Tested(ALONE, "supervisord_runs_alone")),
         ],
     ),
     (
@@ -222,6 +233,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("http://:8080", Tested("tests/cases/switch_traffic.rs", "caddy_follows_the_link_and_loses_no_request")),
             ("frontend shop", Tested("tests/cases/switch_traffic.rs", "haproxy_is_told_and_loses_no_request")),
             ("version: 1", PLANS),
+            ("runner step switch", Tested(ALONE, "switch_runs_alone")),
         ],
     ),
     (
@@ -230,6 +242,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             "cargo xtask pack",
             Tested("tests/cases/fleet_example.rs", "example_is_deployed_to_eight_hosts_that_have_sshd_only"),
         )],
+    ),
+    (
+        "examples/magento/README.md",
+        &[
+            ("server {", Tested(MAGENTO, "failed_upgrade_is_resumed_and_nothing_is_built_again")),
+            ("mkdir -p /srv/shop", Tested(MAGENTO, "failed_upgrade_is_resumed_and_nothing_is_built_again")),
+        ],
     ),
     (
         "examples/shop/README.md",

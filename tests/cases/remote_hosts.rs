@@ -4,7 +4,7 @@ mod confirm;
 mod faults;
 mod fence;
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use expect_test::expect;
 
@@ -86,6 +86,12 @@ fn a_release_is_deployed_to_hosts_that_have_sshd_only() {
     for host in hosts {
         assert_eq!(host.read("srv/current/VERSION").trim(), "r1");
         assert_eq!(host.read("srv/restarts"), "2\n", "the program got its secret");
+        let mode = |path: &str| fs::metadata(host.path(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(
+            ["srv/current", "srv/current/VERSION", "state/pawl", "cache/pawl"].map(mode),
+            [0o755, 0o644, 0o700, 0o700],
+            "a server of another user reads the release, and nothing else"
+        );
     }
     assert!(hosts[0].path("srv/shop.db").exists() && !hosts[1].path("srv/shop.db").exists(), "once for the group");
     assert_eq!(not_skipped(&environment.deploy("r1", &["--until", "switch"])), Vec::<String>::new());

@@ -22,10 +22,10 @@ use crate::support::{
 };
 
 /// A proxy, until it is dropped.
-struct Proxy {
+pub(super) struct Proxy {
     folder: TempDir,
-    port: u16,
-    admin: u16,
+    pub(super) port: u16,
+    pub(super) admin: u16,
     child: Option<Child>,
 }
 
@@ -36,7 +36,7 @@ impl Proxy {
         Self { folder: tempfile::tempdir().unwrap(), port, admin, child: None }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -83,7 +83,7 @@ impl Proxy {
         proxy
     }
 
-    fn caddy(app: &Path) -> Self {
+    pub(super) fn caddy(app: &Path) -> Self {
         let mut proxy = Self::new();
         let options = format!("{{\n admin 127.0.0.1:{}\n auto_https off\n}}\n", proxy.admin);
         fs::write(proxy.path("Caddyfile"), options + &proxy.documented("caddyfile", app)).unwrap();
@@ -92,7 +92,7 @@ impl Proxy {
         proxy
     }
 
-    fn haproxy(app: &Path) -> Self {
+    pub(super) fn haproxy(app: &Path) -> Self {
         let mut proxy = Self::new();
         let configuration = format!(
             "global\n  stats socket {} mode 600 level admin\ndefaults\n  mode http\n  timeout client 10s\n  timeout server 10s\n  \
@@ -105,13 +105,18 @@ impl Proxy {
         proxy.start("haproxy", &["-db", "-f", &conf]);
         proxy
     }
-}
 
-/// What answers in the slots, for proxies that serve no files themselves: an nginx on their sockets.
-fn slot_servers(app: &Path) -> Proxy {
-    let mut servers = Proxy::nginx(app);
-    servers.port = 0;
-    servers
+    /// What answers in the slots, for proxies that serve no files themselves: an nginx on their sockets.
+    pub(super) fn slot_servers(app: &Path) -> Self {
+        let mut servers = Self::nginx(app);
+        servers.port = 0;
+        servers
+    }
+
+    /// An answer over a connection of its own.
+    pub(super) fn get(&self) -> Option<String> {
+        get(self.port)
+    }
 }
 
 impl Drop for Proxy {
@@ -123,14 +128,14 @@ impl Drop for Proxy {
     }
 }
 
-fn program_path(program: &str) -> PathBuf {
+pub(super) fn program_path(program: &str) -> PathBuf {
     let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
     let found = places.iter().map(|place| Path::new(place).join(program)).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("{program} is missing: `cargo xtask setup` installs it"))
 }
 
 /// Releases `a`, `b` and `c`, each in a slot of its name, and a plan that switches between them.
-fn environment(with: &str, grants: &str) -> TestEnvironment {
+pub(super) fn environment(with: &str, grants: &str) -> TestEnvironment {
     let plan = format!(
         "version: 1\napp: shop\nsteps:\n  switch:\n    trust: host\n    with: {{ link: live, to: \"slots/${{{{ release }}}}\", {with} }}\n    \
          grants: {{ dirs: {{ app: ./app }}, {grants} }}\n"
@@ -219,7 +224,7 @@ fn nginx_follows_the_link_and_loses_no_request() {
 #[test]
 fn caddy_follows_the_link_and_loses_no_request() {
     let environment = environment("check: CHECK, wired: { caddy: WIRED }", "http: [ADMIN]");
-    let _servers = slot_servers(&environment.path("app"));
+    let _servers = Proxy::slot_servers(&environment.path("app"));
     let proxy = Proxy::caddy(&environment.path("app"));
     let admin = format!("http://127.0.0.1:{}", proxy.admin);
     let check =
@@ -237,7 +242,7 @@ fn haproxy_is_told_and_loses_no_request() {
         "sockets: { admin: SOCKET }",
     );
     environment.write("app/slots.map", "# slots\nshop a\nblog a\n");
-    let _servers = slot_servers(&environment.path("app"));
+    let _servers = Proxy::slot_servers(&environment.path("app"));
     let proxy = Proxy::haproxy(&environment.path("app"));
     let check = format!(
         "{{ url: \"http://127.0.0.1:{}/VERSION\", contains: \"release ${{{{ release }}}}\", within: 2s }}",

@@ -4,9 +4,10 @@ use crate::support::{
     TestEnvironment,
     doc_blocks::fenced_block,
     machine::{MachineUser, TestMachine},
+    plan_on_host,
 };
 
-use super::supervisord::SERVER;
+use super::supervisord::{SERVER, SQUATTER};
 
 const PAGE: &str = "docs/systemd.md";
 
@@ -92,15 +93,22 @@ impl SystemdSite {
         self.run("curl -s http://127.0.0.1:8080/")
     }
 
+    /// How many programs of releases run.
+    fn programs(&self) -> usize {
+        let found = self.run("grep -lE 'releases/.*/serve[.]py' /proc/[0-9]*/cmdline 2>/dev/null || true");
+        found.lines().count()
+    }
+
     /// The units of the app with their states, and the files about them.
     fn units(&self) -> (Vec<String>, Vec<String>) {
         let units = self.run("systemctl list-units --all --plain --no-legend --full 'shop-*'");
+        // systemd forgets a unit a moment after its file is gone.
         let of = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            format!("{} {}", words[0], words[3])
+            (words[1] != "not-found").then(|| format!("{} {}", words[0], words[3]))
         };
         let files = self.run("cd /etc/systemd/system; find . -name 'shop-*' -type f | sort");
-        (units.lines().map(of).collect(), files.lines().map(str::to_owned).collect())
+        (units.lines().filter_map(of).collect(), files.lines().map(str::to_owned).collect())
     }
 }
 
@@ -161,6 +169,7 @@ fn release_that_does_not_become_ready_leaves_nothing() {
             failed.assert_contains(told);
         }
         assert_eq!((world.answer().as_str(), world.units()), ("r1 cor", running(&["a"])), "{behavior}");
+        assert_eq!(world.programs(), 1, "{behavior}: only r1 runs");
         world.run("test ! -e /srv/shop/slots/b/slot.json");
         world.edit("stay: 800ms", "stay: 300ms");
     }
@@ -177,6 +186,47 @@ fn release_that_does_not_become_ready_leaves_nothing() {
     }
     world.deploy("r6").assert_exit(0);
     assert_eq!(world.answer(), "r6 cor");
+}
+
+/// With ports: another program has the one of the new release. First it answers beforehand, then only once the release was started.
+#[test]
+fn taken_port_leaves_nothing() {
+    let world = world();
+    for (from, to) in [
+        ("{slot-dir}/sock", "{port}"),
+        ("units: units", "units: units\n      slots: { a: { port: 8001 }, b: { port: 8002 } }"),
+        ("unix://{slot}/health", "http://127.0.0.1:{port}/health"),
+        ("      sockets:\n", "      http: [\"http://127.0.0.1:8001\", \"http://127.0.0.1:8002\"]\n      sockets:\n"),
+    ] {
+        world.edit(from, to);
+    }
+    world.run(
+        "sed -i 's#unix:/srv/shop/slots/a/sock#127.0.0.1:8001#; s#unix:/srv/shop/slots/b/sock#127.0.0.1:8002#' /var/nginx.conf\n\
+         nginx -c /var/nginx.conf -s reload",
+    );
+    world.deploy("r1").assert_exit(0);
+    world.pack("r2", "works");
+    world.machine.write(MachineUser::Root, "/var/squatter.py", SQUATTER.as_bytes());
+    for (file, told) in [
+        ("/var", ["error[P0324]", "something answers at http://127.0.0.1:8002/health already", "`ss -ltnp`"]),
+        ("/srv/shop/slots/b/slot.json", ["error[P0301]", "it ended: exit status 1", "Address already in use"]),
+    ] {
+        world.run(&format!(
+            "systemd-run --quiet --unit=squatter /usr/bin/python3 /var/squatter.py 8002 {file}\n\
+             until ss -ltn | grep -q :8002; do sleep 0.01; done"
+        ));
+        let failed = world.deploy("r2");
+        failed.assert_exit(1);
+        for told in told {
+            failed.assert_contains(told);
+        }
+        assert_eq!((world.answer().as_str(), world.units()), ("r1 cor", running(&["a"])), "{file}");
+        world.run("test ! -e /srv/shop/slots/b/slot.json");
+        world.run("systemctl stop squatter");
+        assert_eq!(world.programs(), 1, "only r1 runs");
+    }
+    world.deploy("r2").assert_exit(0);
+    assert_eq!(world.answer(), "r2 cor");
 }
 
 #[test]
@@ -301,4 +351,35 @@ fn service_starts_without_root() {
     assert_eq!(world.answer(), "r1 cor");
     let owner = world.run("stat -c %U /srv/shop/slots/a/sock");
     assert_eq!((owner.trim(), world.units()), ("deploy", running(&[])));
+}
+
+/// The machine is its own host: a runner reaches it by ssh, and sends it an agent.
+#[test]
+fn service_starts_on_a_host_by_its_agent() {
+    let world = world();
+    world.plan(&plan_on_host(&fenced_block(PAGE, "version: 1"), "ssh://127.0.0.1:2222"));
+    world.run(
+        "mkdir -p /run/sshd\ncd /var/shop\nfor key in host-key user-key; do ssh-keygen -q -t ed25519 -N '' -f $key; done\n\
+         printf '%s\\n' 'ListenAddress 127.0.0.1' 'Port 2222' 'HostKey /var/shop/host-key' 'PermitRootLogin yes' 'StrictModes no' \
+         'AuthorizedKeysFile /var/shop/user-key.pub' 'UsePAM no' >sshd_config\n\
+         echo \"[127.0.0.1]:2222 $(cut -d' ' -f1,2 host-key.pub)\" >known_hosts\n\
+         printf '%s\\n' 'IdentityFile /var/shop/user-key' 'UserKnownHostsFile /var/shop/known_hosts' >ssh_config\n\
+         systemd-run --quiet /usr/sbin/sshd -D -f /var/shop/sshd_config\n\
+         until ss -ltn | grep -q :2222; do sleep 0.01; done",
+    );
+    let running = |slots: &[&str]| {
+        let (units, files) = running(slots);
+        let of_prod = |names: Vec<String>| names.iter().map(|name| name.replace("default", "prod")).collect::<Vec<_>>();
+        (of_prod(units), of_prod(files))
+    };
+    for (release, behavior, exit, answer, slots) in [
+        ("r1", "works", 0, "r1 cor", &["a"][..]),
+        ("r2", "works", 0, "r2 cor", &["a", "b"]),
+        ("r3", "exits", 1, "r2 cor", &["b"]),
+    ] {
+        world.pack(release, behavior);
+        let said = world.deploy(release);
+        said.assert_exit(exit);
+        assert_eq!((world.answer().as_str(), world.units()), (answer, running(slots)), "{}", said.text);
+    }
 }

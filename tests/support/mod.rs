@@ -50,7 +50,9 @@ pub use self::{
     relay::TcpRelay,
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
-    ssh::{SshHost, kill_children, make_key, write_named_ssh_config, write_ssh_config, write_ssh_config_at},
+    ssh::{
+        SshHost, kill_children, make_key, plan_on_host, write_named_ssh_config, write_ssh_config, write_ssh_config_at,
+    },
     supervisord::SupervisordServer,
 };
 

@@ -47,13 +47,16 @@ impl PodmanEngine {
             "[engine]\nhelper_binaries_dir = [\"/usr/lib/podman\"]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\n\
              events_logger = \"file\"\ntmp_dir = \"{root}/tmp\"\n\
              [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n\
-             [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{root}/networks\"\ndefault_network = \"{name}\"\n"
+             [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{root}/networks\"\ndefault_network = \"{name}\"\n\
+             default_subnet_pools = [{{ base = \"10.{0}.{1}.128/25\", size = 27 }}]\n",
+            number >> 8,
+            number & 255
         );
-        // Ephemeral ports begin at 32768: from 10.128.0.0/24 on.
+        // Ephemeral ports begin at 32768: from 10.128.0.0/24 on. The upper half is for what compose makes.
         let subnet = format!("10.{}.{}", number >> 8, number & 255);
         let network = format!(
             "{{\"name\": \"{name}\", \"id\": \"{}\", \"driver\": \"bridge\", \"network_interface\": \"{name}\", \
-             \"created\": \"2026-01-01T00:00:00Z\", \"subnets\": [{{\"subnet\": \"{subnet}.0/24\", \"gateway\": \"{subnet}.1\"}}], \
+             \"created\": \"2026-01-01T00:00:00Z\", \"subnets\": [{{\"subnet\": \"{subnet}.0/25\", \"gateway\": \"{subnet}.1\"}}], \
              \"ipv6_enabled\": false, \"internal\": false, \"dns_enabled\": false, \"ipam_options\": {{\"driver\": \"host-local\"}}}}",
             sha256(name.as_bytes())
         );

@@ -42,6 +42,20 @@ impl RunnerOutput {
         self
     }
 
+    /// Fails unless a rehearsal has refused, before any commit step began; with `--json`.
+    #[track_caller]
+    pub fn assert_refused_beforehand(&self) -> &Self {
+        self.assert_exit(1).assert_stderr_contains("error[P0324]");
+        let events: Vec<Value> = self.json_lines().iter().map(|line| line["event"].clone()).collect();
+        let plan = events.iter().find(|event| event["type"] == "plan").unwrap();
+        let steps = plan["steps"].as_array().unwrap();
+        let is_commit =
+            |intent: &&Value| steps.iter().any(|step| step["step"] == intent["step"] && step["phase"] == "commit");
+        let begun: Vec<&Value> = events.iter().filter(|event| event["type"] == "intent").filter(is_commit).collect();
+        assert!(begun.is_empty(), "{begun:?}");
+        self
+    }
+
     /// Fails unless this text is in what was said to people.
     #[track_caller]
     pub fn assert_stderr_contains(&self, text: &str) -> &Self {

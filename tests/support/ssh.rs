@@ -246,6 +246,18 @@ impl Drop for SshHost {
     }
 }
 
+/// A plan with each of its steps on a host, in the environment `prod`. Each step begins with a line of its own.
+pub fn plan_on_host(plan: &str, at: &str) -> String {
+    let (before, steps) = plan.split_once("steps:\n").unwrap();
+    let is_step = |line: &str| line.starts_with("  ") && !line.starts_with("   ") && line.ends_with(':');
+    let on_host = |line: &str| if is_step(line) { format!("{line}\n    on: web\n") } else { format!("{line}\n") };
+    let steps: String = steps.lines().map(on_host).collect();
+    format!(
+        "{before}environments:\n  prod:\n    ssh: {{ config: ./ssh_config }}\n    hosts: {{ web: [{{ at: \"{at}\", name: web-1 }}] }}\n\
+         steps:\n{steps}"
+    )
+}
+
 /// Writes the configuration of ssh for these hosts to a folder.
 pub fn write_ssh_config(folder: &Path, hosts: &[&SshHost]) {
     let hosts: Vec<_> = hosts.iter().map(|host| (*host, host.port)).collect();

@@ -6,8 +6,9 @@
 //! former agent did, which its journal says.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
+    os::unix::fs::DirBuilderExt as _,
     path::Path,
     time::Duration,
 };
@@ -67,7 +68,8 @@ pub(super) async fn take_lock(
     by: &str,
 ) -> Result<(DeploymentLock, Option<EndedAgent>), Problem> {
     let folder = store.folder();
-    fs::create_dir_all(folder).map_err(|error| folder_problem(folder, error))?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| folder_problem(folder, error))?;
     raise(folder, coordinator, Moment::BeforeLock)?;
     let mut give_up_at = Instant::now() + LOCK_WAIT;
     let mut ended: Option<(EndedAgent, Instant)> = None;

@@ -57,9 +57,10 @@ const OPTIONS: [&str; 9] = [
 
 /// What runs on the host: finds a folder where programs can run and that has room, and becomes the agent there. `$1` is the digest of the
 /// binary for this machine's architecture, `$2` its loader, `$3` its size in KiB. If it is missing, a line with the digest and the size of the
-/// right one comes first, then that binary, unless it is there.
+/// right one comes first, then that binary, unless it is there. What the agent keeps is for its user alone; what the steps make has the modes that
+/// the user's umask gives, as on this machine.
 const SCRIPT: &str = concat!(
-    "printf \"\\nPAWL-HERE\\n\"; umask 077; a=; f=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "printf \"\\nPAWL-HERE\\n\"; u=$(umask); umask 077; a=; f=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
@@ -69,13 +70,13 @@ const SCRIPT: &str = concat!(
     "t=\"$p/.test-$$\"; printf \"#\\041/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
     "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
     "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL %s\\n\" \"${f:+room }${f:-folder}\"; exit 1; fi; ",
-    "if [ -x \"$a\" ]; then exec \"$a\" agent; fi; ",
+    "if [ -x \"$a\" ]; then umask $u; exec \"$a\" agent; fi; ",
     "m=cat; for b in gzip zstd; do if command -v $b >/dev/null 2>&1; then m=\"$b -dc\"; fi; done; ",
     "c=unknown; if b=$(getconf GNU_LIBC_VERSION 2>/dev/null); then c=\"${b##* }\"; fi; ",
     "if [ \"$2\" = - ] || [ -e \"$2\" ]; then :; else c=none; fi; ",
     "printf \"\\nPAWL-NEED %s %s %s\\n\" \"$(uname -m)\" \"${m%% *}\" \"$c\"; read -r d n; ",
-    "a=\"$p/agent-$d\"; if [ -x \"$a\" ]; then exec \"$a\" agent; fi; printf \"\\nPAWL-SEND\\n\"; ",
-    "t=\"$a.tmp-$$\"; head -c \"$n\" | $m >\"$t\" && if [ \"$m\" = cat ]; then [ \"$(wc -c <\"$t\")\" -eq \"$n\" ]; fi && chmod 700 \"$t\" && mv \"$t\" \"$a\" && exec \"$a\" agent; ",
+    "a=\"$p/agent-$d\"; if [ -x \"$a\" ]; then umask $u; exec \"$a\" agent; fi; printf \"\\nPAWL-SEND\\n\"; ",
+    "t=\"$a.tmp-$$\"; head -c \"$n\" | $m >\"$t\" && if [ \"$m\" = cat ]; then [ \"$(wc -c <\"$t\")\" -eq \"$n\" ]; fi && chmod 700 \"$t\" && mv \"$t\" \"$a\" && umask $u && exec \"$a\" agent; ",
     "rm -f \"$t\"; printf \"\\nPAWL-FAIL upload %s\\n\" \"$p\"; exit 1"
 );
 

@@ -35,7 +35,7 @@ pub(crate) struct ServiceStates {
 
 impl ServiceContainer {
     pub(crate) fn runs(&self) -> bool {
-        self.container.state == ContainerState::Running
+        self.container.runs()
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -85,6 +85,15 @@ pub(crate) fn with_images(
         }
     }
     Ok(containers)
+}
+
+/// The containers that compose would replace or remove.
+pub(crate) fn replaced<'c>(wanted: &[WantedService], containers: &'c [ServiceContainer]) -> Vec<&'c ServiceContainer> {
+    let stays = |found: &&ServiceContainer| {
+        let of_service = wanted.iter().find(|service| service.name == found.service);
+        of_service.is_some_and(|service| found.container.label(HASH_LABEL) == Some(&service.hash))
+    };
+    containers.iter().filter(|found| !stays(found)).collect()
 }
 
 /// Compares containers with what they should be.
@@ -167,6 +176,16 @@ mod tests {
         );
         let other = ServiceContainer { image: Some("j".to_owned()), ..containers[0].clone() };
         assert_eq!(compare(&[wanted("web")], &[other]).bad, ["web has another image"]);
+    }
+
+    #[test]
+    fn only_what_has_another_configuration_is_replaced() {
+        let containers = ["web h", "old x", "extra h"].map(|text| {
+            let (service, hash) = text.split_once(' ').unwrap();
+            container(service, hash, "exited", 0)
+        });
+        let replaced = replaced(&["web", "old"].map(wanted), &containers);
+        assert_eq!(replaced.iter().map(|found| found.service.as_str()).collect::<Vec<_>>(), ["old", "extra"]);
     }
 
     #[test]

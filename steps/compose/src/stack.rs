@@ -143,7 +143,7 @@ impl<'i> Stack<'i> {
         let was_ready = found.as_ref().is_some_and(|found| found.is_ready_with(&self.stack));
         let before = found.and_then(|found| found.ready_before(&self.stack));
         ProjectRecord { stack: self.stack.clone(), before: before.clone() }.write(&self.place)?;
-        let Err(failure) = self.compose().up().and_then(|()| self.await_ready()) else {
+        let Err(failure) = self.up(&self.compose()).and_then(|()| self.await_ready()) else {
             self.write_ready(&self.stack.record.key, before)?;
             return Ok(self.receipt());
         };
@@ -184,7 +184,7 @@ impl<'i> Stack<'i> {
             return Err(Failure::not_found(format!("`{}` does not exist any more", before.file)));
         }
         let compose = Compose::new(self.input, before);
-        compose.up()?;
+        self.up(&compose)?;
         let states = self.states(&compose)?;
         if !states.bad.is_empty() {
             return Err(Failure::permanent(states.bad.join(", ")));
@@ -219,11 +219,27 @@ impl<'i> Stack<'i> {
         self.input.config.ready.check(&SlotValues::none())
     }
 
+    /// Brings a stack up. What compose would replace must not be started again while it does: some engines then mix up the two containers'
+    /// ports.
+    fn up(&self, compose: &Compose<'_>) -> Result<(), Failure> {
+        let mut containers = self.containers()?;
+        containers.retain(|found| found.container.may_loop());
+        if !containers.is_empty() {
+            for found in services::replaced(&Self::wanted(compose)?, &containers) {
+                self.engine.halt(&found.container.name, self.input.config.stop_timeout)?;
+            }
+        }
+        compose.up()
+    }
+
+    fn wanted(compose: &Compose<'_>) -> Result<Vec<WantedService>, Failure> {
+        Ok(compose.hashes()?.into_iter().map(|(name, hash)| WantedService { name, hash }).collect())
+    }
+
     /// Compares the containers of the project with what compose would make of a file.
     fn states(&self, compose: &Compose<'_>) -> Result<ServiceStates, Failure> {
         let containers = services::with_images(self.containers()?, &self.engine)?;
-        let wanted: Vec<_> = compose.hashes()?.into_iter().map(|(name, hash)| WantedService { name, hash }).collect();
-        Ok(services::compare(&wanted, &containers))
+        Ok(services::compare(&Self::wanted(compose)?, &containers))
     }
 
     pub(crate) fn probe(&self) -> Result<Finding, Failure> {

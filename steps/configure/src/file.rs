@@ -1,7 +1,8 @@
 //! One file: its candidate beside it, what was there before, and what was rendered last.
 //!
 //! The names in `.pawl` of the directory: `before/<key>/<name>` is what was there before the step with this key, or a link to nothing;
-//! `last/<name>` is a copy of what the last deployment rendered, by which an edit is noticed.
+//! `last/<name>` is a copy of what the last deployment rendered, by which an edit is noticed; `older/<key>/<name>` is that copy as it was before
+//! this step, which returns with what was there before.
 
 use pawl_step::files::{self, FileStatus, Ownership, Template};
 use pawl_step::{Failure, FailureKind};
@@ -27,6 +28,8 @@ pub(crate) struct ConfiguredFile {
     before: String,
     /// The place of what was rendered last.
     last: String,
+    /// The place of what had been rendered last before this step.
+    older: String,
 }
 
 /// What is in place of a file.
@@ -66,6 +69,7 @@ impl ConfiguredFile {
             ownership: written.ownership,
             before: format!("{dir}/.pawl/before/{key}/{name}"),
             last: format!("{dir}/.pawl/last/{name}"),
+            older: format!("{dir}/.pawl/older/{key}/{name}"),
             dir: dir.to_owned(),
             to,
         })
@@ -128,12 +132,16 @@ impl ConfiguredFile {
 
     /// Remembers what was rendered, and forgets what other steps have kept.
     pub(crate) fn remember(&self, configuration: &Configuration) -> Result<(), Failure> {
-        self.template(configuration)
-            .render(&self.last, &Ownership { mode: Some("0600".to_owned()), ..Ownership::default() })?;
-        let kept = format!("{}/.pawl/before", self.dir);
-        for name in files::names(&kept)? {
-            if !self.before.starts_with(&format!("{kept}/{name}/")) {
-                files::remove(&format!("{kept}/{name}"))?;
+        let ownership = Ownership { mode: Some("0600".to_owned()), ..Ownership::default() };
+        let new = format!("{}.pawl-new", self.last);
+        self.template(configuration).render(&new, &ownership)?;
+        files::rename(&new, &self.last, Some(&self.older))?;
+        for (folder, own) in [("before", &self.before), ("older", &self.older)] {
+            let kept = format!("{}/.pawl/{folder}", self.dir);
+            for name in files::names(&kept)? {
+                if !own.starts_with(&format!("{kept}/{name}/")) {
+                    files::remove(&format!("{kept}/{name}"))?;
+                }
             }
         }
         Ok(())
@@ -160,18 +168,31 @@ impl ConfiguredFile {
         match self.kept_kind()?.as_deref() {
             None => Ok(false),
             Some("link") => {
+                self.put_last_back()?;
                 files::remove(&self.to)?;
                 files::remove(&self.before)?;
-                files::remove(&self.last)?;
                 Ok(true)
             }
             Some(_) => {
                 let is_changed = !files::are_equal(&self.to, &self.before)?;
+                self.put_last_back()?;
                 files::rename(&self.before, &self.to, None)?;
-                files::remove(&self.last)?;
                 Ok(is_changed)
             }
         }
+    }
+
+    /// Puts back what was rendered last before this step, so that an edit of the old file is noticed.
+    fn put_last_back(&self) -> Result<(), Failure> {
+        let older = files::status(&self.older)?.map(|status| status.kind);
+        match older.as_deref() {
+            Some("file") => return files::rename(&self.older, &self.last, None),
+            Some(_) => files::remove(&self.older)?,
+            // It failed before it was remembered.
+            None if files::are_equal(&self.last, &self.before)? => return Ok(()),
+            None => {}
+        }
+        files::remove(&self.last)
     }
 
     /// What is kept of the time before this step: a file, or a link to nothing.

@@ -8,6 +8,13 @@ use serde_json::{Map, Value, json};
 use crate::text::{encode, exit_status, log_lines};
 use crate::{CALL_TIMEOUT, Engine, refusal, said, text_at};
 
+/// How long a container is asked to stop that seems not to run.
+const HALT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The wait between two such questions.
+const HALT_INTERVAL: Duration = Duration::from_millis(10);
+/// A container that does not change for so long after its stop is not started again.
+const HALT_STAY: Duration = Duration::from_millis(400);
+
 /// A container.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Container {
@@ -27,6 +34,10 @@ pub struct Container {
     pub error: String,
     /// Whether the engine starts it again when it has ended without an error.
     restarts: bool,
+    /// Whether the engine starts it again when it has failed.
+    restarts_after_failure: bool,
+    /// How often the engine has started it again.
+    restart_count: i64,
     exit_code: i64,
     is_out_of_memory: bool,
 }
@@ -49,6 +60,7 @@ impl Container {
         let flag = |pointer: &str| value.pointer(pointer).and_then(Value::as_bool).unwrap_or(false);
         let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
         let status = text_at(value, "/State/Status");
+        let policy = text_at(value, "/HostConfig/RestartPolicy/Name");
         let state = match status.as_str() {
             "created" | "configured" | "initialized" => ContainerState::Created,
             _ if flag("/State/Running") && !flag("/State/Restarting") => ContainerState::Running,
@@ -61,17 +73,31 @@ impl Container {
             labels: value.pointer("/Config/Labels").and_then(Value::as_object).cloned().unwrap_or_default(),
             state,
             pid: number("/State/Pid"),
-            restarts: matches!(text_at(value, "/HostConfig/RestartPolicy/Name").as_str(), "always" | "unless-stopped"),
+            restarts: matches!(policy.as_str(), "always" | "unless-stopped"),
+            restarts_after_failure: !matches!(policy.as_str(), "" | "no"),
+            restart_count: number("/RestartCount"),
             error: text_at(value, "/State/Error"),
             exit_code: number("/State/ExitCode"),
             is_out_of_memory: flag("/State/OOMKilled"),
         }
     }
 
+    /// Whether it runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.state == ContainerState::Running
+    }
+
     /// Whether it has done its work: it has ended without an error, and is not started again.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == ContainerState::Ended && self.exit_code == 0 && !self.restarts
+    }
+
+    /// Whether the engine may be starting it again and again.
+    #[must_use]
+    pub fn may_loop(&self) -> bool {
+        self.restarts_after_failure && (self.state == ContainerState::Ended || self.restart_count > 0)
     }
 
     /// The text of a label.
@@ -145,6 +171,34 @@ impl Engine<'_> {
         }
         Err(Failure::permanent(format!("it can't be started: {why}"))
             .hint("correct the image, or the step's `container`"))
+    }
+
+    /// Stops a container that the engine may be starting again and again, and keeps it. An engine that is asked to stop a container right between
+    /// two of its lives may say that it does not run, and then start it, so it is asked until the container stays as it is.
+    ///
+    /// # Errors
+    /// The engine can't do it.
+    pub fn halt(&self, name: &str, stop_timeout: Duration) -> Result<(), Failure> {
+        let deadline = time::monotonic() + HALT_TIMEOUT;
+        let path = format!("/containers/{name}/stop?t={}", stop_timeout.as_secs());
+        while time::monotonic() < deadline {
+            let answer = self.send(self.request("POST", &path).timeout(stop_timeout + CALL_TIMEOUT))?;
+            match answer.status {
+                204 => {
+                    let stopped = self.container(name)?;
+                    time::sleep(HALT_STAY);
+                    let later = self.container(name)?;
+                    if later.as_ref().is_none_or(|later| !later.runs()) && stopped == later {
+                        return Ok(());
+                    }
+                }
+                304 => time::sleep(HALT_INTERVAL),
+                404 => return Ok(()),
+                _ => return Err(refusal(&format!("stop {name}"), &answer)),
+            }
+        }
+        // Its last life was over before the first question.
+        Ok(())
     }
 
     /// Stops a container, kills it after a time, and removes it with its anonymous volumes. A missing one is fine.
@@ -259,6 +313,21 @@ mod tests {
         };
         assert!(done(0, "") && done(0, "no") && done(0, "on-failure"));
         assert!(!done(3, "no") && !done(0, "always"));
+    }
+
+    #[test]
+    fn container_that_is_started_again_and_again_is_told_from_one_that_ended() {
+        let loops = |status: &str, count: i64, policy: &str| {
+            Container::of(&json!({
+                "RestartCount": count, "State": { "Status": status, "Running": status == "running" },
+                "HostConfig": { "RestartPolicy": { "Name": policy } },
+            }))
+            .may_loop()
+        };
+        assert!(
+            loops("exited", 0, "always") && loops("running", 3, "unless-stopped") && loops("exited", 1, "on-failure")
+        );
+        assert!(!loops("running", 0, "always") && !loops("exited", 0, "no"));
     }
 
     #[test]

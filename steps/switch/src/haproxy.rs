@@ -1,7 +1,7 @@
 //! A map of HAProxy that follows the link: first its file, then the running process, which reads the file only when it starts.
 
 use pawl_step::socket::{self, ExchangeOptions};
-use pawl_step::{Failure, files, fs};
+use pawl_step::{Failure, FailureKind, files, fs};
 use serde::Deserialize;
 
 /// The map, and the key whose value is the slot.
@@ -16,6 +16,14 @@ pub struct HaproxyMap {
 }
 
 impl HaproxyMap {
+    /// Asks HAProxy for the map, and changes nothing.
+    ///
+    /// # Errors
+    /// It does not answer, or does not use the map.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.running_value(&files::path(&self.map)?).map(drop)
+    }
+
     /// Lets the key's value be the name of a slot.
     ///
     /// # Errors
@@ -64,7 +72,11 @@ impl HaproxyMap {
     }
 
     fn ask(&self, command: &str) -> Result<String, Failure> {
-        let answer = socket::exchange(&self.socket, format!("{command}\n").as_bytes(), ExchangeOptions::default())?;
+        let answer = socket::exchange(&self.socket, format!("{command}\n").as_bytes(), ExchangeOptions::default())
+            .map_err(|failure| match failure.kind == FailureKind::Transient {
+                true => failure.context("HAProxy does not answer"),
+                false => failure,
+            })?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 }

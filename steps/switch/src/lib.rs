@@ -108,6 +108,9 @@ impl Step for SwitchStep {
     }
 
     fn rehearse(input: &Input<SwitchConfig>) -> Result<(), Failure> {
+        if let Some(haproxy) = &input.config.haproxy {
+            haproxy.check()?;
+        }
         let Some(wired) = &input.config.wired else { return Ok(()) };
         let dir = input.dir("in", input.config.dir.as_deref(), &[])?;
         wired.check(&format!("{dir}/{}", fs::relative("link", &input.config.link)?))

@@ -5,6 +5,9 @@ use pawl_step::process::Command;
 use pawl_step::{Failure, files};
 use serde::Deserialize;
 
+/// The most lines of nginx's output in a message: the last one says only that there is an error.
+const MAX_LINES: usize = 3;
+
 /// Where the server's configuration is read.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Wiring {
@@ -25,17 +28,26 @@ impl Wiring {
             let printed = Command::new(program).args(arguments.iter().cloned()).run()?;
             let (text, errors) = (String::from_utf8_lossy(&printed.stdout), String::from_utf8_lossy(&printed.stderr));
             if printed.status != 0 {
-                let last = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it wrote nothing");
-                return Err(Failure::permanent(format!("`{program}` exited with status {}: {last}", printed.status))
+                let lines: Vec<&str> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
+                let said = match lines.len() {
+                    0 => "it wrote nothing".to_owned(),
+                    count => lines[count.saturating_sub(MAX_LINES)..].join("\n"),
+                };
+                return Err(Failure::permanent(format!("`{program}` exited with status {}: {said}", printed.status))
                     .hint("correct the configuration of nginx"));
             }
             check_named("nginx", &text, &path)?;
         }
         if let Some(url) = &self.caddy {
-            let answer = Request::get(url).send().map_err(|failure| Failure {
-                message: format!("can't read the configuration of Caddy: {}", failure.message),
-                ..failure
-            })?;
+            let unreadable = |why: Failure| {
+                why.context("can't read the configuration of Caddy").or_hint(
+                    "`wired` needs Caddy's admin API: remove `admin off` from the Caddyfile, or leave out `wired`",
+                )
+            };
+            let answer = Request::get(url).send().map_err(unreadable)?;
+            if answer.status != 200 {
+                return Err(unreadable(Failure::permanent(format!("{url} answered with status {}", answer.status))));
+            }
             check_named("Caddy", &String::from_utf8_lossy(&answer.body), &path)?;
         }
         Ok(())

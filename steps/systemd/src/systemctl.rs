@@ -140,6 +140,7 @@ fn ending(code: i64, status: i64, result: &str) -> String {
         (EXITED, 200) => cannot("enter its working directory"),
         (EXITED, 203) => cannot("run its program"),
         (EXITED, 209) => cannot("write its log"),
+        (EXITED, 226) => cannot("set up the folders that it may see"),
         (EXITED, 216 | 217) => cannot("use its user or group"),
         (EXITED, _) => format!("it ended: exit status {status}"),
         (_, _) if result == "oom-kill" => "it ended: it took more memory than it may".to_owned(),

@@ -54,7 +54,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
     world.pack("r2", "works");
     let refused = |world: &ContainerSite, told: &str| {
         let refused = world.deploy("r2");
-        refused.assert_exit(1).assert_stderr_contains("error[P0324]").assert_stderr_contains(told);
+        refused.assert_refused_beforehand().assert_stderr_contains(told);
         assert_eq!(world.answer(), "r1 cor");
         assert!(!world.environment.exists("srv/slots/b/slot.json"));
     };

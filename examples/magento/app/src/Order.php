@@ -1,0 +1,6 @@
+<?php
+namespace Shop;
+
+class Order
+{
+}
