@@ -1,7 +1,8 @@
 //! One file: its candidate beside it, what was there before, and what was rendered last.
 //!
 //! The names in `.pawl` of the directory: `before/<key>/<name>` is what was there before the step with this key, or a link to nothing;
-//! `last/<name>` is a copy of what the last deployment rendered, by which an edit is noticed.
+//! `last/<name>` is a copy of what the last deployment rendered, by which an edit is noticed. It has `.pawl-next` at its end until the
+//! programs have accepted the file, so that a killed deployment is finished, and its file is not taken for an edit.
 
 use pawl_step::files::{self, FileStatus, Ownership, Template};
 use pawl_step::{Failure, FailureKind};
@@ -27,6 +28,8 @@ pub(crate) struct ConfiguredFile {
     before: String,
     /// The place of what was rendered last.
     last: String,
+    /// The place of the same, until programs have accepted it.
+    next: String,
 }
 
 /// What is in place of a file.
@@ -66,6 +69,7 @@ impl ConfiguredFile {
             ownership: written.ownership,
             before: format!("{dir}/.pawl/before/{key}/{name}"),
             last: format!("{dir}/.pawl/last/{name}"),
+            next: format!("{dir}/.pawl/last/{name}.pawl-next"),
             dir: dir.to_owned(),
             to,
         })
@@ -82,10 +86,11 @@ impl ConfiguredFile {
     /// Refuses a file that differs from what was rendered last, unless it is what the template gives now.
     pub(crate) fn refuse_edited(&self, configuration: &Configuration) -> Result<(), Failure> {
         let is_known = files::status(&self.last)?.is_some();
-        if !is_known || self.status()?.is_none() || self.is_begun()? || files::are_equal(&self.to, &self.last)? {
+        if !is_known || self.status()?.is_none() || self.is_begun()? {
             return Ok(());
         }
-        if self.template(configuration).is_rendered(&self.to)? {
+        let is_ours = files::are_equal(&self.to, &self.last)? || files::are_equal(&self.to, &self.next)?;
+        if is_ours || self.template(configuration).is_rendered(&self.to)? {
             return Ok(());
         }
         let path = files::path(&self.to)?;
@@ -116,7 +121,9 @@ impl ConfiguredFile {
     }
 
     /// Puts the candidate in place, and keeps what was there.
-    pub(crate) fn place(&self) -> Result<(), Failure> {
+    pub(crate) fn place(&self, configuration: &Configuration) -> Result<(), Failure> {
+        let ownership = Ownership { mode: Some("0600".to_owned()), ..Ownership::default() };
+        self.template(configuration).render(&self.next, &ownership)?;
         files::rename(&self.candidate(), &self.to, Some(&self.before))
     }
 
@@ -127,9 +134,8 @@ impl ConfiguredFile {
     }
 
     /// Remembers what was rendered, and forgets what other steps have kept.
-    pub(crate) fn remember(&self, configuration: &Configuration) -> Result<(), Failure> {
-        self.template(configuration)
-            .render(&self.last, &Ownership { mode: Some("0600".to_owned()), ..Ownership::default() })?;
+    pub(crate) fn remember(&self) -> Result<(), Failure> {
+        files::rename(&self.next, &self.last, None)?;
         let kept = format!("{}/.pawl/before", self.dir);
         for name in files::names(&kept)? {
             if !self.before.starts_with(&format!("{kept}/{name}/")) {
@@ -140,14 +146,12 @@ impl ConfiguredFile {
     }
 
     pub(crate) fn state(&self, configuration: &Configuration) -> Result<FileState, Failure> {
-        let kept = self.kept_kind()?;
         if self.template(configuration).is_rendered(&self.to)? {
-            // Somebody else may have written the same: then this step has still to say so.
-            let is_known = kept.is_some() || files::status(&self.last)?.is_some();
-            return Ok(if is_known { FileState::Ours } else { FileState::Before });
+            // What was rendered is remembered last. Until then a program has perhaps still to be told, or somebody else has written the same.
+            return Ok(if files::are_equal(&self.to, &self.last)? { FileState::Ours } else { FileState::Before });
         }
         let is_there = self.status()?.is_some();
-        Ok(match kept.as_deref() {
+        Ok(match self.kept_kind()?.as_deref() {
             None => FileState::Before,
             Some("link") if !is_there => FileState::Before,
             Some("file") if files::are_equal(&self.to, &self.before)? => FileState::Before,
@@ -162,16 +166,21 @@ impl ConfiguredFile {
             Some("link") => {
                 files::remove(&self.to)?;
                 files::remove(&self.before)?;
-                files::remove(&self.last)?;
+                self.forget()?;
                 Ok(true)
             }
             Some(_) => {
                 let is_changed = !files::are_equal(&self.to, &self.before)?;
                 files::rename(&self.before, &self.to, None)?;
-                files::remove(&self.last)?;
+                self.forget()?;
                 Ok(is_changed)
             }
         }
+    }
+
+    fn forget(&self) -> Result<(), Failure> {
+        files::remove(&self.next)?;
+        files::remove(&self.last)
     }
 
     /// What is kept of the time before this step: a file, or a link to nothing.
