@@ -10,6 +10,9 @@ use super::{
 };
 use crate::support::wait_until;
 
+/// The answers in a row after which a switch is over.
+const ANSWERS: usize = 10;
+
 /// Measures `nginx -s reload` with another upstream.
 pub(super) fn measure_nginx(load: SwitchLoad, app: &Path) {
     let mut proxy = Proxy::new();
@@ -55,12 +58,13 @@ pub(super) fn measure_caddy(load: SwitchLoad, app: &Path) {
     });
 }
 
-/// A switch is over when a new connection reaches the other slot.
+/// A switch is over when new connections reach the other slot, so many in a row that no process from before the reload takes one.
 fn measure(load: SwitchLoad, name: &str, proxy: &Proxy, reload: impl Fn(&str)) {
     let address = proxy.address();
     let way = SwitchWay { name, address: &address, answers: ["release a", "release b"] };
     load.run(&way, |answer| {
         reload(answer.trim_start_matches("release "));
-        wait_until("the other slot answers", || get(proxy.port).is_some_and(|found| found.contains(answer)));
+        let reaches_it = || get(proxy.port).is_some_and(|found| found.contains(answer));
+        wait_until("the other slot answers", || (0..ANSWERS).all(|_| reaches_it()));
     });
 }
