@@ -80,6 +80,7 @@ mod cases {
     mod run_phases;
     mod secrets;
     mod selection;
+    mod serving_kills;
     mod shared_lock;
     mod shared_state;
     mod shared_storage;

@@ -26,6 +26,8 @@ mod signals;
 mod snapshot;
 #[path = "kills/strace.rs"]
 mod strace;
+#[path = "support/tracer.rs"]
+mod tracer;
 #[path = "support/unpack.rs"]
 mod unpack;
 

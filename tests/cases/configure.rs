@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use crate::support::{TestEnvironment, doc_blocks::fenced_block};
+use crate::support::{TestEnvironment, TracedCall, doc_blocks::fenced_block};
 
 const TEMPLATE: &str = "{% for port in ports %}\nlisten {{ port }};\n{% endfor %}\nrelease {{ release }};\n";
 
@@ -131,6 +131,31 @@ fn check_of_the_whole_puts_the_old_files_back() {
         .assert_stderr_contains("error[P0301]")
         .assert_stderr_contains("the check refused the files, and the old ones are back");
     assert!(fs::read_to_string(&site_path).unwrap().ends_with("release r1;\n"));
+}
+
+/// Killed between the new file and the program that is told of it: the next deployment tells it, also one of another release. What a killed
+/// runner left half-written is removed.
+#[test]
+fn killed_deployment_tells_the_program_in_the_end() {
+    for next in ["r2", "r3"] {
+        let environment = configured("");
+        let root = environment.path("").display().to_string();
+        environment.write(
+            "deploy.yml",
+            plan(&format!("      notify: [/bin/sh, -c, \"cp {root}/etc/site.conf {root}/told\"]")),
+        );
+        environment.deploy("r1", &["--until", "configure"]).assert_exit(0);
+        let is_placed =
+            |call: &TracedCall| call.name.starts_with("rename") && call.text.contains("\"site.conf.pawl-new\", ");
+        let run = environment.run_traced(&["--local", "--release", "r2", "--until", "configure"], is_placed);
+        assert!(run.is_some_and(|run| run.killed_after.is_some()));
+        assert!(site(&environment).ends_with("release r2;\n") && environment.read("told").ends_with("release r1;\n"));
+        environment.write("etc/site.conf.pawl-new.0123456789abcdef.tmp", "half of");
+        environment.deploy(next, &["--until", "configure"]).assert_exit(0);
+        assert!(site(&environment).ends_with(&format!("release {next};\n")));
+        assert_eq!(environment.read("told"), site(&environment));
+        assert_eq!(environment.list("etc"), [".pawl", "site.conf"]);
+    }
 }
 
 #[test]

@@ -1,19 +1,12 @@
 //! Releases that start as containers of a real podman behind Caddy, beside the one that serves.
 
 mod failures;
+mod rollout;
 mod world;
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::Command,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
+use super::switch_traffic::measured::{SwitchLoad, SwitchWay};
 use crate::support::{
     DockerRegistry, PodmanEngine, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
     write_ssh_config,
@@ -105,40 +98,6 @@ fn changed_secret_and_settings_start_beside_the_old_container() {
     assert!(again.decisions().iter().any(|decision| decision.starts_with("start skip")), "{:?}", again.decisions());
 }
 
-/// Asks until it is told to stop. Returns how many requests were lost, and how many were answered.
-fn load(address: &str, stop: &AtomicBool, method: &str) -> (usize, usize) {
-    let connect = || BufReader::new(TcpStream::connect(address).unwrap());
-    let (mut connection, mut lost, mut answered) = (connect(), 0, 0);
-    let body = if method == "POST" { "content-length: 1\r\n\r\nx" } else { "\r\n" };
-    let request = format!("{method} / HTTP/1.1\r\nhost: x\r\n{body}");
-    while !stop.load(Ordering::Relaxed) {
-        match exchange(&mut connection, &request).as_deref() {
-            Some("r1 cor" | "r2 cor") => answered += 1,
-            Some(_) => lost += 1,
-            None => {
-                lost += 1;
-                connection = connect();
-            }
-        }
-    }
-    (lost, answered)
-}
-
-/// Sends a request; returns the body of its answer, if that is 200.
-fn exchange(connection: &mut BufReader<TcpStream>, request: &str) -> Option<String> {
-    connection.get_mut().write_all(request.as_bytes()).ok()?;
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if connection.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-    }
-    let is_length = |line: &str| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned);
-    let mut body = vec![0; head.lines().find_map(is_length)?.trim().parse().ok()?];
-    connection.read_exact(&mut body).ok()?;
-    head.starts_with("HTTP/1.1 200").then(|| String::from_utf8(body).unwrap())
-}
-
 #[test]
 fn no_request_is_lost_in_swaps_of_a_slow_container() {
     let world = world();
@@ -147,22 +106,19 @@ fn no_request_is_lost_in_swaps_of_a_slow_container() {
     world.pack("r2", "slow");
     let hook = world.adapted(&fenced_block(PAGE, "stop: previous"));
     world.environment.write("deploy.yml", world.environment.read("deploy.yml") + &hook);
-    let (stop, address) = (AtomicBool::new(false), world.caddy.address());
-    let results: Vec<(usize, usize)> = thread::scope(|scope| {
-        let loads = ["GET", "POST"].map(|method| {
-            let (stop, address) = (&stop, &address);
-            scope.spawn(move || load(address, stop, method))
-        });
-        for release in ["r2", "r1", "r2"] {
-            world.deploy(release).assert_exit(0);
-            assert_eq!(world.answer(), format!("{release} cor"));
-        }
-        stop.store(true, Ordering::Relaxed);
-        loads.map(|load| load.join().unwrap()).into()
+    let mut load = SwitchLoad::from_env();
+    if !load.is_measured() {
+        load = load.at_most(2);
+    }
+    let (address, name) = (world.caddy.address(), "container behind Caddy, the link");
+    let way = SwitchWay { name, address: &address, answers: ["r1 cor", "r2 cor"] };
+    load.check(&way, |answer| {
+        world.deploy(answer.trim_end_matches(" cor")).assert_exit(0);
     });
-    assert_eq!(results.iter().map(|(lost, _)| *lost).collect::<Vec<_>>(), [0, 0], "{results:?}");
-    assert!(results.iter().all(|(_, answered)| *answered > 100), "{results:?}");
     assert_eq!(world.podman.containers().len(), 1);
+    if load.is_measured() {
+        rollout::measure(load, &world);
+    }
 }
 
 #[test]

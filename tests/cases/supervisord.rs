@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _},
         net::UnixStream,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -16,8 +16,8 @@ use std::{
 };
 
 use crate::support::{
-    NginxServer, RunnerOutput, SshHost, SupervisordServer, TestEnvironment, doc_blocks::fenced_block, wait_until,
-    write_ssh_config,
+    NginxServer, RunnerOutput, SshHost, SupervisordServer, TestEnvironment, Traffic, TrafficRate,
+    doc_blocks::fenced_block, wait_until, write_ssh_config,
 };
 
 const PAGE: &str = "docs/supervisord.md";
@@ -165,7 +165,7 @@ impl SupervisedSite {
         world
     }
 
-    fn pack(&self, release: &str, behavior: &str) {
+    pub(super) fn pack(&self, release: &str, behavior: &str) {
         self.pack_server(SERVER, release, behavior);
     }
 
@@ -180,8 +180,21 @@ impl SupervisedSite {
         self.environment.deploy(release, &[])
     }
 
+    /// The block of a page with the hook that stops the old program.
+    pub(super) fn hook_of_page(&self, page: &str) -> String {
+        let path = |name: &str| self.supervisord_path(name).display().to_string();
+        let hook = fenced_block(page, "stop: previous");
+        hook.replace("/etc/supervisor/conf.d", &path("conf.d"))
+            .replace("/run/supervisor.sock", &path("supervisor.sock"))
+    }
+
+    /// A path in supervisord's folder.
+    pub(super) fn supervisord_path(&self, name: &str) -> PathBuf {
+        self.supervisord.path(name)
+    }
+
     /// What a visitor gets.
-    fn answer(&self) -> String {
+    pub(super) fn answer(&self) -> String {
         let mut connection = TcpStream::connect(self.nginx.address()).unwrap();
         connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
@@ -390,11 +403,7 @@ fn port_that_is_taken_silently_leaves_nothing() {
 #[test]
 fn hook_of_the_page_stops_the_old_program() {
     let world = world();
-    let hook = fenced_block(PAGE, "stop: previous");
-    let conf = world.supervisord.path("conf.d").display().to_string();
-    let socket = world.supervisord.path("supervisor.sock").display().to_string();
-    let hook = hook.replace("/etc/supervisor/conf.d", &conf).replace("/run/supervisor.sock", &socket);
-    let plan = world.environment.read("deploy.yml") + &hook.replace("drain: 10s", "drain: 100ms");
+    let plan = world.environment.read("deploy.yml") + &world.hook_of_page(PAGE).replace("drain: 10s", "drain: 100ms");
     world.environment.write("deploy.yml", plan);
     world.deploy("r1").assert_exit(0);
     world.pack("r2", "works");
@@ -476,72 +485,18 @@ fn killed_deployment_is_finished_by_the_next() {
     }
 }
 
-/// Asks until it is told to stop. Returns how many requests were lost, and how many were answered.
-fn load(address: &str, stop: &AtomicBool, method: &str, keeps_alive: bool) -> (usize, usize) {
-    let connect = || BufReader::new(TcpStream::connect(address).unwrap());
-    let (mut connection, mut lost, mut answered) = (connect(), 0, 0);
-    let close = if keeps_alive { "" } else { "connection: close\r\n" };
-    let body = if method == "POST" { "content-length: 1\r\n\r\nx" } else { "\r\n" };
-    let request = format!("{method} / HTTP/1.1\r\nhost: x\r\n{close}{body}");
-    while !stop.load(Ordering::Relaxed) {
-        let answer = exchange(&mut connection, &request);
-        match &answer {
-            Some(answer) if ["r1 cor", "r2 cor"].contains(&answer.body.as_str()) => answered += 1,
-            Some(_) | None => lost += 1,
-        }
-        // After 1,000 requests, nginx says that it closes a connection.
-        if answer.is_none_or(|answer| answer.is_last) {
-            connection = connect();
-        }
-    }
-    (lost, answered)
-}
-
-struct PageAnswer {
-    body: String,
-    is_last: bool,
-}
-
-/// Sends a request; returns the body of its answer, if that is 200.
-fn exchange(connection: &mut BufReader<TcpStream>, request: &str) -> Option<PageAnswer> {
-    connection.get_mut().write_all(request.as_bytes()).ok()?;
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if connection.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-    }
-    let header =
-        |name: &str| head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix(name).map(str::to_owned));
-    let mut body = vec![0; header("content-length: ")?.trim().parse().ok()?];
-    connection.read_exact(&mut body).ok()?;
-    let is_last = header("connection: ").is_some_and(|value| value.trim() == "close");
-    head.starts_with("HTTP/1.1 200").then(|| PageAnswer { body: String::from_utf8(body).unwrap(), is_last })
-}
-
 #[test]
 fn no_request_is_lost_in_ten_switches() {
     let world = world();
     world.deploy("r1").assert_exit(0);
     world.pack("r2", "works");
-    let (stop, address) = (AtomicBool::new(false), world.nginx.address());
-    let results: Vec<(usize, usize)> = thread::scope(|scope| {
-        let kinds = [("GET", true), ("POST", true), ("GET", false)];
-        let loads = kinds.map(|(method, keeps_alive)| {
-            let (stop, address) = (&stop, &address);
-            scope.spawn(move || load(address, stop, method, keeps_alive))
-        });
-        for switch in 0..10 {
-            let release = ["r2", "r1"][switch % 2];
-            world.deploy(release).assert_exit(0);
-            assert_eq!(world.answer(), format!("{release} cor"));
-        }
-        stop.store(true, Ordering::Relaxed);
-        loads.map(|load| load.join().unwrap()).into()
-    });
-    let lost: Vec<usize> = results.iter().map(|(lost, _)| *lost).collect();
-    assert_eq!(lost, [0, 0, 0], "{results:?}");
-    assert!(results.iter().all(|(_, answered)| *answered > 100), "{results:?}");
+    let rate = TrafficRate { clients: 1, pause: Duration::from_millis(1) };
+    let mut traffic = Traffic::start(&world.nginx.address(), rate, "r1 cor");
+    for switch in 0..10 {
+        let release = ["r2", "r1"][switch % 2];
+        traffic.move_to(&format!("{release} cor"), || world.deploy(release)).assert_exit(0);
+    }
+    traffic.stop().assert_complete(400);
 }
 
 #[test]

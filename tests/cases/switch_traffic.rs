@@ -1,4 +1,7 @@
-//! `switch` in front of real proxies that look where the link leads at each request: nginx, Caddy, HAProxy.
+//! `switch` in front of real proxies that look where the link leads at each request: nginx, Caddy, HAProxy. Each answer names its release.
+
+pub(super) mod measured;
+mod reloads;
 
 use std::{
     fs,
@@ -6,14 +9,12 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use self::measured::{SwitchLoad, SwitchWay};
 
 use crate::support::{
     TestEnvironment,
@@ -30,10 +31,15 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [port, admin] = listeners.map(|listener| listener.local_addr().unwrap().port());
         Self { folder: tempfile::tempdir().unwrap(), port, admin, child: None }
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub(super) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -60,36 +66,54 @@ impl Proxy {
     /// nginx, with the page's configuration, and what answers in each slot.
     fn nginx(app: &Path) -> Self {
         let mut proxy = Self::new();
-        let root = proxy.folder.path().display().to_string();
         let slots: String = ["a", "b"]
             .iter()
             .map(|slot| {
-                format!("server {{ listen unix:{0}/slots/{slot}/sock; root {0}/slots/{slot}; }}\n", app.display())
+                let socket = format!("{}/slots/{slot}/sock", app.display());
+                format!("server {{ listen unix:{socket}; location / {{ return 200 \"release {slot}\\n\"; }} }}\n")
             })
             .collect();
+        let lines = slots + &proxy.documented("nginx", app);
+        proxy.start_nginx(&lines);
+        proxy
+    }
+
+    /// nginx, with these lines in its `http`.
+    pub(super) fn start_nginx(&mut self, lines: &str) {
+        let root = self.folder.path().display().to_string();
+        // Its workers are of the user of this test, whose folders they read.
         let configuration = format!(
-            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;
+            "daemon off; user root; pid {root}/pid; error_log {root}/error.log;
              events {{ worker_connections 256; }}
              http {{
                  access_log off; client_body_temp_path {root}/t1; proxy_temp_path {root}/t2;
                  fastcgi_temp_path {root}/t3; uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
-                 {slots}{}
-             }}",
-            proxy.documented("nginx", app)
+                 {lines}
+             }}"
         );
-        fs::write(proxy.path("nginx.conf"), configuration).unwrap();
-        let conf = proxy.path("nginx.conf").display().to_string();
-        proxy.start("nginx", &["-c", &conf, "-p", &root, "-e", &format!("{root}/error.log")]);
-        proxy
+        fs::write(self.path("nginx.conf"), configuration).unwrap();
+        let conf = self.path("nginx.conf").display().to_string();
+        self.start("nginx", &["-c", &conf, "-p", &root, "-e", &format!("{root}/error.log")]);
+    }
+
+    /// Lets nginx read its configuration again, which may have changed in files that it includes.
+    pub(super) fn reload_nginx(&self) {
+        let mut command = Command::new(program_path("nginx"));
+        command.args(["-s", "reload", "-c"]).arg(self.path("nginx.conf")).arg("-p").arg(self.folder.path());
+        run(command.arg("-e").arg(self.path("error.log")));
     }
 
     pub(super) fn caddy(app: &Path) -> Self {
         let mut proxy = Self::new();
         let options = format!("{{\n admin 127.0.0.1:{}\n auto_https off\n}}\n", proxy.admin);
         fs::write(proxy.path("Caddyfile"), options + &proxy.documented("caddyfile", app)).unwrap();
-        let conf = proxy.path("Caddyfile").display().to_string();
-        proxy.start("caddy", &["run", "--config", &conf, "--adapter", "caddyfile"]);
+        proxy.start_caddy();
         proxy
+    }
+
+    fn start_caddy(&mut self) {
+        let conf = self.path("Caddyfile").display().to_string();
+        self.start("caddy", &["run", "--config", &conf, "--adapter", "caddyfile"]);
     }
 
     pub(super) fn haproxy(app: &Path) -> Self {
@@ -122,10 +146,17 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            let _ = child.kill();
+            // So that nginx ends its workers.
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
             let _ = child.wait();
         }
     }
+}
+
+/// Runs a program that must succeed.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 pub(super) fn program_path(program: &str) -> PathBuf {
@@ -142,7 +173,6 @@ pub(super) fn environment(with: &str, grants: &str) -> TestEnvironment {
     );
     let environment = TestEnvironment::with_plan(&plan);
     for slot in ["a", "b", "c"] {
-        environment.write(&format!("app/slots/{slot}/VERSION"), format!("release {slot}"));
         environment.write(&format!("app/slots/{slot}/is-{slot}"), "");
     }
     environment
@@ -157,41 +187,16 @@ fn get(port: u16) -> Option<String> {
     answer.starts_with("HTTP/1.1 200").then_some(answer)
 }
 
-/// Asks again and again while something is done; returns how many requests were answered, and how many were not.
-fn under_load(port: u16, work: impl FnOnce()) -> (usize, usize) {
-    let is_done = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let is_done = Arc::clone(&is_done);
-            thread::spawn(move || {
-                let mut counts = (0, 0);
-                while !is_done.load(Ordering::Relaxed) {
-                    match get(port) {
-                        Some(answer) if answer.contains("release ") => counts.0 += 1,
-                        Some(_) | None => counts.1 += 1,
-                    }
-                }
-                counts
-            })
-        })
-        .collect();
-    work();
-    is_done.store(true, Ordering::Relaxed);
-    let counts: Vec<(usize, usize)> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-    (counts.iter().map(|(good, _)| good).sum(), counts.iter().map(|(_, bad)| bad).sum())
-}
-
-/// Switches back and forth under load: each switch is answered by its release, and no request is lost.
+/// Switches back and forth under load: each request is answered, and by the release that has the traffic.
 #[track_caller]
-fn switch_under_load(environment: &TestEnvironment, port: u16) {
+fn switch_under_load(environment: &TestEnvironment, name: &str, proxy: &Proxy) -> SwitchLoad {
     environment.deploy("a", &[]).assert_exit(0);
-    let (good, bad) = under_load(port, || {
-        for release in ["b", "a", "b", "a", "b", "a"] {
-            environment.deploy(release, &[]).assert_exit(0);
-            assert!(get(port).unwrap().contains(&format!("release {release}")), "{release}");
-        }
+    let (load, address) = (SwitchLoad::from_env(), proxy.address());
+    let way = SwitchWay { name, address: &address, answers: ["release a", "release b"] };
+    load.check(&way, |answer| {
+        environment.deploy(answer.trim_start_matches("release "), &[]).assert_exit(0);
     });
-    assert!(good > 0 && bad == 0, "{good} answered, {bad} lost");
+    load
 }
 
 #[test]
@@ -211,7 +216,10 @@ fn nginx_follows_the_link_and_loses_no_request() {
     environment.edit("deploy.yml", "link: live", "link: other");
     environment.deploy("a", &[]).assert_exit(1).assert_stderr_contains("the configuration of nginx does not name");
     environment.edit("deploy.yml", "link: other", "link: live");
-    switch_under_load(&environment, proxy.port);
+    let load = switch_under_load(&environment, "nginx, the link", &proxy);
+    if load.is_measured() {
+        reloads::measure_nginx(load, &environment.path("app"));
+    }
     // The proxy knows no slot c, so traffic does not arrive there.
     environment
         .deploy("c", &[])
@@ -232,7 +240,10 @@ fn caddy_follows_the_link_and_loses_no_request() {
     environment.edit("deploy.yml", "CHECK", &check);
     environment.edit("deploy.yml", "WIRED", &format!("\"{admin}/config/\""));
     environment.edit("deploy.yml", "ADMIN", &format!("\"{admin}\", \"http://127.0.0.1:{}\"", proxy.port));
-    switch_under_load(&environment, proxy.port);
+    let load = switch_under_load(&environment, "Caddy, the link", &proxy);
+    if load.is_measured() {
+        reloads::measure_caddy(load, &environment.path("app"));
+    }
 }
 
 #[test]
@@ -250,7 +261,7 @@ fn haproxy_is_told_and_loses_no_request() {
     );
     environment.edit("deploy.yml", "CHECK", &check);
     environment.edit("deploy.yml", "SOCKET", &format!("\"unix:{}\"", proxy.path("admin.sock").display()));
-    switch_under_load(&environment, proxy.port);
+    switch_under_load(&environment, "HAProxy, the link and its map", &proxy);
     assert_eq!(environment.read("app/slots.map"), "# slots\nshop a\nblog a\n");
     environment.deploy("c", &[]).assert_exit(1).assert_stderr_contains("switched back to `slots/a`");
     assert!(get(proxy.port).unwrap().contains("release a"));

@@ -22,6 +22,8 @@ mod runner_output;
 mod server;
 mod ssh;
 mod supervisord;
+mod tracer;
+mod traffic;
 mod unpack;
 
 use std::{
@@ -54,6 +56,8 @@ pub use self::{
         SshHost, kill_children, make_key, plan_on_host, write_named_ssh_config, write_ssh_config, write_ssh_config_at,
     },
     supervisord::SupervisordServer,
+    tracer::{TracedCall, TracedRun},
+    traffic::{Traffic, TrafficRate, TrafficReport},
 };
 
 /// Where the plan, the app and the migrations are copied from.
@@ -306,6 +310,15 @@ impl TestEnvironment {
     /// Waits for a process that [`start`](Self::start) started and returns its exit code, if it ended by itself.
     pub fn wait(&self, mut child: std::process::Child) -> Option<i32> {
         child.wait().unwrap().code()
+    }
+
+    /// Runs the runner under strace until `is_last` says of a call that it is killed behind it, or to its end. None if strace failed, by
+    /// which the runner is killed too.
+    pub fn run_traced(&self, arguments: &[&str], is_last: impl Fn(&TracedCall) -> bool) -> Option<TracedRun> {
+        let mut command = Command::new("strace");
+        self.make_hermetic(&mut command);
+        let (run, strace_error) = tracer::trace_once(command, arguments, is_last).unwrap();
+        strace_error.is_empty().then(|| run.unwrap())
     }
 
     /// Runs the runner while no other case runs.

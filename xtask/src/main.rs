@@ -76,9 +76,12 @@ enum XtaskCommand {
         /// needs `examples/history`
         #[arg(long, value_name = "RUNNER", conflicts_with = "write")]
         against: Option<PathBuf>,
-        /// With `growth`, after 10, 300 and 600 attempts; with `hosts`, on fewer hosts and in fewer rounds
+        /// With `growth`, after 10, 300 and 600 attempts; with `hosts`, on fewer hosts and in fewer rounds; with `switches`, for 5 s each
         #[arg(long)]
         quick: bool,
+        /// With `faults`, only this part
+        #[arg(long)]
+        part: Option<bench::faults::FaultPart>,
     },
 }
 
@@ -100,9 +103,11 @@ fn main() -> ExitCode {
         XtaskCommand::Tidy => tidy::run(workspace::root()),
         XtaskCommand::Workflows => setup::ensure(&setup::LINTERS).and_then(|()| workflows::run()),
         XtaskCommand::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
-        XtaskCommand::Bench { names, write: _, against: Some(old), quick } => bench::run_against(&names, &old, quick),
-        XtaskCommand::Bench { names, write, against: None, quick } => {
-            bench::run(&names, bench::BenchOptions { write, quick })
+        XtaskCommand::Bench { names, write: _, against: Some(old), quick, part: _ } => {
+            bench::run_against(&names, &old, quick)
+        }
+        XtaskCommand::Bench { names, write, against: None, quick, part } => {
+            bench::run(&names, bench::BenchOptions { write, quick, part })
         }
     };
     match result {

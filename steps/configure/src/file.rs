@@ -1,8 +1,9 @@
 //! One file: its candidate beside it, what was there before, and what was rendered last.
 //!
 //! The names in `.pawl` of the directory: `before/<key>/<name>` is what was there before the step with this key, or a link to nothing;
-//! `last/<name>` is a copy of what the last deployment rendered, by which an edit is noticed; `older/<key>/<name>` is that copy as it was before
-//! this step, which returns with what was there before.
+//! `last/<name>` is a copy of what the last deployment rendered, by which an edit is noticed. It has `.pawl-next` at its end until the
+//! programs have accepted the file, so that a killed deployment is finished, and its file is not taken for an edit. `older/<key>/<name>` is
+//! that copy as it was before this step, which returns with what was there before.
 
 use pawl_step::files::{self, FileStatus, Ownership, Template};
 use pawl_step::{Failure, FailureKind};
@@ -30,6 +31,8 @@ pub(crate) struct ConfiguredFile {
     last: String,
     /// The place of what had been rendered last before this step.
     older: String,
+    /// The place of the same, until programs have accepted it.
+    next: String,
 }
 
 /// What is in place of a file.
@@ -70,6 +73,7 @@ impl ConfiguredFile {
             before: format!("{dir}/.pawl/before/{key}/{name}"),
             last: format!("{dir}/.pawl/last/{name}"),
             older: format!("{dir}/.pawl/older/{key}/{name}"),
+            next: format!("{dir}/.pawl/last/{name}.pawl-next"),
             dir: dir.to_owned(),
             to,
         })
@@ -86,10 +90,11 @@ impl ConfiguredFile {
     /// Refuses a file that differs from what was rendered last, unless it is what the template gives now.
     pub(crate) fn refuse_edited(&self, configuration: &Configuration) -> Result<(), Failure> {
         let is_known = files::status(&self.last)?.is_some();
-        if !is_known || self.status()?.is_none() || self.is_begun()? || files::are_equal(&self.to, &self.last)? {
+        if !is_known || self.status()?.is_none() || self.is_begun()? {
             return Ok(());
         }
-        if self.template(configuration).is_rendered(&self.to)? {
+        let is_ours = files::are_equal(&self.to, &self.last)? || files::are_equal(&self.to, &self.next)?;
+        if is_ours || self.template(configuration).is_rendered(&self.to)? {
             return Ok(());
         }
         let path = files::path(&self.to)?;
@@ -120,7 +125,9 @@ impl ConfiguredFile {
     }
 
     /// Puts the candidate in place, and keeps what was there.
-    pub(crate) fn place(&self) -> Result<(), Failure> {
+    pub(crate) fn place(&self, configuration: &Configuration) -> Result<(), Failure> {
+        let ownership = Ownership { mode: Some("0600".to_owned()), ..Ownership::default() };
+        self.template(configuration).render(&self.next, &ownership)?;
         files::rename(&self.candidate(), &self.to, Some(&self.before))
     }
 
@@ -131,11 +138,8 @@ impl ConfiguredFile {
     }
 
     /// Remembers what was rendered, and forgets what other steps have kept.
-    pub(crate) fn remember(&self, configuration: &Configuration) -> Result<(), Failure> {
-        let ownership = Ownership { mode: Some("0600".to_owned()), ..Ownership::default() };
-        let new = format!("{}.pawl-new", self.last);
-        self.template(configuration).render(&new, &ownership)?;
-        files::rename(&new, &self.last, Some(&self.older))?;
+    pub(crate) fn remember(&self) -> Result<(), Failure> {
+        files::rename(&self.next, &self.last, Some(&self.older))?;
         for (folder, own) in [("before", &self.before), ("older", &self.older)] {
             let kept = format!("{}/.pawl/{folder}", self.dir);
             for name in files::names(&kept)? {
@@ -148,14 +152,12 @@ impl ConfiguredFile {
     }
 
     pub(crate) fn state(&self, configuration: &Configuration) -> Result<FileState, Failure> {
-        let kept = self.kept_kind()?;
         if self.template(configuration).is_rendered(&self.to)? {
-            // Somebody else may have written the same: then this step has still to say so.
-            let is_known = kept.is_some() || files::status(&self.last)?.is_some();
-            return Ok(if is_known { FileState::Ours } else { FileState::Before });
+            // What was rendered is remembered last. Until then a program has perhaps still to be told, or somebody else has written the same.
+            return Ok(if files::are_equal(&self.to, &self.last)? { FileState::Ours } else { FileState::Before });
         }
         let is_there = self.status()?.is_some();
-        Ok(match kept.as_deref() {
+        Ok(match self.kept_kind()?.as_deref() {
             None => FileState::Before,
             Some("link") if !is_there => FileState::Before,
             Some("file") if files::are_equal(&self.to, &self.before)? => FileState::Before,
@@ -186,12 +188,16 @@ impl ConfiguredFile {
     fn put_last_back(&self) -> Result<(), Failure> {
         let older = files::status(&self.older)?.map(|status| status.kind);
         match older.as_deref() {
-            Some("file") => return files::rename(&self.older, &self.last, None),
-            Some(_) => files::remove(&self.older)?,
-            // It failed before it was remembered.
-            None if files::are_equal(&self.last, &self.before)? => return Ok(()),
-            None => {}
+            Some("file") => files::rename(&self.older, &self.last, None)?,
+            Some(_) => {
+                files::remove(&self.older)?;
+                files::remove(&self.last)?;
+            }
+            // It failed before it was remembered, or an undo was killed.
+            None if files::status(&self.next)?.is_some() || files::are_equal(&self.last, &self.before)? => {}
+            None => files::remove(&self.last)?,
         }
+        files::remove(&self.next)
         files::remove(&self.last)
     }
 

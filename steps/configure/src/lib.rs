@@ -130,7 +130,7 @@ impl Step for ConfigureStep {
             accept_or_put_back(&input.config, &configuration)?;
         }
         for file in &configuration.files {
-            file.remember(&configuration)?;
+            file.remember()?;
         }
         Ok(receipt(&configuration).note("changed", changed))
     }
@@ -156,6 +156,7 @@ impl Step for ConfigureStep {
         let mut is_changed =
             receipt.notes.get("changed").and_then(Value::as_array).is_some_and(|files| !files.is_empty());
         for file in &configuration.files {
+            file.remove_candidate()?;
             is_changed |= file.put_back()?;
         }
         match &input.config.notify {
@@ -196,7 +197,7 @@ fn place_checked(config: &ConfigureConfig, configuration: &Configuration) -> Res
         file.render_candidate(configuration)?;
     }
     check_candidates(config, configuration)?;
-    configuration.files.iter().try_for_each(ConfiguredFile::place)
+    configuration.files.iter().try_for_each(|file| file.place(configuration))
 }
 
 /// Calls a check with `{}` for each candidate.

@@ -253,6 +253,23 @@ impl SlotSet {
         fs::remove(&record_place(&self.place(slot)))
     }
 
+    /// Removes the sockets of a program that does not run any more.
+    ///
+    /// # Errors
+    /// The folder can't be read, or a socket not removed.
+    pub(crate) fn clear_sockets(&self, slot: &Slot) -> Result<(), Failure> {
+        let place = self.place(slot);
+        if !fs::exists(&place)? {
+            return Ok(());
+        }
+        for entry in fs::list(&place)? {
+            if entry.file_type == FileType::Other {
+                fs::remove(&format!("{place}/{}", entry.name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses an attempt that is older than one that has written a record. Call it before each effect outside of this directory.
     ///
     /// # Errors

@@ -1,56 +1,66 @@
 //! Kills at every point: the kill tests, which take a few points by chance, here take all of them. The connections with hosts are cut at
-//! 100 points, and their coordinator is killed at 40.
+//! 100 points, and their coordinator is killed at 40; a deployment of what serves, under load, is killed at 200.
 //!
 //! Nothing is compared with anybody: what counts is that none fails. Deliberately absent: the kills, which are tests.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
+use super::section::MarkedSection;
 use crate::workspace::{self, cargo, command_line};
 
-/// Runs them, and shows the summaries; into docs/benchmarks.md too, if asked.
-pub(super) fn run_kill_tests(write: bool) -> Result<()> {
+/// A part of the faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FaultPart {
+    /// Kills and power losses of deployments on this machine
+    Local,
+    /// Cuts of connections with hosts, and kills of their coordinator
+    Hosts,
+    /// Kills of migrations
+    Databases,
+    /// Kills of a blue/green deployment under load
+    Serving,
+}
+
+impl FaultPart {
+    /// The tests. Those that wait for servers run one after the other, and are not to wait for each other too.
+    fn commands(self) -> Vec<Command> {
+        match self {
+            Self::Local => vec![
+                tests("kills", &["ends_as_an_undisturbed_one", "lose_no_record", "operators::killed"], "all"),
+                tests("cases", &["shared_lock::one_of_sixteen"], "all"),
+            ],
+            Self::Hosts => vec![tests("cases", &["host_faults", "--test-threads=1"], "all")],
+            Self::Databases => vec![tests("databases", &["kills_on", "--nocapture", "--test-threads=1"], "300")],
+            Self::Serving => vec![tests("cases", &["serving_kills"], "200")],
+        }
+    }
+}
+
+fn tests(binary: &str, filters: &[&str], points: &str) -> Command {
     let mut command = cargo();
-    command.args(["test", "--release", "--package", "runner", "--test", "kills", "--"]);
-    command.args(["ends_as_an_undisturbed_one", "lose_no_record", "operators::killed"]);
-    let mut summaries = collect_summaries(command.env("PAWL_POINTS", "all"))?;
-    let mut races = cargo();
-    races.args(["test", "--release", "--package", "runner", "--test", "cases", "--", "shared_lock::one_of_sixteen"]);
-    workspace::run(races.env("PAWL_POINTS", "all"))?;
-    let mut hosts = cargo();
-    hosts.args([
-        "test",
-        "--release",
-        "--package",
-        "runner",
-        "--test",
-        "cases",
-        "--",
-        "host_faults",
-        "--test-threads=1",
-    ]);
-    summaries.extend(collect_summaries(hosts.env("PAWL_POINTS", "all"))?);
-    // One after the other: they wait for servers, and are not to wait for each other too.
-    let mut command = cargo();
-    command.args([
-        "test",
-        "--release",
-        "--package",
-        "runner",
-        "--test",
-        "databases",
-        "--",
-        "kills_on",
-        "--nocapture",
-        "--test-threads=1",
-    ]);
-    summaries.extend(self::collect_summaries(command.env("PAWL_POINTS", "300"))?);
-    summaries.sort();
+    command.args(["test", "--release", "--package", "runner", "--test", binary, "--"]).args(filters);
+    command.env("PAWL_POINTS", points);
+    command
+}
+
+/// Runs them all, or one part, and shows the summaries; into docs/benchmarks.md too, if asked.
+pub(super) fn run_kill_tests(only: Option<FaultPart>, write: bool) -> Result<()> {
+    let mut summaries = Vec::new();
+    for part in FaultPart::value_variants().iter().filter(|part| only.is_none_or(|only| only == **part)) {
+        let before = summaries.len();
+        for mut command in part.commands() {
+            summaries.extend(collect_summaries(&mut command)?);
+        }
+        ensure!(summaries.len() > before, "the part {part:?} killed nothing");
+    }
     if write {
         let path = workspace::root().join("docs/benchmarks.md");
         let old = fs::read_to_string(&path).unwrap_or_default();
@@ -72,7 +82,6 @@ fn collect_summaries(command: &mut Command) -> Result<Vec<String>> {
     }
     let status = child.wait()?;
     ensure!(status.success(), "`{}`: {status}", command_line(command));
-    ensure!(!summaries.is_empty(), "`{}` killed nothing", command_line(command));
     Ok(summaries)
 }
 
@@ -83,19 +92,21 @@ fn parse_summary(line: &str) -> Option<String> {
     Some(format!("{before}; {kinds}"))
 }
 
-const BEGIN: &str = "<!-- cargo xtask bench faults --write: begin -->";
-const END: &str = "<!-- cargo xtask bench faults --write: end -->";
-const INTRODUCTION: &str = "## Faults\n\nThe runner is killed behind every call that changes something outside of it, and run \
-                            again: the end must be\nan undisturbed run's. Double kills: 20 pairs by chance.";
+const SECTION: MarkedSection = MarkedSection {
+    begin: "<!-- cargo xtask bench faults --write: begin -->",
+    end: "<!-- cargo xtask bench faults --write: end -->",
+    introduction: "## Faults\n\nThe runner is killed behind every call that changes something outside of it, and run again: the end \
+                   must be\nan undisturbed run's. Double kills: 20 pairs by chance.",
+};
 
-/// The document with new summaries; the text around them stays.
+/// The document with new summaries. Those of parts that did not run stay, and so does the text around them.
 fn update_summaries(document: &str, summaries: &[String]) -> String {
-    let parts = document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = match parts {
-        Some((before, after)) => (before.to_owned(), after),
-        None => (format!("{}\n\n{INTRODUCTION}\n\n", super::document_head(document)), "\n"),
-    };
-    format!("{before}{BEGIN}\n```text\n{}\n```\n{END}{after}", summaries.join("\n"))
+    let key = |line: &str| line.split_inclusive(": ").next().unwrap_or_default().to_owned();
+    let old = SECTION.body(document).unwrap_or_default().lines().filter(|line| line.contains(": "));
+    let lines: BTreeMap<String, &str> =
+        old.chain(summaries.iter().map(String::as_str)).map(|line| (key(line), line)).collect();
+    let lines: Vec<&str> = lines.into_values().collect();
+    SECTION.update(document, &format!("```text\n{}\n```\n", lines.join("\n")))
 }
 
 #[cfg(test)]
@@ -112,9 +123,9 @@ mod tests {
 
     #[test]
     fn update_keeps_the_surrounding_text() {
-        let first = update_summaries("# Benchmarks\n\nText.\n", &["a".to_owned()]);
-        let second = update_summaries(&(first.replace("## Faults", "## Kills") + "More.\n"), &["b".to_owned()]);
+        let first = update_summaries("# Benchmarks\n\nText.\n", &["b: 2".to_owned(), "a: 1".to_owned()]);
+        let second = update_summaries(&(first.replace("## Faults", "## Kills") + "More.\n"), &["b: 3".to_owned()]);
         assert!(second.starts_with("# Benchmarks\n\nText.\n\n## Kills") && second.ends_with("More.\n"), "{second}");
-        assert!(second.contains("\nb\n") && !second.contains("\na\n"), "{second}");
+        assert!(second.contains("\na: 1\nb: 3\n"), "{second}");
     }
 }

@@ -7,7 +7,7 @@ mod against;
 mod append;
 mod checkpoints;
 mod databases;
-mod faults;
+pub(crate) mod faults;
 mod growth;
 pub(crate) mod hosts;
 mod launcher;
@@ -17,7 +17,9 @@ mod output;
 mod plan;
 mod pull;
 mod resume;
+mod section;
 mod steps;
+mod switches;
 
 use std::{
     fmt, fs,
@@ -53,7 +55,7 @@ pub(crate) enum BenchmarkName {
     Steps,
     /// 1,000 migrations on PostgreSQL, and runs at once, beside psql, sqlx-cli, dbmate and refinery
     Databases,
-    /// Kills at every point of a deployment, and at 300 of the migrations of each database
+    /// Kills at every point of a deployment, at 300 of the migrations of each database, and at 200 of a blue/green deployment under load
     Faults,
     /// How long after its timeout a step that hangs is stopped: at most 50 ms
     Deadlines,
@@ -65,6 +67,8 @@ pub(crate) enum BenchmarkName {
     Output,
     /// Each command after 10, 1,000 and 10,000 attempts, with `dir:`, `git:` and S3
     Growth,
+    /// Traffic that is switched 50 times under load, beside reloads; and one switch
+    Switches,
     /// A release on 1, 8 and 100 hosts, beside bash over ssh, ansible, pyinfra, fabric and capistrano
     Hosts,
 }
@@ -74,8 +78,10 @@ pub(crate) enum BenchmarkName {
 pub(crate) struct BenchOptions {
     /// Whether the figures go into docs/benchmarks.md.
     pub(crate) write: bool,
-    /// Whether histories are short, and hosts few.
+    /// Whether histories are short, hosts few, and loads over soon.
     pub(crate) quick: bool,
+    /// The only part of the faults.
+    pub(crate) part: Option<faults::FaultPart>,
 }
 
 impl fmt::Display for BenchmarkName {
@@ -104,7 +110,8 @@ enum BenchTarget {
     Bytes { largest: u64, limit: u64 },
 }
 
-pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchOptions) -> Result<()> {
+pub(crate) fn run(names: &[BenchmarkName], options: BenchOptions) -> Result<()> {
+    let BenchOptions { write, quick, part } = options;
     // It needs less than the others.
     if names == [BenchmarkName::Growth] {
         return growth::run(None, quick, write);
@@ -132,12 +139,13 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
             BenchmarkName::Launcher => launcher::rows(&runner)?,
             BenchmarkName::Checkpoints => checkpoints::rows()?,
             BenchmarkName::Output => output::rows(&runner)?,
+            BenchmarkName::Switches => switches::rows(options)?,
             BenchmarkName::Deadlines => {
                 measure_deadlines()?;
                 Vec::new()
             }
             BenchmarkName::Faults => {
-                faults::run_kill_tests(write)?;
+                faults::run_kill_tests(part, write)?;
                 Vec::new()
             }
             BenchmarkName::Growth => {
@@ -145,7 +153,7 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
                 Vec::new()
             }
             BenchmarkName::Hosts => {
-                hosts::run(&runner, BenchOptions { write, quick })?;
+                hosts::run(&runner, options)?;
                 Vec::new()
             }
         });

@@ -7,16 +7,22 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write as _},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags},
+    fs::{AtFlags, Dir, Mode, OFlags},
     io::Errno,
 };
 
 use crate::file_owner::{FileOwner, open_place};
+
+/// The digits between a file's name and `.tmp`.
+const NONCE_DIGITS: usize = 16;
 
 /// Replaces the file at a path, or creates it with the mode that the umask allows.
 ///
@@ -57,6 +63,28 @@ pub fn remove_staged_files(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes what killed processes left of one file of an open directory under temporary names. No other process may be writing the file.
+///
+/// # Errors
+/// The directory cannot be read, or a file not removed.
+pub fn remove_staged(dir: &impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let found = OsStr::from_bytes(entry.file_name().to_bytes());
+        if is_staged(found, name.as_ref()) {
+            rustix::fs::unlinkat(dir, found, AtFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is a temporary one of this file: `<name>.<16 hexadecimal digits>.tmp`.
+fn is_staged(found: &OsStr, name: &OsStr) -> bool {
+    let rest = found.as_bytes().strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
+    let nonce = rest.and_then(|rest| rest.strip_suffix(b".tmp"));
+    nonce.is_some_and(|nonce| nonce.len() == NONCE_DIGITS && nonce.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// A whole file under a temporary name. It is removed unless it gets its own name.
@@ -173,6 +201,20 @@ mod tests {
         remove_staged_files(folder.path()).unwrap();
         assert_eq!(names(folder.path()), ["f"]);
         remove_staged_files(&folder.path().join("missing")).unwrap();
+    }
+
+    #[test]
+    fn files_that_a_killed_process_left_of_one_file_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["f", "f.tmp", "f.x.0123456789abcdef.tmp", "f.0123456789abcdeg.tmp"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        std::mem::forget(StagedFile::write(&folder.path().join("f"), b"half").unwrap());
+        assert_eq!(names(folder.path()).len(), 5);
+        remove_staged(&File::open(folder.path()).unwrap(), "f").unwrap();
+        let mut left = names(folder.path());
+        left.sort();
+        assert_eq!(left, ["f", "f.0123456789abcdeg.tmp", "f.tmp", "f.x.0123456789abcdef.tmp"]);
     }
 
     #[test]

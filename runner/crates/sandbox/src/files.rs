@@ -30,7 +30,7 @@ use contract::{
 };
 use hostio::{
     accounts::AccountKind,
-    atomic_file::StagedFile,
+    atomic_file::{StagedFile, remove_staged},
     blocking::run_blocking,
     confined_path,
     file_owner::{FileOwner, open_place, searchable, status},
@@ -236,9 +236,13 @@ fn status_json(place: &OwnedFd) -> io::Result<Value> {
     }))
 }
 
-/// Writes a rendered file unless it is there already, with this mode and owner. Returns whether it changed.
+/// Writes a rendered file unless it is there already, with this mode and owner. Returns whether it changed. What a killed runner left of
+/// it is removed.
 fn place_content(place: &FilePlace, content: &[u8], owner: &FileOwner) -> io::Result<bool> {
     place.create_folder()?;
+    let (folder, name) = place.folder()?;
+    let folder = open_for_sync(&folder)?;
+    remove_staged(&folder, name)?;
     let before = place.read();
     if let (Ok(Some(before)), Ok(at)) = (&before, place.open()) {
         let stat = status(&at)?;
@@ -247,8 +251,7 @@ fn place_content(place: &FilePlace, content: &[u8], owner: &FileOwner) -> io::Re
             return Ok(false);
         }
     }
-    let (folder, name) = place.folder()?;
-    let staged = StagedFile::write_in(&open_for_sync(&folder)?, name, &[content], Mode::RUSR | Mode::WUSR)?;
+    let staged = StagedFile::write_in(&folder, name, &[content], Mode::RUSR | Mode::WUSR)?;
     staged.set_owner(owner)?;
     staged.replace()?;
     Ok(true)
@@ -381,6 +384,7 @@ impl files::Host for HostState {
     async fn remove(&mut self, place: String) -> Result<(), HostError> {
         let place = self.writable_render(&place, "remove")?;
         let removed = place.folder().and_then(|(folder, name)| {
+            remove_staged(&open_for_sync(&folder)?, name)?;
             match folder.symlink_metadata(name)?.is_dir() {
                 true => folder.remove_dir_all(name)?,
                 false => folder.remove_file(name)?,

@@ -13,7 +13,7 @@ use std::{
 use cap_std::fs::Dir;
 use url::Url;
 
-use super::{failure, files::FilePlace};
+use super::{failure, files::FilePlace, scratch_dir::ScratchDir};
 use contract::{
     GrantName, StepId,
     step::{FailureKind, StepFailure},
@@ -59,7 +59,7 @@ pub(super) struct CapabilityGate {
     client: Arc<net::NetClient>,
     dir_snapshots: DirSnapshotCache,
     /// What a rehearsal has rendered; removed with the gate.
-    copies: OnceLock<tempfile::TempDir>,
+    copies: OnceLock<ScratchDir>,
     /// The timeout of the call.
     timeout: Duration,
 }
@@ -395,7 +395,7 @@ impl CapabilityGate {
         let folder = match self.copies.get() {
             Some(folder) => folder,
             None => {
-                let made = tempfile::Builder::new().prefix("pawl-rehearsal-").tempdir().map_err(failed)?;
+                let made = ScratchDir::new().map_err(failed)?;
                 self.copies.get_or_init(|| made)
             }
         };

@@ -35,6 +35,7 @@ mod program;
 mod program_inputs;
 mod registry_content;
 mod schema_violation;
+mod scratch_dir;
 mod secrets;
 mod socket;
 mod templates;

@@ -271,6 +271,7 @@ impl<'s, C, E: SlotEngine> SlotStarter<'s, C, E> {
     pub(super) fn remove(&self, slot: &Slot, record: &SlotRecord) -> Result<(), Failure> {
         self.set.refuse_late(self.input)?;
         self.engine.remove(slot, record)?;
+        self.set.clear_sockets(slot)?;
         self.set.clear(self.input, slot)
     }
 }

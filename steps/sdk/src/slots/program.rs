@@ -209,12 +209,6 @@ impl SlotFiles {
     /// Not granted, or not possible.
     pub fn remove(&self) -> Result<(), Failure> {
         files::remove(&self.place())?;
-        let begin = format!("{}.", self.name());
-        for name in files::names(&self.grant)? {
-            if name.starts_with(&begin) && name.ends_with(".tmp") {
-                files::remove(&format!("{}/{name}", self.grant))?;
-            }
-        }
         files::remove(&self.secrets_place())
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::engine::{ProgramInfo, SlotEngine, SlotLaunch, SlotProgramState, SlotStarter};
 use super::{ChosenSlot, ReadyConfig, Slot, SlotRecord, SlotState, SlotValues};
-use crate::fs::{self, FileType};
+use crate::fs;
 use crate::{Failure, Receipt, log};
 
 /// How many lines of the program's output a message has; the log has more.
@@ -164,13 +164,7 @@ impl<'s, C, E: SlotEngine> SlotStart<'s, C, E> {
     /// Removes the log and the sockets of the program that was in the slot before.
     fn clear_leftovers(&self) -> Result<(), Failure> {
         fs::remove(&self.log)?;
-        let place = self.starter.set.place(self.slot());
-        for entry in fs::list(&place)? {
-            if entry.file_type == FileType::Other {
-                fs::remove(&format!("{place}/{}", entry.name))?;
-            }
-        }
-        Ok(())
+        self.starter.set.clear_sockets(self.slot())
     }
 
     fn await_ready(&self) -> Result<(), Failure> {

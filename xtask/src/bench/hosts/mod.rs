@@ -68,7 +68,7 @@ struct BenchedFleet {
     number: u64,
 }
 
-pub(super) fn run(runner: &Path, BenchOptions { write, quick }: BenchOptions) -> Result<()> {
+pub(super) fn run(runner: &Path, BenchOptions { write, quick, .. }: BenchOptions) -> Result<()> {
     setup::ensure(&FLEET_TOOLS)?;
     let mut bench = HostsBench { runner: runner.to_owned(), quick, rows: Vec::new() };
     bench.measure_small_fleets()?;

@@ -1,0 +1,102 @@
+//! Times one call of `switch` whose code is loaded: a store, an instance, the note, the new link and its rename, synced. Beside it is what
+//! people do by hand, `symlink` and `rename` in this process, without a sync. Prints two medians in nanoseconds. For
+//! `cargo xtask bench switches`.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::symlink, time::Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use contract::{AttemptNumber, Label, TargetName, step::StepOutcome};
+use journal::{
+    Journal, LoadedJournals, Redactor, StepTarget,
+    event::{FORMAT, Fingerprint, JournalHeader, MAGIC, Release},
+    file::StepEffect,
+};
+use plan::{Plan, PlanRequest, PlanSource};
+use runner::deploy::{PinPolicy, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease};
+use sandbox::{CallChannel, UserPaths};
+
+const ROUNDS: usize = 200;
+
+const PLAN: &str = r#"{"version": 1, "app": "bench", "steps": {"switch": {
+    "with": {"link": "live", "to": "slots/a"}, "grants": {"dirs": {"app": "./app"}}}}}"#;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let folder = std::env::args().nth(1).context("usage: switch FOLDER")?;
+    let folder = tempfile::tempdir_in(folder)?;
+    for slot in ["a", "b"] {
+        fs::create_dir_all(folder.path().join("app/slots").join(slot))?;
+    }
+    let label: Label = "r1".parse()?;
+    let source = PlanSource { path: "(bench)".into(), folder: folder.path().to_owned(), text: PLAN.into() };
+    let request = PlanRequest { environment: None, release: &label, env: &|_| None, inventory: &plan::no_inventory };
+    let plan = Plan::parse(source, &request).map_err(|errors| anyhow!("{errors:?}"))?;
+    let setting = PreflightOptions {
+        cache_dirs: UserPaths::default(),
+        notify: std::sync::Arc::new(|_| {}),
+        pin_policy: PinPolicy::Disabled,
+        scope: PreflightScope::Machine,
+        job_secrets: BTreeMap::new(),
+        limit: None,
+    };
+    let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
+        .await
+        .map_err(|problems| anyhow!("{problems:?}"))?;
+    let [ready] = &prepared.steps[..] else { return Err(anyhow!("the plan has one step")) };
+    let mut journal = new_journal(folder.path())?;
+    let place = StepTarget { step: "switch".parse()?, target: TargetName::local() };
+
+    let mut times = Vec::new();
+    for round in 0..ROUNDS {
+        let (key, to) = (format!("{round:016x}"), format!("slots/{}", ["a", "b"][round % 2]));
+        let input = serde_json::json!({
+            "app": "bench", "environment": "default", "run": "1-abcdef", "attempt": 1, "epoch": 1, "lineage": "bench", "step": "switch",
+            "target": "local", "key": key, "input-hash": key, "config": {"link": "live", "to": to},
+            "release": {"label": "r1", "digest": null}, "outputs": {}, "head": {"live": null},
+        });
+        let intent = journal.record_intent(&place, &key, Fingerprint::default(), input, StepEffect::Exposing)?;
+        let began = Instant::now();
+        let done = prepared.executor(ready).apply(&ready.step, intent, CallChannel::unobserved()).await;
+        times.push(began.elapsed());
+        ensure!(matches!(done.outcome(), StepOutcome::Succeeded { .. }), "{:?}", done.outcome());
+        ensure!(fs::read_link(folder.path().join("app/live"))?.to_str() == Some(&to), "the link does not lead to {to}");
+        journal.record_outcome(done)?;
+    }
+
+    let (link, new) = (folder.path().join("app/bare"), folder.path().join("app/bare.new"));
+    let mut bare = Vec::new();
+    for round in 0..ROUNDS {
+        let began = Instant::now();
+        symlink(["slots/a", "slots/b"][round % 2], &new)?;
+        fs::rename(&new, &link)?;
+        bare.push(began.elapsed());
+    }
+    for times in [&mut times, &mut bare] {
+        times.sort();
+        #[expect(clippy::print_stdout, reason = "its output is read by xtask")]
+        {
+            println!("{}", times[ROUNDS / 2].as_nanos());
+        }
+    }
+    Ok(())
+}
+
+fn new_journal(folder: &std::path::Path) -> Result<Journal> {
+    let header = JournalHeader {
+        magic: MAGIC.to_owned(),
+        format: FORMAT,
+        app: "bench".parse()?,
+        environment: "default".parse()?,
+        run: "1-abcdef".parse()?,
+        attempt: AttemptNumber::FIRST,
+        epoch: 1,
+        release: Release { label: "r1".parse()?, digest: None },
+        runner: "bench".to_owned(),
+        by: "bench@host".to_owned(),
+        commit: None,
+        url: None,
+        machine: None,
+    };
+    let path = folder.join("attempt-000001.journal");
+    Ok(Journal::create(&path, header, LoadedJournals::default(), Redactor::default(), Box::new(|_| {}))?)
+}
