@@ -37,11 +37,13 @@ mod migrate;
 mod modules;
 mod new_step;
 mod output;
+mod pack;
 mod plan;
 mod plan_file;
 mod plan_fold;
 mod post;
 mod prune;
+mod publish;
 mod resolve;
 mod rollback;
 mod schema;
@@ -96,6 +98,10 @@ enum CliCommand {
     Post(Deferred<post::PostArgs>),
     /// Remove old releases that no rollback needs
     Prune(Deferred<prune::PruneArgs>),
+    /// Make a release of a folder: the same files give the same bytes
+    Pack(Deferred<pack::PackArgs>),
+    /// Publish a release where `pull` finds it
+    Publish(Deferred<publish::PublishArgs>),
     /// Show what a deployment would do, without doing it
     Plan(Deferred<plan::PlanCommandArgs>),
     /// Show the live release, and any unfinished run
@@ -211,6 +217,8 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             CliCommand::Resolve(_)
             | CliCommand::Post(_)
             | CliCommand::Prune(_)
+            | CliCommand::Pack(_)
+            | CliCommand::Publish(_)
             | CliCommand::Plan(_)
             | CliCommand::Status(_)
             | CliCommand::History(_)
@@ -244,6 +252,8 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Resolve(Deferred(args)) => block_on(resolve::run(&args, screen, out)),
         CliCommand::Post(Deferred(args)) => block_on(post::run(&args, screen)),
         CliCommand::Prune(Deferred(args)) => block_on(prune::run(&args, screen, out)),
+        CliCommand::Pack(Deferred(args)) => pack::run(&args, screen, out).map_err(one),
+        CliCommand::Publish(Deferred(args)) => block_on(publish::run(&args, screen, out)),
         CliCommand::Plan(Deferred(args)) => block_on(plan::run(&args, screen, out)),
         CliCommand::Step(Deferred(args)) => block_on(step::run(&args, screen)),
         CliCommand::Doctor(Deferred(args)) => block_on(doctor::run(&args, screen, out)),
