@@ -14,6 +14,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 mod attempt_notices;
 mod attempts;
 mod ci;
+mod completions;
 mod deferred;
 mod deploy;
 mod doctor;
@@ -131,6 +132,11 @@ enum CliCommand {
     State(Deferred<state::StateSubcommand>),
     /// Print the JSON Schema of a plan
     Schema,
+    /// Print the completion script of a shell
+    Completions(Deferred<completions::CompletionsArgs>),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(Deferred<completions::ManArgs>),
     /// Make the calls of steps for a runner on another machine, which starts it over ssh
     #[command(hide = true)]
     Agent,
@@ -231,6 +237,8 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Lock(_)
             | CliCommand::State(_)
             | CliCommand::Schema
+            | CliCommand::Completions(_)
+            | CliCommand::Man(_)
             | CliCommand::Agent
             | CliCommand::Hosts(_)
             | CliCommand::Doctor(_),
@@ -275,6 +283,8 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, line_width, out)),
         CliCommand::State(Deferred(command)) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
+        CliCommand::Completions(Deferred(args)) => completions::completions(&args, out).map_err(one),
+        CliCommand::Man(Deferred(args)) => completions::man(&args).map_err(one),
         CliCommand::Agent => block_on(async {
             let folders = xdg_dirs::agent_folders().map_err(one)?;
             Ok(agent::serve(folders).await)

@@ -84,6 +84,9 @@ pub(super) fn run(args: &PackArgs, screen: &CommandOutput, out: &mut dyn Write) 
     let (packed, staged) = match &place.archive {
         None => (::pack::pack(&request, io::stdout().lock())?, None),
         Some(archive) => {
+            if let Some(folder) = archive.parent() {
+                std::fs::create_dir_all(folder).map_err(PackError::Output)?;
+            }
             let (staged, packed) = StagedFile::fill(archive, |file| ::pack::pack(&request, file))?;
             (packed, Some(staged))
         }
@@ -138,7 +141,10 @@ impl Destination {
             atomic_file::replace_file(listing, ::pack::listing(packed, &self.name, version.as_str()).as_bytes())?;
         }
         if let (Some(staged), Some(archive)) = (staged, &self.archive) {
-            atomic_file::replace_file(&checksum(archive), ::pack::checksum_line(&packed.digest, &self.name).as_bytes())?;
+            atomic_file::replace_file(
+                &checksum(archive),
+                ::pack::checksum_line(&packed.digest, &self.name).as_bytes(),
+            )?;
             staged.replace()?;
         }
         Ok(())
@@ -157,9 +163,8 @@ fn beside(archive: &Path, ending: &str) -> PathBuf {
 
 fn version(args: &PackArgs) -> Result<Label, Diagnostic> {
     let text = match args.version.as_str() {
-        "git" => source::git_describe(&args.dir).map_err(|error| {
-            error.with_hint("name it: `--version 1.4.2`; or take the date: `--version calendar`")
-        })?,
+        "git" => source::git_describe(&args.dir)
+            .map_err(|error| error.with_hint("name it: `--version 1.4.2`; or take the date: `--version calendar`"))?,
         "calendar" => calendar_version(args.time.and_then(at)),
         given => given.to_owned(),
     };

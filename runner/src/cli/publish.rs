@@ -6,11 +6,7 @@ use std::{io::Write, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{
-    output::CommandOutput,
-    source::env_variable,
-    xdg_dirs,
-};
+use super::{output::CommandOutput, source::env_variable, xdg_dirs};
 use crate::report::{self, OutputFormat, json};
 use ::pack::publish::{PublishError, PublishSource, PublishTarget, Published, Publisher, S3Bucket};
 use contract::{
@@ -47,9 +43,10 @@ pub(super) async fn run(
     let name = PathBuf::from(&args.file).file_name().map(|name| name.to_string_lossy().into_owned());
     let name = name.filter(|_| args.file != "-");
     // A wrong target is known before a long file is read.
-    let targets = args.targets.iter().map(|text| {
-        PublishTarget::parse(text, name.as_deref()).map_err(|error| one(error.diagnostic(text)))
-    });
+    let targets = args
+        .targets
+        .iter()
+        .map(|text| PublishTarget::parse(text, name.as_deref()).map_err(|error| one(error.diagnostic(text))));
     let targets = targets.collect::<Result<Vec<_>, _>>()?;
     let publisher = publisher(args, screen)?;
     let source = match args.file.as_str() {

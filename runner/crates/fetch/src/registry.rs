@@ -314,7 +314,10 @@ fn verify_digest(what: &'static str, bytes: Vec<u8>, expected: &Digest) -> Resul
 pub enum AuthChallenge {
     Basic,
     /// A token of the token server `realm`.
-    Bearer { realm: String, service: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+    },
 }
 
 /// The authentication challenge in the headers `www-authenticate` of a registry (RFC 9110, section 11.6.1).
@@ -421,36 +424,24 @@ mod tests {
         );
     }
 
-    fn response_with_challenges(challenges: &[&str]) -> NetResponse {
-        NetResponse {
-            status: 401,
-            headers: challenges.iter().map(|value| ("www-authenticate".to_owned(), (*value).to_owned())).collect(),
-            body: Vec::new(),
-            url: Url::parse("https://r.example.com/").unwrap(),
-        }
-    }
-
     #[test]
     fn challenges_are_parsed() {
         let bearer = |realm: &str, service: Option<&str>| {
             Some(AuthChallenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
         };
         let full = "Bearer realm=\"https://a.example.com/token\",service=\"r, x\",scope=\"repository:a:pull,push\"";
+        assert_eq!(parse_challenge([full].into_iter()), bearer("https://a.example.com/token", Some("r, x")));
         assert_eq!(
-            parse_challenge(&response_with_challenges(&[full])),
-            bearer("https://a.example.com/token", Some("r, x"))
-        );
-        assert_eq!(
-            parse_challenge(&response_with_challenges(&["bearer service=r, realm=\"https://a\""])),
+            parse_challenge(["bearer service=r, realm=\"https://a\""].into_iter()),
             bearer("https://a", Some("r"))
         );
         assert_eq!(
-            parse_challenge(&response_with_challenges(&["Basic realm=\"x\"", full])),
+            parse_challenge(["Basic realm=\"x\"", full].into_iter()),
             bearer("https://a.example.com/token", Some("r, x"))
         );
-        assert_eq!(parse_challenge(&response_with_challenges(&["Basic realm=\"x\""])), Some(AuthChallenge::Basic));
+        assert_eq!(parse_challenge(["Basic realm=\"x\""].into_iter()), Some(AuthChallenge::Basic));
         for other in ["", "Digest realm=\"x\"", "Bearer", "Bearer realm=\"x", "Bearer service=\"x\""] {
-            assert_eq!(parse_challenge(&response_with_challenges(&[other])), None, "{other}");
+            assert_eq!(parse_challenge([other].into_iter()), None, "{other}");
         }
     }
 

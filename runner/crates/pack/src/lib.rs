@@ -19,4 +19,4 @@ pub use checksum::{checksum_line, parse_checksum};
 pub use entries::{IGNORE_FILE, PackedEntry, PackedEntryKind};
 pub use error::PackError;
 pub use fetch::archive::ArchiveLimits;
-pub use listing::{listing, listed_version};
+pub use listing::{listed_version, listing};

@@ -80,7 +80,11 @@ impl<'a> EntryRules<'a> {
     pub fn check_ratio(&self, content: u64, archive: u64) -> Result<(), ArchiveError> {
         self.limits.check_ratio(compression_ratio(content, archive))?;
         if archive > self.limits.max_bytes {
-            return Err(ArchiveError::Limit { limit: ArchiveLimitKind::Bytes, max: self.limits.max_bytes, entry: None });
+            return Err(ArchiveError::Limit {
+                limit: ArchiveLimitKind::Bytes,
+                max: self.limits.max_bytes,
+                entry: None,
+            });
         }
         Ok(())
     }

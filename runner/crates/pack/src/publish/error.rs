@@ -116,9 +116,7 @@ impl PublishError {
             | Self::ServerFull { .. }
             | Self::Damaged { .. }
             | Self::Credentials(_)
-            | Self::Protocol { .. } => {
-                (ErrorCode::PublishFailed, format!("can't publish to {}", escape_line(target)))
-            }
+            | Self::Protocol { .. } => (ErrorCode::PublishFailed, format!("can't publish to {}", escape_line(target))),
         };
         let diagnostic = Diagnostic::new(code, message).with_cause(self).with_hint(self.hint());
         match self {

@@ -94,12 +94,11 @@ impl Publisher {
             PublishTarget::S3 { key, .. } => {
                 let bucket = bucket.ok_or_else(|| PublishError::Invalid("no access to the bucket".to_owned()))?;
                 let place = web::WebPlace::S3 { signer: Arc::clone(&bucket.signer), key: key.clone() };
-                let upload = s3::MultipartUpload { sessions: &sessions, chunk_bytes: self.chunk_bytes, tell: &self.tell };
+                let upload =
+                    s3::MultipartUpload { sessions: &sessions, chunk_bytes: self.chunk_bytes, tell: &self.tell };
                 web::publish(source, &place, &transfer, Some(&upload)).await
             }
-            PublishTarget::Oci(reference) => {
-                oci::publish(self, source, reference, &transfer, &sessions).await
-            }
+            PublishTarget::Oci(reference) => oci::publish(self, source, reference, &transfer, &sessions).await,
             PublishTarget::PythonIndex(url) => {
                 python_index::publish(source, url, self.authorization.as_ref(), &transfer).await
             }

@@ -22,8 +22,7 @@ use plan::OciRef;
 const CHUNK_BYTES: u64 = 16 << 20;
 /// How often an upload is continued, or begun again, without a byte of progress.
 const MAX_FUTILE_TRIES: u32 = 4;
-const MANIFEST_TYPES: &str =
-    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const ARTIFACT_TYPE: &str = "application/vnd.pawl.release";
@@ -223,7 +222,11 @@ impl RegistryPublication<'_> {
     async fn begin_upload(&mut self) -> Result<Url, PublishError> {
         let request = TransferRequest::new(Method::POST, self.url("blobs/uploads/")?);
         let answer = self.send(&request).await?;
-        if answer.is_success() { self.location(&answer) } else { Err(self.error(&answer, "the beginning of an upload")) }
+        if answer.is_success() {
+            self.location(&answer)
+        } else {
+            Err(self.error(&answer, "the beginning of an upload"))
+        }
     }
 
     async fn push_manifest(&mut self, manifest: &str) -> Result<(), PublishError> {

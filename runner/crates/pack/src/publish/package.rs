@@ -58,8 +58,11 @@ impl PythonPackage {
 
 fn wheel_metadata(file: File) -> io::Result<Option<String>> {
     let mut archive = zip::ZipArchive::new(file).map_err(io::Error::other)?;
-    let is_metadata = |name: &str| name.split_once('/').is_some_and(|(folder, rest)| folder.ends_with(".dist-info") && rest == "METADATA");
-    let Some(name) = archive.file_names().find(|name| is_metadata(name)).map(str::to_owned) else { return Ok(None) };
+    let is_metadata = |name: &str| {
+        name.split_once('/').is_some_and(|(folder, rest)| folder.ends_with(".dist-info") && rest == "METADATA")
+    };
+    let names = archive.file_names().filter_map(Result::ok).map(std::borrow::Cow::into_owned);
+    let Some(name) = names.into_iter().find(|name| is_metadata(name)) else { return Ok(None) };
     let mut text = String::new();
     archive.by_name(&name).map_err(io::Error::other)?.take(MAX_METADATA_BYTES).read_to_string(&mut text)?;
     Ok(Some(text))

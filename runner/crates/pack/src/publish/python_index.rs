@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn link_of_a_file_is_found_by_its_name() {
-        let page = "<a href=\"../../packages/shop-1.tar.gz#sha256=ab\">x</a> <a href='/p/shop-2.tar.gz?a=1&amp;b=2'>y</a>";
+        let page =
+            "<a href=\"../../packages/shop-1.tar.gz#sha256=ab\">x</a> <a href='/p/shop-2.tar.gz?a=1&amp;b=2'>y</a>";
         assert_eq!(file_link(page, "shop-1.tar.gz").as_deref(), Some("../../packages/shop-1.tar.gz#sha256=ab"));
         assert_eq!(file_link(page, "shop-2.tar.gz").as_deref(), Some("/p/shop-2.tar.gz?a=1&b=2"));
         assert_eq!(file_link(page, "shop-3.tar.gz"), None);

@@ -23,7 +23,8 @@ pub(super) async fn authorize(
         Some(own) => Some(own.clone()),
         None => stored(publisher, reference)?,
     };
-    let challenges = answer.headers.iter().filter(|(name, _)| name == "www-authenticate").map(|(_, value)| value.as_str());
+    let challenges =
+        answer.headers.iter().filter(|(name, _)| name == "www-authenticate").map(|(_, value)| value.as_str());
     let Some(AuthChallenge::Bearer { realm, service }) = parse_challenge(challenges) else { return Ok(own) };
     // A token needs no token server.
     if own.as_ref().is_some_and(|own| !own.reveal().starts_with("Basic ")) {

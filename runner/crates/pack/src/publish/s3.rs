@@ -179,7 +179,9 @@ fn completion(parts: &[ListedPart]) -> String {
         format!("<Part><PartNumber>{}</PartNumber><ETag>{tag}</ETag></Part>", part.part_number)
     };
     let parts: String = parts.iter().map(part).collect();
-    format!("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>")
+    format!(
+        "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>"
+    )
 }
 
 /// S3 begins to answer with 200 before it has completed the upload, and says in the body what went wrong.

@@ -4,7 +4,6 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::unix::fs::FileExt as _,
     path::Path,
     sync::Arc,
 };
@@ -68,13 +67,6 @@ impl PublishSource {
             return Err(PublishError::Invalid("standard input is empty".to_owned()));
         }
         Ok(Self { file: file.into(), digest, size, name: None, version: None })
-    }
-
-    /// Its bytes in a range.
-    pub(super) fn read(&self, start: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, start)?;
-        Ok(bytes)
     }
 
     /// A text with a placeholder of the plan where the version is.

@@ -15,7 +15,10 @@ pub enum PublishTarget {
     /// The URL of the file.
     Http(Url),
     /// The key of the object.
-    S3 { bucket: String, key: String },
+    S3 {
+        bucket: String,
+        key: String,
+    },
     Oci(OciRef),
     /// The URL of an index's upload API.
     PythonIndex(Url),
@@ -31,7 +34,9 @@ impl PublishTarget {
         let named = |place: &str| match (place.ends_with('/'), name) {
             (false, _) => Ok(place.to_owned()),
             (true, Some(name)) => Ok(format!("{place}{name}")),
-            (true, None) => Err(invalid("what comes from standard input has no name; end the target in one".to_owned())),
+            (true, None) => {
+                Err(invalid("what comes from standard input has no name; end the target in one".to_owned()))
+            }
         };
         if let Some(reference) = text.strip_prefix("oci://") {
             return match OciRef::parse(reference).map_err(invalid)? {

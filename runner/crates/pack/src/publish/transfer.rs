@@ -28,7 +28,7 @@ const STALL_CHECKS: u64 = 24;
 /// The largest answer that is kept, in bytes.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 /// The pauses before a request is tried again.
-const PAUSES_MS: [u64; 4] = [200, 800, 2000, 5000];
+const PAUSES_MS: [u64; 3] = [200, 800, 2500];
 
 pub(super) struct Transfer {
     client: Client,
@@ -39,7 +39,10 @@ pub(super) struct Transfer {
 pub(super) enum BodyPart {
     Bytes(Bytes),
     /// A range of the file.
-    Range { start: u64, length: u64 },
+    Range {
+        start: u64,
+        length: u64,
+    },
 }
 
 /// A request. Cheap to copy, so that it can be sent again.
