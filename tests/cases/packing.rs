@@ -89,7 +89,7 @@ fn pull_unpacks_what_was_packed() {
     assert_eq!(environment.read(&format!("{ARCHIVE}.sha256")), format!("{digest}  shop-r1.tar.zst\n"));
     environment.deploy("r1", &[]).assert_exit(0);
     let live = environment.path("deploy/test/current/");
-    assert_eq!(fs::read_to_string(live.join("VERSION")).unwrap(), "r1\n");
+    assert_eq!(fs::read_to_string(live.join("VERSION")).unwrap(), "r1");
     assert!(fs::read_to_string(live.join("index.html")).unwrap().contains("Release r1"));
     assert_eq!(fs::read_link(live.join("bin/run")).unwrap(), Path::new("start"));
     assert_eq!(live.join("bin/start").metadata().unwrap().permissions().mode() & 0o777, 0o755);
@@ -189,7 +189,7 @@ fn versions_come_from_git_the_calendar_or_the_command() {
         let answer = environment.run(&[&arguments[..], more].concat());
         let version = answer.assert_exit(0).json()["version"].as_str().unwrap().to_owned();
         let files = files_of(&environment.path(format!("dist/{version}.tar.zst")));
-        assert_eq!(files["VERSION"], format!("{version}\n").as_bytes());
+        assert_eq!(files["VERSION"], version.as_bytes());
         version
     };
     let unknown = environment.run(&["pack", "app", "--out", "dist/x.tar.zst"]);

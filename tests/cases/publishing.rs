@@ -94,7 +94,7 @@ fn deploy_from(published: &Value, change: impl FnOnce(String) -> String) -> Test
     let machine = TestEnvironment::with_plan(&change(format!("version: 1\napp: shop\nsteps:\n{step}")));
     machine.deploy("r1", &[]).assert_exit(0);
     let [release] = &machine.list("deploy/releases")[..] else { panic!("one release") };
-    assert_eq!(machine.read(&format!("deploy/releases/{release}/VERSION")), "r1\n");
+    assert_eq!(machine.read(&format!("deploy/releases/{release}/VERSION")), "r1");
     machine
 }
 

@@ -127,9 +127,7 @@ impl Destination {
 
     /// Absolute paths of the files of this and earlier calls, which may lie in the folder.
     fn own_files(&self) -> Vec<PathBuf> {
-        let archive = self.archive.iter();
-        let own = archive.flat_map(|archive| [archive.clone(), checksum(archive)]).chain(self.listing.clone());
-        own.filter_map(|path| {
+        self.archive.iter().chain(&self.listing).filter_map(|path| {
             let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or_else(|| Path::new("."));
             Some(folder.canonicalize().ok()?.join(path.file_name()?))
         })

@@ -44,7 +44,7 @@ pub struct PackRequest<'a> {
     /// The compression level of zstd.
     pub level: i32,
     pub limits: &'a ArchiveLimits,
-    /// Absolute paths of what stays out.
+    /// Absolute paths of files that stay out, with what lies beside them under their names.
     pub left_out: &'a [PathBuf],
 }
 

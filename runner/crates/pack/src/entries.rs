@@ -46,7 +46,7 @@ pub enum PackedEntryKind {
     },
 }
 
-/// Reads the entries below a folder. `left_out` are absolute paths.
+/// Reads the entries below a folder. `left_out` are absolute paths of files, which stay out with what lies beside them.
 pub(crate) fn read(
     folder: &Path,
     left_out: &[PathBuf],
@@ -77,7 +77,13 @@ pub(crate) fn read(
 
 fn is_packed(entry: &DirEntry, left_out: &[PathBuf]) -> bool {
     let is_never_packed = || NEVER_PACKED.iter().any(|name| entry.file_name() == *name);
-    entry.depth() == 0 || !(is_never_packed() || left_out.iter().any(|path| path == entry.path()))
+    entry.depth() == 0 || !(is_never_packed() || left_out.iter().any(|path| is_of(entry.path(), path)))
+}
+
+/// Whether a file is another one, or lies beside it: `x.tar.zst.sha256`, or what `x.tar.zst` is called until it is complete.
+fn is_of(path: &Path, other: &Path) -> bool {
+    let rest = path.as_os_str().as_bytes().strip_prefix(other.as_os_str().as_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.' && !rest.contains(&b'/'))
 }
 
 fn entry(folder: &Path, found: &DirEntry, rules: &mut EntryRules<'_>) -> Result<PackedEntry, PackError> {
