@@ -3,6 +3,7 @@
 
 mod cuts;
 mod faults;
+mod python;
 
 use std::fs;
 
