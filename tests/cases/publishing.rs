@@ -188,7 +188,10 @@ fn registry_gets_it_once() {
     let (mut environment, registry) = (packed_with_noise(3 << 20), DockerRegistry::start(TestRegistryAuth::Basic));
     let target = format!("oci://{}/acme/shop:r1", registry.authority());
     let refused = publish(&environment, &target, &[]);
-    refused.assert_exit(1).assert_stderr_contains("error[P0237]").assert_stderr_contains("`docker login` does as well");
+    refused
+        .assert_exit(1)
+        .assert_stderr_contains("error[P0237]")
+        .assert_stderr_contains("give credentials: `docker login`");
     let config = format!(r#"{{"auths": {{"{}": {{"auth": "{ANN_CREDENTIALS}"}}}}}}"#, registry.authority());
     fs::create_dir(environment.home(".docker")).unwrap();
     fs::write(environment.home(".docker/config.json"), config).unwrap();

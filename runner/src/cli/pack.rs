@@ -127,11 +127,14 @@ impl Destination {
 
     /// Absolute paths of the files of this and earlier calls, which may lie in the folder.
     fn own_files(&self) -> Vec<PathBuf> {
-        self.archive.iter().chain(&self.listing).filter_map(|path| {
-            let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or_else(|| Path::new("."));
-            Some(folder.canonicalize().ok()?.join(path.file_name()?))
-        })
-        .collect()
+        self.archive
+            .iter()
+            .chain(&self.listing)
+            .filter_map(|path| {
+                let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or_else(|| Path::new("."));
+                Some(folder.canonicalize().ok()?.join(path.file_name()?))
+            })
+            .collect()
     }
 
     fn finish(&self, packed: &PackedArchive, version: &Label, staged: Option<StagedFile>) -> io::Result<()> {

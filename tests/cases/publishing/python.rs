@@ -77,13 +77,44 @@ fn source_distribution_is_published() {
 #[test]
 fn what_is_no_package_is_refused() {
     let environment = super::packed();
-    for (file, text) in
-        [(super::ARCHIVE, "ends neither in .whl nor in .tar.gz"), ("dist/x-1-py3-none-any.whl", "it is no Python package")]
-    {
+    for (file, text) in [
+        (super::ARCHIVE, "ends neither in .whl nor in .tar.gz"),
+        ("dist/x-1-py3-none-any.whl", "it is no Python package"),
+    ] {
         if !environment.exists(file) {
             environment.write(file, "no zip");
         }
         let output = environment.run(&["publish", file, "pypi+http://127.0.0.1:9/"]);
         output.assert_exit(2).assert_stderr_contains("error[P0237]").assert_stderr_contains(text);
     }
+}
+
+/// A wheel that other people made, with all that its metadata says.
+#[test]
+fn wheel_of_others_is_published() {
+    let index = PypiServer::start(PypiAuth::Anonymous);
+    let environment = TestEnvironment::new();
+    let name = "gunicorn-23.0.0-py3-none-any.whl";
+    environment.write(name, fs::read(index.packages().join(name)).unwrap());
+    let target = format!("pypi+http://{}/", index.authority());
+    let publish = |file: &str| environment.run(&["publish", file, target.as_str()]);
+    let expected = index.gunicorn().lines().next().unwrap().to_owned();
+    let there = publish(name);
+    assert!(there.assert_exit(0).stdout.starts_with("already published gunicorn==23.0.0"), "{}", there.stdout);
+    fs::remove_file(index.packages().join(name)).unwrap();
+    let published = publish(name);
+    assert!(published.assert_exit(0).stdout.starts_with("published gunicorn==23.0.0"), "{}", published.stdout);
+    assert!(published.stdout.contains(&expected), "{expected:?} is not in {}", published.stdout);
+
+    index.add_application("acme", "1.0");
+    let taken = "acme-1.0-py3-none-any.whl";
+    let mut content = fs::read(index.packages().join(taken)).unwrap();
+    environment.write(taken, &content);
+    assert!(publish(taken).assert_exit(0).stdout.starts_with("already published"));
+    // A comment behind the end of a zip changes nothing but the digest.
+    let length = content.len();
+    content[length - 2] = 1;
+    content.push(b'x');
+    environment.write(taken, &content);
+    publish(taken).assert_exit(2).assert_stderr_contains("error[P0238]");
 }

@@ -47,6 +47,17 @@ fn said(body: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {}", escape_line(&text)) }
 }
 
+/// Where the credentials of a target come from.
+fn credentials_hint(target: &str) -> &'static str {
+    match target.split_once("://").map(|(scheme, _)| scheme) {
+        Some("oci") => {
+            "`docker login`; or `--authorization NAME`, a variable with `Basic USER:PASSWORD` or `Bearer TOKEN`"
+        }
+        Some("s3") => "the variables `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or a role of this machine",
+        Some(_) | None => "`--authorization NAME`, a variable with `Basic USER:PASSWORD` or `Bearer TOKEN`",
+    }
+}
+
 impl PublishError {
     /// For `map_err`: an error of this machine's files.
     pub(super) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
@@ -72,7 +83,7 @@ impl PublishError {
         }
     }
 
-    fn hint(&self) -> String {
+    fn hint(&self, target: &str) -> String {
         match self {
             Self::Invalid(_) => {
                 "write FILE and then a folder, https://…, s3://BUCKET/KEY, oci://REGISTRY/NAME:TAG or pypi+https://…"
@@ -84,17 +95,12 @@ impl PublishError {
                 "nothing was published; when the server works, publish again: what has arrived is not sent again where the target can continue"
                     .to_owned()
             }
-            Self::Denied { has_credentials: false, .. } => {
-                "give credentials: `--authorization NAME`, a variable with `Basic USER:PASSWORD` or `Bearer TOKEN`; for a registry, `docker login` does as well; for S3, the variables `AWS_…`"
-                    .to_owned()
-            }
+            Self::Denied { has_credentials: false, .. } => format!("give credentials: {}", credentials_hint(target)),
             Self::Denied { .. } => "check the credentials, and that this user may write there".to_owned(),
             Self::ServerFull { .. } => "free some space on the server, then publish again".to_owned(),
             Self::Damaged { .. } => "publish under another name, and find out what changed it".to_owned(),
             Self::Differs { .. } => "give this content a version of its own, and publish that".to_owned(),
-            Self::Credentials(_) => {
-                "use `--authorization NAME`, a variable with `Basic USER:PASSWORD` or `Bearer TOKEN`".to_owned()
-            }
+            Self::Credentials(_) => format!("give other credentials: {}", credentials_hint(target)),
             Self::Protocol { .. } => "check that the address is that of such a server".to_owned(),
         }
     }
@@ -118,7 +124,7 @@ impl PublishError {
             | Self::Credentials(_)
             | Self::Protocol { .. } => (ErrorCode::PublishFailed, format!("can't publish to {}", escape_line(target))),
         };
-        let diagnostic = Diagnostic::new(code, message).with_cause(self).with_hint(self.hint());
+        let diagnostic = Diagnostic::new(code, message).with_cause(self).with_hint(self.hint(target));
         match self {
             Self::Invalid(_) | Self::WrongChecksum { .. } => diagnostic.with_exit(ExitKind::Refused),
             Self::Io { .. }
