@@ -11,11 +11,13 @@ mod host_link;
 #[expect(dead_code, reason = "the bench of hosts uses the rest")]
 mod host_root;
 pub mod machine;
+mod metered_relay;
 mod moto;
 mod nginx;
 mod normalize;
 mod podman;
 mod proxy;
+mod pypi;
 mod registry;
 mod relay;
 mod runner_output;
@@ -44,10 +46,12 @@ pub use self::{
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
     host_link::{HostLink, LinkDirection, LinkEnd},
+    metered_relay::MeteredRelay,
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
     podman::PodmanEngine,
     proxy::{FaultyProxy, ProxyFault},
+    pypi::{PypiAuth, PypiServer},
     registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},
     relay::TcpRelay,
     runner_output::RunnerOutput,

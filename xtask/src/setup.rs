@@ -94,7 +94,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::Dbmate
             | SetupNeed::ArtifactClient
             | SetupNeed::Pip(_)
-            | SetupNeed::GunicornWheels
+            | SetupNeed::PythonWheels
             | SetupNeed::Actionlint
             | SetupNeed::GitlabCiLocal => {}
             SetupNeed::CargoDeny => {
@@ -121,7 +121,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             SetupNeed::YamlLanguageServer => install_with_npm("yaml-language-server@2.0.0", tools_dir()?.join("yaml"))?,
             SetupNeed::GitlabCiLocal => install_with_npm(GITLAB_CI_LOCAL_PACKAGE, tools_dir()?.join("gitlab"))?,
             SetupNeed::Pip(pip) => install_with_pip(pip)?,
-            SetupNeed::GunicornWheels => download_wheels(&GUNICORN_WHEELS)?,
+            SetupNeed::PythonWheels => download_wheels(&PYTHON_WHEELS)?,
             SetupNeed::GuestToolchain
             | SetupNeed::Program(_)
             | SetupNeed::PodmanHelper(_)
@@ -157,7 +157,7 @@ fn debian_packages(need: SetupNeed) -> Vec<String> {
         | SetupNeed::Dbmate
         | SetupNeed::ArtifactClient
         | SetupNeed::Pip(_)
-        | SetupNeed::GunicornWheels
+        | SetupNeed::PythonWheels
         | SetupNeed::Actionlint
         | SetupNeed::GitlabCiLocal
         | SetupNeed::CargoDeny
@@ -200,7 +200,9 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
             programs.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("php-fpm"))
                 && output(Command::new("php").args(["--ri", "curl"])).is_ok()
         }
-        SetupNeed::GunicornWheels => is_tool_installed(&Path::new(WHEELS).join("gunicorn-23.0.0-py3-none-any.whl")),
+        SetupNeed::PythonWheels => ["gunicorn-23.0.0", "setuptools-80.9.0"]
+            .iter()
+            .all(|name| is_tool_installed(&Path::new(WHEELS).join(format!("{name}-py3-none-any.whl")))),
         SetupNeed::Pip(pip) => {
             pip.programs.iter().all(|program| is_tool_installed(&Path::new(pip.name).join("bin").join(program)))
         }
@@ -313,8 +315,8 @@ fn install_with_pip(pip: &PipTool) -> Result<()> {
 /// Where an administrator's Python comes first on the PATH, this is still Debian's.
 const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 const WHEELS: &str = "wheels";
-/// What a recipe's `requirements.txt` names, and what that needs.
-const GUNICORN_WHEELS: [&str; 2] = ["gunicorn==23.0.0", "packaging==25.0"];
+/// What a recipe's `requirements.txt` names, what that needs, and what pip builds packages with.
+const PYTHON_WHEELS: [&str; 3] = ["gunicorn==23.0.0", "packaging==25.0", "setuptools==80.9.0"];
 
 fn download_wheels(packages: &[&str]) -> Result<()> {
     println!("setup: downloading {} with pip", packages.join(" and "));

