@@ -61,7 +61,7 @@ impl ServiceContainer {
 /// The containers of a project, sorted by their services, without what somebody runs once.
 pub(crate) fn containers(engine: &Engine<'_>, project: &str) -> Result<Vec<ServiceContainer>, Failure> {
     let mut found = Vec::new();
-    for name in engine.containers(&[(PROJECT_LABEL, project)])? {
+    for name in engine.containers(&[(PROJECT_LABEL, project.to_owned())])? {
         let Some(container) = engine.container(&name)? else { continue };
         let is_one_off = container.label(ONE_OFF_LABEL).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if !is_one_off {
