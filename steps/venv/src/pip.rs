@@ -12,6 +12,8 @@ use crate::environment::ReleaseEnvironment;
 const VERSION: &str = "import sys; print('%d.%d' % sys.version_info[:2])";
 /// Waits until all is on the disk.
 const SYNC: &str = "import os; os.sync()";
+/// What pip says when an index has a package in no version, or does not let it see any.
+const NOTHING_FOUND: &str = "(from versions: none)";
 /// The most lines of pip's output in a message.
 const MESSAGE_LINES: usize = 6;
 /// The most lines in a failure's details.
@@ -54,7 +56,7 @@ const SYMPTOMS: &[PipSymptom] = &[
         hint: "correct the secret that `index` names: `https://USER:PASSWORD@pypi.example.com/simple/`",
     },
     PipSymptom {
-        signs: &["connection broken by", "Connection aborted", "Read timed out", "Could not fetch URL", "Server Error"],
+        signs: &["connection broken by", "Connection aborted", "Read timed out", "Server Error"],
         kind: FailureKind::Transient,
         why: "the index does not answer",
         hint: "check its address and whether this machine reaches it; then run the deployment again",
@@ -131,10 +133,25 @@ impl<'c> Python<'c> {
 
     /// Installs the packages into an environment. The host logs pip's lines.
     pub(crate) fn install(&self, environment: &ReleaseEnvironment, name: &str) -> Result<(), Failure> {
+        let completion = self.pip_install(environment, name, &[])?.logged().run()?;
+        if completion.status == 0 {
+            return Ok(());
+        }
+        let mut text = lines_of(&completion);
+        // Only with this option pip tells that an index refused to answer.
+        if text.iter().any(|line| line.contains(NOTHING_FOUND)) {
+            let again = self.pip_install(environment, name, &["--verbose", "--dry-run"])?.run()?;
+            text.splice(0..0, lines_of(&again));
+        }
+        Err(installation_failure(&completion, &text, &self.config.requirements))
+    }
+
+    fn pip_install(&self, environment: &ReleaseEnvironment, name: &str, more: &[&str]) -> Result<Command, Failure> {
         let config = self.config;
         let interpreter = environment.host_path(&format!("{name}/bin/python"))?;
         let mut arguments = vec!["-m", "pip", "--python", &interpreter, "--no-input", "--disable-pip-version-check"];
         arguments.extend(["--no-color", "install", "--progress-bar", "off", "--no-warn-script-location"]);
+        arguments.extend(more);
         if config.require_hashes {
             arguments.push("--require-hashes");
         }
@@ -157,8 +174,7 @@ impl<'c> Python<'c> {
             Some(secret) => command = command.secret("PIP_INDEX_URL", Secret::open(secret)?),
             None => {}
         }
-        let completion = command.args(arguments).logged().run()?;
-        installed(&completion, &requirements)
+        Ok(command.args(arguments))
     }
 
     /// Waits until all is on the disk.
@@ -172,21 +188,17 @@ impl<'c> Python<'c> {
     }
 }
 
-/// Refuses an exit status of pip other than 0, and says what it means.
-fn installed(completion: &Completion, requirements: &str) -> Result<(), Failure> {
-    if completion.status == 0 {
-        return Ok(());
-    }
-    let lines = last_lines(completion, usize::MAX);
-    let has = |sign: &&str| lines.iter().any(|line| line.contains(*sign));
-    let symptom = SYMPTOMS.iter().find(|symptom| symptom.signs.iter().any(|sign| has(sign)));
+/// What a failed installation means. `text` has all that pip said, also when it was asked again.
+fn installation_failure(completion: &Completion, text: &[String], requirements: &str) -> Failure {
+    let has = |sign: &&str| text.iter().any(|line| line.contains(*sign));
+    let symptom = SYMPTOMS.iter().find(|symptom| symptom.signs.iter().any(has));
     let said = last_lines(completion, MESSAGE_LINES).join("\n");
     let (kind, why) = symptom.map_or((FailureKind::Permanent, "pip failed"), |found| (found.kind.clone(), found.why));
     let tail: Vec<Value> = last_lines(completion, DETAIL_LINES).into_iter().map(Value::from).collect();
-    Err(Failure::new(kind, format!("can't install `{requirements}`: {why}: {said}"))
+    Failure::new(kind, format!("can't install `{requirements}`: {why}: {said}"))
         .hint(symptom.map_or("read the full output with `runner logs`", |found| found.hint))
         .detail("status", completion.status)
-        .detail("output", tail))
+        .detail("output", tail)
 }
 
 fn succeeded(completion: &Completion, what: &str, hint: &str) -> Result<(), Failure> {
@@ -197,15 +209,19 @@ fn succeeded(completion: &Completion, what: &str, hint: &str) -> Result<(), Fail
     Err(Failure::permanent(format!("{what}: {said}")).hint(hint))
 }
 
-/// The last lines of the output: those of standard error follow those of standard output.
-fn last_lines(completion: &Completion, count: usize) -> Vec<String> {
+/// The lines of the output: those of standard error follow those of standard output.
+fn lines_of(completion: &Completion) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for stream in [&completion.stdout, &completion.stderr] {
         let text = String::from_utf8_lossy(stream);
         lines.extend(text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned));
     }
-    let first = lines.len().saturating_sub(count);
-    lines.split_off(first)
+    lines
+}
+
+fn last_lines(completion: &Completion, count: usize) -> Vec<String> {
+    let mut lines = lines_of(completion);
+    lines.split_off(lines.len().saturating_sub(count))
 }
 
 #[cfg(test)]
@@ -214,7 +230,7 @@ mod tests {
 
     fn failure(stdout: &str, stderr: &str) -> Failure {
         let completion = Completion { status: 1, stdout: stdout.into(), stderr: stderr.into() };
-        installed(&completion, "requirements.txt").unwrap_err()
+        installation_failure(&completion, &lines_of(&completion), "requirements.txt")
     }
 
     #[test]
