@@ -40,6 +40,8 @@ mod cases {
     mod hosts;
     mod images;
     mod imports;
+    mod init;
+    mod init_containers;
     mod invalid_modules;
     mod inventories;
     mod leaks;

@@ -29,6 +29,7 @@ const PACKAGES: BlockUse = Tested("xtask/src/setup.rs", "setup_installs_what_the
 const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
+const INIT: &str = "tests/cases/init.rs";
 const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 const SYSTEMD: &str = "tests/cases/systemd.rs";
 const COMPOSE: &str = "tests/cases/compose.rs";
@@ -133,6 +134,15 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("environments:", PLANS),
             ("version: 1", PLANS),
             ("environments:", PLANS),
+        ],
+    ),
+    (
+        "docs/init.md",
+        &[
+            ("$ runner init", Tested(INIT, "page_shows_a_proposal_and_a_template")),
+            ("$ runner init --template", Tested(INIT, "page_shows_a_proposal_and_a_template")),
+            ("# As root", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
+            ("# As deploy", Tested(INIT, "static_template_is_deployed_broken_resumed_and_rolled_back")),
         ],
     ),
     ("docs/journal.md", &[("4214ce79 ", Shown), ("3bb66167 ", Shown), ("ad76f0f8 ", Shown), ("f4d40815 ", Shown)]),

@@ -111,6 +111,7 @@ error_codes! {
     ProgramUnusable, "P0233", Refused, "a program cannot be run";
     WrongProgramVersion, "P0234", Refused, "a program has the wrong version";
     SeveralPlans, "P0235", Refused, "several plans, and none is named";
+    InitRefused, "P0239", Refused, "the files of a deployment cannot be written";
     SharedIdentity, "P0240", Refused, "two jobs share an identity";
     KeyChanged, "P0241", Refused, "the `key` was added or dropped";
     ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";
