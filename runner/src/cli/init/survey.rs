@@ -27,6 +27,33 @@ const MIGRATION_FOLDERS: [(&str, &str); 6] = [
     ("alembic", "add a `run` step: `alembic upgrade head`"),
     ("prisma/migrations", "add a `run` step: `npx prisma migrate deploy`"),
 ];
+/// What says in which language a project is written. `package.json` is the last one: others have it, too.
+const MANIFESTS: [&str; 10] = [
+    "pyproject.toml",
+    "setup.py",
+    "requirements.txt",
+    "composer.json",
+    "Gemfile",
+    "pom.xml",
+    "build.gradle",
+    "build.gradle.kts",
+    "go.mod",
+    "package.json",
+];
+/// Frameworks and servers, by which a Python package is known to serve requests.
+const PYTHON_SERVERS: [&str; 11] = [
+    "aiohttp",
+    "django",
+    "fastapi",
+    "flask",
+    "gunicorn",
+    "litestar",
+    "pyramid",
+    "sanic",
+    "starlette",
+    "uvicorn",
+    "waitress",
+];
 /// Generators of sites, by their configuration.
 const SITE_GENERATORS: [(&str, &str); 6] = [
     ("mkdocs.yml", "mkdocs build --site-dir site"),
@@ -78,8 +105,8 @@ impl FolderSurvey {
             proposal.reasons.push("it is empty: choose one, which also begins an application".to_owned());
             return proposal;
         }
-        let parts: [fn(&Self, &mut TemplateProposal); 6] =
-            [Self::containers, Self::python, Self::node, Self::php, Self::java, Self::site];
+        let parts: [fn(&Self, &mut TemplateProposal); 5] =
+            [Self::containers, Self::python, Self::other_languages, Self::node, Self::site];
         for part in parts {
             part(self, &mut proposal);
         }
@@ -92,39 +119,41 @@ impl FolderSurvey {
 
     fn containers(&self, proposal: &mut TemplateProposal) {
         let compose = self.first(&COMPOSE_FILES);
+        let only_if =
+            |file: &str| format!("{file}: choose compose if it is what runs in production, not only for development");
         if let Some(file) = self.first(&IMAGE_FILES) {
             proposal.propose(
                 DeploymentTemplate::Container,
                 format!("{file}: its image can be started beside the one that serves"),
             );
-            proposal.notes.push(
-                "in deploy.yml, `port: 8080` and `/health` must become the port and the address of yours".to_owned(),
-            );
-            if let Some(compose) = compose {
-                proposal.notes.push(format!(
-                    "{compose}: if it is what runs in production, and not only for development, choose compose"
-                ));
-            }
-        } else if let Some(file) = compose {
+            proposal.note("in deploy.yml, `port: 8080` and `/health` must become the port and the address of yours");
+            proposal.notes.extend(compose.map(only_if));
+        } else if let (Some(file), None) = (compose, self.first(&MANIFESTS)) {
             proposal.propose(DeploymentTemplate::Compose, format!("{file}: its services can be replaced together"));
-            proposal.notes.push(format!("build.sh builds an image of a Dockerfile, which is not here: leave that out, and give each image in {file} its digest"));
+            proposal.notes.push(format!(
+                "build.sh builds an image of a Dockerfile, which is not here: leave that out, and give each image in {file} its digest"
+            ));
+        } else {
+            proposal.notes.extend(compose.map(only_if));
         }
     }
 
     fn python(&self, proposal: &mut TemplateProposal) {
-        let has_package = self.first(&["pyproject.toml", "setup.py"]);
         let entry = self.first(&["manage.py", "wsgi.py", "asgi.py", "app.py", "main.py"]);
-        match (has_package, entry.or_else(|| self.first(&["requirements.txt"]))) {
-            (Some(file), _) if self.is_python_library(file) => proposal.notes.push(format!(
-                "{file}: a Python package, and nothing says that it serves requests"
-            )),
+        match (self.first(&["pyproject.toml", "setup.py"]), entry.or_else(|| self.first(&["requirements.txt"]))) {
+            (Some(file), _) if entry.is_none() && !self.needs_python_server() => {
+                proposal.notes.push(format!("{file}: a Python package, and nothing says that it serves requests"));
+            }
             (Some(file), _) => {
                 proposal.propose(DeploymentTemplate::Python, format!("{file}: the application can be built as a package"));
+                if proposal.template != Some(DeploymentTemplate::Python) {
+                    return;
+                }
                 if self.first(&["wsgi.py"]).is_none() {
-                    proposal.notes.push("in deploy.yml, `wsgi:application` must become the module and name of yours".to_owned());
+                    proposal.note("in deploy.yml, `wsgi:application` must become the module and the name of yours");
                 }
                 if self.first(&["requirements.txt"]).is_none() {
-                    proposal.notes.push("build.sh needs requirements.txt, with a hash for each package: `uv export` or `pip-compile --generate-hashes`".to_owned());
+                    proposal.note("build.sh needs requirements.txt with a hash for each package: `uv export` or `pip-compile --generate-hashes` writes it");
                 }
             }
             (None, Some(file)) => proposal.notes.push(format!(
@@ -134,63 +163,55 @@ impl FolderSurvey {
         }
     }
 
-    /// Whether a package has no sign of a server.
-    fn is_python_library(&self, file: &str) -> bool {
-        let servers = [
-            "django",
-            "flask",
-            "fastapi",
-            "starlette",
-            "gunicorn",
-            "uvicorn",
-            "aiohttp",
-            "pyramid",
-            "wsgi",
-            "asgi",
-            "sanic",
-            "litestar",
+    /// Whether a framework or server is among what the package depends on.
+    fn needs_python_server(&self) -> bool {
+        let project = self.text("pyproject.toml");
+        let between = |start: &str, end: &str| {
+            let rest = project.split_once(start).map_or("", |(_, rest)| rest);
+            rest.split_once(end).map_or(rest, |(inside, _)| inside).to_owned()
+        };
+        let texts = [
+            between("\ndependencies = [", "]\n"),
+            between("\n[tool.poetry.dependencies]", "\n["),
+            self.text("setup.py"),
+            self.text("requirements.txt"),
         ];
-        let mut text = self.text(file) + &self.text("requirements.txt");
-        text.make_ascii_lowercase();
-        !servers.iter().any(|server| text.contains(server))
-            && self.first(&["manage.py", "wsgi.py", "asgi.py"]).is_none()
+        let text = texts.concat().to_lowercase();
+        PYTHON_SERVERS.iter().any(|server| text.contains(server))
+    }
+
+    fn other_languages(&self, proposal: &mut TemplateProposal) {
+        for (file, language, page) in [
+            ("composer.json", "PHP", "docs/recipes/php-fpm.md deploys it"),
+            ("Gemfile", "Ruby", "docs/systemd.md starts a server in two slots"),
+            ("pom.xml", "Java", "docs/systemd.md starts a jar in two slots"),
+            ("build.gradle", "Java", "docs/systemd.md starts a jar in two slots"),
+            ("build.gradle.kts", "Java", "docs/systemd.md starts a jar in two slots"),
+            ("go.mod", "Go", "docs/systemd.md starts a program in two slots"),
+        ] {
+            if self.first(&[file]).is_some() {
+                proposal.notes.push(format!("{file}: there is no template for {language} yet; {page}"));
+            }
+        }
     }
 
     fn node(&self, proposal: &mut TemplateProposal) {
-        if self.first(&["package.json"]).is_none() {
+        // In a project of another language it only builds what that serves.
+        let is_alone = self.first(&MANIFESTS) == Some("package.json");
+        if !is_alone {
             return;
         }
         let package: Value = serde_json::from_str(&self.text("package.json")).unwrap_or_default();
-        let has = |script: &str| package["scripts"].get(script).is_some();
-        if has("start") && !has("build") {
-            proposal.notes.push("package.json with a script `start`: there is no template for Node yet; docs/recipes/node-systemd.md deploys it".to_owned());
-        } else if has("build") && !has("start") {
-            proposal.propose(
-                DeploymentTemplate::Static,
-                "package.json has a script `build` and none that serves".to_owned(),
-            );
-            proposal.notes.push(
-                "in build.sh, run `npm ci && npm run build`, and name the folder that it writes instead of `site`"
-                    .to_owned(),
-            );
-        } else if has("build") {
-            proposal.notes.push("package.json has scripts `build` and `start`: if it is served by Node, see docs/recipes/node-systemd.md; if the build is a site of files, choose static".to_owned());
-        }
-    }
-
-    fn php(&self, proposal: &mut TemplateProposal) {
-        if self.first(&["composer.json"]).is_some() {
-            proposal
-                .notes
-                .push("composer.json: there is no template for PHP yet; docs/recipes/php-fpm.md deploys it".to_owned());
-        }
-    }
-
-    fn java(&self, proposal: &mut TemplateProposal) {
-        if let Some(file) = self.first(&["pom.xml", "build.gradle", "build.gradle.kts"]) {
-            proposal
-                .notes
-                .push(format!("{file}: there is no template for Java yet; docs/systemd.md starts a jar in two slots"));
+        match (package["scripts"].get("start").is_some(), package["scripts"].get("build").is_some()) {
+            (false, true) => {
+                proposal.propose(DeploymentTemplate::Static, "package.json: it has a script `build` and none called `start`".to_owned());
+                proposal.note("in build.sh, run `npm ci && npm run build` first, and name the folder that it writes instead of `site`");
+            }
+            (true, false) => proposal.note("package.json: there is no template for Node yet; docs/recipes/node-systemd.md deploys it"),
+            (true, true) => proposal.note(
+                "package.json: it has scripts `build` and `start`. If Node serves it, see docs/recipes/node-systemd.md; if the build is a site of files, choose static",
+            ),
+            (false, false) => {}
         }
     }
 
@@ -236,6 +257,10 @@ impl FolderSurvey {
 }
 
 impl TemplateProposal {
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
+
     fn propose(&mut self, template: DeploymentTemplate, reason: String) {
         if self.template.is_none() {
             self.template = Some(template);
@@ -266,19 +291,19 @@ mod tests {
         let container = Some(DeploymentTemplate::Container);
         for (files, template, word) in [
             (
-                &[("pyproject.toml", "dependencies = ['flask']"), ("migrations/env.py", "")][..],
+                &[("pyproject.toml", "[project]\ndependencies = [\"Flask\"]\n"), ("migrations/env.py", "")][..],
                 python,
                 "pyproject.toml",
             ),
-            (&[("pyproject.toml", "name = 'lib'")], None, "nothing says that it serves"),
+            (&[("pyproject.toml", "[project]\nname = 'flask'\n")], None, "nothing says that it serves"),
             (&[("app.py", "")], None, "python-supervisord"),
             (&[("package.json", r#"{"scripts": {"build": "vite build"}}"#)], site, "script `build`"),
             (&[("package.json", r#"{"scripts": {"start": "node ."}}"#)], None, "node-systemd"),
-            (&[("composer.json", "{}"), ("public/index.html", "")], None, "php-fpm"),
-            (&[("pom.xml", "")], None, "docs/systemd.md"),
+            (&[("composer.json", "{}"), ("package.json", r#"{"scripts": {"build": "vite build"}}"#)], None, "php-fpm"),
+            (&[("pom.xml", ""), ("compose.yml", "")], None, "not only for development"),
             (&[("Dockerfile", ""), ("compose.yml", "")], container, "only for development"),
             (&[("docker-compose.yml", "")], Some(DeploymentTemplate::Compose), "replaced together"),
-            (&[("Dockerfile", ""), ("pyproject.toml", "django")], container, "python would fit, too"),
+            (&[("Dockerfile", ""), ("pyproject.toml", ""), ("manage.py", "")], container, "python would fit, too"),
             (&[("mkdocs.yml", "")], site, "mkdocs.yml"),
             (&[("index.html", "")], site, "index.html"),
             (&[("notes.txt", "")], None, "nothing in it"),
@@ -293,7 +318,7 @@ mod tests {
 
     #[test]
     fn migrations_are_named() {
-        let found = proposal(&[("pyproject.toml", "flask"), ("alembic/env.py", "")]);
+        let found = proposal(&[("setup.py", "flask"), ("alembic/env.py", "")]);
         assert!(found.notes.iter().any(|note| note.contains("alembic upgrade head")), "{:?}", found.notes);
     }
 }

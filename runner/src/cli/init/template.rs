@@ -54,6 +54,8 @@ impl DeploymentTemplate {
             Self::Python => {
                 "a package from an index, in a virtual environment, under supervisord in two slots behind nginx"
             }
+            Self::Container => "a container in two slots behind Caddy",
+            Self::Compose => "the containers of a compose file, replaced in place",
         }
     }
 
