@@ -15,7 +15,7 @@ use crate::support::{
 const PAGE: &str = "docs/compose.md";
 
 /// The plan of the page, with the folders and addresses of a test, a podman and a registry.
-struct World {
+struct ComposeSite {
     environment: TestEnvironment,
     podman: PodmanEngine,
     registry: DockerRegistry,
@@ -23,18 +23,18 @@ struct World {
     port: u16,
 }
 
-fn world() -> World {
+fn world() -> ComposeSite {
     let environment = TestEnvironment::with_plan("");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-    let mut world = World { environment, podman: PodmanEngine::new(), registry, port };
+    let mut world = ComposeSite { environment, podman: PodmanEngine::new(), registry, port };
     world.environment.write("deploy.yml", world.adapted(&fenced_block(PAGE, "version: 1")));
     world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
     world.pack("r1", "works");
     world
 }
 
-impl World {
+impl ComposeSite {
     /// A text of the page with what this test has.
     fn adapted(&self, text: &str) -> String {
         let root = self.environment.path("srv").display().to_string();
@@ -186,7 +186,7 @@ fn failed_check_after_it_goes_back_to_the_release_before() {
 #[test]
 fn what_can_be_known_is_found_in_the_rehearsal() {
     let mut world = world();
-    let refused = |world: &World, release: &str, told: &str| {
+    let refused = |world: &ComposeSite, release: &str, told: &str| {
         world.deploy(release).assert_exit(1).assert_stderr_contains("error[P0324]").assert_stderr_contains(told);
     };
     // Something else has the port.

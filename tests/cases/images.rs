@@ -3,13 +3,13 @@
 use crate::support::{DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth};
 
 /// A plan of one step, with a podman and a registry.
-struct World {
+struct ImagesSite {
     environment: TestEnvironment,
     podman: PodmanEngine,
     registry: DockerRegistry,
 }
 
-fn world(auth: TestRegistryAuth, with: &str, grants: &str) -> World {
+fn world(auth: TestRegistryAuth, with: &str, grants: &str) -> ImagesSite {
     let podman = PodmanEngine::new();
     let plan = format!(
         "version: 1\napp: shop\nsecrets: {{ REGISTRY: env:REGISTRY }}\nsteps:\n  images:\n    trust: host\n    \
@@ -17,10 +17,10 @@ fn world(auth: TestRegistryAuth, with: &str, grants: &str) -> World {
          grants: {{ dirs: {{ dist: \"./dist:ro\" }}, sockets: {{ podman: \"unix:{}\" }}{grants} }}\n",
         podman.socket().display()
     );
-    World { environment: TestEnvironment::with_plan(&plan), podman, registry: DockerRegistry::start(auth) }
+    ImagesSite { environment: TestEnvironment::with_plan(&plan), podman, registry: DockerRegistry::start(auth) }
 }
 
-impl World {
+impl ImagesSite {
     /// Builds an image and moves it to the registry; returns its name there.
     fn push(&self, name: &str) -> String {
         self.podman.build(name, &format!("ENV RELEASE={name}\nLABEL version={name}"));
@@ -53,15 +53,15 @@ fn images_come_together_or_not_at_all() {
     assert_eq!(world.podman.images(), Vec::<String>::new(), "the first one is removed again");
     let pulled = world.pull(&[&web, &job]);
     pulled.assert_exit(0);
-    assert_eq!(world.podman.images(), World::digests(&[&web, &job]));
+    assert_eq!(world.podman.images(), ImagesSite::digests(&[&web, &job]));
     world.pull(&[&web, &job]).assert_exit(0).assert_decisions(&["images skip held"]);
     // What was there before stays.
     world.pull(&[&web, &unknown]).assert_exit(1);
-    assert_eq!(world.podman.images(), World::digests(&[&web, &job]));
+    assert_eq!(world.podman.images(), ImagesSite::digests(&[&web, &job]));
     // Somebody has removed one.
     world.podman.run(&["rmi", &job]);
     world.pull(&[&web, &job]).assert_exit(0);
-    assert_eq!(world.podman.images(), World::digests(&[&web, &job]));
+    assert_eq!(world.podman.images(), ImagesSite::digests(&[&web, &job]));
     let tag = world.pull(&[web.split_once('@').unwrap().0]);
     tag.assert_exit(1).assert_stderr_contains("has no digest, so it may become another image");
 }
@@ -80,7 +80,7 @@ fn wrong_label_is_refused() {
 fn registry_that_does_not_answer_leaves_nothing() {
     let world = world(TestRegistryAuth::Anonymous, "", "");
     let web = world.push("web");
-    let World { environment, podman, registry } = world;
+    let ImagesSite { environment, podman, registry } = world;
     drop(registry);
     environment.write("dist/images.txt", &web);
     environment.deploy("r1", &[]).assert_exit(1).assert_stderr_contains("connection refused");
@@ -98,5 +98,5 @@ fn registry_gets_its_credentials_from_a_secret() {
     let auth = "eyJ1c2VybmFtZSI6ICJhbm4iLCAicGFzc3dvcmQiOiAic2VjcmV0In0=";
     world.environment.set_variable("REGISTRY", auth);
     world.pull(&[&web]).assert_exit(0);
-    assert_eq!(world.podman.images(), World::digests(&[&web]));
+    assert_eq!(world.podman.images(), ImagesSite::digests(&[&web]));
 }

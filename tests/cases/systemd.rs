@@ -11,18 +11,18 @@ use super::supervisord::SERVER;
 const PAGE: &str = "docs/systemd.md";
 
 /// The plan of the page as it is written, on a machine whose nginx has the lines of the page.
-struct World {
+struct SystemdSite {
     environment: TestEnvironment,
     machine: TestMachine,
 }
 
 /// What a shell command has said.
-struct Said {
+struct SystemdOutput {
     code: Option<i32>,
     text: String,
 }
 
-impl Said {
+impl SystemdOutput {
     #[track_caller]
     fn assert_exit(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "{}", self.text);
@@ -36,8 +36,8 @@ impl Said {
     }
 }
 
-fn world() -> World {
-    let world = World { environment: TestEnvironment::with_plan(""), machine: TestMachine::boot() };
+fn world() -> SystemdSite {
+    let world = SystemdSite { environment: TestEnvironment::with_plan(""), machine: TestMachine::boot() };
     world.plan(&fenced_block(PAGE, "version: 1"));
     let nginx = format!(
         "user www-data;\npid /var/nginx.pid;\nerror_log /var/nginx.log;\nevents {{}}\nhttp {{\naccess_log off;\n{}\n}}\n",
@@ -49,7 +49,7 @@ fn world() -> World {
     world
 }
 
-impl World {
+impl SystemdSite {
     /// Writes a plan. The default times are for real programs.
     fn plan(&self, text: &str) {
         let short = "/health\" }], every: 50ms, within: 3s, stay: 300ms }";
@@ -77,13 +77,13 @@ impl World {
         self.machine.run(MachineUser::Root, script)
     }
 
-    fn say(&self, script: &str) -> Said {
+    fn say(&self, script: &str) -> SystemdOutput {
         let script = format!("cd /var/shop; export DB_PASSWORD=correct-horse-battery; {script}");
         let (code, text) = self.machine.run_with_one_stream(MachineUser::Root, &script);
-        Said { code, text }
+        SystemdOutput { code, text }
     }
 
-    fn deploy(&self, release: &str) -> Said {
+    fn deploy(&self, release: &str) -> SystemdOutput {
         self.say(&format!("runner --local --release {release}"))
     }
 

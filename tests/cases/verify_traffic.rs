@@ -102,8 +102,8 @@ fn plan_of_the_page_tries_each_release_with_real_requests() {
     second.assert_exit(0);
     let notes = |output: &RunnerOutput, step: &str| {
         let is_outcome = |event: &serde_json::Value| event["type"] == "outcome" && event["step"] == step;
-        let events = output.json_lines().into_iter().map(|line| line["event"].clone());
-        events.filter(is_outcome).next_back().unwrap()["receipt"]["notes"].clone()
+        let mut events = output.json_lines().into_iter().map(|line| line["event"].clone());
+        events.rfind(is_outcome).unwrap()["receipt"]["notes"].clone()
     };
     let tried = notes(&second, "try");
     assert_eq!(

@@ -1,3 +1,5 @@
+//! Definitions of containers: what the engine is asked for, and what is refused.
+
 use pawl_step::testing;
 
 use super::*;

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use pawl_engine::{Container, ContainerState, Engine};
-use pawl_step::slots::{ProgramInfo, ProgramState, Slot, SlotEngine, SlotLaunch, SlotRecord};
+use pawl_step::slots::{ProgramInfo, Slot, SlotEngine, SlotLaunch, SlotProgramState, SlotRecord};
 use pawl_step::{Failure, Input, time};
 
 use crate::ContainerStepConfig;
@@ -116,9 +116,9 @@ impl SlotEngine for ContainerEngine<'_> {
     fn info(&self, slot: &Slot, record: &SlotRecord) -> Result<Option<ProgramInfo>, Failure> {
         let info = |container: Container| ProgramInfo {
             state: match container.state {
-                ContainerState::Created => ProgramState::Stopped,
-                ContainerState::Running => ProgramState::Running,
-                ContainerState::Ended => ProgramState::Ended,
+                ContainerState::Created => SlotProgramState::Stopped,
+                ContainerState::Running => SlotProgramState::Running,
+                ContainerState::Ended => SlotProgramState::Ended,
             },
             process: container.pid,
             error: container.error,

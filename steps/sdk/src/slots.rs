@@ -18,7 +18,7 @@ mod start;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-pub use engine::{ProgramInfo, ProgramState, SlotEngine, SlotLaunch, SlotStarter};
+pub use engine::{ProgramInfo, SlotEngine, SlotLaunch, SlotProgramState, SlotStarter};
 pub use program::{ProgramConfig, SlotFiles, one_line};
 pub use ready::{ReadyConfig, ReadyHttpCheck};
 pub use record::{SlotEpoch, SlotRecord, SlotState};

@@ -5,7 +5,7 @@
 use core::time::Duration;
 
 use pawl_step::http::Request;
-use pawl_step::slots::{ProgramInfo, ProgramState};
+use pawl_step::slots::{ProgramInfo, SlotProgramState};
 use pawl_step::{Failure, FailureKind, log, time};
 use serde_json::Value;
 
@@ -38,10 +38,10 @@ pub(crate) struct Supervisor<'s> {
 fn program_info(info: &Value) -> ProgramInfo {
     let number = |name: &str| info.get(name).and_then(Value::as_i64).unwrap_or(0);
     let state = match number("state") {
-        0 => ProgramState::Stopped,
-        10 | 20 => ProgramState::Running,
-        40 => ProgramState::Stopping,
-        _ => ProgramState::Ended,
+        0 => SlotProgramState::Stopped,
+        10 | 20 => SlotProgramState::Running,
+        40 => SlotProgramState::Stopping,
+        _ => SlotProgramState::Ended,
     };
     let error = info.get("spawnerr").and_then(Value::as_str).unwrap_or_default().to_owned();
     ProgramInfo { state, process: number("pid"), error }
@@ -107,8 +107,8 @@ impl<'s> Supervisor<'s> {
         let deadline = time::monotonic() + stop_timeout + KILL_MARGIN;
         while let Some(info) = self.info(name)? {
             match info.state {
-                ProgramState::Stopped | ProgramState::Ended => break,
-                ProgramState::Running | ProgramState::Stopping => {}
+                SlotProgramState::Stopped | SlotProgramState::Ended => break,
+                SlotProgramState::Running | SlotProgramState::Stopping => {}
             }
             if time::monotonic() > deadline {
                 return Err(Failure::transient(format!("{name} does not end, though supervisord has killed it")));
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn states_of_programs_are_told_apart() {
         let state = |state: i64| program_info(&json!({ "state": state, "pid": 0, "spawnerr": "" })).state;
-        use ProgramState::{Ended, Running, Stopped, Stopping};
+        use SlotProgramState::{Ended, Running, Stopped, Stopping};
         assert_eq!(
             [0, 10, 20, 30, 40, 100, 200, 1000].map(state),
             [Stopped, Running, Running, Ended, Stopping, Ended, Ended, Ended]

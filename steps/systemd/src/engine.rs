@@ -107,7 +107,9 @@ fn setting(name: &str, value: &Value) -> Result<String, Failure> {
     }
     let line = |value: &Value| match value {
         Value::String(text) => Ok(format!("{name}={}\n", one_line(text)?)),
-        other => Ok(format!("{name}={other}\n")),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            Ok(format!("{name}={value}\n"))
+        }
     };
     match value {
         Value::Array(values) => values.iter().map(line).collect(),

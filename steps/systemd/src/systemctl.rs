@@ -3,7 +3,7 @@
 //! Invariant: it changes nothing but the units that it is told by name.
 
 use pawl_step::process::{Command, Completion};
-use pawl_step::slots::{ProgramInfo, ProgramState};
+use pawl_step::slots::{ProgramInfo, SlotProgramState};
 use pawl_step::{Failure, log};
 
 /// systemctl says so of a unit that is not loaded.
@@ -118,14 +118,14 @@ fn parse_info(text: &str, release: &str) -> Option<ProgramInfo> {
     let number = |name: &str| property(name).parse::<i64>().unwrap_or(0);
     let (active, sub) = (property("ActiveState"), property("SubState"));
     let state = match (active.as_str(), sub.as_str()) {
-        (_, "auto-restart") | ("failed", _) => ProgramState::Ended,
-        ("active" | "activating" | "reloading", _) => ProgramState::Running,
-        ("deactivating", _) => ProgramState::Stopping,
-        _ => ProgramState::Stopped,
+        (_, "auto-restart") | ("failed", _) => SlotProgramState::Ended,
+        ("active" | "activating" | "reloading", _) => SlotProgramState::Running,
+        ("deactivating", _) => SlotProgramState::Stopping,
+        _ => SlotProgramState::Stopped,
     };
     let error = match state {
-        ProgramState::Ended => ending(number("ExecMainCode"), number("ExecMainStatus"), &property("Result")),
-        ProgramState::Running | ProgramState::Stopping | ProgramState::Stopped => String::new(),
+        SlotProgramState::Ended => ending(number("ExecMainCode"), number("ExecMainStatus"), &property("Result")),
+        SlotProgramState::Running | SlotProgramState::Stopping | SlotProgramState::Stopped => String::new(),
     };
     Some(ProgramInfo { state, process: number("MainPID"), error })
 }
@@ -155,14 +155,14 @@ fn ending(code: i64, status: i64, result: &str) -> String {
 mod tests {
     use super::*;
 
-    fn info(text: &str) -> Option<(ProgramState, i64, String)> {
+    fn info(text: &str) -> Option<(SlotProgramState, i64, String)> {
         let text = text.replace(' ', "\n") + "\nEnvironment=PAWL_RELEASE=r1 A=b\n";
         parse_info(&text, "r1").map(|info| (info.state, info.process, info.error))
     }
 
     #[test]
     fn states_of_units_are_told_apart() {
-        use ProgramState::{Ended, Running, Stopped, Stopping};
+        use SlotProgramState::{Ended, Running, Stopped, Stopping};
         let ended = |why: &str| Some((Ended, 0, why.to_owned()));
         for (text, found) in [
             ("ActiveState=active SubState=running MainPID=7", Some((Running, 7, String::new()))),

@@ -25,7 +25,7 @@ pub struct IgnoredParts {
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum HttpAnswer {
     /// What counts of a response.
     Response { status: u16, kind: String, location: String, body: Vec<u8> },
     /// The body is larger than what is compared.
@@ -34,7 +34,7 @@ pub(crate) enum Answer {
     Missing(String),
 }
 
-impl Answer {
+impl HttpAnswer {
     /// Takes what counts of a response.
     ///
     /// # Errors
@@ -149,25 +149,25 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn answer(status: u16, body: &str) -> Answer {
+    fn answer(status: u16, body: &str) -> HttpAnswer {
         let (kind, location) = ("text/html".to_owned(), String::new());
-        Answer::Response { status, kind, location, body: body.as_bytes().to_vec() }
+        HttpAnswer::Response { status, kind, location, body: body.as_bytes().to_vec() }
     }
 
     #[test]
     fn answers_are_compared_by_status_headers_and_body() {
         let all = IgnoredParts::default();
-        let difference = |ours: &Answer, live: &Answer| ours.differs_from(live, &all).unwrap();
+        let difference = |ours: &HttpAnswer, live: &HttpAnswer| ours.differs_from(live, &all).unwrap();
         assert_eq!(answer(200, "a\nb").differs_from(&answer(200, "a\nb"), &all), None);
         assert_eq!(difference(&answer(500, "oh"), &answer(200, "a")), "status 500 with `oh`, live status 200");
         assert_eq!(difference(&answer(200, "a\nb"), &answer(200, "a\nc")), "line 2 of the body `b`, live `c`");
         assert_eq!(difference(&answer(200, "a"), &answer(200, "a\nc")), "line 2 of the body nothing, live `c`");
-        let missing = Answer::Missing("refused".to_owned());
+        let missing = HttpAnswer::Missing("refused".to_owned());
         assert_eq!(difference(&missing, &answer(200, "")), "no answer: refused, live status 200");
-        assert_eq!(Answer::TooLarge.differs_from(&Answer::TooLarge, &all), None);
+        assert_eq!(HttpAnswer::TooLarge.differs_from(&HttpAnswer::TooLarge, &all), None);
         assert_eq!(answer(200, "").differs_from_status(200), None);
         assert_eq!(answer(404, "").differs_from_status(200).unwrap(), "status 404, the log has 200");
-        let redirect = |to: &str| Answer::Response {
+        let redirect = |to: &str| HttpAnswer::Response {
             status: 302,
             kind: String::new(),
             location: path_of(to).to_owned(),

@@ -9,7 +9,7 @@ use pawl_step::{Failure, FailureKind, Receipt, json, log, time};
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
-use crate::answer::Answer;
+use crate::answer::HttpAnswer;
 
 /// The largest body of an answer, in bytes.
 const MAX_BODY_BYTES: u64 = 4 << 20;
@@ -139,10 +139,10 @@ impl BakeConfig {
         for (name, value) in &self.headers {
             request = request.header(name, value.as_str().unwrap_or_default());
         }
-        let answer = Answer::new(request.send())?;
+        let answer = HttpAnswer::new(request.send())?;
         Ok(match &answer {
-            Answer::Response { status: 0..400, .. } | Answer::TooLarge => None,
-            Answer::Response { .. } | Answer::Missing(_) => Some(answer.describe()),
+            HttpAnswer::Response { status: 0..400, .. } | HttpAnswer::TooLarge => None,
+            HttpAnswer::Response { .. } | HttpAnswer::Missing(_) => Some(answer.describe()),
         })
     }
 

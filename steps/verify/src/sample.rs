@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::access_log::{LoggedRequest, newest_requests};
-use crate::answer::{Answer, IgnoredParts};
+use crate::answer::{HttpAnswer, IgnoredParts};
 
 /// The longest end of the log that is read, in bytes.
 const MAX_LOG_BYTES: u64 = 4 << 20;
@@ -104,7 +104,7 @@ impl SampleConfig {
         Ok(requests)
     }
 
-    fn ask(&self, base: &str, logged: &LoggedRequest) -> Result<Answer, Failure> {
+    fn ask(&self, base: &str, logged: &LoggedRequest) -> Result<HttpAnswer, Failure> {
         let url = format!("{}{}", base.trim_end_matches('/'), logged.target);
         let mut request =
             Request::new(&logged.method, url).timeout(self.timeout).max_bytes(MAX_BODY_BYTES).redirects(0);
@@ -112,14 +112,14 @@ impl SampleConfig {
         for (name, value) in &self.headers {
             request = request.header(name, value.as_str().unwrap_or_default());
         }
-        Answer::new(request.send()).map_err(|failure| failure.context(logged.label()))
+        HttpAnswer::new(request.send()).map_err(|failure| failure.context(logged.label()))
     }
 
     /// Asks for each request, and for one that differs once more: what is live changes meanwhile.
     fn differences(
         &self,
         requests: &[LoggedRequest],
-        ask: impl Fn(&str, &LoggedRequest) -> Result<Answer, Failure>,
+        ask: impl Fn(&str, &LoggedRequest) -> Result<HttpAnswer, Failure>,
     ) -> Result<Differences, Failure> {
         let difference = |request: &LoggedRequest| -> Result<Option<String>, Failure> {
             let Some(live) = &self.compare else {
@@ -191,8 +191,8 @@ mod tests {
         (0..count).map(request).collect()
     }
 
-    fn status(status: u16) -> Answer {
-        Answer::Response { status, kind: String::new(), location: String::new(), body: Vec::new() }
+    fn status(status: u16) -> HttpAnswer {
+        HttpAnswer::Response { status, kind: String::new(), location: String::new(), body: Vec::new() }
     }
 
     #[test]

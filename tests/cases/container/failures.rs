@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::world::{World, running, world};
+use super::world::{ContainerSite, running, world};
 
 #[test]
 fn release_that_does_not_become_ready_leaves_nothing() {
@@ -52,7 +52,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
     let mut world = world();
     world.deploy("r1").assert_exit(0);
     world.pack("r2", "works");
-    let refused = |world: &World, told: &str| {
+    let refused = |world: &ContainerSite, told: &str| {
         let refused = world.deploy("r2");
         refused.assert_exit(1).assert_stderr_contains("error[P0324]").assert_stderr_contains(told);
         assert_eq!(world.answer(), "r1 cor");

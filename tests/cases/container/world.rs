@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// The plan of the page, with the folders and addresses of a test, a podman, a registry, and Caddy as the page configures it.
-pub(super) struct World {
+pub(super) struct ContainerSite {
     pub(super) environment: TestEnvironment,
     pub(super) podman: PodmanEngine,
     pub(super) registry: DockerRegistry,
@@ -22,7 +22,7 @@ pub(super) struct World {
     pub(super) ports: [u16; 2],
 }
 
-pub(super) fn world() -> World {
+pub(super) fn world() -> ContainerSite {
     let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
     let podman = PodmanEngine::new();
     let ports = podman.free_ports();
@@ -39,14 +39,14 @@ pub(super) fn world() -> World {
         text
     });
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-    let mut world = World { environment, podman, registry, caddy, ports };
+    let mut world = ContainerSite { environment, podman, registry, caddy, ports };
     world.environment.write("deploy.yml", world.adapted(&fenced_block(PAGE, "version: 1")));
     world.environment.set_variable("DB_PASSWORD", "correct-horse-battery");
     world.pack("r1", "works");
     world
 }
 
-impl World {
+impl ContainerSite {
     /// A text of the page with what this test has.
     pub(super) fn adapted(&self, text: &str) -> String {
         let root = self.environment.path("srv").display().to_string();

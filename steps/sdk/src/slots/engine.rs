@@ -89,7 +89,7 @@ pub struct SlotLaunch<'s> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramInfo {
     /// Its state.
-    pub state: ProgramState,
+    pub state: SlotProgramState,
     /// A number that changes when it is started again, such as its process id; 0 if it does not run.
     pub process: i64,
     /// Why it could not be started; often empty.
@@ -98,7 +98,7 @@ pub struct ProgramInfo {
 
 /// The states of a program, as far as they matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProgramState {
+pub enum SlotProgramState {
     /// It does not run, and nobody has started it.
     Stopped,
     /// It runs, perhaps not for long yet.

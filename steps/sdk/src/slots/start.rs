@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::engine::{ProgramInfo, ProgramState, SlotEngine, SlotLaunch, SlotStarter};
+use super::engine::{ProgramInfo, SlotEngine, SlotLaunch, SlotProgramState, SlotStarter};
 use super::{ChosenSlot, ReadyConfig, Slot, SlotRecord, SlotState, SlotValues};
 use crate::fs::{self, FileType};
 use crate::{Failure, Receipt, log};
@@ -87,7 +87,7 @@ impl<'s, C, E: SlotEngine> SlotStart<'s, C, E> {
 
     /// Whether the program of this slot runs.
     fn is_alive(&self) -> Result<bool, Failure> {
-        Ok(self.info()?.is_some_and(|info| info.state == ProgramState::Running))
+        Ok(self.info()?.is_some_and(|info| info.state == SlotProgramState::Running))
     }
 
     /// Why the program does not answer as it should; nothing if it does.
@@ -187,7 +187,7 @@ impl<'s, C, E: SlotEngine> SlotStart<'s, C, E> {
     fn refuse_taken_address(&self) -> Result<(), Failure> {
         if let Some(old) = &self.chosen.record
             && let Some(info) = self.starter.engine.info(self.slot(), old)?
-            && info.state == ProgramState::Running
+            && info.state == SlotProgramState::Running
         {
             return Ok(());
         }
@@ -234,14 +234,16 @@ fn watch(
         return Err(Failure::conflict("somebody has removed it"));
     };
     match (info.state, *first) {
-        (ProgramState::Ended, _) => Err(Failure::permanent(ending(&info))),
-        (ProgramState::Running, Some(first)) if info.process != first => Err(Failure::permanent(ending(&info))),
-        (ProgramState::Running, None) if info.process != 0 => {
+        (SlotProgramState::Ended, _) => Err(Failure::permanent(ending(&info))),
+        (SlotProgramState::Running, Some(first)) if info.process != first => Err(Failure::permanent(ending(&info))),
+        (SlotProgramState::Running, None) if info.process != 0 => {
             *first = Some(info.process);
             Ok(())
         }
-        (ProgramState::Running, _) | (ProgramState::Stopped, None) => Ok(()),
-        (ProgramState::Stopped | ProgramState::Stopping, _) => Err(Failure::conflict("somebody has stopped it")),
+        (SlotProgramState::Running, _) | (SlotProgramState::Stopped, None) => Ok(()),
+        (SlotProgramState::Stopped | SlotProgramState::Stopping, _) => {
+            Err(Failure::conflict("somebody has stopped it"))
+        }
     }
 }
 
@@ -249,7 +251,7 @@ fn watch(
 mod tests {
     use super::*;
 
-    fn info(state: ProgramState, process: i64) -> Option<ProgramInfo> {
+    fn info(state: SlotProgramState, process: i64) -> Option<ProgramInfo> {
         Some(ProgramInfo { state, process, error: String::new() })
     }
 
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn end_of_the_program_is_noticed() {
-        use ProgramState::{Ended, Running, Stopped};
+        use SlotProgramState::{Ended, Running, Stopped};
         assert_eq!(watched(&[info(Stopped, 0), info(Running, 7), info(Running, 7)]), Ok(()));
         assert_eq!(watched(&[info(Running, 7), info(Ended, 0)]), Err("it ended".to_owned()));
         assert_eq!(watched(&[info(Running, 7), info(Running, 8)]), Err("it ended".to_owned()));
