@@ -12,6 +12,7 @@ mod cases {
     mod authors;
     mod bad_plans;
     mod commands;
+    mod completions;
     mod compose;
     mod configure;
     mod container;
@@ -60,11 +61,13 @@ mod cases {
     mod module_requirements;
     mod oci_pulls;
     mod other_ci;
+    mod packing;
     mod pasted_commands;
     mod pinned_modules;
     mod plan_files;
     mod preview;
     mod promotion;
+    mod publishing;
     mod pull_faults;
     mod readme;
     mod registries;

@@ -1,4 +1,4 @@
-# build.sh RELEASE: builds the image of the Dockerfile here, pushes it, and makes dist/shop-RELEASE.tar.gz: compose.yml with the digest
+# build.sh RELEASE: builds the image of the Dockerfile here, pushes it, and makes dist/shop-RELEASE.tar.zst: compose.yml with the digest
 # of that image in the place of `image: shop`, and the list of all images, each of which needs a digest.
 # ENGINE is podman, or what behaves like it; REGISTRY is where it pushes to.
 set -eu
@@ -11,5 +11,4 @@ $engine push --quiet --digestfile dist/digest "shop:$1" "docker://$registry/shop
 sed "s|image: shop\$|image: $registry/shop@$(cat dist/digest)|" compose.yml >dist/release/compose.yml
 sed -n 's/^ *image: *//p' dist/release/compose.yml >dist/release/images.txt
 echo "$1" >dist/release/VERSION
-# The same content gives the same digest, whenever it is packed.
-tar -C dist/release --sort=name --mtime=@0 --owner=0 --group=0 --mode=u=rwX,go=rX -czf "dist/shop-$1.tar.gz" .
+runner pack dist/release --version "$1" --out "dist/shop-{version}.tar.zst"

@@ -34,6 +34,8 @@ const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 const SYSTEMD: &str = "tests/cases/systemd.rs";
 const COMPOSE: &str = "tests/cases/compose.rs";
 const CONTAINER: &str = "tests/cases/container.rs";
+const PACKING: &str = "tests/cases/packing.rs";
+const PUBLISHING: &str = "tests/cases/publishing.rs";
 const VENV: &str = "tests/cases/venv.rs";
 const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
@@ -160,6 +162,14 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         ],
     ),
     (
+        "docs/pack.md",
+        &[
+            ("runner pack app", Tested(PACKING, "commands_of_the_page_make_a_release")),
+            ("runner pack app", Tested(PACKING, "commands_of_the_page_make_a_release")),
+            ("runner pack .", Tested(PACKING, "commands_of_the_page_make_a_release")),
+        ],
+    ),
+    (
         "docs/plan.md",
         &[
             ("version: 1", PLANS),
@@ -175,7 +185,21 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("environments:", PLANS),
         ],
     ),
+    (
+        "docs/publish.md",
+        &[
+            ("runner publish dist/", Tested(PUBLISHING, "command_of_the_page_publishes_to_a_web_server")),
+            (
+                "runner pack .",
+                Tested("tests/cases/publishing/python.rs", "commands_of_the_page_build_and_publish_a_package"),
+            ),
+        ],
+    ),
     ("docs/recipes/README.md", &[("/srv/shop", Shown)]),
+    (
+        "docs/shell.md",
+        &[("runner completions", Tested("tests/cases/completions.rs", "commands_of_the_page_write_the_scripts"))],
+    ),
     (
         "docs/steps.md",
         &[

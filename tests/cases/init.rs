@@ -90,7 +90,7 @@ impl StaticSite {
     fn build(&self, release: &str) {
         let commands = fenced_block(PAGE, "sh build.sh");
         let build = commands.lines().find(|line| line.starts_with("sh build.sh")).unwrap().replace("r1", release);
-        self.environment.run_script(&format!("cd {PROJECT}\n{build}")).assert_exit(0);
+        self.environment.run_script(&format!("PATH=$(dirname \"$0\"):$PATH\ncd {PROJECT}\n{build}")).assert_exit(0);
     }
 
     fn deploy(&self, release: &str) -> RunnerOutput {
@@ -123,7 +123,7 @@ fn static_template_is_deployed_broken_resumed_and_rolled_back() {
     // An archive that is cut off fails before anything changes, and the same run goes on with the whole one.
     site.environment.write(&page, text);
     site.build("r3");
-    let archive = site.environment.path(format!("{PROJECT}/dist/shop-r3.tar.gz"));
+    let archive = site.environment.path(format!("{PROJECT}/dist/shop-r3.tar.zst"));
     let whole = fs::read(&archive).unwrap();
     fs::write(&archive, &whole[..whole.len() / 2]).unwrap();
     site.deploy("r3").assert_exit(1);

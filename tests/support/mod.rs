@@ -11,6 +11,7 @@ mod host_link;
 #[expect(dead_code, reason = "the bench of hosts uses the rest")]
 mod host_root;
 pub mod machine;
+mod metered_relay;
 mod moto;
 mod nginx;
 mod normalize;
@@ -43,6 +44,7 @@ pub use self::{
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
     host_link::{HostLink, LinkDirection, LinkEnd},
+    metered_relay::MeteredRelay,
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
     podman::PodmanEngine,

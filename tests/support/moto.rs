@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::wait_until;
+use super::{sha256, wait_until};
 
 /// A server with the bucket `acme-state`, which ends with its value.
 pub struct MotoServer {
@@ -40,12 +40,23 @@ impl MotoServer {
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
+    /// The digest of an object, in hex.
+    pub fn digest(&self, key: &str) -> String {
+        let answer = self.send_for_bytes("GET", &format!("/acme-state/{key}"), &[]);
+        let head = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        sha256(&answer[head + 4..])
+    }
+
     fn send_put(&self, path: &str, content: &[u8]) {
         self.send("PUT", path, content);
     }
 
     /// Returns the answer to a request, which must succeed.
     fn send(&self, method: &str, path: &str, content: &[u8]) -> String {
+        String::from_utf8(self.send_for_bytes(method, path, content)).unwrap()
+    }
+
+    fn send_for_bytes(&self, method: &str, path: &str, content: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let length = content.len();
         // Who does not say who they are gets nothing; nobody checks it.
@@ -54,9 +65,9 @@ impl MotoServer {
              content-length: {length}\r\nconnection: close\r\n\r\n"
         );
         stream.write_all(&[head.as_bytes(), content].concat()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
         answer
     }
 

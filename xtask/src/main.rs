@@ -42,6 +42,12 @@ enum XtaskCommand {
         #[arg(long, default_value = "examples/shop")]
         dir: PathBuf,
     },
+    /// Write the runner's manual pages
+    Man {
+        /// Where they go
+        #[arg(long, value_name = "DIR", default_value = "target/man")]
+        dir: PathBuf,
+    },
     /// Deploy the example app, break a migration, fix it, and resume
     Demo {
         /// Work in this new folder and leave it there
@@ -90,6 +96,8 @@ fn main() -> ExitCode {
         XtaskCommand::Setup => setup::run(),
         XtaskCommand::Steps => steps::run(),
         XtaskCommand::Pack { label, dir } => pack::run(&dir, &label),
+        XtaskCommand::Man { dir } => workspace::build_runner()
+            .and_then(|runner| workspace::run(std::process::Command::new(runner).arg("man").arg(&dir))),
         XtaskCommand::Demo { keep } => demo::run(keep),
         XtaskCommand::Test => match test::run() {
             // The sum is the last line, so nothing more is said.

@@ -14,6 +14,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 mod attempt_notices;
 mod attempts;
 mod ci;
+mod completions;
 mod deferred;
 mod deploy;
 mod doctor;
@@ -38,11 +39,13 @@ mod migrate;
 mod modules;
 mod new_step;
 mod output;
+mod pack;
 mod plan;
 mod plan_file;
 mod plan_fold;
 mod post;
 mod prune;
+mod publish;
 mod resolve;
 mod rollback;
 mod schema;
@@ -97,6 +100,10 @@ enum CliCommand {
     Post(Deferred<post::PostArgs>),
     /// Remove old releases that no rollback needs
     Prune(Deferred<prune::PruneArgs>),
+    /// Make a release of a folder: the same files give the same bytes
+    Pack(Deferred<pack::PackArgs>),
+    /// Publish a release where `pull` finds it
+    Publish(Deferred<publish::PublishArgs>),
     /// Show what a deployment would do, without doing it
     Plan(Deferred<plan::PlanCommandArgs>),
     /// Show the live release, and any unfinished run
@@ -128,6 +135,11 @@ enum CliCommand {
     State(Deferred<state::StateSubcommand>),
     /// Print the JSON Schema of a plan
     Schema,
+    /// Print the completion script of a shell
+    Completions(Deferred<completions::CompletionsArgs>),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(Deferred<completions::ManArgs>),
     /// Make the calls of steps for a runner on another machine, which starts it over ssh
     #[command(hide = true)]
     Agent,
@@ -214,6 +226,8 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             CliCommand::Resolve(_)
             | CliCommand::Post(_)
             | CliCommand::Prune(_)
+            | CliCommand::Pack(_)
+            | CliCommand::Publish(_)
             | CliCommand::Plan(_)
             | CliCommand::Status(_)
             | CliCommand::History(_)
@@ -227,6 +241,8 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Lock(_)
             | CliCommand::State(_)
             | CliCommand::Schema
+            | CliCommand::Completions(_)
+            | CliCommand::Man(_)
             | CliCommand::Agent
             | CliCommand::Hosts(_)
             | CliCommand::Doctor(_),
@@ -248,6 +264,8 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Resolve(Deferred(args)) => block_on(resolve::run(&args, screen, out)),
         CliCommand::Post(Deferred(args)) => block_on(post::run(&args, screen)),
         CliCommand::Prune(Deferred(args)) => block_on(prune::run(&args, screen, out)),
+        CliCommand::Pack(Deferred(args)) => pack::run(&args, screen, out).map_err(one),
+        CliCommand::Publish(Deferred(args)) => block_on(publish::run(&args, screen, out)),
         CliCommand::Plan(Deferred(args)) => block_on(plan::run(&args, screen, out)),
         CliCommand::Step(Deferred(args)) => block_on(step::run(&args, screen)),
         CliCommand::Doctor(Deferred(args)) => block_on(doctor::run(&args, screen, out)),
@@ -270,6 +288,8 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, line_width, out)),
         CliCommand::State(Deferred(command)) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
+        CliCommand::Completions(Deferred(args)) => completions::completions(&args, out).map_err(one),
+        CliCommand::Man(Deferred(args)) => completions::man(&args).map_err(one),
         CliCommand::Agent => block_on(async {
             let folders = xdg_dirs::agent_folders().map_err(one)?;
             Ok(agent::serve(folders).await)

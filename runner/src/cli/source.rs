@@ -290,7 +290,7 @@ pub(super) fn placeholder_label() -> Label {
     "none".parse().expect("`none` is a label")
 }
 
-fn git_describe(folder: &Path) -> Result<String, Diagnostic> {
+pub(super) fn git_describe(folder: &Path) -> Result<String, Diagnostic> {
     let unknown = |why: String| {
         Diagnostic::new(ErrorCode::UnknownRelease, "no release was given, and `git describe` failed")
             .with_cause(why)

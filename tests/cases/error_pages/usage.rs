@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::check_page;
 use crate::support::{
-    TestEnvironment,
+    HttpReply, HttpTestServer, TestEnvironment,
     doc_blocks::{check_error_page, command_line, exit_code},
     release_folder, wait_until,
 };
@@ -238,4 +238,32 @@ fn p0224_outputs_of_another_release() {
     let environment = TestEnvironment::deployed();
     environment.pack("r2");
     check_page("P0224", &environment, &["--local", "--release", "r2", "--start-from", "switch"]);
+}
+
+#[test]
+fn p0236_link_that_leads_outside() {
+    let environment = TestEnvironment::new();
+    std::os::unix::fs::symlink("../uploads", environment.path("app/uploads")).unwrap();
+    check_page("P0236", &environment, &["pack", "app", "--version", "r1", "--out", "dist/shop-{version}.tar.zst"]);
+}
+
+#[test]
+fn p0237_web_server_that_wants_credentials() {
+    let environment = packed();
+    let server = HttpTestServer::new(|_, _| HttpReply::status(401));
+    let target = format!("{}/shop/", server.origin());
+    let output = environment.run(&["publish", "dist/shop-r1.tar.zst", &target]);
+    output.assert_exit(exit_code("P0237"));
+    let mut shown = environment.shown_paths();
+    shown.push((server.origin(), "https://releases.example.com"));
+    shown.push((server.address(), "releases.example.com:443"));
+    let command = command_line(&["publish", "dist/shop-r1.tar.zst", "https://releases.example.com/shop/"]);
+    check_error_page("P0237", Some(&command), &output.stderr, &shown);
+}
+
+#[test]
+fn p0238_name_that_is_taken() {
+    let environment = packed();
+    environment.write("public/shop-r1.tar.zst", "another content");
+    check_page("P0238", &environment, &["publish", "dist/shop-r1.tar.zst", "public/"]);
 }

@@ -14,6 +14,7 @@ mod launcher;
 mod migrate;
 mod oci;
 mod output;
+mod packing;
 mod plan;
 mod pull;
 mod resume;
@@ -45,6 +46,8 @@ pub(crate) enum BenchmarkName {
     Append,
     /// A pull of many small files, beside `curl | tee >(sha256sum) | tar x`
     Pull,
+    /// A release made of a folder, beside `tar | zstd -T0`
+    Pack,
     /// A pull of an image, beside `skopeo copy` to `umoci unpack`, and `podman pull`; and the memory for 2 GB
     Oci,
     /// 200 migrations, beside the sqlite3 shell
@@ -125,6 +128,7 @@ pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchO
             BenchmarkName::Plan => plan::rows(&runner)?,
             BenchmarkName::Append => append::append_rows()?,
             BenchmarkName::Pull => pull::rows(&runner)?,
+            BenchmarkName::Pack => packing::rows(&runner)?,
             BenchmarkName::Oci => oci::rows(&runner, quick)?,
             BenchmarkName::Migrate => migrate::rows(&runner)?,
             BenchmarkName::Databases => databases::rows(&runner)?,

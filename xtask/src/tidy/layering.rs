@@ -10,21 +10,25 @@ use serde_json::Value;
 
 use super::{SourceFile, SourceTree, TidyFinding};
 
-/// Every crate with the ones it may be built from: `contract ← plan ← journal ← hostio ← {db, fetch, state} ← {wire, sandbox} ← runner`.
-const CRATES: [(&str, &[&str]); 15] = [
+/// Every crate with the ones it may be built from: `contract ← plan ← journal ← hostio ← {db, fetch, state} ← {pack, wire, sandbox} ← runner`.
+const CRATES: [(&str, &[&str]); 16] = [
     ("contract", &[]),
     ("plan", &["contract"]),
     ("journal", &["contract", "plan"]),
     ("hostio", &["contract", "plan", "journal"]),
     ("db", &["contract", "plan", "journal", "hostio"]),
     ("fetch", &["contract", "plan", "journal", "hostio"]),
+    ("pack", &["contract", "plan", "hostio", "fetch"]),
     ("state", &["contract", "plan", "journal", "hostio"]),
     ("wire", &["contract", "plan", "journal", "db", "fetch"]),
     ("wasm-config", &[]),
     ("guest-build", &[]),
     ("official", &["wasm-config", "guest-build"]),
     ("sandbox", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "wasm-config", "official"]),
-    ("runner", &["contract", "plan", "journal", "hostio", "db", "fetch", "state", "wire", "guest-build", "sandbox"]),
+    (
+        "runner",
+        &["contract", "plan", "journal", "hostio", "db", "fetch", "pack", "state", "wire", "guest-build", "sandbox"],
+    ),
     ("testing", &[]),
     // The runner for its features only: it is never built into xtask.
     ("xtask", &["guest-build", "runner"]),

@@ -111,6 +111,9 @@ error_codes! {
     ProgramUnusable, "P0233", Refused, "a program cannot be run";
     WrongProgramVersion, "P0234", Refused, "a program has the wrong version";
     SeveralPlans, "P0235", Refused, "several plans, and none is named";
+    PackFailed, "P0236", Refused, "a folder cannot be packed";
+    PublishFailed, "P0237", Failed, "a release cannot be published";
+    PublishedDiffers, "P0238", Refused, "another content is published under this name";
     InitRefused, "P0239", Refused, "the files of a deployment cannot be written";
     SharedIdentity, "P0240", Refused, "two jobs share an identity";
     KeyChanged, "P0241", Refused, "the `key` was added or dropped";

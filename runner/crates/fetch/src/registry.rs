@@ -4,7 +4,7 @@
 //! Invariant: the module has the digest in the plan, and nothing exceeds its size limit. Credentials go to the
 //! registry, and to its token server if that is equally protected; never to a redirect's target. It uses
 //! [`net`](crate::net) like steps do, with its timeouts, address checks and trusted certificates. Deliberately absent:
-//! tags, multi-platform indexes (a module has none), and pushing.
+//! tags, multi-platform indexes (a module has none), and pushing, for which the crate `pack` takes the parts about credentials.
 
 use std::{path::Path, time::Duration};
 
@@ -13,7 +13,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::credentials::{self, RegistryCredentials, RegistryCredentialsError};
+use super::credentials;
+pub use super::credentials::{RegistryCredentials, RegistryCredentialsError};
 use crate::net::{NetClient, NetError, NetRequest, NetResponse};
 use contract::{Digest, Secret, text::escape_line};
 use plan::{GrantSource, HttpGrant, NetworkScope, RegistryRef};
@@ -204,10 +205,8 @@ impl<'a> RegistryClient<'a> {
         let authority = self.reference.authority();
         let credentials = self.credentials(&authority)?;
         let user = credentials.as_ref().map(|credentials| credentials.user.clone());
-        let basic = credentials.as_ref().map(|RegistryCredentials { user, password }| {
-            Secret::new(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()))))
-        });
-        match parse_challenge(answer) {
+        let basic = credentials.as_ref().map(basic_authorization);
+        match parse_challenge(header_values(answer, "www-authenticate")) {
             Some(AuthChallenge::Bearer { realm, service }) => {
                 let mut url = Url::parse(&realm).map_err(|_| RegistryError::InvalidTokenResponse)?;
                 if url.scheme() != "https" && self.reference.scheme == "https" {
@@ -233,12 +232,29 @@ impl<'a> RegistryClient<'a> {
 
     fn credentials(&self, authority: &str) -> Result<Option<RegistryCredentials>, RegistryError> {
         let Some(path) = self.docker_config else { return Ok(None) };
-        match std::fs::read_to_string(path) {
-            Ok(text) => Ok(credentials::find_credentials(&text, authority)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(RegistryCredentialsError::InvalidConfig(error.to_string()).into()),
-        }
+        Ok(docker_credentials(path, authority)?)
     }
+}
+
+/// The credentials for a registry in Docker's `config.json`, if there are any.
+///
+/// # Errors
+/// They can't be used.
+pub fn docker_credentials(
+    path: &Path,
+    authority: &str,
+) -> Result<Option<RegistryCredentials>, RegistryCredentialsError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => credentials::find_credentials(&text, authority),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RegistryCredentialsError::InvalidConfig(error.to_string())),
+    }
+}
+
+/// The value of the header `authorization` for a user and password.
+#[must_use]
+pub fn basic_authorization(RegistryCredentials { user, password }: &RegistryCredentials) -> Secret {
+    Secret::new(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()))))
 }
 
 /// Sends one request and returns the response, whatever its status.
@@ -267,6 +283,11 @@ async fn send_get(
     Ok(NetClient::new(vec![grant], Vec::new()).send(request).await?)
 }
 
+/// The type of a manifest.
+pub const OCI_MANIFEST_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The type of the configuration of what is no image.
+pub const OCI_CONFIG_MEDIA_TYPE: &str = "application/vnd.oci.empty.v1+json";
+
 pub(super) fn header_values<'r>(answer: &'r NetResponse, name: &str) -> impl Iterator<Item = &'r str> {
     let name = name.to_owned();
     answer.headers.iter().filter(move |(header, _)| *header == name).map(|(_, value)| value.as_str())
@@ -288,14 +309,19 @@ fn verify_digest(what: &'static str, bytes: Vec<u8>, expected: &Digest) -> Resul
     }
 }
 
+/// What a registry wants to know.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum AuthChallenge {
+pub enum AuthChallenge {
     Basic,
-    Bearer { realm: String, service: Option<String> },
+    /// A token of the token server `realm`.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+    },
 }
 
-/// The authentication challenge of a registry (RFC 9110, section 11.6.1).
-pub(super) fn parse_challenge(answer: &NetResponse) -> Option<AuthChallenge> {
+/// The authentication challenge in the headers `www-authenticate` of a registry (RFC 9110, section 11.6.1).
+pub fn parse_challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<AuthChallenge> {
     let parse = |value: &str| {
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         if scheme.eq_ignore_ascii_case("basic") {
@@ -304,7 +330,7 @@ pub(super) fn parse_challenge(answer: &NetResponse) -> Option<AuthChallenge> {
         let realm = challenge_parameter(rest, "realm").filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
         Some(AuthChallenge::Bearer { realm, service: challenge_parameter(rest, "service") })
     };
-    let all: Vec<AuthChallenge> = header_values(answer, "www-authenticate").filter_map(parse).collect();
+    let all: Vec<AuthChallenge> = headers.filter_map(parse).collect();
     let bearer = all.iter().position(|challenge| matches!(challenge, AuthChallenge::Bearer { .. }));
     all.into_iter().nth(bearer.unwrap_or(0))
 }
@@ -325,7 +351,11 @@ fn challenge_parameter(text: &str, name: &str) -> Option<String> {
     }
 }
 
-pub(super) fn parse_token(body: &[u8]) -> Result<Secret, RegistryError> {
+/// The token in the answer of a token server.
+///
+/// # Errors
+/// There is none.
+pub fn parse_token(body: &[u8]) -> Result<Secret, RegistryError> {
     #[derive(Deserialize)]
     struct RegistryTokenResponse {
         token: Option<String>,
@@ -394,36 +424,24 @@ mod tests {
         );
     }
 
-    fn response_with_challenges(challenges: &[&str]) -> NetResponse {
-        NetResponse {
-            status: 401,
-            headers: challenges.iter().map(|value| ("www-authenticate".to_owned(), (*value).to_owned())).collect(),
-            body: Vec::new(),
-            url: Url::parse("https://r.example.com/").unwrap(),
-        }
-    }
-
     #[test]
     fn challenges_are_parsed() {
         let bearer = |realm: &str, service: Option<&str>| {
             Some(AuthChallenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
         };
         let full = "Bearer realm=\"https://a.example.com/token\",service=\"r, x\",scope=\"repository:a:pull,push\"";
+        assert_eq!(parse_challenge([full].into_iter()), bearer("https://a.example.com/token", Some("r, x")));
         assert_eq!(
-            parse_challenge(&response_with_challenges(&[full])),
-            bearer("https://a.example.com/token", Some("r, x"))
-        );
-        assert_eq!(
-            parse_challenge(&response_with_challenges(&["bearer service=r, realm=\"https://a\""])),
+            parse_challenge(["bearer service=r, realm=\"https://a\""].into_iter()),
             bearer("https://a", Some("r"))
         );
         assert_eq!(
-            parse_challenge(&response_with_challenges(&["Basic realm=\"x\"", full])),
+            parse_challenge(["Basic realm=\"x\"", full].into_iter()),
             bearer("https://a.example.com/token", Some("r, x"))
         );
-        assert_eq!(parse_challenge(&response_with_challenges(&["Basic realm=\"x\""])), Some(AuthChallenge::Basic));
+        assert_eq!(parse_challenge(["Basic realm=\"x\""].into_iter()), Some(AuthChallenge::Basic));
         for other in ["", "Digest realm=\"x\"", "Bearer", "Bearer realm=\"x", "Bearer service=\"x\""] {
-            assert_eq!(parse_challenge(&response_with_challenges(&[other])), None, "{other}");
+            assert_eq!(parse_challenge([other].into_iter()), None, "{other}");
         }
     }
 

@@ -73,13 +73,27 @@ impl StagedFile {
     /// # Errors
     /// The file cannot be written.
     pub fn write(path: &Path, content: &[u8]) -> io::Result<Self> {
-        let name = path.file_name().ok_or(Errno::INVAL)?;
+        Self::fill(path, |file| file.write_all(content)).map(|(staged, ())| staged)
+    }
+
+    /// Writes and syncs for a path what `fill` writes, with the mode that the umask allows.
+    ///
+    /// # Errors
+    /// The file cannot be written, or `fill` fails.
+    pub fn fill<T, E: From<io::Error>>(
+        path: &Path,
+        fill: impl FnOnce(&mut File) -> Result<T, E>,
+    ) -> Result<(Self, T), E> {
+        let name = path.file_name().ok_or_else(|| io::Error::from(Errno::INVAL))?;
         let folder = match path.parent() {
             Some(folder) if folder != Path::new("") => folder,
             Some(_) | None => Path::new("."),
         };
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
-        Self::write_in(&File::open(folder)?, name, &[content], mode)
+        let (staged, mut file) = Self::open_in(&File::open(folder)?, name, mode)?;
+        let filled = fill(&mut file)?;
+        file.sync_all()?;
+        Ok((staged, filled))
     }
 
     /// Writes and syncs the parts of a file of an open directory.
@@ -87,17 +101,21 @@ impl StagedFile {
     /// # Errors
     /// The file cannot be written.
     pub fn write_in(dir: &impl AsFd, name: impl AsRef<OsStr>, parts: &[&[u8]], mode: Mode) -> io::Result<Self> {
+        let (staged, mut file) = Self::open_in(dir, name, mode)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        Ok(staged)
+    }
+
+    fn open_in(dir: &impl AsFd, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<(Self, File)> {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
         let mut staged_name = name.as_ref().to_owned();
         staged_name.push(format!(".{:016x}.tmp", u64::from_ne_bytes(nonce)));
         let dir = dir.as_fd().try_clone_to_owned()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&dir, &staged_name, flags, mode)?);
-        let staged = Self { dir, staged_name, name: name.as_ref().to_owned(), is_placed: false };
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        Ok(staged)
+        let file = File::from(rustix::fs::openat(&dir, &staged_name, flags, mode)?);
+        Ok((Self { dir, staged_name, name: name.as_ref().to_owned(), is_placed: false }, file))
     }
 
     /// The path of the content until it is placed, for the path of its directory.

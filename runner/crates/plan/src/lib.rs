@@ -74,6 +74,7 @@ pub use rollout::Rollout;
 pub use schema::{ModuleSchema, schema};
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
 pub use ssh_options::SshOptions;
+pub use state_location::s3_settings;
 pub use type_hint::flow_scalar;
 pub use written_grants::{WrittenGrantForm, WrittenGrants};
 

@@ -157,6 +157,12 @@ fn mapping_entries(node: Option<&YamlNode>) -> impl Iterator<Item = &(YamlKey, Y
     entries.iter()
 }
 
+/// What the environment says of access to an object store.
+#[must_use]
+pub fn s3_settings(env: EnvLookup<'_>) -> BTreeMap<String, Secret> {
+    settings(&S3_VARIABLES, env)
+}
+
 fn settings(names: &[&str], env: EnvLookup<'_>) -> BTreeMap<String, Secret> {
     let set = names.iter().filter_map(|name| {
         let value = env(name).filter(|value| !value.is_empty())?;

@@ -72,6 +72,7 @@ pub use local_copy::LocalCopyReport;
 pub use machine::machine_id;
 pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
 pub use repair::StateFinding;
+pub use s3::open_bucket;
 
 use self::{
     checkpoints::UploadPolicy,

@@ -8,7 +8,7 @@
 //! may still arrive; the reader of the record finds out. `object_store` uses this runner's HTTP and TLS, so that there
 //! is one of each. Deliberately absent: listing; the record names all objects.
 
-use std::{error::Error, str::FromStr as _};
+use std::{collections::BTreeMap, error::Error, str::FromStr as _};
 
 use async_trait::async_trait;
 use object_store::{
@@ -26,7 +26,7 @@ use super::{
     record::LockRecord,
     remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
 };
-use contract::{hash::Blake3Hash, text::error_chain_text};
+use contract::{Secret, hash::Blake3Hash, text::error_chain_text};
 use journal::clock;
 use plan::RemoteState;
 
@@ -50,26 +50,33 @@ pub struct S3Storage {
     runtime: Runtime,
 }
 
+/// A bucket of the store that these variables of AWS's tools describe.
+///
+/// # Errors
+/// A variable is invalid, or TLS can't be set up.
+pub fn open_bucket(bucket: &str, settings: &BTreeMap<String, Secret>) -> object_store::Result<AmazonS3> {
+    let mut builder = AmazonS3Builder::new()
+        .with_region(DEFAULT_REGION)
+        .with_bucket_name(bucket)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_http_connector(ReqwestConnector)
+        // The caller retries, because it knows whether it may.
+        .with_retry(RetryConfig { max_retries: 0, retry_timeout: CALL_TIMEOUT, ..RetryConfig::default() });
+    for (name, value) in settings {
+        // AWS's variables for the endpoint of one service; the more specific one comes later.
+        let name = if name.starts_with("AWS_ENDPOINT_URL") && !name.ends_with("STS") { "AWS_ENDPOINT" } else { name };
+        if let Ok(key) = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()) {
+            builder = builder.with_config(key, value.reveal());
+        }
+    }
+    builder.build()
+}
+
 impl S3Storage {
     pub(super) fn new(state: &RemoteState, bucket: &str, prefix: &str, resource: &str) -> Result<Self, StateError> {
         let failed = |why: String| StateError::Remote { action: "reach", location: state.written.clone(), why };
         let runtime = super::runtime().map_err(|error| failed(error.to_string()))?;
-        let mut builder = AmazonS3Builder::new()
-            .with_region(DEFAULT_REGION)
-            .with_bucket_name(bucket)
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_http_connector(ReqwestConnector)
-            // The caller retries, because it knows whether it may.
-            .with_retry(RetryConfig { max_retries: 0, retry_timeout: CALL_TIMEOUT, ..RetryConfig::default() });
-        for (name, value) in &state.settings {
-            // AWS's variables for the endpoint of one service; the more specific one comes later.
-            let name =
-                if name.starts_with("AWS_ENDPOINT_URL") && !name.ends_with("STS") { "AWS_ENDPOINT" } else { name };
-            if let Ok(key) = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()) {
-                builder = builder.with_config(key, value.reveal());
-            }
-        }
-        let store = builder.build().map_err(|error| failed(error_chain_text(&error)))?;
+        let store = open_bucket(bucket, &state.settings).map_err(|error| failed(error_chain_text(&error)))?;
         let prefix = if prefix.is_empty() { resource.to_owned() } else { format!("{prefix}/{resource}") };
         Ok(Self { location: state.written.clone(), resource: resource.to_owned(), store, prefix, runtime })
     }

@@ -34,6 +34,7 @@ pub mod fuzz;
 mod layers;
 mod pipeline;
 mod remove;
+mod rules;
 mod tarball;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ pub use error::ArchiveError;
 pub use format::ArchiveFormat;
 pub use layers::{ImageLayer, LayerSource, unpack_layers};
 pub use remove::remove;
+pub use rules::EntryRules;
 
 use error::ArchiveLimitKind;
 use tree::ExtractionTree;

@@ -295,7 +295,7 @@ impl<'a> ExtractionTree<'a> {
             self.links.iter().map(|link| ((self.key)(link.path.as_str()), link.target.as_str())).collect();
         for link in &self.links {
             self.job.check_stop()?;
-            if leaves_folder(link, &targets, self.key) {
+            if leaves_folder(&link.path, &link.target, &targets, self.key) {
                 let refusal = EntryRefusal::TargetOutside(link.target.clone());
                 return Err(ArchiveError::refused_entry(link.path.as_str(), refusal));
             }
@@ -316,9 +316,14 @@ impl<'a> ExtractionTree<'a> {
 
 /// Whether following `link` leads out of the folder at any point, given all links by the keys of their paths. A
 /// path too long to check counts as leading out; one that the kernel would not follow to its end does not.
-fn leaves_folder(link: &PendingSymlink, targets: &HashMap<String, &str>, key: fn(&str) -> String) -> bool {
-    let mut current = link.path.parent().to_owned();
-    let mut remaining: Vec<&str> = link.target.rsplit('/').collect();
+pub(super) fn leaves_folder(
+    link: &EntryPath,
+    target: &str,
+    targets: &HashMap<String, &str>,
+    key: fn(&str) -> String,
+) -> bool {
+    let mut current = link.parent().to_owned();
+    let mut remaining: Vec<&str> = target.rsplit('/').collect();
     let (mut hops, mut steps) = (0, 0);
     while let Some(component) = remaining.pop() {
         steps += 1;

@@ -162,7 +162,7 @@ impl OciRepository {
     /// Gets what a challenge asks for.
     async fn authorize(&self, answer: &NetResponse) -> Result<(), OciError> {
         let own = self.credentials_of(&self.reference.origin());
-        let authorization = match parse_challenge(answer) {
+        let authorization = match parse_challenge(header_values(answer, "www-authenticate")) {
             Some(AuthChallenge::Bearer { realm, service }) => self.token(&realm, service.as_deref(), own).await?,
             Some(AuthChallenge::Basic) | None => own.ok_or_else(|| self.denied_error())?,
         };
@@ -266,7 +266,8 @@ fn is_basic(value: &Secret) -> bool {
 }
 
 /// The header that the plan means. `Basic USER:PASSWORD`, which is no header's value, stands for its base64.
-fn header_value(text: &str) -> Secret {
+#[must_use]
+pub fn header_value(text: &str) -> Secret {
     match text.split_once(' ') {
         Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => {
             let pair = pair.trim();
