@@ -65,7 +65,9 @@ impl ContainerProject {
         let lines = format!("ARG RELEASE\nENV RELEASE=$RELEASE BEHAVIOR={behavior}");
         PodmanEngine::write_context(&self.environment.path(PROJECT), &lines);
         let exports = format!("{}export REGISTRY={}\n", self.podman.exports(), self.registry.authority());
-        self.environment.run_script(&format!("PATH=$(dirname \"$0\"):$PATH\n{exports}cd {PROJECT}\nsh build.sh {release}")).assert_exit(0);
+        self.environment
+            .run_script(&format!("PATH=$(dirname \"$0\"):$PATH\n{exports}cd {PROJECT}\nsh build.sh {release}"))
+            .assert_exit(0);
     }
 
     fn run(&self, arguments: &[&str]) -> RunnerOutput {
