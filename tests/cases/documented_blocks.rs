@@ -1,7 +1,7 @@
 //! Every fenced block of the documentation, with the test that runs it or reads it out of the page. A new block fails here until a test
 //! of it is named, or it is said to be nothing that anybody runs.
 //!
-//! Three kinds of pages have rules of their own: the recipes, of which tests/recipes.rs leaves no block out; the pages of errors, whose
+//! Three kinds of pages have rules of their own: the recipes, of which tests/recipes.rs and what belongs to it leave no block out; the pages of errors, whose
 //! examples the tests produce; and what a command generates between two comments.
 
 use std::{fs, path::PathBuf};
@@ -292,11 +292,12 @@ fn pages() -> Vec<String> {
     pages.iter().map(|page| page.strip_prefix(&root).unwrap().display().to_string()).collect()
 }
 
-/// Whether tests/recipes.rs follows this page, which asserts that it left no block out.
+/// Whether a test of tests/recipes.rs follows this page, which asserts that it left no block out.
 fn is_followed_recipe(page: &str) -> bool {
     let name = page.strip_prefix("docs/recipes/").and_then(|name| name.strip_suffix(".md"));
-    let tests = fs::read_to_string(page_path("tests/recipes.rs")).unwrap();
-    name.is_some_and(|name| tests.contains(&format!("RecipePage::read(\"{name}\"")))
+    let tests =
+        ["tests/recipes.rs", "tests/recipes/python_slots.rs"].map(|path| fs::read_to_string(page_path(path)).unwrap());
+    name.is_some_and(|name| tests.concat().contains(&format!("RecipePage::read(\"{name}\"")))
 }
 
 #[test]

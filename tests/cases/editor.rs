@@ -207,7 +207,7 @@ fn templates_have_no_errors_in_an_editor() {
         let plan = fs::read_to_string(folder.path().join("deploy.yml")).unwrap();
         let mut server = LanguageServer::start(folder.path(), default_settings());
         assert_eq!(server.open("deploy.yml", &plan), [], "{template}");
-        let errors = server.change(&plan.replace("keep: 3", "keep: many"));
+        let errors = server.change(&plan.replace("version: 1", "version: 2"));
         assert_eq!(errors.len(), 1, "{template}: {errors:?}");
     }
 }

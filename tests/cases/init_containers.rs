@@ -48,8 +48,8 @@ impl ContainerProject {
         let address = caddy.as_ref().map_or_else(|| format!("127.0.0.1:{}", ports[0]), CaddyServer::address);
         let socket = podman.socket().display().to_string();
         // The times are for real programs.
-        let quick = "every: 50ms, within: 3s, stay: 300ms";
-        let more = [("/run/podman/podman.sock", socket.as_str()), ("127.0.0.1:8080", &address), ("stay: 2s", quick)];
+        let quick = "every: 50ms, within: 3s, stay: 300ms }\n      stop-timeout: 1s";
+        let more = [("/run/podman/podman.sock", socket.as_str()), ("127.0.0.1:8080", &address), ("stay: 2s }", quick)];
         let mut written = vec![("deploy.yml", adapted("deploy.yml", &more))];
         if template == "compose" {
             written.push(("compose.yml", adapted("compose.yml", &more)));
@@ -76,7 +76,7 @@ impl ContainerProject {
 
     /// What a visitor gets: the release, and nothing that it was not given.
     fn answer(&self) -> String {
-        let mut connection = TcpStream::connect(&self.address).unwrap();
+        let Ok(mut connection) = TcpStream::connect(&self.address) else { return "nobody".to_owned() };
         connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         connection.read_to_string(&mut answer).unwrap();

@@ -62,14 +62,14 @@ fn python_template_switches_slots_without_a_lost_request() {
     recipe.deploy("sh build.sh 2.0");
     let deployed = recipe.session(&["--local", "--release", "2.0"], 0);
     assert_eq!(recipe.answer(), "Hello from release 2.0\n");
+    let rolled_back = recipe.session(&["rollback", "--local"], 0);
+    // Nothing was started for it.
+    assert_eq!((recipe.answer().as_str(), recipe.process_of("a")), ("Hello from release 1.0\n", first));
     recipe.deploy("echo 'raise RuntimeError(\"no database\")' >>wsgi.py\nsh build.sh 3.0");
     let failed = recipe.session(&["--local", "--release", "3.0"], 1);
     assert!(failed.contains("no database"), "{failed}");
-    assert_eq!(recipe.answer(), "Hello from release 2.0\n");
-    let rolled_back = recipe.session(&["rollback", "--local"], 0);
+    assert_eq!(recipe.answer(), "Hello from release 1.0\n");
     let status = recipe.session(&["status"], 0);
-    // Nothing was started for it.
-    assert_eq!((recipe.answer().as_str(), recipe.process_of("a")), ("Hello from release 1.0\n", first));
     let visits = recipe
         .machine
         .run(MachineUser::Root, "touch /tmp/stop\nuntil [ -e /tmp/visits ]; do sleep 0.05; done\ncat /tmp/visits");
@@ -77,7 +77,7 @@ fn python_template_switches_slots_without_a_lost_request() {
     let told = (visits["failures"].as_array().unwrap().len(), visits["releases"].to_string());
     assert_eq!(told, (0, r#"["1.0","2.0","1.0"]"#.to_owned()), "{visits}");
     let host = recipe.machine.run(MachineUser::Root, "uname -n");
-    let outputs: Vec<String> = recipe.sessions.iter().cloned().chain([deployed, failed, rolled_back, status]).collect();
+    let outputs: Vec<String> = recipe.sessions.iter().cloned().chain([deployed, rolled_back, failed, status]).collect();
     let outputs: Vec<String> = outputs.iter().map(|output| steady(output)).collect();
     check_session(&recipe.page.path, &outputs, &[(format!("@{}", host.trim()), "@shop")]);
 }

@@ -138,9 +138,9 @@ impl<'c> Python<'c> {
             return Ok(());
         }
         let mut text = lines_of(&completion);
-        // Only with this option pip tells that an index refused to answer.
+        // Only with so many words pip tells that an index refused to answer.
         if text.iter().any(|line| line.contains(NOTHING_FOUND)) {
-            let again = self.pip_install(environment, name, &["--verbose", "--dry-run"])?.run()?;
+            let again = self.pip_install(environment, name, &["-vv", "--dry-run"])?.run()?;
             text.splice(0..0, lines_of(&again));
         }
         Err(installation_failure(&completion, &text, &self.config.requirements))
