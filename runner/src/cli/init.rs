@@ -77,9 +77,13 @@ fn propose(args: &InitArgs, form: OutputFormat) -> Result<String, Diagnostic> {
     lines.extend(proposal.notes.iter().map(|note| ("note", note.clone())));
     match proposal.template {
         Some(template) => lines.push(("write it", command(template))),
-        None => {
+        None if proposal.notes.is_empty() => {
             let all = DeploymentTemplate::ALL.into_iter();
             lines.extend(all.map(|template| ("choose", format!("{}   # {}", command(template), template.summary()))));
+        }
+        None => {
+            let names = DeploymentTemplate::ALL.map(DeploymentTemplate::name).join(", ");
+            lines.push(("templates", names));
         }
     }
     Ok(lines.into_iter().map(|(what, text)| format!("{what:<10} {text}\n")).collect())
