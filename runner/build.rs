@@ -1,4 +1,4 @@
-//! Links the binary at a fixed address, and lists the files that `runner new-step` copies.
+//! Links the binary at a fixed address, and lists the files that `runner new-step` and `runner init` write.
 
 use std::{
     env, fs,
@@ -10,12 +10,13 @@ use anyhow::{Context as _, Result};
 #[expect(clippy::disallowed_methods, reason = "a build script is told where to build by its environment")]
 fn main() -> Result<()> {
     let root = Path::new("..").canonicalize()?;
-    for watched in ["steps/sdk", "wit", "runner/templates"] {
+    for watched in ["steps/sdk", "wit", "runner/templates", "examples"] {
         guest_build::rerun_if_changed(&root.join(watched))?;
     }
     link_at_fixed_address();
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     fs::write(out.join("templates.rs"), templates(&root)?)?;
+    fs::write(out.join("deployment_templates.rs"), deployment_templates(&root)?)?;
     Ok(())
 }
 
@@ -40,9 +41,25 @@ fn templates(root: &Path) -> Result<String> {
         files_below(&root.join(folder), prefix, &mut files)?;
     }
     files.push(("wit/step.wit".to_owned(), root.join("wit/step.wit")));
+    Ok(table(files))
+}
+
+/// What `runner init` writes: the examples that are templates, and what is common to all.
+fn deployment_templates(root: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for folder in ["common", "compose", "container", "python", "static"] {
+        files_below(&root.join("examples").join(folder), &format!("{folder}/"), &mut files)?;
+    }
+    // `files_below` passes over hidden files.
+    files.push(("common/.gitignore".to_owned(), root.join("examples/common/.gitignore")));
+    Ok(table(files))
+}
+
+/// A table of names and texts, sorted.
+fn table(mut files: Vec<(String, PathBuf)>) -> String {
     files.sort();
     let lines = files.iter().map(|(name, path)| format!("    ({name:?}, include_str!({path:?})),\n"));
-    Ok(format!("&[\n{}]\n", lines.collect::<String>()))
+    format!("&[\n{}]\n", lines.collect::<String>())
 }
 
 /// Each file with its path from `folder`; what a build or an editor leaves there is passed over.
@@ -50,7 +67,7 @@ fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) 
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() && !["target", "node_modules", "__pycache__"].contains(&&*name) {
+        if path.is_dir() && !["target", "node_modules", "__pycache__", "dist"].contains(&&*name) {
             files_below(&path, &format!("{prefix}{name}/"), files)?;
         } else if path.is_file() && name != "Cargo.lock" && !name.starts_with('.') {
             files.push((format!("{prefix}{name}"), path));

@@ -41,6 +41,8 @@ mod cases {
     mod hosts;
     mod images;
     mod imports;
+    mod init;
+    mod init_containers;
     mod invalid_modules;
     mod inventories;
     mod leaks;
@@ -97,6 +99,7 @@ mod cases {
     mod switch_traffic;
     mod systemd;
     mod upgrade;
+    mod venv;
     mod verify;
     mod verify_traffic;
 }

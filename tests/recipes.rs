@@ -13,6 +13,8 @@ mod machine;
 mod normalize;
 #[path = "recipes/page.rs"]
 mod page;
+#[path = "recipes/python_slots.rs"]
+mod python_slots;
 
 use std::{fs, path::Path};
 
@@ -28,6 +30,8 @@ struct FollowedRecipe {
     machine: TestMachine,
     /// What the page exports for the commands after it.
     exports: String,
+    /// The sessions that the page has asked for.
+    sessions: Vec<String>,
 }
 
 impl FollowedRecipe {
@@ -37,7 +41,7 @@ impl FollowedRecipe {
         // The page makes this user; this machine, which is below, may have one of the same name.
         machine.run(MachineUser::Root, "if id deploy >/dev/null 2>&1; then userdel deploy; fi");
         prepare(&machine);
-        let mut recipe = Self { page, machine, exports: variables.to_owned() };
+        let mut recipe = Self { page, machine, exports: variables.to_owned(), sessions: Vec::new() };
         assert_eq!(recipe.page.other_blocks(), [], "{}: nothing follows these", recipe.page.path);
         recipe.check_installation();
         for action in recipe.page.actions() {
@@ -47,6 +51,11 @@ impl FollowedRecipe {
                 }
                 RecipeAction::WriteFile { path, content } => recipe.write(&path, content.as_bytes()),
                 RecipeAction::RunAsRoot(script) => drop(recipe.machine.run(MachineUser::Root, &script)),
+                RecipeAction::TypeAsDeploy(arguments) => {
+                    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                    let session = recipe.session(&arguments, 0);
+                    recipe.sessions.push(session);
+                }
                 RecipeAction::RunAsDeploy(script) => {
                     for (path, content) in files {
                         recipe.write(path, content);

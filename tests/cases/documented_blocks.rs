@@ -1,7 +1,7 @@
 //! Every fenced block of the documentation, with the test that runs it or reads it out of the page. A new block fails here until a test
 //! of it is named, or it is said to be nothing that anybody runs.
 //!
-//! Three kinds of pages have rules of their own: the recipes, of which tests/recipes.rs leaves no block out; the pages of errors, whose
+//! Three kinds of pages have rules of their own: the recipes, of which tests/recipes.rs and what belongs to it leave no block out; the pages of errors, whose
 //! examples the tests produce; and what a command generates between two comments.
 
 use std::{fs, path::PathBuf};
@@ -29,6 +29,7 @@ const PACKAGES: BlockUse = Tested("xtask/src/setup.rs", "setup_installs_what_the
 const RECIPES: &str = "tests/cases/ssh_recipes.rs";
 const WORKFLOWS: &str = "tests/github/documented_workflows.rs";
 const AUTHORS: &str = "tests/cases/authors.rs";
+const INIT: &str = "tests/cases/init.rs";
 const SUPERVISORD: &str = "tests/cases/supervisord.rs";
 const SYSTEMD: &str = "tests/cases/systemd.rs";
 const COMPOSE: &str = "tests/cases/compose.rs";
@@ -37,6 +38,7 @@ const MAGENTO: &str = "tests/cases/magento_example.rs";
 const ALONE: &str = "tests/cases/steps_alone.rs";
 const PACKING: &str = "tests/cases/packing.rs";
 const PUBLISHING: &str = "tests/cases/publishing.rs";
+const VENV: &str = "tests/cases/venv.rs";
 const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
 /// The blocks of each page, in order.
@@ -144,6 +146,15 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("environments:", PLANS),
         ],
     ),
+    (
+        "docs/init.md",
+        &[
+            ("$ runner init", Tested(INIT, "page_shows_a_proposal_and_a_template")),
+            ("$ runner init --template", Tested(INIT, "page_shows_a_proposal_and_a_template")),
+            ("# As root", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
+            ("# As deploy", Tested(INIT, "static_template_is_deployed_broken_resumed_and_rolled_back")),
+        ],
+    ),
     ("docs/journal.md", &[("4214ce79 ", Shown), ("3bb66167 ", Shown), ("ad76f0f8 ", Shown), ("f4d40815 ", Shown)]),
     ("docs/lock.md", &[("{ version: 2,", Shown), ("{ resource: shop/prod", Shown)]),
     (
@@ -244,6 +255,14 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         ],
     ),
     (
+        "docs/venv.md",
+        &[
+            ("version: 1", Tested(VENV, "plan_of_the_page_gives_each_release_its_environment")),
+            ("gunicorn==", Tested(VENV, "plan_of_the_page_gives_each_release_its_environment")),
+            ("runner step venv", Tested(VENV, "command_of_the_page_runs_the_step_alone")),
+        ],
+    ),
+    (
         "docs/verify.md",
         &[
             ("version: 1", Tested(VERIFY, "plan_of_the_page_tries_each_release_with_real_requests")),
@@ -292,11 +311,12 @@ fn pages() -> Vec<String> {
     pages.iter().map(|page| page.strip_prefix(&root).unwrap().display().to_string()).collect()
 }
 
-/// Whether tests/recipes.rs follows this page, which asserts that it left no block out.
+/// Whether a test of tests/recipes.rs follows this page, which asserts that it left no block out.
 fn is_followed_recipe(page: &str) -> bool {
     let name = page.strip_prefix("docs/recipes/").and_then(|name| name.strip_suffix(".md"));
-    let tests = fs::read_to_string(page_path("tests/recipes.rs")).unwrap();
-    name.is_some_and(|name| tests.contains(&format!("RecipePage::read(\"{name}\"")))
+    let tests =
+        ["tests/recipes.rs", "tests/recipes/python_slots.rs"].map(|path| fs::read_to_string(page_path(path)).unwrap());
+    name.is_some_and(|name| tests.concat().contains(&format!("RecipePage::read(\"{name}\"")))
 }
 
 #[test]

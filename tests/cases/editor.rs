@@ -196,6 +196,22 @@ fn comment_of_the_page_names_the_schema() {
     assert_eq!(errors.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2], "{errors:?}");
 }
 
+/// Each names the schema by the comment that `init` writes, and the schema is beside it.
+#[test]
+fn templates_have_no_errors_in_an_editor() {
+    let environment = TestEnvironment::new();
+    for template in ["compose", "container", "python", "static"] {
+        let folder = tempfile::Builder::new().prefix("editor-").tempdir().unwrap();
+        let dir = folder.path().display().to_string();
+        environment.run(&["init", "--template", template, &dir]).assert_exit(0);
+        let plan = fs::read_to_string(folder.path().join("deploy.yml")).unwrap();
+        let mut server = LanguageServer::start(folder.path(), default_settings());
+        assert_eq!(server.open("deploy.yml", &plan), [], "{template}");
+        let errors = server.change(&plan.replace("version: 1", "version: 2"));
+        assert_eq!(errors.len(), 1, "{template}: {errors:?}");
+    }
+}
+
 #[test]
 fn language_server_completes_and_marks_plans() {
     let folder = folder_with_schema();

@@ -14,6 +14,8 @@ pub enum RecipeAction {
     },
     RunAsRoot(String),
     RunAsDeploy(String),
+    /// Type these arguments of `runner` as `deploy`, in the checkout; what is below them is what it says.
+    TypeAsDeploy(Vec<String>),
 }
 
 pub struct RecipePage {
@@ -62,6 +64,10 @@ impl RecipePage {
 
 fn action(block: &str) -> Option<RecipeAction> {
     let first = block.lines().next()?;
+    // Other sessions show what the test itself does.
+    if let Some(arguments) = first.strip_prefix("$ runner ").filter(|arguments| arguments.starts_with("init ")) {
+        return Some(RecipeAction::TypeAsDeploy(arguments.split(' ').map(str::to_owned).collect()));
+    }
     let heads = ["# ", "; ", "// ", "-- ", "<?php // "];
     let says = heads.into_iter().find_map(|head| first.strip_prefix(head))?;
     let content = block.to_owned();

@@ -120,6 +120,16 @@ impl PodmanEngine {
         command
     }
 
+    /// What lets a script find this one: `$ENGINE` is its `podman`.
+    pub fn exports(&self) -> String {
+        let command = self.command(&[]);
+        let variables = command.get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
+        let mut text: String = variables.map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+        let words = command.get_args().filter_map(|word| word.to_str());
+        text += &format!("export ENGINE='podman {}'\n", words.collect::<Vec<_>>().join(" "));
+        text
+    }
+
     /// What `podman` says on standard output, without the line break at its end.
     pub fn run(&self, arguments: &[&str]) -> String {
         Self::said(arguments, self.command(arguments).output().unwrap())
@@ -135,14 +145,19 @@ impl PodmanEngine {
     /// server is told what to do by variables: see podman_app.c.
     pub fn build(&self, name: &str, lines: &str) {
         let context = self.folder.path().join(format!("context-{}", sha256(name.as_bytes())));
-        fs::create_dir_all(&context).unwrap();
+        Self::write_context(&context, lines);
+        self.run(&["build", "--quiet", "--tag", name, context.to_str().unwrap()]);
+    }
+
+    /// Writes what an image of the test's server is built of, with more lines of its Dockerfile.
+    pub fn write_context(context: &Path, lines: &str) {
+        fs::create_dir_all(context).unwrap();
         let _ = fs::remove_file(context.join("app"));
         fs::hard_link(static_app(), context.join("app"))
             .or_else(|_| fs::copy(static_app(), context.join("app")).map(drop))
             .unwrap();
         fs::write(context.join("Dockerfile"), format!("FROM scratch\nCOPY app /app\nENTRYPOINT [\"/app\"]\n{lines}\n"))
             .unwrap();
-        self.run(&["build", "--quiet", "--tag", name, context.to_str().unwrap()]);
     }
 
     /// Moves a built image to a registry without TLS; returns its name there, with its digest: `127.0.0.1:<port>/shop@sha256:…`.

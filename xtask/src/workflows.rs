@@ -1,4 +1,4 @@
-//! The part of `check` about workflows: action.yml, .github/workflows, and every workflow and pipeline that a document shows.
+//! The part of `check` about workflows: action.yml, .github/workflows, that of the templates, and every workflow and pipeline that a document shows.
 //!
 //! Three linters, none of which asks a network: zizmor for what is dangerous, check-jsonschema for what GitHub, GitLab and Buildkite
 //! would refuse, actionlint for expressions. A document's workflows are the fenced blocks with `jobs:` in them.
@@ -21,6 +21,7 @@ pub(crate) fn run() -> Result<()> {
     let root = workspace::root();
     let mut workflows = files_with_extension(&root.join(".github/workflows"), "yml")?;
     ensure!(!workflows.is_empty(), "no workflows in .github/workflows");
+    workflows.extend(files_with_extension(&root.join("examples/common/.github/workflows"), "yml")?);
     let [shown, gitlab, buildkite] = [PipelineKind::Github, PipelineKind::Gitlab, PipelineKind::Buildkite]
         .map(|kind| extract_pipelines(&root.join("docs"), scratch.path(), kind));
     workflows.extend(shown?);

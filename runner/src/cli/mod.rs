@@ -30,6 +30,7 @@ mod history;
 mod host_status;
 mod hosts;
 mod import;
+mod init;
 mod inventory;
 mod journal;
 mod lock;
@@ -119,6 +120,8 @@ enum CliCommand {
     Modules(Deferred<PlanArgs<modules::ModulesArgs>>),
     /// Show and preview migrations, and record their outcome
     Migrate(Deferred<migrate::MigrateArgs>),
+    /// Write a plan and the files around it, from a template
+    Init(Deferred<init::InitArgs>),
     /// Create a project for your own step
     NewStep(Deferred<new_step::NewStepArgs>),
     /// Check journals for corruption
@@ -232,6 +235,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Logs(_)
             | CliCommand::Modules(_)
             | CliCommand::Migrate(_)
+            | CliCommand::Init(_)
             | CliCommand::NewStep(_)
             | CliCommand::Journal(_)
             | CliCommand::Lock(_)
@@ -278,6 +282,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Logs(Deferred(PlanArgs { plan, args })) => logs::run(&args, &plan.store()?, form, out).map_err(one),
         CliCommand::Migrate(Deferred(args)) => block_on(migrate::run(&args, screen, out)),
         CliCommand::Modules(Deferred(PlanArgs { plan, args })) => block_on(modules::run(&args, &plan, screen, out)),
+        CliCommand::Init(Deferred(args)) => init::run(&args, form, out).map_err(one),
         CliCommand::NewStep(Deferred(args)) => new_step::run(&args, form, out).map_err(one),
         CliCommand::Journal(Deferred(command)) => journal::run(&command, form, out).map_err(one),
         CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, line_width, out)),

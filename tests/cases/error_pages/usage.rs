@@ -36,6 +36,13 @@ fn p0201_unreadable_plan() {
 }
 
 #[test]
+fn p0239_files_of_a_deployment_that_exist() {
+    let environment = TestEnvironment::new();
+    environment.write("build.sh", "");
+    check_page("P0239", &environment, &["init", "--template", "static"]);
+}
+
+#[test]
 fn p0235_several_plans() {
     let environment = packed();
     environment.write("shop.pawl.yml", environment.read("deploy.yml"));

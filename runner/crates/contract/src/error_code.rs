@@ -114,6 +114,7 @@ error_codes! {
     PackFailed, "P0236", Refused, "a folder cannot be packed";
     PublishFailed, "P0237", Failed, "a release cannot be published";
     PublishedDiffers, "P0238", Refused, "another content is published under this name";
+    InitRefused, "P0239", Refused, "the files of a deployment cannot be written";
     SharedIdentity, "P0240", Refused, "two jobs share an identity";
     KeyChanged, "P0241", Refused, "the `key` was added or dropped";
     ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";

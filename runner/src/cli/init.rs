@@ -1,0 +1,232 @@
+//! `runner init [DIR]`: writes a plan and the files around it, from a template; without `--template`, it proposes one.
+//!
+//! Invariant: nothing is overwritten. If one of the files exists, none is written; only `.gitignore` gets more lines. Deliberately
+//! absent: asking questions, and the machine itself, which docs/init.md sets up.
+
+mod survey;
+mod template;
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use crate::report::{self, OutputFormat, json};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+
+use survey::FolderSurvey;
+use template::{DeploymentTemplate, GITIGNORE, PlannedFile};
+
+/// What an application is called whose folder has no name that would do.
+const DEFAULT_NAME: &str = "app";
+
+/// Arguments of `init`.
+#[derive(Debug, clap::Args)]
+pub(super) struct InitArgs {
+    /// The folder of the application
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// The template; without it, one is proposed and nothing is written
+    #[arg(long, value_name = "NAME")]
+    template: Option<DeploymentTemplate>,
+    /// The name of the application; by default that of the folder
+    #[arg(long, value_name = "NAME", value_parser = parse_app_name)]
+    name: Option<String>,
+}
+
+/// Proposes a template, or writes it.
+///
+/// # Errors
+/// P0239 when a file exists or cannot be written; P0214.
+pub(super) fn run(args: &InitArgs, form: OutputFormat, out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
+    let answer = match args.template {
+        None => propose(args, form)?,
+        Some(template) => write(args, template, form)?,
+    };
+    report::write_answer(out, &answer)?;
+    Ok(ExitKind::Success)
+}
+
+/// What fits the folder, and why.
+fn propose(args: &InitArgs, form: OutputFormat) -> Result<String, Diagnostic> {
+    let survey = FolderSurvey::read(&args.dir).map_err(|error| unusable(&args.dir, &error))?;
+    let proposal = survey.proposal();
+    let command = |template: DeploymentTemplate| {
+        let dir = match args.dir.to_str() {
+            Some(".") | None => String::new(),
+            Some(dir) => format!(" {dir}"),
+        };
+        format!("runner init --template {}{dir}", template.name())
+    };
+    if form == OutputFormat::Json {
+        let object = json!({
+            "template": proposal.template.map(DeploymentTemplate::name), "reasons": proposal.reasons, "notes": proposal.notes,
+            "run": proposal.template.map(command),
+        });
+        return Ok(json::line(&object) + "\n");
+    }
+    let head = match proposal.template {
+        Some(template) => format!("{}: {}", template.name(), template.summary()),
+        None => "no template fits this folder".to_owned(),
+    };
+    let mut lines = vec![("proposal", head)];
+    lines.extend(proposal.reasons.iter().map(|reason| ("because", reason.clone())));
+    lines.extend(proposal.notes.iter().map(|note| ("note", note.clone())));
+    match proposal.template {
+        Some(template) => lines.push(("write it", command(template))),
+        None if proposal.notes.is_empty() => {
+            let all = DeploymentTemplate::ALL.into_iter();
+            lines.extend(all.map(|template| ("choose", format!("{}   # {}", command(template), template.summary()))));
+        }
+        None => {
+            let names = DeploymentTemplate::ALL.map(DeploymentTemplate::name).join(", ");
+            lines.push(("templates", names));
+        }
+    }
+    Ok(lines.into_iter().map(|(what, text)| format!("{what:<10} {text}\n")).collect())
+}
+
+/// Writes a template.
+fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> Result<String, Diagnostic> {
+    fs::create_dir_all(&args.dir).map_err(|error| unusable(&args.dir, &error))?;
+    let survey = FolderSurvey::read(&args.dir).map_err(|error| unusable(&args.dir, &error))?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => app_name(&args.dir.canonicalize().map_err(|error| unusable(&args.dir, &error))?),
+    };
+    let schema = format!("{:#}\n", plan::schema(&sandbox::official_schemas()));
+    let files = template.files(&name, survey.is_empty(), schema);
+    refuse_existing(&args.dir, &files)?;
+    let mut written = Vec::new();
+    for file in &files {
+        if let Err(error) = write_file(&args.dir, file) {
+            // What this call has made does not stay half done.
+            for path in &written {
+                let _ = fs::remove_file(args.dir.join(path));
+            }
+            return Err(unusable(&args.dir.join(&file.path), &error));
+        }
+        if file.path != GITIGNORE {
+            written.push(file.path.clone());
+        }
+    }
+    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    if form == OutputFormat::Json {
+        let object = json!({ "template": template.name(), "app": name, "files": paths });
+        return Ok(json::line(&object) + "\n");
+    }
+    let mut answer = format!("wrote the template {} for {name}, {} files\n", template.name(), files.len());
+    for file in &files {
+        answer += &format!("  {:<32} {}\n", file.path, file.purpose());
+    }
+    Ok(answer + "docs/init.md says what to do on the machine; `runner plan` shows what a deployment would do\n")
+}
+
+fn refuse_existing(dir: &Path, files: &[PlannedFile]) -> Result<(), Diagnostic> {
+    let is_there = |file: &&PlannedFile| file.path != GITIGNORE && dir.join(&file.path).symlink_metadata().is_ok();
+    let existing: Vec<&str> = files.iter().filter(is_there).map(|file| file.path.as_str()).collect();
+    if existing.is_empty() {
+        return Ok(());
+    }
+    let hint = "`init` overwrites nothing, and has written nothing: move them away, or write the template into another folder and \
+                take from it what you need";
+    Err(Diagnostic::new(ErrorCode::InitRefused, format!("these files exist already: {}", existing.join(", ")))
+        .with_hint(hint))
+}
+
+fn write_file(dir: &Path, file: &PlannedFile) -> io::Result<()> {
+    let path = dir.join(&file.path);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if file.path == GITIGNORE {
+        return add_lines(&path, &file.text);
+    }
+    fs::OpenOptions::new().write(true).create_new(true).open(&path)?.write_all(file.text.as_bytes())
+}
+
+/// Adds the lines that a file does not have.
+fn add_lines(path: &Path, lines: &str) -> io::Result<()> {
+    let before = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let missing: Vec<&str> = lines.lines().filter(|line| !before.lines().any(|known| known == *line)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let separator = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
+    let mut file = fs::OpenOptions::new().append(true).create(true).open(path)?;
+    file.write_all(format!("{separator}{}\n", missing.join("\n")).as_bytes())
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
+    Diagnostic::new(ErrorCode::InitRefused, format!("can't write {}", path.display()))
+        .with_cause(error)
+        .with_hint("name a folder that you can write to: `runner init --template NAME DIR`")
+}
+
+/// The name of a folder as that of an application.
+fn app_name(dir: &Path) -> String {
+    let name = dir.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let words: Vec<String> =
+        name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    let name = words.join("-");
+    if parse_app_name(&name).is_ok() { name } else { DEFAULT_NAME.to_owned() }
+}
+
+/// A name that is good in a plan, for nginx and supervisord, and for a Python package.
+fn parse_app_name(text: &str) -> Result<String, String> {
+    let is_name = text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.len() <= 40
+        && text.split('-').all(|part| !part.is_empty())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("an application's name has lowercase letters, digits and `-`, with a letter first, such as `shop`"
+            .to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn init(dir: &Path, template: DeploymentTemplate) -> Result<ExitKind, Diagnostic> {
+        let args = InitArgs { dir: dir.to_owned(), template: Some(template), name: None };
+        run(&args, OutputFormat::Text, &mut Vec::new())
+    }
+
+    #[test]
+    fn nothing_is_overwritten_and_nothing_is_half_written() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("build.sh"), "mine").unwrap();
+        let refused = init(folder.path(), DeploymentTemplate::Static).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InitRefused);
+        assert!(refused.message.ends_with("exist already: build.sh"), "{}", refused.message);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn gitignore_gets_the_lines_that_it_does_not_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(GITIGNORE);
+        fs::write(&path, "*.log\ndist/").unwrap();
+        init(folder.path(), DeploymentTemplate::Static).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("*.log\ndist/\n") && text.contains("\n.pawl/\n"), "{text}");
+        assert_eq!(text.matches("dist/").count(), 1);
+    }
+
+    #[test]
+    fn folders_have_names() {
+        for (dir, name) in [("/srv/My.Shop_2", "my-shop-2"), ("/srv/42", "app"), ("/", "app"), ("/x/shop", "shop")] {
+            assert_eq!(app_name(Path::new(dir)), name, "{dir}");
+        }
+    }
+}
