@@ -7,23 +7,23 @@ use crate::support::{PypiAuth, PypiServer, RunnerOutput, TestEnvironment, doc_bl
 const PAGE: &str = "docs/venv.md";
 
 /// The plan of the page, with the folders of a test and an index.
-struct World {
+struct VenvSite {
     environment: TestEnvironment,
     index: PypiServer,
 }
 
-fn world(auth: PypiAuth) -> World {
+fn world(auth: PypiAuth) -> VenvSite {
     let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
     let root = environment.path("srv").display().to_string();
     environment.edit("deploy.yml", "app: /srv/shop", &format!("app: {root}"));
     // A server that is down is asked once more, not five times.
     environment.edit("deploy.yml", "env: { PIP_INDEX_URL: }", "env: { PIP_INDEX_URL: , PIP_RETRIES: \"1\" }");
-    let mut world = World { environment, index: PypiServer::start(auth) };
+    let mut world = VenvSite { environment, index: PypiServer::start(auth) };
     world.environment.set_variable("SHOP_INDEX", &world.index.url());
     world
 }
 
-impl World {
+impl VenvSite {
     /// Packs a release with this list of packages.
     fn pack(&self, release: &str, requirements: &str) {
         self.environment.write("app/requirements.txt", requirements);
@@ -85,7 +85,7 @@ fn plan_of_the_page_gives_each_release_its_environment() {
     world.deploy("r2").assert_exit(0);
     assert_eq!((world.says().as_str(), world.made_at("r1")), ("shop 2.0", first));
     // The way back asks no index.
-    let World { environment, index } = world;
+    let VenvSite { environment, index } = world;
     drop(index);
     environment.run(&["rollback", "--local", "--json"]).assert_exit(0);
     let output = Command::new(environment.path("srv/current/.venv/bin/shop")).output().unwrap();
@@ -121,7 +121,7 @@ fn failed_installation_says_why_and_leaves_nothing() {
     world.deploy("r7").assert_exit(1).assert_stderr_contains(".venv` is not a link of this step");
     fs::remove_dir_all(world.environment.path("app/.venv")).unwrap();
     world.pack("r8", &good);
-    let World { environment, index } = world;
+    let VenvSite { environment, index } = world;
     drop(index);
     environment.deploy("r8", &[]).assert_exit(1).assert_stderr_contains("the index does not answer");
     let live = Command::new(environment.path("srv/current/.venv/bin/shop")).output().unwrap();
@@ -226,7 +226,7 @@ fn command_of_the_page_runs_the_step_alone() {
     world.environment.run_script(&online).assert_exit(0);
     assert_eq!(fs::read_link(world.environment.path("srv/releases/r1/.venv")).unwrap(), made, "it held");
     // A release with its packages in it needs no index.
-    let World { environment, index } = world;
+    let VenvSite { environment, index } = world;
     environment.write("srv/releases/r2/requirements.txt", &wheel);
     let name = "shop-1.0-py3-none-any.whl";
     environment.write(&format!("srv/releases/r2/wheels/{name}"), fs::read(index.packages().join(name)).unwrap());

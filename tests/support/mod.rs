@@ -61,7 +61,7 @@ pub use self::{
     },
     supervisord::SupervisordServer,
     tracer::{TracedCall, TracedRun},
-    traffic::{Traffic, TrafficRate, TrafficReport},
+    traffic::{ConstantTraffic, TrafficRate, TrafficReport},
 };
 
 /// Where the plan, the app and the migrations are copied from.

@@ -198,7 +198,6 @@ impl ConfiguredFile {
             None => files::remove(&self.last)?,
         }
         files::remove(&self.next)
-        files::remove(&self.last)
     }
 
     /// What is kept of the time before this step: a file, or a link to nothing.

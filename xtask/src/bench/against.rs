@@ -50,6 +50,7 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             BenchmarkName::Steps => rows.extend([first_run_row(&ours, &theirs, 1)?, first_run_row(&ours, &theirs, 4)?]),
             BenchmarkName::Plan
             | BenchmarkName::Oci
+            | BenchmarkName::Pack
             | BenchmarkName::Pull
             | BenchmarkName::Migrate
             | BenchmarkName::Databases
@@ -59,7 +60,8 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             | BenchmarkName::Growth
             | BenchmarkName::Hosts
             | BenchmarkName::Checkpoints
-            | BenchmarkName::Output => {
+            | BenchmarkName::Output
+            | BenchmarkName::Switches => {
                 bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")
             }
         }
