@@ -434,6 +434,35 @@ fn undo_of_the_start_stops_the_program() {
     world.assert_no_orphans();
 }
 
+/// Two programs of an application: with slots of the first one, the second is refused, and the first is undone.
+#[test]
+fn second_program_has_slots_of_its_own() {
+    let world = world();
+    let plan = world.environment.read("deploy.yml");
+    let (from, until) = (plan.find("  start:\n").unwrap(), plan.find("  switch:\n").unwrap());
+    let worker = plan[from..until].replacen("  start:\n", "  worker:\n", 1);
+    let with_worker = |worker: &str| {
+        world.environment.write("deploy.yml", format!("{}{worker}{}", &plan[..until], &plan[until..]));
+    };
+    with_worker(&worker);
+    let failed = world.deploy("r1");
+    failed.assert_exit(1).assert_stderr_contains("holds what step `start` has started, not `worker`");
+    failed.assert_stderr_contains("give each step slots and a link of its own");
+    assert_eq!(world.running(), names(&[]));
+    let own = worker
+        .replace(
+            "      socket: sup\n",
+            "      socket: sup\n      link: worker\n      slots: { worker-a: {}, worker-b: {} }\n",
+        )
+        .replace("        a: ", "        worker-a: ")
+        .replace("        b: ", "        worker-b: ")
+        .replace("/slots/a/", "/slots/worker-a/")
+        .replace("/slots/b/", "/slots/worker-b/");
+    with_worker(&own);
+    world.deploy("r1").assert_exit(0);
+    assert_eq!((world.answer().as_str(), world.running()), ("r1 cor", names(&["a", "worker-a"])));
+}
+
 #[test]
 fn changed_secret_starts_beside_the_old_one() {
     let mut world = world();

@@ -183,7 +183,7 @@ impl SlotSet {
     /// A slot without traffic: an empty one first, then the one whose program was started the longest time ago. A single slot is always free.
     ///
     /// # Errors
-    /// The slot is not of this step, or a newer deployment has written a record.
+    /// A slot is not of this step, or a newer deployment has written a record.
     pub fn free<C>(&self, input: &Input<C>) -> Result<ChosenSlot, Failure> {
         self.refuse_late(input)?;
         let is_free = |slot: &Slot| self.slots.len() == 1 || !self.is_linked(slot);
@@ -191,8 +191,11 @@ impl SlotSet {
         let free = self.slots.iter().filter(|(slot, _)| is_free(slot)).min_by_key(|(_, record)| used_at(record));
         let (slot, record) = free
             .ok_or_else(|| Failure::conflict("no slot is without traffic").hint("add a slot to the step's `slots`"))?;
-        if let Some(record) = record {
-            record.refuse_foreign(input, &self.place(slot))?;
+        // Also if another one is empty: two steps would take each other's slots in turn.
+        for (slot, record) in &self.slots {
+            if let Some(record) = record {
+                record.refuse_foreign(input, &self.place(slot))?;
+            }
         }
         Ok(self.chosen(slot, record.as_ref(), false))
     }

@@ -142,7 +142,10 @@ impl SlotRecord {
             return Ok(());
         }
         Err(Failure::conflict(format!("`{place}` holds what step `{}` has started, not `{}`", self.step, input.step))
-            .hint("give each step its own directory; if the step was renamed, write its new name into slot.json there"))
+            .hint(
+                "give each step slots and a link of its own: `slots: { worker-a: {}, worker-b: {} }`, `link: worker`; \
+                 if the step was renamed, write its new name into slot.json there",
+            ))
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
