@@ -18,7 +18,7 @@ use std::{
 
 use self::rng::SplitMix64;
 use super::supervisord::SupervisedSite;
-use crate::support::{TracedCall, Traffic, TrafficRate, wait_until};
+use crate::support::{ConstantTraffic, TracedCall, TrafficRate, wait_until};
 
 const PAGE: &str = "docs/supervisord.md";
 
@@ -144,7 +144,7 @@ fn killed_blue_green_deployment_under_load_is_finished_by_the_next() {
     let (calls, _) = site.kill(&second, None);
     site.finish(&second);
     let points = SplitMix64::new(seed).choose_distinct(point_count(), calls);
-    let mut traffic = Traffic::start(&site.site.nginx.address(), RATE, &format!("{second} cor"));
+    let mut traffic = ConstantTraffic::start(&site.site.nginx.address(), RATE, &format!("{second} cor"));
     let mut kinds = BTreeMap::new();
     for point in &points {
         let label = site.pack_next();

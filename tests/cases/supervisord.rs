@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::support::{
-    NginxServer, RunnerOutput, SshHost, SupervisordServer, TestEnvironment, Traffic, TrafficRate,
+    ConstantTraffic, NginxServer, RunnerOutput, SshHost, SupervisordServer, TestEnvironment, TrafficRate,
     doc_blocks::fenced_block, wait_until, write_ssh_config,
 };
 
@@ -402,7 +402,7 @@ fn no_request_is_lost_in_ten_switches() {
     world.deploy("r1").assert_exit(0);
     world.pack("r2", "works");
     let rate = TrafficRate { clients: 1, pause: Duration::from_millis(1) };
-    let mut traffic = Traffic::start(&world.nginx.address(), rate, "r1 cor");
+    let mut traffic = ConstantTraffic::start(&world.nginx.address(), rate, "r1 cor");
     for switch in 0..10 {
         let release = ["r2", "r1"][switch % 2];
         traffic.move_to(&format!("{release} cor"), || world.deploy(release)).assert_exit(0);

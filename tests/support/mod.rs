@@ -55,7 +55,7 @@ pub use self::{
     ssh::{SshHost, kill_children, make_key, write_named_ssh_config, write_ssh_config, write_ssh_config_at},
     supervisord::SupervisordServer,
     tracer::{TracedCall, TracedRun},
-    traffic::{Traffic, TrafficRate, TrafficReport},
+    traffic::{ConstantTraffic, TrafficRate, TrafficReport},
 };
 
 /// Where the plan, the app and the migrations are copied from.

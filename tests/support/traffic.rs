@@ -27,7 +27,7 @@ pub struct TrafficRate {
 }
 
 /// Traffic, until it is stopped.
-pub struct Traffic {
+pub struct ConstantTraffic {
     began: Instant,
     is_over: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Vec<SentRequest>>>,
@@ -69,7 +69,7 @@ struct RequestKind {
     keeps_alive: bool,
 }
 
-impl Traffic {
+impl ConstantTraffic {
     /// Begins to ask. `answer` is what is expected at first.
     pub fn start(address: &str, rate: TrafficRate, answer: &str) -> Self {
         let (began, is_over) = (Instant::now(), Arc::new(AtomicBool::new(false)));

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::world::{World, answer_at};
+use super::world::{ContainerSite, answer_at};
 use crate::{
     cases::switch_traffic::{
         Proxy,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Measures it with the application of this world's containers.
-pub(super) fn measure(load: SwitchLoad, world: &World) {
+pub(super) fn measure(load: SwitchLoad, world: &ContainerSite) {
     let podman = &world.podman;
     let ports = podman.free_ports();
     for release in ["r1", "r2"] {

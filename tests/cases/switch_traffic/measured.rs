@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Traffic, TrafficRate, TrafficReport};
+use crate::support::{ConstantTraffic, TrafficRate, TrafficReport};
 
 /// How many switches are made in a test, and in a measurement.
 const SWITCHES: (usize, usize) = (6, 50);
@@ -70,11 +70,11 @@ impl SwitchLoad {
     pub(in crate::cases) fn run(&self, way: &SwitchWay<'_>, mut switch: impl FnMut(&str)) -> TrafficReport {
         let [first, second] = way.answers;
         let undisturbed = self.over.map(|over| {
-            let traffic = Traffic::start(way.address, self.rate, first);
+            let traffic = ConstantTraffic::start(way.address, self.rate, first);
             thread::sleep(over);
             traffic.stop()
         });
-        let mut traffic = Traffic::start(way.address, self.rate, first);
+        let mut traffic = ConstantTraffic::start(way.address, self.rate, first);
         let (began, mut switches) = (Instant::now(), 0);
         // The last one leads back.
         while switches < self.switches && (switches % 2 == 1 || self.over.is_none_or(|over| began.elapsed() < over)) {
