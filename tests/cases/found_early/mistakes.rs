@@ -436,7 +436,7 @@ fn check_without_checks_is_refused() {
     refused
         .assert_exit(2)
         .assert_stderr_contains("error[P0121]")
-        .assert_stderr_contains("at least one of `http`, `tcp`, `files`, `sql` is needed")
+        .assert_stderr_contains("at least one of `http`, `tcp`, `files`, `sql`, `sample`, `bake` is needed")
         .assert_stderr_contains("add one, such as `http: [{ url: … }]`");
 }
 
