@@ -1,8 +1,14 @@
-//! Times one call of `switch` whose code is loaded: a store, an instance, the note, the new link and its rename, synced. Beside it is what
-//! people do by hand, `symlink` and `rename` in this process, without a sync. Prints two medians in nanoseconds. For
-//! `cargo xtask bench switches`.
+//! Times one call of `switch` whose code is loaded: a store, an instance, the new link, the note and the rename, four syncs among them. Beside
+//! it are the same calls, made by this process itself. Prints two medians in nanoseconds. For `cargo xtask bench switches`.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::symlink, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::symlink,
+    path::Path,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use contract::{AttemptNumber, Label, TargetName, step::StepOutcome};
@@ -46,7 +52,9 @@ async fn main() -> Result<()> {
     let mut journal = new_journal(folder.path())?;
     let place = StepTarget { step: "switch".parse()?, target: TargetName::local() };
 
-    let mut times = Vec::new();
+    let bare_folder = folder.path().join("bare");
+    fs::create_dir(&bare_folder)?;
+    let (mut times, mut bare) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let (key, to) = (format!("{round:016x}"), format!("slots/{}", ["a", "b"][round % 2]));
         let input = serde_json::json!({
@@ -61,14 +69,9 @@ async fn main() -> Result<()> {
         ensure!(matches!(done.outcome(), StepOutcome::Succeeded { .. }), "{:?}", done.outcome());
         ensure!(fs::read_link(folder.path().join("app/live"))?.to_str() == Some(&to), "the link does not lead to {to}");
         journal.record_outcome(done)?;
-    }
-
-    let (link, new) = (folder.path().join("app/bare"), folder.path().join("app/bare.new"));
-    let mut bare = Vec::new();
-    for round in 0..ROUNDS {
+        let note = fs::read(folder.path().join("app/.live.switch"))?;
         let began = Instant::now();
-        symlink(["slots/a", "slots/b"][round % 2], &new)?;
-        fs::rename(&new, &link)?;
+        switch_bare(&bare_folder, &to, &note)?;
         bare.push(began.elapsed());
     }
     for times in [&mut times, &mut bare] {
@@ -81,7 +84,21 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn new_journal(folder: &std::path::Path) -> Result<Journal> {
+/// What the module does, without a look at what is there.
+fn switch_bare(folder: &Path, to: &str, note: &[u8]) -> Result<()> {
+    let dir = File::open(folder)?;
+    symlink(to, folder.join("new"))?;
+    dir.sync_all()?;
+    let mut file = File::create(folder.join("note.new"))?;
+    file.write_all(note)?;
+    file.sync_all()?;
+    fs::rename(folder.join("note.new"), folder.join("note"))?;
+    dir.sync_all()?;
+    fs::rename(folder.join("new"), folder.join("live"))?;
+    Ok(dir.sync_all()?)
+}
+
+fn new_journal(folder: &Path) -> Result<Journal> {
     let header = JournalHeader {
         magic: MAGIC.to_owned(),
         format: FORMAT,

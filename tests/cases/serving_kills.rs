@@ -4,9 +4,6 @@
 //! Points are calls of the runner, chosen by a seed, which is printed: `PAWL_SEED=…` repeats them, and `PAWL_POINTS=200` takes so many
 //! (`cargo xtask bench faults`). Each point kills the deployment of another release. Deliberately absent: kills of nginx or supervisord.
 
-#[path = "../kills/rng.rs"]
-mod rng;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -16,8 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::rng::SplitMix64;
-use super::supervisord::SupervisedSite;
+use super::{
+    host_faults::rng::{self, SplitMix64},
+    supervisord::SupervisedSite,
+};
 use crate::support::{ConstantTraffic, TracedCall, TrafficRate, wait_until};
 
 const PAGE: &str = "docs/supervisord.md";

@@ -26,7 +26,7 @@ pub struct TrafficRate {
     pub pause: Duration,
 }
 
-/// ConstantTraffic, until it is stopped.
+/// Traffic, until it is stopped.
 pub struct ConstantTraffic {
     began: Instant,
     is_over: Arc<AtomicBool>,

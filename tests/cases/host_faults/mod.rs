@@ -6,7 +6,7 @@
 
 mod fleet;
 #[path = "../../kills/rng.rs"]
-mod rng;
+pub(super) mod rng;
 
 use std::{
     collections::BTreeMap,

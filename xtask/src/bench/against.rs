@@ -59,6 +59,7 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             | BenchmarkName::Launcher
             | BenchmarkName::Growth
             | BenchmarkName::Hosts
+            | BenchmarkName::Switches
             | BenchmarkName::Checkpoints
             | BenchmarkName::Output
             | BenchmarkName::Switches => {

@@ -33,7 +33,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    setup::{self, BENCH_PEERS, DATABASES, STEP_AUTHORING, SetupNeed, TOOLS},
+    setup::{self, BENCH_PEERS, CONTAINERS, DATABASES, STEP_AUTHORING, SetupNeed, TOOLS},
     workspace::{self, run as run_command},
 };
 
@@ -123,7 +123,7 @@ pub(crate) fn run(names: &[BenchmarkName], options: BenchOptions) -> Result<()> 
     let needs_peers =
         |name: &BenchmarkName| !matches!(name, BenchmarkName::Hosts | BenchmarkName::Output | BenchmarkName::Plan);
     if names.is_empty() || names.iter().any(needs_peers) {
-        needs.extend(BENCH_PEERS.into_iter().chain(TOOLS).chain(DATABASES).chain(STEP_AUTHORING));
+        needs.extend(BENCH_PEERS.into_iter().chain(TOOLS).chain(DATABASES).chain(CONTAINERS).chain(STEP_AUTHORING));
     }
     setup::ensure(&needs)?;
     let runner = workspace::build_runner()?;

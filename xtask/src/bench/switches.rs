@@ -7,6 +7,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -14,12 +15,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{BenchOptions, BenchRow, BenchTarget, section::MarkedSection};
+use super::{BenchOptions, BenchRow, BenchTarget, pull::fresh_folder, section::MarkedSection};
 use crate::workspace::{self, cargo, command_line};
 
 /// How long each load takes, with and without switches.
 const SECONDS: (u64, u64) = (30, 5);
-/// The most time for a switch itself.
+/// The most time for a switch itself, without what the disk takes.
 const MAX_SWITCH: Duration = Duration::from_millis(1);
 /// The tests that measure.
 const TESTS: [&str; 2] = ["switch_traffic::", "container::no_request_is_lost_in_swaps"];
@@ -54,7 +55,11 @@ pub(super) fn rows(BenchOptions { write, quick, .. }: BenchOptions) -> Result<Ve
         fs::write(&path, SECTION.update(&old, &table)).with_context(|| format!("write {}", path.display()))?;
         println!("wrote {}", path.display());
     }
-    Ok(vec![call_row()?])
+    let memory = fresh_folder()?;
+    Ok(vec![
+        call_row("in memory", memory.path(), BenchTarget::WallTime(MAX_SWITCH))?,
+        call_row("on the disk", &workspace::target_dir()?, BenchTarget::Overhead(MAX_SWITCH))?,
+    ])
 }
 
 /// Runs the tests, and returns the rows of the table that they show.
@@ -85,17 +90,17 @@ fn load_average() -> Result<String> {
 }
 
 /// Measured by an example of the runner's, since it is one call inside a process and no command.
-fn call_row() -> Result<BenchRow> {
+fn call_row(place: &str, folder: &Path, target: BenchTarget) -> Result<BenchRow> {
     let mut command = cargo();
     command.args(["run", "--release", "--quiet", "--package", "runner", "--example", "switch", "--"]);
-    let text = workspace::output(command.arg(workspace::target_dir()?))?;
+    let text = workspace::output(command.arg(folder))?;
     let mut medians = text.lines().map(|line| line.trim().parse().map(Duration::from_nanos));
     let mut median = || medians.next().context("the example prints two medians")?.context("a median in nanoseconds");
     Ok(BenchRow {
-        name: "a switch, one call, synced · `symlink` and `rename`, not synced".to_owned(),
+        name: format!("a switch, one call, {place} · the same writes and syncs by a program of its own"),
         ours: median()?,
         theirs: median()?,
-        target: BenchTarget::WallTime(MAX_SWITCH),
+        target,
     })
 }
 
