@@ -151,7 +151,8 @@ impl<'a, W: Write> ArchiveWriter<'a, W> {
         header.set_mode(mode);
         header.set_size(size);
         header.set_mtime(self.request.modified);
-        (header.set_uid(0), header.set_gid(0));
+        header.set_uid(0);
+        header.set_gid(0);
         match target {
             Some(target) => self.headers.append_link(&mut header, path, target)?,
             None => self.headers.append_data(&mut header, path, io::empty())?,

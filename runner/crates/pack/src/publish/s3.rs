@@ -97,8 +97,7 @@ impl MultipartUpload<'_> {
     ) -> Result<UploadSession, PublishError> {
         let request = place.request(Method::POST, "", &[("uploads", "")]).await?;
         let answer = transfer.send(source, &request.header("content-type", "application/octet-stream")).await?;
-        let created: Option<CreatedUpload> =
-            Some(&answer).filter(|answer| answer.is_success()).and_then(|answer| parsed(answer));
+        let created: Option<CreatedUpload> = Some(&answer).filter(|answer| answer.is_success()).and_then(parsed);
         let Some(CreatedUpload { upload_id }) = created else {
             let url = place.request(Method::POST, "", &[]).await?.url;
             return Err(answer.error(&url, "the beginning of an upload in parts", true));
