@@ -92,7 +92,7 @@ impl PublishError {
             Self::WrongChecksum { .. } => "pack it again, or fetch it again from where it was packed".to_owned(),
             Self::Io { .. } => "free some space, or check the path and its permissions; then publish again".to_owned(),
             Self::Unreachable { .. } | Self::Status { .. } => {
-                "nothing was published; when the server works, publish again: what has arrived is not sent again where the target can continue"
+                "when the server works, publish again with the same command; a registry or a bucket is not sent again what it has"
                     .to_owned()
             }
             Self::Denied { has_credentials: false, .. } => format!("give credentials: {}", credentials_hint(target)),

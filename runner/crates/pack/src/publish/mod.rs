@@ -52,7 +52,7 @@ pub struct Publisher {
     pub tell: Box<dyn Fn(String) + Send + Sync>,
 }
 
-/// The signer of a bucket, and the URL of its objects.
+/// Access to a bucket: it signs the requests.
 pub struct S3Bucket {
     pub signer: Arc<dyn Signer>,
 }

@@ -13,17 +13,17 @@ pub(super) fn of_folder(source: &PublishSource, folder: &Path, name: &str) -> St
     };
     format!(
         "pull:\n  with: {{ from: \"file:dist/{}\", into: app }}\n  grants: {{ dirs: {{ app: /srv/APP, dist: \"{grant}:ro\" }} }}\n",
-        source.with_release(name)
+        source.with_release(name, '/')
     )
 }
 
 pub(super) fn of_url(source: &PublishSource, url: &Url) -> String {
-    let location = source.with_release(url.as_str());
+    let location = source.with_release(url.as_str(), '/');
     with_origin(&location, &url.origin().ascii_serialization())
 }
 
 pub(super) fn of_registry(source: &PublishSource, location: &str, origin: &str) -> String {
-    with_origin(&source.with_release(location), origin)
+    with_origin(&source.with_release(location, ':'), origin)
 }
 
 fn with_origin(location: &str, origin: &str) -> String {

@@ -69,10 +69,15 @@ impl PublishSource {
         Ok(Self { file: file.into(), digest, size, name: None, version: None })
     }
 
-    /// A text with a placeholder of the plan where the version is.
-    pub(super) fn with_release(&self, text: &str) -> String {
-        match &self.version {
-            Some(version) => text.replace(version.as_str(), "${{ release }}"),
+    /// A text with a lookup of the plan for the version, if that is in what follows the last `separator`.
+    pub(super) fn with_release(&self, text: &str, separator: char) -> String {
+        let tail = text.rfind(separator).map_or(0, |index| index + 1);
+        let version = self.version.as_deref().unwrap_or_default();
+        match text[tail..].rfind(version).filter(|_| !version.is_empty()) {
+            Some(start) => {
+                let (before, after) = text.split_at(tail + start);
+                format!("{before}${{{{ release }}}}{}", &after[version.len()..])
+            }
             None => text.to_owned(),
         }
     }
