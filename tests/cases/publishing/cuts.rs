@@ -106,10 +106,8 @@ fn cut_to_registry(address: String, registry: &DockerRegistry, cuts: u64) -> (u6
 }
 
 /// A proxy that passes on whole requests, as nginx does unless it is told otherwise: the registry never sees half a chunk.
-#[test]
-fn registry_behind_nginx_continues_a_cut_publication() {
-    let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-    let nginx = NginxServer::with_configuration(|port| {
+fn proxy_of(registry: &DockerRegistry) -> NginxServer {
+    NginxServer::with_configuration(|port| {
         format!(
             "server {{
                  listen 127.0.0.1:{port}; client_max_body_size 0;
@@ -119,7 +117,13 @@ fn registry_behind_nginx_continues_a_cut_publication() {
              }}",
             registry.authority()
         )
-    });
+    })
+}
+
+#[test]
+fn registry_behind_nginx_continues_a_cut_publication() {
+    let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
+    let nginx = proxy_of(&registry);
     let (sent, size, resumed) = cut_to_registry(nginx.address(), &registry, CUTS);
     assert!(resumed > 0, "of {size} bytes, {sent} were sent");
     assert!(sent < size + CUTS * 1_000_000, "{sent} bytes for {size}");
@@ -130,4 +134,27 @@ fn registry_behind_nginx_continues_a_cut_publication() {
 fn registry_that_gives_up_an_upload_gets_it_again() {
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
     cut_to_registry(registry.authority(), &registry, 3);
+}
+
+/// The line dies in the middle and comes back: the same call ends well, and sends little again.
+#[test]
+fn line_that_comes_back_is_used() {
+    let (registry, moto) = (DockerRegistry::start(TestRegistryAuth::Anonymous), MotoServer::start());
+    let nginx = proxy_of(&registry);
+    let mut environment = packed_with_noise(8 << 20);
+    for (upstream, chunk) in [(nginx.address(), 1_000_000), (moto.address(), 5 << 20)] {
+        let relay = MeteredRelay::new(upstream.clone());
+        aws_variables(&relay.address()).iter().for_each(|(name, value)| environment.set_variable(name, value));
+        let target = match upstream == moto.address() {
+            true => "s3://acme-state/back/".to_owned(),
+            false => format!("oci://{}/shop:r1", relay.address()),
+        };
+        relay.limit(6_500_000);
+        let child = environment.start(&["publish", ARCHIVE, &target, "--chunk", &chunk.to_string()]);
+        wait_until("the line is dead", || relay.is_dead());
+        relay.unlimit();
+        assert_eq!(environment.wait(child), Some(0), "{target}");
+        let size = fs::metadata(environment.path(ARCHIVE)).unwrap().len();
+        assert!(relay.forwarded() < size - 6_500_000 + 2 * chunk, "{} bytes to {target}", relay.forwarded());
+    }
 }
