@@ -83,14 +83,14 @@ impl ContainerProject {
         answer.rsplit("\r\n").next().unwrap().trim_end().to_owned()
     }
 
-    /// From the first release to the way back.
-    fn check(&self) {
+    /// From the first release to the way back, with an error of the second one and what is told of it.
+    fn check(&self, error: &str, told: &str) {
         let deploy = |release: &str| self.run(&["--local", "--release", release, "--json"]);
         self.build("r1", "works");
         deploy("r1").assert_exit(0);
         assert_eq!(self.answer(), "r1");
-        self.build("r2", "exits");
-        deploy("r2").assert_exit(1).assert_stderr_contains("the database is not to be found");
+        self.build("r2", error);
+        deploy("r2").assert_exit(1).assert_stderr_contains(told);
         assert_eq!(self.answer(), "r1");
         // The same release with the error corrected.
         self.build("r2", "works");
@@ -104,7 +104,7 @@ impl ContainerProject {
 #[test]
 fn container_template_is_deployed_broken_resumed_and_rolled_back() {
     let project = ContainerProject::new("container");
-    project.check();
+    project.check("exits", "the database is not to be found");
     let slots = ["a-r1", "b-r2"].map(|slot| format!("shop-default-start-{slot} running"));
     assert_eq!(project.podman.containers(), slots, "both run, so nothing was started for the way back");
 }
@@ -112,6 +112,6 @@ fn container_template_is_deployed_broken_resumed_and_rolled_back() {
 #[test]
 fn compose_template_is_deployed_broken_resumed_and_rolled_back() {
     let project = ContainerProject::new("compose");
-    project.check();
+    project.check("never", "expected status 200, found 503");
     assert_eq!(project.podman.containers(), ["shop_web_1 running"]);
 }

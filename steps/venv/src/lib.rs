@@ -11,7 +11,7 @@ mod pip;
 
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
+    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log,
 };
 use serde::Deserialize;
 
@@ -95,7 +95,7 @@ impl Step for VenvStep {
     }
 
     fn apply(input: &Input<VenvConfig>) -> Result<Receipt, Failure> {
-        let (config, began) = (&input.config, time::monotonic());
+        let config = &input.config;
         let Some(environment) = ReleaseEnvironment::of_input(input)? else {
             return Err(environment::no_release(input));
         };
@@ -123,7 +123,7 @@ impl Step for VenvStep {
         };
         let count = marker.packages.len();
         environment.expose(&name)?;
-        Ok(receipt(&environment).note("packages", count).note("ms", time::elapsed_ms(began)))
+        Ok(receipt(&environment).note("packages", count))
     }
 
     fn probe(input: &Input<VenvConfig>) -> Result<Finding, Failure> {
