@@ -170,6 +170,7 @@ fn modules_are_listed_and_accepted() {
                  sha256:[HASH]
                  asks for databases (with.sql.0.database): is queried
                  asks for dirs ro (with.files): contains the files to check
+                 asks for dirs ro (with.sample.file): holds the access log
                  asks for http (with.http): is checked over HTTP
                  asks for tcp (with.tcp): is checked over TCP
         run `runner modules --accept` to write deploy.lock like this
@@ -183,6 +184,7 @@ fn modules_are_listed_and_accepted() {
                  sha256:[HASH]
                  asks for databases (with.sql.0.database): is queried
                  asks for dirs ro (with.files): contains the files to check
+                 asks for dirs ro (with.sample.file): holds the access log
                  asks for http (with.http): is checked over HTTP
                  asks for tcp (with.tcp): is checked over TCP
         unused   ./check.wasm
