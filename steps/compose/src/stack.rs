@@ -155,10 +155,7 @@ impl<'i> Stack<'i> {
         match self.put_back(before.as_ref()) {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
             Err(left) => Err(Failure {
-                message: format!(
-                    "{}; and the state before could not be restored: {}",
-                    failure.message, left.message
-                ),
+                message: format!("{}; and the state before could not be restored: {}", failure.message, left.message),
                 ..failure
             }),
         }
