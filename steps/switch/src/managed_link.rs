@@ -140,7 +140,7 @@ impl ManagedLink {
             return Ok(());
         }
         Err(Failure::not_found(format!("`{}` cannot point to `{to}`: no such folder in `{}`", self.link, self.dir))
-            .hint("if the release was removed after it was pulled, run the pull step again"))
+            .hint("create the folder, or correct `to`; if the release was removed after it was pulled, run the pull step again"))
     }
 
     /// Points the link to `to` and returns the previous target, even when an earlier call with this target did the

@@ -42,7 +42,7 @@ impl DeclaredStep<'_> {
         }
         let written = |duration: Duration| format_duration(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
         let why = format!("{text} is not less than the step's timeout, which is {}", written(timeout));
-        let hint = format!("give the step more time, such as `timeout: {}`", written(duration * 2));
+        let hint = format!("give the step more time, such as `timeout: {}s`", (duration * 2).as_secs().max(1));
         Some(self.invalid(value, &why, "longer than the step may take", hint))
     }
 
