@@ -172,3 +172,35 @@ fn server_that_can_not_be_told_keeps_the_old_files() {
     // Once for r1, once for r2, and once more with the old files.
     assert_eq!(fs::read_to_string(&told).unwrap().lines().count(), 3);
 }
+
+#[test]
+fn files_that_are_placed_come_back_when_another_can_not_be() {
+    let environment = configured("");
+    environment.write("etc/site.conf", "old\n");
+    environment.write("conf/other.j2", "other\n");
+    environment.edit(
+        "deploy.yml",
+        "conf/site.j2: etc/site.conf",
+        "conf/site.j2: etc/site.conf, conf/other.j2: etc/taken",
+    );
+    environment.write("etc/taken/file", "a directory is in the way\n");
+    environment.deploy("r1", &[]).assert_exit(1).assert_stderr_contains("taken");
+    assert_eq!(site(&environment), "old\n");
+    fs::remove_dir_all(environment.path("etc/taken")).unwrap();
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!((site(&environment).contains("release r1"), environment.read("etc/taken").as_str()), (true, "other\n"));
+}
+
+#[test]
+fn two_templates_for_one_file_are_refused() {
+    let environment = configured("");
+    environment.write("conf/other.j2", "other\n");
+    environment.edit(
+        "deploy.yml",
+        "conf/site.j2: etc/site.conf",
+        "conf/site.j2: etc/site.conf, conf/other.j2: etc/site.conf",
+    );
+    let refused = environment.deploy("r1", &[]);
+    refused.assert_refused_beforehand().assert_stderr_contains("are templates for the same file `etc/site.conf`");
+    assert!(!environment.exists("etc/site.conf"));
+}

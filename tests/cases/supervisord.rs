@@ -463,6 +463,24 @@ fn second_program_has_slots_of_its_own() {
     assert_eq!((world.answer().as_str(), world.running()), ("r1 cor", names(&["a", "worker-a"])));
 }
 
+/// The step watches a link that nobody moves, so that it can't tell which program serves.
+#[test]
+fn program_that_may_serve_is_never_stopped() {
+    let world = world();
+    world.environment.edit("deploy.yml", "      socket: sup\n", "      socket: sup\n      link: moved-by-nobody\n");
+    for release in ["r1", "r2"] {
+        world.pack(release, "works");
+        world.deploy(release).assert_exit(0);
+    }
+    let serving = (world.answer(), world.running());
+    world.pack("r3", "works");
+    let refused = world.deploy("r3");
+    refused.assert_refused_beforehand().assert_stderr_contains("`app/moved-by-nobody` leads to no slot");
+    refused.assert_stderr_contains("let `link` name the link that the step `switch` moves");
+    assert_eq!((world.answer(), world.running()), serving);
+    assert_eq!(serving, ("r2 cor".to_owned(), names(&["a", "b"])));
+}
+
 #[test]
 fn changed_secret_starts_beside_the_old_one() {
     let mut world = world();

@@ -57,10 +57,14 @@ pub(super) struct PackArgs {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum LimitName {
-    MaxFiles,
-    MaxBytes,
-    MaxRatio,
-    MaxPath,
+    #[value(name = "max-files")]
+    Files,
+    #[value(name = "max-bytes")]
+    Bytes,
+    #[value(name = "max-ratio")]
+    Ratio,
+    #[value(name = "max-path")]
+    Path,
 }
 
 /// Packs the folder.
@@ -203,10 +207,10 @@ fn limits(changes: &[(LimitName, u64)]) -> ArchiveLimits {
     let mut limits = ArchiveLimits::default();
     for (name, value) in changes {
         match name {
-            LimitName::MaxFiles => limits.max_files = *value,
-            LimitName::MaxBytes => limits.max_bytes = *value,
-            LimitName::MaxRatio => limits.max_ratio = *value,
-            LimitName::MaxPath => limits.max_path_bytes = usize::try_from(*value).unwrap_or(usize::MAX),
+            LimitName::Files => limits.max_files = *value,
+            LimitName::Bytes => limits.max_bytes = *value,
+            LimitName::Ratio => limits.max_ratio = *value,
+            LimitName::Path => limits.max_path_bytes = usize::try_from(*value).unwrap_or(usize::MAX),
         }
     }
     limits

@@ -116,11 +116,11 @@ impl Step for ConfigureStep {
         for file in &configuration.files {
             file.refuse_edited(&configuration)?;
         }
-        let placed = place_checked(&input.config, &configuration);
-        if let Err(failure) = placed {
+        if let Err(failure) = place_checked(&input.config, &configuration) {
             for file in &configuration.files {
                 file.remove_candidate()?;
             }
+            put_back(&configuration)?;
             return Err(failure);
         }
         let changed: Vec<&str> =
@@ -181,13 +181,20 @@ impl Configuration {
         for (name, value) in values {
             known.insert(name.clone(), value.clone());
         }
-        let files = templates.iter().map(|(source, to)| ConfiguredFile::new(source, to, &input.key));
+        let mut files: Vec<ConfiguredFile> = Vec::new();
+        for (source, to) in templates {
+            let file = ConfiguredFile::new(source, to, &input.key)?;
+            if let Some(other) = files.iter().find(|other| other.to == file.to) {
+                let (to, one, two) = (&file.to, &other.source, &file.source);
+                return Err(Failure::invalid_config(format!(
+                    "`{one}` and `{two}` are templates for the same file `{to}`"
+                ))
+                .hint("give each template a file of its own"));
+            }
+            files.push(file);
+        }
         let secrets = secrets.iter().map(|name| Ok((name.clone(), Secret::open(name)?)));
-        Ok(Self {
-            files: files.collect::<Result<_, Failure>>()?,
-            values: known,
-            secrets: secrets.collect::<Result<_, Failure>>()?,
-        })
+        Ok(Self { files, values: known, secrets: secrets.collect::<Result<_, Failure>>()? })
     }
 }
 

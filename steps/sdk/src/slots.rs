@@ -139,6 +139,11 @@ impl SlotSet {
         self.slots.iter()
     }
 
+    /// Whether a slot may have the traffic: the link leads to it, or to none at all.
+    pub(super) fn may_serve(&self, slot: &Slot) -> bool {
+        self.is_linked(slot) || (self.linked.is_none() && !self.is_single())
+    }
+
     /// Whether a slot has the traffic.
     #[must_use]
     pub fn is_linked(&self, slot: &Slot) -> bool {
@@ -185,12 +190,16 @@ impl SlotSet {
     /// # Errors
     /// A slot is not of this step, or a newer deployment has written a record.
     pub fn free<C>(&self, input: &Input<C>) -> Result<ChosenSlot, Failure> {
+        self.free_beside(input, &[])
+    }
+
+    /// The same, but not one of the `busy` slots.
+    pub(super) fn free_beside<C>(&self, input: &Input<C>, busy: &[&Slot]) -> Result<ChosenSlot, Failure> {
         self.refuse_late(input)?;
-        let is_free = |slot: &Slot| self.slots.len() == 1 || !self.is_linked(slot);
+        let is_free = |slot: &Slot| self.is_single() || !(self.is_linked(slot) || busy.contains(&slot));
         let used_at = |record: &Option<SlotRecord>| record.as_ref().map_or(0, |record| record.epoch.number + 1);
         let free = self.slots.iter().filter(|(slot, _)| is_free(slot)).min_by_key(|(_, record)| used_at(record));
-        let (slot, record) = free
-            .ok_or_else(|| Failure::conflict("no slot is without traffic").hint("add a slot to the step's `slots`"))?;
+        let (slot, record) = free.ok_or_else(|| self.no_free_slot())?;
         // Also if another one is empty: two steps would take each other's slots in turn.
         for (slot, record) in &self.slots {
             if let Some(record) = record {
@@ -198,6 +207,22 @@ impl SlotSet {
             }
         }
         Ok(self.chosen(slot, record.as_ref(), false))
+    }
+
+    fn no_free_slot(&self) -> Failure {
+        if self.linked.is_some() {
+            return Failure::conflict("no slot is without traffic").hint("add a slot to the step's `slots`");
+        }
+        Failure::conflict(format!(
+            "`{}/{}` leads to no slot, and a program runs in each of them, so it can't be told which one serves",
+            self.dir, self.link
+        ))
+        .hint("let `link` name the link that the step `switch` moves; if no program serves yet, stop one of them")
+    }
+
+    /// Whether there is one slot, in which each release replaces the one before.
+    pub(super) fn is_single(&self) -> bool {
+        self.slots.len() == 1
     }
 
     fn chosen(&self, slot: &Slot, record: Option<&SlotRecord>, is_of_input: bool) -> ChosenSlot {

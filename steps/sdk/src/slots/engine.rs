@@ -8,7 +8,7 @@ use core::time::Duration;
 use serde_json::{Map, Value};
 
 use super::start::{self, SlotStart};
-use super::{ReadyConfig, Slot, SlotRecord, SlotSet, SlotSettings, SlotValues, StopSelection};
+use super::{ChosenSlot, ReadyConfig, Slot, SlotRecord, SlotSet, SlotSettings, SlotState, SlotValues, StopSelection};
 use crate::{Change, ChangeAction, Failure, Finding, Input, Receipt, log, time};
 
 /// What keeps the programs of slots running, such as supervisord.
@@ -175,7 +175,21 @@ impl<'s, C, E: SlotEngine> SlotStarter<'s, C, E> {
         if self.stop.is_some() {
             return Ok(());
         }
-        SlotStart::new(self, self.set.free(self.input)?)?.rehearse()
+        SlotStart::new(self, self.free_slot()?)?.rehearse()
+    }
+
+    /// A slot to start in. While the link leads to no slot, it can't be told which program serves, so none that runs is touched.
+    pub(super) fn free_slot(&self) -> Result<ChosenSlot, Failure> {
+        let mut busy = Vec::new();
+        for (slot, record) in self.set.slots() {
+            if let Some(record) = record.as_ref().filter(|record| record.state == SlotState::Ready)
+                && self.set.may_serve(slot)
+                && self.engine.info(slot, record)?.is_some_and(|info| info.state == SlotProgramState::Running)
+            {
+                busy.push(slot);
+            }
+        }
+        self.set.free_beside(self.input, &busy)
     }
 
     /// See [`Step::apply`](crate::Step::apply).

@@ -25,14 +25,16 @@ pub(super) struct SlotStart<'s, C, E> {
     log: String,
 }
 
-/// The slot to start the release in: one where that was begun and that has no traffic, or that has it and does not run; else a free one.
+/// The slot to start the release in: one where that was begun and that has no traffic, or where it does not run; else a free one.
 pub(super) fn slot_to_start<C, E: SlotEngine>(starter: &SlotStarter<'_, C, E>) -> Result<ChosenSlot, Failure> {
     for chosen in starter.set.slots_of_release(starter.input) {
-        if !chosen.is_linked || !SlotStart::new(starter, chosen.clone())?.is_alive()? {
+        let is_begun = chosen.record.as_ref().is_some_and(|record| record.state == SlotState::Starting);
+        let may_serve = chosen.is_linked || (starter.set.may_serve(&chosen.slot) && !is_begun);
+        if !may_serve || !SlotStart::new(starter, chosen.clone())?.is_alive()? {
             return Ok(chosen);
         }
     }
-    starter.set.free(starter.input)
+    starter.free_slot()
 }
 
 impl<'s, C, E: SlotEngine> SlotStart<'s, C, E> {
