@@ -117,8 +117,8 @@ fn release_is_verified_on_a_host() {
     let (environment, _host) = on_host(&plan);
     let verified = environment.deploy("r1", &[]);
     verified.assert_exit(0);
-    let outcome = verified.json_lines().into_iter().map(|line| line["event"].clone());
-    let notes = outcome.filter(|event| event["type"] == "outcome").next_back().unwrap()["receipt"]["notes"].clone();
+    let mut outcomes = verified.json_lines().into_iter().map(|line| line["event"].clone());
+    let notes = outcomes.rfind(|event| event["type"] == "outcome").unwrap()["receipt"]["notes"].clone();
     assert_eq!((&notes["sampled"], &notes["errors"]), (&1.into(), &0.into()), "{notes}");
     let failed = environment.deploy("r2", &[]);
     failed.assert_exit(1).assert_stderr_contains("1 of 1 checks failed").assert_stderr_contains("web-1");

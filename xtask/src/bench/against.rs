@@ -61,8 +61,7 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             | BenchmarkName::Hosts
             | BenchmarkName::Switches
             | BenchmarkName::Checkpoints
-            | BenchmarkName::Output
-            | BenchmarkName::Switches => {
+            | BenchmarkName::Output => {
                 bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")
             }
         }
