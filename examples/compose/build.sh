@@ -6,7 +6,8 @@ engine=${ENGINE:-podman}
 registry=${REGISTRY:-registry.example.com}
 rm -rf dist/release
 mkdir -p dist/release
-$engine build --quiet --tag "shop:$1" --build-arg "RELEASE=$1" .
+# Without a label of its own, podman takes a cached image that was built with another RELEASE.
+$engine build --quiet --tag "shop:$1" --build-arg "RELEASE=$1" --label "org.opencontainers.image.version=$1" .
 $engine push --quiet --digestfile dist/digest "shop:$1" "docker://$registry/shop:$1"
 sed "s|image: shop\$|image: $registry/shop@$(cat dist/digest)|" compose.yml >dist/release/compose.yml
 sed -n 's/^ *image: *//p' dist/release/compose.yml >dist/release/images.txt
