@@ -152,6 +152,12 @@ fn plan_of_the_page_tries_each_release_with_real_requests() {
     let tried = notes(&repaired, "try");
     assert!(tried["live_errors"].as_u64() > Some(0) && tried["live_p99_ms"].is_null(), "{tried}");
     assert_eq!(version(), "r6");
+    // The old program still runs, so the way back is one rename, and the check after it.
+    fs::remove_file(world.environment.path(format!("srv/releases/{live}/ill"))).unwrap();
+    let back = world.environment.run(&["rollback", "--local", "--json"]);
+    back.assert_exit(0);
+    assert!(notes(&back, "verify")["baked"].as_u64() > Some(0), "{}", back.stdout);
+    assert_eq!(version(), "r2");
 }
 
 /// Two servers: what the one has logged, the other is asked.

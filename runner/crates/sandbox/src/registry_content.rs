@@ -17,7 +17,7 @@ use super::{
 use contract::Digest;
 use fetch::{
     archive::{ImageLayer, LayerSource},
-    oci::{OciError, OciLayer, OciRepository},
+    oci::{LayerOrder, OciDownload, OciError, OciLayer, OciRepository},
 };
 
 /// The most chunks that wait to be extracted.
@@ -56,10 +56,12 @@ impl RegistryContent {
         let Self { repository, layers } = self;
         let wanted = layers.clone();
         let task = tokio::spawn(async move {
+            let mut order = LayerOrder::First;
             for layer in &wanted {
-                if !send_layer(&repository, layer, &sender, &name, &log).await {
+                if !send_layer(repository.open(layer, order).await, &sender, &name, &log).await {
                     return;
                 }
+                order = LayerOrder::Later;
             }
         });
         (DownloadTask(task), RegistryReader(DownloadReader::new(chunks)), layers)
@@ -73,13 +75,12 @@ pub(super) fn image_layers(layers: &[OciLayer]) -> Vec<ImageLayer<'_>> {
 
 /// Passes on a layer and its end. Returns whether there is a reader for the next.
 async fn send_layer(
-    repository: &Arc<OciRepository>,
-    layer: &OciLayer,
+    opened: Result<OciDownload, OciError>,
     sender: &mpsc::Sender<io::Result<Option<Vec<u8>>>>,
     name: &str,
     log: &GuestLog,
 ) -> bool {
-    let mut download = match repository.open(layer).await {
+    let mut download = match opened {
         Ok(download) => download,
         Err(error) => {
             // The reader may have gone, and then nobody wants to know.

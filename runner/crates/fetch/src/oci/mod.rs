@@ -43,6 +43,13 @@ pub struct OciRepository {
     authorization: Mutex<Option<Secret>>,
 }
 
+/// Whether layers have come before: they would be lost, so the registry is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerOrder {
+    First,
+    Later,
+}
+
 /// The content of a layer, as it arrives.
 pub struct OciDownload {
     repository: Arc<OciRepository>,
@@ -106,22 +113,29 @@ impl OciRepository {
         Err(OciError::Unsupported("its indexes point to each other".to_owned()))
     }
 
-    /// Begins to download a layer. The registry has answered for the manifest, so it is waited for.
+    /// Begins to download a layer.
     ///
     /// # Errors
     /// See [`OciError`].
-    pub async fn open(self: &Arc<Self>, layer: &OciLayer) -> Result<OciDownload, OciError> {
+    pub async fn open(self: &Arc<Self>, layer: &OciLayer, order: LayerOrder) -> Result<OciDownload, OciError> {
         let url = self.url(&format!("blobs/{}", layer.digest));
         let url = Url::parse(&url).map_err(|error| NetError::InvalidUrl { url, why: error.to_string() })?;
-        let mut opened = self.client.open_next_download(&url, self.secrets()).await;
+        let mut opened = self.open_download(&url, order).await;
         if opened.as_ref().is_err_and(is_unauthorized) {
             self.renew().await?;
-            opened = self.client.open_next_download(&url, self.secrets()).await;
+            opened = self.open_download(&url, order).await;
         }
         match opened {
             Ok(download) => Ok(OciDownload { repository: Arc::clone(self), download }),
             Err(NetError::Status { status, .. }) => Err(self.status_error(status.as_u16(), &layer.digest.to_string())),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn open_download(&self, url: &Url, order: LayerOrder) -> Result<Download, NetError> {
+        match order {
+            LayerOrder::First => self.client.open_download_with(url, self.secrets()).await,
+            LayerOrder::Later => self.client.open_next_download(url, self.secrets()).await,
         }
     }
 
