@@ -116,8 +116,12 @@ fn slot_that_is_not_ours_is_refused() {
     assert!(slots().choose(&input("r1", 2)).unwrap_err().message.contains("holds shop of environment dev"));
     other.environment = "test".to_owned();
     other.step = "worker".to_owned();
+    std::fs::remove_file(world.root.join("slots/a/slot.json")).unwrap();
     world.link("a");
-    world.start(&other);
+    assert_eq!(world.start(&other), "b");
+    assert!(slots().choose(&input("r1", 2)).unwrap_err().message.contains("step `worker` has started"));
+    // Also while another slot is free.
+    world.link("b");
     assert!(slots().choose(&input("r1", 2)).unwrap_err().message.contains("step `worker` has started"));
     std::fs::write(world.root.join("slots/b/slot.json"), "{}").unwrap();
     let read = SlotSet::read(&input("r1", 2), &SlotSettings::default(), &[]).unwrap_err();
