@@ -110,7 +110,7 @@ pub(super) static FLEET_PACKAGES: PipTool = PipTool {
 };
 
 /// For `test`: what kills the runner, what tests compare with, login shells, and what lets names and clocks lie to it.
-pub(crate) const TOOLS: [SetupNeed; 16] = [
+pub(crate) const TOOLS: [SetupNeed; 17] = [
     SetupNeed::Program("caddy"),
     SetupNeed::Program("docker-registry"),
     SetupNeed::Program("faketime"),
@@ -127,6 +127,7 @@ pub(crate) const TOOLS: [SetupNeed; 16] = [
     SetupNeed::Program("umoci"),
     SetupNeed::Program("unshare"),
     SetupNeed::Program("wasm-opt"),
+    SetupNeed::Program("zstd"),
 ];
 /// For `test` as well: the databases, and the tools whose migrations are taken over and given back.
 pub(crate) const DATABASES: [SetupNeed; 7] = [

@@ -1,4 +1,4 @@
-//! The archive: a tar of the entries, compressed by zstd with several threads.
+//! The archive: a tar of the entries, compressed by zstd with several threads, while another one reads ahead.
 //!
 //! The bytes depend on the entries, the version, the time and the level alone. Modes are 0644, or 0755 for folders and for what its owner
 //! may execute; owners are 0 and have no names; there is one time for all. libzstd cuts its input into jobs by size, so that the
@@ -6,29 +6,27 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{File, OpenOptions},
-    io::{self, BufWriter, Read as _, Write},
-    os::unix::fs::OpenOptionsExt as _,
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::mpsc::{self, Receiver},
     thread,
 };
 
-use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 use zstd::stream::{raw::CParameter, write::Encoder};
 
 use crate::{
-    PackError, PackedEntry, PackedEntryKind,
-    entries::{self},
+    PackError, PackedEntry, PackedEntryKind, entries,
+    reader::{self, FilePart, ReadPart},
 };
 use contract::{Digest, Label};
 use fetch::archive::{ArchiveLimits, EntryRules};
 
-/// What stands for the version in a file that is rendered.
-const PLACEHOLDER: &[u8] = b"@VERSION@";
 const BUFFER_BYTES: usize = 256 << 10;
 const BLOCK_BYTES: u64 = 512;
+/// How many parts are read ahead.
+const PENDING_PARTS: usize = 64;
 /// What the threads of the compressor may hold, in bytes: until then, nothing is known of the ratio.
 const MAX_PENDING_BYTES: u64 = 512 << 20;
 
@@ -68,10 +66,16 @@ pub fn pack(request: &PackRequest<'_>, out: impl Write) -> Result<PackedArchive,
     let mut entries = entries::read(request.folder, request.left_out, &mut rules)?;
     check_rendered(request, &entries)?;
     let mut writer = ArchiveWriter::new(request, &rules, out)?;
-    for entry in &mut entries {
-        writer.append(entry)?;
-    }
-    let (digest, archive_bytes, bytes) = writer.finish()?;
+    let files = reader::files(&entries);
+    let (digest, archive_bytes, bytes) = thread::scope(|scope| {
+        let (sender, parts) = mpsc::sync_channel(PENDING_PARTS);
+        // Ends when the receiver is gone, at the latest.
+        scope.spawn(move || reader::read(request, files, &sender));
+        for entry in &mut entries {
+            writer.append(entry, &parts)?;
+        }
+        writer.finish()
+    })?;
     rules.check_ratio(bytes, archive_bytes)?;
     Ok(PackedArchive { digest, archive_bytes, bytes, entries })
 }
@@ -91,7 +95,6 @@ struct ArchiveWriter<'a, W: Write> {
     out: BufWriter<Encoder<'static, HashingWriter<W>>>,
     /// Makes headers, with extended ones for long paths.
     headers: Builder<Vec<u8>>,
-    buffer: Vec<u8>,
     bytes: u64,
 }
 
@@ -105,13 +108,12 @@ impl<'a, W: Write> ArchiveWriter<'a, W> {
             rules,
             out: BufWriter::with_capacity(BUFFER_BYTES, encoder),
             headers: Builder::new(Vec::new()),
-            buffer: vec![0; BUFFER_BYTES],
             bytes: 0,
         })
     }
 
-    fn append(&mut self, entry: &mut PackedEntry) -> Result<(), PackError> {
-        let path = self.request.folder.join(&entry.path);
+    /// Appends an entry; `parts` has the content of the files, in their order.
+    fn append(&mut self, entry: &mut PackedEntry, parts: &Receiver<ReadPart>) -> Result<(), PackError> {
         match &mut entry.kind {
             PackedEntryKind::Directory => self.header(EntryType::Directory, 0o755, 0, &entry.path, None),
             PackedEntryKind::Symlink { target } => {
@@ -119,18 +121,20 @@ impl<'a, W: Write> ArchiveWriter<'a, W> {
             }
             PackedEntryKind::File { size, is_executable, digest } => {
                 let mode = if *is_executable { 0o755 } else { 0o644 };
-                let file = open_file(&path, *size)?;
-                let sum = if self.request.rendered.contains(&entry.path) {
-                    let content = rendered(file, &path, &entry.path, self.request.version)?;
-                    *size = content.len() as u64;
-                    self.header(EntryType::Regular, mode, *size, &entry.path, None)?;
-                    self.content(&content)?;
-                    Sha256::digest(&content)
-                } else {
-                    self.header(EntryType::Regular, mode, *size, &entry.path, None)?;
-                    self.file(file, &path, *size)?
-                };
-                *digest = Some(Digest::from_bytes(sum.into()));
+                *digest = None;
+                while digest.is_none() {
+                    match parts.recv().expect("the reader says how each file ends")? {
+                        FilePart::Begin(actual) => {
+                            *size = actual;
+                            self.header(EntryType::Regular, mode, actual, &entry.path, None)?;
+                        }
+                        FilePart::Content(content) => {
+                            self.bytes += content.len() as u64;
+                            self.out.write_all(&content)?;
+                        }
+                        FilePart::End(sum) => *digest = Some(sum),
+                    }
+                }
                 let padding = size.next_multiple_of(BLOCK_BYTES) - *size;
                 self.out.write_all(&[0; BLOCK_BYTES as usize][..padding as usize])?;
                 self.check_ratio()
@@ -161,31 +165,6 @@ impl<'a, W: Write> ArchiveWriter<'a, W> {
         Ok(self.out.write_all(&bytes)?)
     }
 
-    /// Writes the content of a file of this size, which must not change meanwhile.
-    fn file(&mut self, mut file: File, path: &Path, size: u64) -> Result<sha2::digest::Output<Sha256>, PackError> {
-        let changed = || PackError::Changed { path: path.to_owned() };
-        let mut hasher = Sha256::new();
-        let mut left = size;
-        loop {
-            let count = match file.read(&mut self.buffer) {
-                Ok(0) if left == 0 => return Ok(hasher.finalize()),
-                Ok(count) if count > 0 && count as u64 <= left => count,
-                Ok(_) => return Err(changed()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(PackError::Read { path: path.to_owned(), source }),
-            };
-            left -= count as u64;
-            hasher.update(&self.buffer[..count]);
-            self.bytes += count as u64;
-            self.out.write_all(&self.buffer[..count])?;
-        }
-    }
-
-    fn content(&mut self, content: &[u8]) -> Result<(), PackError> {
-        self.bytes += content.len() as u64;
-        Ok(self.out.write_all(content)?)
-    }
-
     /// Stops early what the limit of the ratio refuses: a full disk would come first.
     fn check_ratio(&self) -> Result<(), PackError> {
         let written = self.out.get_ref().get_ref().bytes;
@@ -200,35 +179,6 @@ impl<'a, W: Write> ArchiveWriter<'a, W> {
         writer.out.flush()?;
         Ok((Digest::from_bytes(writer.hasher.finalize().into()), writer.bytes, self.bytes))
     }
-}
-
-/// Opens a file that had this size.
-fn open_file(path: &Path, size: u64) -> Result<File, PackError> {
-    let read = |source| PackError::Read { path: path.to_owned(), source };
-    // What has become a link or a pipe meanwhile is neither followed nor waited for.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;
-    let metadata = file.metadata().map_err(read)?;
-    let is_same = metadata.is_file() && metadata.len() == size;
-    if is_same { Ok(file) } else { Err(PackError::Changed { path: path.to_owned() }) }
-}
-
-/// The content of a file, with the version.
-fn rendered(mut file: File, place: &Path, path: &str, version: &Label) -> Result<Vec<u8>, PackError> {
-    let mut content = Vec::new();
-    file.read_to_end(&mut content).map_err(|source| PackError::Read { path: place.to_owned(), source })?;
-    let mut rest = &content[..];
-    let mut rendered = Vec::with_capacity(content.len());
-    while let Some(start) = rest.windows(PLACEHOLDER.len()).position(|window| window == PLACEHOLDER) {
-        rendered.extend_from_slice(&rest[..start]);
-        rendered.extend_from_slice(version.as_str().as_bytes());
-        rest = &rest[start + PLACEHOLDER.len()..];
-    }
-    if rest.len() == content.len() {
-        return Err(PackError::NoPlaceholder(path.to_owned()));
-    }
-    rendered.extend_from_slice(rest);
-    Ok(rendered)
 }
 
 /// Passes bytes on, hashes and counts them.

@@ -13,6 +13,7 @@ mod entries;
 mod error;
 mod listing;
 pub mod publish;
+mod reader;
 
 pub use archive::{PackRequest, PackedArchive, pack};
 pub use checksum::{checksum_line, parse_checksum};
