@@ -125,9 +125,7 @@ mod tests {
     fn templates_have_the_name_of_the_application() {
         for template in DeploymentTemplate::ALL {
             let files = template.files("kiosk", true, String::new());
-            for name in
-                ["deploy.yml", "build.sh", "deploy/nginx.conf", ".github/workflows/deploy.yml", GITIGNORE, SCHEMA]
-            {
+            for name in ["deploy.yml", "build.sh", ".github/workflows/deploy.yml", GITIGNORE, SCHEMA] {
                 assert!(files.iter().any(|file| file.path == name), "{template:?}: {name}");
             }
             for starter in template.starter_files() {
