@@ -6,7 +6,7 @@ use std::{
     fs,
     io::Write as _,
     net::TcpListener,
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
@@ -18,6 +18,10 @@ use super::{sha256, wait_until};
 
 /// The server of the tests, for images that have nothing else.
 const APP: &str = include_str!("podman_app.c");
+
+/// Each podman locks only against itself, and the machine's packet filter is one: rules that two of them write at once get lost. So all wait
+/// for each other. The DNS server that netavark leaves running must not have the lock: hence `--close`.
+const NETAVARK: &str = "#!/bin/sh\nexec flock --close /usr/lib/podman/netavark /usr/lib/podman/netavark \"$@\"\n";
 
 /// Runs until it is dropped, and ends its containers then.
 pub struct PodmanEngine {
@@ -44,7 +48,7 @@ impl PodmanEngine {
         let number = self.number.local_addr().unwrap().port();
         let name = format!("pawl{number}");
         let configuration = format!(
-            "[engine]\nhelper_binaries_dir = [\"/usr/lib/podman\"]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\n\
+            "[engine]\nhelper_binaries_dir = [\"{root}/helpers\", \"/usr/lib/podman\"]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\n\
              events_logger = \"file\"\ntmp_dir = \"{root}/tmp\"\n\
              [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n\
              [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{root}/networks\"\ndefault_network = \"{name}\"\n\
@@ -60,7 +64,9 @@ impl PodmanEngine {
              \"ipv6_enabled\": false, \"internal\": false, \"dns_enabled\": false, \"ipam_options\": {{\"driver\": \"host-local\"}}}}",
             sha256(name.as_bytes())
         );
-        fs::create_dir(self.folder.path().join("networks")).unwrap();
+        for name in ["networks", "helpers"] {
+            fs::create_dir(self.folder.path().join(name)).unwrap();
+        }
         for (path, text) in [
             ("containers.conf", configuration),
             (&format!("networks/{name}.json"), network),
@@ -70,9 +76,12 @@ impl PodmanEngine {
                 "[[registry]]\nprefix = \"127.0.0.1\"\nlocation = \"127.0.0.1\"\ninsecure = true\n".to_owned(),
             ),
             ("auth.json", "{}".to_owned()),
+            ("helpers/netavark", NETAVARK.to_owned()),
         ] {
             fs::write(self.folder.path().join(path), text).unwrap();
         }
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.folder.path().join("helpers/netavark"), executable).unwrap();
     }
 
     /// Two ports of the machine that nothing listens at. They are below those that the system gives out, so that no other test gets them

@@ -17,7 +17,7 @@ use rustix::{
 use tempfile::TempDir;
 
 /// What each name begins with.
-const PREFIX: &str = "pawl-rehearsal-";
+const PREFIX: &str = "pawl-scratch-";
 
 /// A temporary folder, until it is dropped.
 #[derive(Debug)]
@@ -86,16 +86,16 @@ mod tests {
     fn folders_that_nobody_holds_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let folder = |name: &str| parent.path().join(name);
-        for name in ["pawl-rehearsal-left", "pawl-rehearsal-held", "other"] {
+        for name in ["pawl-scratch-left", "pawl-scratch-held", "other"] {
             fs::create_dir(folder(name)).unwrap();
             fs::write(folder(name).join("copy"), "text").unwrap();
         }
-        let held = lock(&folder("pawl-rehearsal-held"), FlockOperation::LockExclusive).unwrap();
+        let held = lock(&folder("pawl-scratch-held"), FlockOperation::LockExclusive).unwrap();
         remove_abandoned(parent.path()).unwrap();
         let exists = |name: &str| folder(name).exists();
-        assert_eq!(["pawl-rehearsal-left", "pawl-rehearsal-held", "other"].map(exists), [false, true, true]);
+        assert_eq!(["pawl-scratch-left", "pawl-scratch-held", "other"].map(exists), [false, true, true]);
         drop(held);
         remove_abandoned(parent.path()).unwrap();
-        assert!(!exists("pawl-rehearsal-held"));
+        assert!(!exists("pawl-scratch-held"));
     }
 }
