@@ -69,6 +69,24 @@ fn release_is_not_called_live_again_if_a_step_was_not_repeated() {
 }
 
 #[test]
+fn status_names_the_step_that_a_live_release_still_needs() {
+    let environment = TestEnvironment::new();
+    let restart =
+        RESTART.replace("cat current/VERSION > running; echo $PAWL_RELEASE >> told", "test $PAWL_RELEASE = r1");
+    environment.edit("deploy.yml", "  verify:\n", &format!("{restart}  verify:\n"));
+    environment.pack("r1");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.pack("r2");
+    environment.run(&["--local", "--release", "r2"]).assert_exit(1);
+    let status = environment.run(&["status"]);
+    assert!(
+        status.stdout.contains("r2, not verified (`restart` has not succeeded for it), since "),
+        "{}",
+        status.stdout
+    );
+}
+
+#[test]
 fn plan_says_what_runs_again() {
     let environment = with_service(
         &RESTART.replace(", repeatable: true", "").replace("    uses: run\n", "    uses: run\n    after-undo: true\n"),

@@ -301,7 +301,15 @@ impl<'a> EnvironmentView<'a> {
                 let why = why.as_deref().unwrap_or("it was not checked after that");
                 format!("not verified (a rollback switched back to it; {why})")
             }
-            None | Some(LiveDoubt::NotChecked) => "not verified".to_owned(),
+            None | Some(LiveDoubt::NotChecked) => {
+                match self.unfinished().filter(|last| last.header.release == *release) {
+                    Some(AttemptSummary { failed_step: Some(place), .. }) => {
+                        format!("not verified ({place} has not succeeded for it)")
+                    }
+                    Some(_) => "not verified (its deployment did not end)".to_owned(),
+                    None => "not verified".to_owned(),
+                }
+            }
         };
         let since = head.live_since.as_ref();
         let since =

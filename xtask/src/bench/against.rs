@@ -49,7 +49,6 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             BenchmarkName::Append => rows.push(append_row(old)?),
             BenchmarkName::Steps => rows.extend([first_run_row(&ours, &theirs, 1)?, first_run_row(&ours, &theirs, 4)?]),
             BenchmarkName::Plan
-            | BenchmarkName::Pack
             | BenchmarkName::Oci
             | BenchmarkName::Pack
             | BenchmarkName::Pull
