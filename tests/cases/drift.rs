@@ -105,7 +105,7 @@ fn repair_keeps_what_later_steps_made_in_the_release() {
     environment.write(&format!("{release}/index.html"), "defaced");
     environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0);
     let log = environment.run(&["logs", "pull"]).stdout;
-    assert!(log.contains("and not of the release: venv"), "{log}");
+    assert!(log.contains("that are not part of the release: venv"), "{log}");
     assert!(environment.read(&format!("{release}/index.html")).contains("Release r1"));
     assert_eq!(environment.read(&format!("{release}/venv/bin/python")), "made by a step");
 }

@@ -133,8 +133,16 @@ fn forbidden_socket_is_found_before_anything_is_changed() {
     folder.pop();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(world.podman.socket(), fs::Permissions::from_mode(0o600)).unwrap();
-    let mut command = world.environment.command(&["--local", "--release", "r1"]);
-    let refused = command.uid(65534).output().unwrap();
+    // Another user may not be able to enter the folder of the build.
+    let command = world.environment.command(&["--local", "--release", "r1"]);
+    let runner = everywhere.join("runner");
+    fs::copy(command.get_program(), &runner).unwrap();
+    let mut as_nobody = Command::new(runner);
+    as_nobody
+        .args(command.get_args())
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let refused = as_nobody.current_dir(world.environment.path("")).uid(65534).output().unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{said}");
     for told in
