@@ -4,6 +4,7 @@
 mod mistakes;
 mod pasted;
 mod programs;
+mod slots;
 mod together;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};

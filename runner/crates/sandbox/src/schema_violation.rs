@@ -72,7 +72,12 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
                     ..SchemaViolation::default()
                 }]
             }
-            None => violation("it has none of the forms that are possible here".to_owned(), meaning()),
+            None => vec![form_violation(pointer.clone(), value_schema, written).unwrap_or_else(|| SchemaViolation {
+                pointer: pointer.clone(),
+                message: "it has none of the forms that are possible here".to_owned(),
+                hint: meaning(),
+                ..SchemaViolation::default()
+            })],
         },
         ValidationErrorKind::Not { .. } => {
             let together = refused_together(value_schema.get("not").unwrap_or(&Value::Null), written);
@@ -108,9 +113,25 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
         }
         ValidationErrorKind::Minimum { .. } => violation(format!("{written} is too small"), limits_hint(value_schema)),
         ValidationErrorKind::Maximum { .. } => violation(format!("{written} is too large"), limits_hint(value_schema)),
-        ValidationErrorKind::Pattern { .. } => violation(format!("{} has another form", shown(written)), meaning()),
+        ValidationErrorKind::Pattern { .. }
+        | ValidationErrorKind::OneOfNotValid { .. }
+        | ValidationErrorKind::OneOfMultipleValid { .. } => {
+            violation(format!("{} has another form", shown(written)), meaning())
+        }
+        ValidationErrorKind::PropertyNames { error } => {
+            vec![SchemaViolation {
+                pointer: format!("{pointer}/{}", pointer_token(error.instance().as_str().unwrap_or_default())),
+                is_key: true,
+                message: format!("{} is not possible as a name here", shown(error.instance())),
+                hint: meaning(),
+                ..SchemaViolation::default()
+            }]
+        }
         ValidationErrorKind::MinLength { limit: 1 } | ValidationErrorKind::MinItems { limit: 1 } => {
             violation("it is empty".to_owned(), meaning())
+        }
+        ValidationErrorKind::MinProperties { limit } | ValidationErrorKind::MinItems { limit } => {
+            violation(format!("it has fewer than {limit} entries"), meaning())
         }
         ValidationErrorKind::UniqueItems => {
             let items = written.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -147,6 +168,42 @@ fn missing_of(schema: &Value) -> Option<Vec<String>> {
             _ => None,
         })
         .collect()
+}
+
+/// What an `anyOf` of forms lacks, each form with settings that it requires, and others that it refuses.
+fn form_violation(pointer: String, schema: &Value, written: &Value) -> Option<SchemaViolation> {
+    let forms: Vec<&Value> = schema.get("anyOf")?.as_array()?.iter().collect();
+    let is_written = |name: &str| written.get(name).is_some();
+    let begun: Vec<&&Value> = forms.iter().filter(|form| required_of(form).any(is_written)).collect();
+    match begun.as_slice() {
+        [] => {
+            let alternatives = forms.iter().map(|form| {
+                let names: Vec<_> = required_of(form).map(|name| format!("`{name}`")).collect();
+                (!names.is_empty()).then(|| names.join(" and "))
+            });
+            let message = format!("it needs {}", alternatives.collect::<Option<Vec<_>>>()?.join(", or "));
+            Some(SchemaViolation { pointer, message, ..SchemaViolation::default() })
+        }
+        [form] => {
+            let missing: Vec<String> = required_of(form).filter(|name| !is_written(name)).map(str::to_owned).collect();
+            let message = format!("{} is missing", missing.first().map(|name| format!("`{name}`"))?);
+            Some(SchemaViolation { pointer, message, missing_settings: missing, ..SchemaViolation::default() })
+        }
+        [form, ..] => {
+            let is_refused = |name: &str| form.get("properties").is_some_and(|known| known[name] == false);
+            let names = written.as_object()?.keys().filter(|name| is_refused(name));
+            let own = required_of(form).find(|name| is_written(name))?;
+            let together: Vec<&str> = std::iter::once(own).chain(names.map(String::as_str)).collect();
+            let [_, .., last] = together.as_slice() else { return None };
+            Some(SchemaViolation {
+                pointer: format!("{pointer}/{}", pointer_token(last)),
+                is_key: true,
+                message: format!("{} can't be used together", quoted_list(together.iter().copied())),
+                hint: Some("keep one of them, and remove the others".to_owned()),
+                ..SchemaViolation::default()
+            })
+        }
+    }
 }
 
 /// The settings that a `not` refuses together, in the order written.
@@ -290,6 +347,46 @@ mod tests {
             let message = "at least one of `http`, `tcp` is needed".to_owned();
             let hint = Some("add one, such as `http: [{ url: … }]`".to_owned());
             assert_eq!(violations(&schema, &config), [(String::new(), message, hint)], "{config}");
+        }
+    }
+
+    #[test]
+    fn each_form_says_what_it_lacks() {
+        let schema = json!({
+            "properties": {
+                "slots": { "description": "The slots by their names, two or more. More.", "minProperties": 2, "propertyNames": { "pattern": "^[a-z]+$" } },
+                "command": { "description": "The program with its arguments.", "oneOf": [{ "type": "string" }, { "type": "array" }] },
+            },
+            "anyOf": [
+                { "required": ["stop"], "properties": { "program": false, "ready": false } },
+                { "required": ["program", "ready"], "properties": { "stop": false } },
+            ],
+        });
+        let slots = Some("`slots` is the slots by their names, two or more".to_owned());
+        for (config, pointer, message, hint) in [
+            (json!({}), "", "it needs `stop`, or `program` and `ready`", None),
+            (json!({ "program": 1 }), "", "`ready` is missing", None),
+            (
+                json!({ "program": 1, "ready": 1, "stop": 1 }),
+                "/ready",
+                "`stop`, `program`, `ready` can't be used together",
+                Some("keep one of them, and remove the others".to_owned()),
+            ),
+            (json!({ "stop": 1, "slots": { "a": 1 } }), "/slots", "it has fewer than 2 entries", slots.clone()),
+            (
+                json!({ "stop": 1, "slots": { "a": 1, "B": 1 } }),
+                "/slots/B",
+                "`B` is not possible as a name here",
+                slots,
+            ),
+            (
+                json!({ "stop": 1, "command": 5 }),
+                "/command",
+                "`5` has another form",
+                Some("`command` is the program with its arguments".to_owned()),
+            ),
+        ] {
+            assert_eq!(violations(&schema, &config), [(pointer.to_owned(), message.to_owned(), hint)], "{config}");
         }
     }
 }
