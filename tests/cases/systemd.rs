@@ -208,7 +208,7 @@ fn taken_port_leaves_nothing() {
     world.pack("r2", "works");
     world.machine.write(MachineUser::Root, "/var/squatter.py", SQUATTER.as_bytes());
     for (file, told) in [
-        ("/var", ["error[P0324]", "something answers at http://127.0.0.1:8002/health already", "`ss -ltnp`"]),
+        ("/var", ["error[P0324]", "something already listens at http://127.0.0.1:8002/health", "`ss -ltnp`"]),
         ("/srv/shop/slots/b/slot.json", ["error[P0301]", "it ended: exit status 1", "Address already in use"]),
     ] {
         world.run(&format!(
@@ -245,7 +245,7 @@ fn what_can_be_known_is_found_in_the_rehearsal() {
     refused("bin/serve does not exist");
     world.edit("\"{release-dir}/bin/serve", "\"/usr/bin/python3 {release-dir}/serve.py");
     world.edit("MemoryMax: 512M", "User: root");
-    refused("`User` in `service` is what the step itself sets");
+    refused("`service` can't set `User`: the step sets it");
     world.edit("User: root", "MemoryMax: 512M");
     // A systemd of a user who has none.
     world.edit("units: units", "units: units\n      systemctl: [/usr/bin/systemctl, --user]");
