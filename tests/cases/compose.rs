@@ -164,7 +164,7 @@ fn failed_up_brings_the_old_release_back() {
     // Compose itself fails: somebody has the second port.
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
-    let image = world.pack("r5", "works");
+    world.pack("r5", "works");
     world.environment.edit("app/compose.yml", "8080\"]", &format!("8080\", \"127.0.0.1:{port}:8081\"]"));
     world.environment.pack("r5");
     world
@@ -174,9 +174,9 @@ fn failed_up_brings_the_old_release_back() {
         .assert_stderr_contains("r1 runs again");
     world.assert_live("r1");
     drop(other);
-    world.pack_image("r6", &image);
+    world.pack("r6", "works");
     world.deploy("r6").assert_exit(0);
-    world.assert_live("r5");
+    world.assert_live("r6");
 }
 
 #[test]

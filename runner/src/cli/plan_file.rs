@@ -15,8 +15,8 @@ const PLAN_NAMES: [&str; 2] = ["deploy.yml", "pawl.yml"];
 const PLAN_SUFFIX: &str = ".pawl.yml";
 
 /// The commands that read no plan.
-const COMMANDS_WITHOUT_PLAN: [&str; 9] =
-    ["agent", "completions", "init", "journal", "new-step", "pack", "publish", "schema", "step"];
+const COMMANDS_WITHOUT_PLAN: [&str; 10] =
+    ["agent", "completions", "init", "journal", "man", "new-step", "pack", "publish", "schema", "step"];
 
 /// The commands that only have subcommands.
 const COMMAND_GROUPS: [&str; 3] = ["lock", "migrate", "state"];

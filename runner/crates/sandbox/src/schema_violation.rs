@@ -123,7 +123,9 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
                 pointer: format!("{pointer}/{}", pointer_token(error.instance().as_str().unwrap_or_default())),
                 is_key: true,
                 message: format!("{} is not possible as a name here", shown(error.instance())),
-                hint: meaning(),
+                hint: path
+                    .rsplit_once("/propertyNames")
+                    .and_then(|(object_path, _)| self::meaning(&pointer, schema.pointer(object_path)?)),
                 ..SchemaViolation::default()
             }]
         }
