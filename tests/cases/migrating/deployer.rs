@@ -57,10 +57,12 @@ fn machine_of_deployer_moves_without_a_lost_request_and_back() {
     let mut traffic = machine.traffic("theirs");
     // What does not answer is taken back, although Pawl has verified no release yet.
     fs::rename(environment.path("public/up"), environment.path("up")).unwrap();
+    environment.write("public/index.html", "theirs\n");
     let failed = traffic.move_to("theirs", || machine.release("without /up"));
     failed.assert_exit(1).assert_stderr_contains("switched back to `releases/2`");
     assert_eq!(machine.live(), "releases/2");
     fs::rename(environment.path("up"), environment.path("public/up")).unwrap();
+    environment.write("public/index.html", "one\n");
     machine.commit("one");
     machine.pack();
     environment.run(&["plan"]).assert_exit(0);

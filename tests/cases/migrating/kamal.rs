@@ -32,7 +32,9 @@ fn machine() -> KamalMachine {
     fs::create_dir_all(host.path("srv/storage")).unwrap();
     let caddy = CaddyServer::new(|port| {
         let text = fenced_block(PAGE, "http://:8080").replace("/srv/shop", &root);
-        text.replace(":8080 {", &format!(":{port} {{")).replace("8001", &a).replace("8002", &b)
+        text.replace(":8080 {", &format!(":{port} {{"))
+            .replace(":8001", &format!(":{a}"))
+            .replace(":8002", &format!(":{b}"))
     });
     let mut environment = TestEnvironment::with_plan("");
     fs::remove_file(environment.path("deploy.yml")).unwrap();
@@ -47,8 +49,10 @@ fn machine() -> KamalMachine {
         ("/var/run/docker.sock", &podman.socket().display().to_string()),
         ("registry.example.com/acme/shop", &format!("{}/shop", registry.authority())),
         ("127.0.0.1:8080", &caddy.address()),
-        ("8001", &a),
-        ("8002", &b),
+        ("port: 8001", &format!("port: {a}")),
+        ("port: 8002", &format!("port: {b}")),
+        (":8001", &format!(":{a}")),
+        (":8002", &format!(":{b}")),
         // The default times are for real programs.
         ("{port}/up\" }] }", "{port}/up\" }], every: 50ms, within: 3s, stay: 300ms }"),
     ] {
@@ -86,7 +90,12 @@ impl KamalMachine {
 #[test]
 fn containers_run_beside_that_of_kamal_and_no_request_is_lost() {
     let mut machine = machine();
-    let address = machine.podman.run(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", THEIRS]) + ":3000";
+    let address = machine.podman.run(&[
+        "inspect",
+        "--format",
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+        THEIRS,
+    ]) + ":3000";
     let users_of_kamal = machine.traffic(&address, "theirs");
     machine.deploy("r1");
     let mut users = machine.traffic(&machine.caddy.address(), "r1");
