@@ -41,11 +41,10 @@ fn plans_of_the_guides_are_valid() {
         for secret in ["DB_PASSWORD", "RAILS_MASTER_KEY", "REGISTRY_AUTH"] {
             environment.set_variable(secret, "hunter2-hunter2");
         }
-        environment.set_variable("DIGEST", &format!("sha256:{}", "0".repeat(64)));
         environment.git(&["init", "--quiet", "--bare", "origin.git"]);
         environment.git(&["init", "--quiet"]);
         environment.git(&["remote", "add", "origin", "origin.git"]);
-        let planned = environment.run(&["plan", "--release", "r1"]);
+        let planned = environment.run(&["plan", "--release", &"0".repeat(64)]);
         planned.assert_stderr_contains("error[P0260]").assert_stderr_contains("web-2");
         assert_eq!(planned.stderr.matches("error[").count(), 2, "{page}: {}", planned.stderr);
     }

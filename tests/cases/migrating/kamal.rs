@@ -73,13 +73,14 @@ fn machine() -> KamalMachine {
 }
 
 impl KamalMachine {
-    /// Builds an image as Kamal does, with its label, and deploys it.
-    fn deploy(&mut self, release: &str) {
-        self.podman.build(release, &format!("ENV RELEASE={release} PORT=3000\nLABEL service=shop"));
-        let image = self.podman.push(release, &self.registry.authority(), "shop");
-        self.environment.set_variable("DIGEST", image.split_once('@').unwrap().1);
-        self.environment.run(&["plan", "--release", release]).assert_exit(0);
-        self.environment.deploy(release, &[]).assert_exit(0);
+    /// Builds an image as Kamal does, with its label, and deploys it. Returns the name of its container.
+    fn deploy(&self, answer: &str, slot: &str) -> String {
+        self.podman.build(answer, &format!("ENV RELEASE={answer} PORT=3000\nLABEL service=shop"));
+        let image = self.podman.push(answer, &self.registry.authority(), "shop");
+        let (_, label) = image.split_once("@sha256:").unwrap();
+        self.environment.run(&["plan", "--release", label]).assert_exit(0);
+        self.environment.deploy(label, &[]).assert_exit(0);
+        format!("shop-production-start-{slot}-{label}")
     }
 
     fn traffic(&self, address: &str, answer: &str) -> ConstantTraffic {
@@ -89,7 +90,7 @@ impl KamalMachine {
 
 #[test]
 fn containers_run_beside_that_of_kamal_and_no_request_is_lost() {
-    let mut machine = machine();
+    let machine = machine();
     let address = machine.podman.run(&[
         "inspect",
         "--format",
@@ -97,28 +98,26 @@ fn containers_run_beside_that_of_kamal_and_no_request_is_lost() {
         THEIRS,
     ]) + ":3000";
     let users_of_kamal = machine.traffic(&address, "theirs");
-    machine.deploy("r1");
+    let first = machine.deploy("r1", "a");
     let mut users = machine.traffic(&machine.caddy.address(), "r1");
-    users.move_to("r2", || machine.deploy("r2"));
+    let second = users.move_to("r2", || machine.deploy("r2", "b"));
     users.move_to("r1", || drop(machine.environment.run(&["rollback", "--local"]).assert_exit(0).code));
     users.stop().assert_complete(100);
     users_of_kamal.stop().assert_complete(100);
-    let all = ["shop-production-start-a-r1", "shop-production-start-b-r2", THEIRS];
-    let all = all.map(|name| format!("{name} running"));
+    let all = [first.as_str(), second.as_str(), THEIRS].map(|name| format!("{name} running"));
     assert_eq!(machine.podman.containers(), all, "nobody has touched theirs");
 }
 
 /// The label of an image that Kamal has built makes `kamal prune` find a stopped container of Pawl, too.
 #[test]
 fn container_that_was_stopped_and_pruned_is_started_anew_by_a_rollback() {
-    let mut machine = machine();
-    machine.deploy("r1");
-    machine.deploy("r2");
-    let old = "shop-production-start-a-r1";
-    let labels = machine.podman.labels(old);
+    let machine = machine();
+    let old = machine.deploy("r1", "a");
+    machine.deploy("r2", "b");
+    let labels = machine.podman.labels(&old);
     assert_eq!((labels["service"].as_str(), labels.get("role")), ("shop", None));
-    machine.podman.run(&["stop", "--time", "1", old]);
-    machine.podman.run(&["rm", old]);
+    machine.podman.run(&["stop", "--time", "1", &old]);
+    machine.podman.run(&["rm", &old]);
     machine.environment.run(&["rollback", "--local"]).assert_exit(0);
     let traffic = machine.traffic(&machine.caddy.address(), "r1");
     traffic.stop().assert_complete(1);
