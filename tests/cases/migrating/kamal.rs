@@ -80,7 +80,11 @@ impl KamalMachine {
         let (_, label) = image.split_once("@sha256:").unwrap();
         self.environment.run(&["plan", "--release", label]).assert_exit(0);
         self.environment.deploy(label, &[]).assert_exit(0);
-        format!("shop-production-start-{slot}-{label}")
+        // The engine's names are shorter than this label.
+        let name = format!("shop-production-start-{slot}-{}", &label[..16]);
+        let containers = self.podman.containers();
+        let running = containers.iter().find(|line| line.starts_with(&name) && line.ends_with(" running"));
+        running.unwrap().trim_end_matches(" running").to_owned()
     }
 
     fn traffic(&self, address: &str, answer: &str) -> ConstantTraffic {
