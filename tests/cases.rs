@@ -57,6 +57,7 @@ mod cases {
     mod machines;
     mod magento_example;
     mod malicious_archives;
+    mod migrating;
     mod migrations;
     mod module_cache;
     mod module_requirements;

@@ -39,6 +39,21 @@ const ALONE: &str = "tests/cases/steps_alone.rs";
 const PACKING: &str = "tests/cases/packing.rs";
 const PUBLISHING: &str = "tests/cases/publishing.rs";
 const VENV: &str = "tests/cases/venv.rs";
+const ANSIBLE_MOVES: BlockUse =
+    Tested("tests/cases/migrating/ansible.rs", "machine_of_ansible_moves_without_a_lost_request");
+const ANSIBLE_RETURNS: BlockUse =
+    Tested("tests/cases/migrating/ansible.rs", "ansible_and_pawl_take_turns_and_the_playbook_goes_back");
+const CAPISTRANO_MOVES: BlockUse =
+    Tested("tests/cases/migrating/capistrano.rs", "machine_of_capistrano_moves_without_a_lost_request");
+const CAPISTRANO_RETURNS: BlockUse =
+    Tested("tests/cases/migrating/capistrano.rs", "capistrano_and_pawl_take_turns_and_the_way_back_is_one_rename");
+const DEPLOYER_MOVES: BlockUse =
+    Tested("tests/cases/migrating/deployer.rs", "machine_of_deployer_moves_without_a_lost_request_and_back");
+const FABRIC_MOVES: BlockUse =
+    Tested("tests/cases/migrating/fabric.rs", "machine_of_fabric_moves_without_a_lost_request_and_back");
+const KAMAL_MOVES: BlockUse =
+    Tested("tests/cases/migrating/kamal.rs", "containers_run_beside_that_of_kamal_and_no_request_is_lost");
+const MIGRATING: &str = "tests/cases/migrating.rs";
 const VERIFY: &str = "tests/cases/verify_traffic.rs";
 
 /// The blocks of each page, in order.
@@ -168,6 +183,76 @@ const PAGES: &[(&str, &[BlockRow])] = &[
                 "sqlx migrate run",
                 Tested("tests/databases/interop.rs", "commands_of_the_page_find_no_difference_to_sqlx"),
             ),
+        ],
+    ),
+    (
+        "docs/migrating/README.md",
+        &[(
+            "# As deploy: the same target, relative",
+            Tested(MIGRATING, "link_is_made_relative_by_the_same_commands_on_each_page"),
+        )],
+    ),
+    (
+        "docs/migrating/ansible.md",
+        &[
+            ("# inventory.ini", ANSIBLE_MOVES),
+            ("# playbook.yml", ANSIBLE_MOVES),
+            ("# group_vars/web.yml", ANSIBLE_MOVES),
+            ("# roles/shop/tasks/main.yml", ANSIBLE_MOVES),
+            ("# roles/shop/handlers/main.yml", ANSIBLE_MOVES),
+            ("{# roles/shop/templates/env.j2 #}", ANSIBLE_MOVES),
+            ("# pawl.yml", ANSIBLE_MOVES),
+            ("{# conf/env.j2 #}", ANSIBLE_MOVES),
+            ("runner pack app", ANSIBLE_MOVES),
+            ("# As deploy: the same target, relative", ANSIBLE_MOVES),
+            ("# then.yml", ANSIBLE_MOVES),
+            ("ansible-playbook -i inventory.ini", ANSIBLE_RETURNS),
+        ],
+    ),
+    (
+        "docs/migrating/capistrano.md",
+        &[
+            ("# Capfile", CAPISTRANO_MOVES),
+            ("# config/deploy.rb", CAPISTRANO_MOVES),
+            ("# config/deploy/production.rb", CAPISTRANO_MOVES),
+            ("# pawl.yml", CAPISTRANO_MOVES),
+            ("# .pawlignore", CAPISTRANO_MOVES),
+            ("runner pack .", CAPISTRANO_MOVES),
+            ("# As deploy: the same target, relative", CAPISTRANO_MOVES),
+            ("# As deploy: NAME", CAPISTRANO_RETURNS),
+        ],
+    ),
+    (
+        "docs/migrating/deployer.md",
+        &[
+            ("<?php // deploy.php", Tested("tests/cases/migrating/deployer.rs", "deploy_php_is_well_formed")),
+            ("# pawl.yml", DEPLOYER_MOVES),
+            ("# .pawlignore", DEPLOYER_MOVES),
+            ("runner pack .", DEPLOYER_MOVES),
+            ("# As deploy: NUMBER", DEPLOYER_MOVES),
+        ],
+    ),
+    (
+        "docs/migrating/fabric.md",
+        &[
+            ("# fabfile.py", FABRIC_MOVES),
+            ("# pawl.yml", FABRIC_MOVES),
+            ("runner pack app", FABRIC_MOVES),
+            ("# As deploy: the same target, relative", FABRIC_MOVES),
+            ("# As deploy: NAME", FABRIC_MOVES),
+        ],
+    ),
+    (
+        "docs/migrating/kamal.md",
+        &[
+            ("# config/deploy.yml", Tested("tests/cases/migrating/kamal.rs", "file_of_kamal_is_well_formed")),
+            ("# .kamal/secrets", Shown),
+            ("# pawl.yml", KAMAL_MOVES),
+            ("http://:8080 {", KAMAL_MOVES),
+            ("docker buildx build", Shown),
+            ("gateway=", Shown),
+            ("docker ps --quiet", Shown),
+            ("kamal app boot", Shown),
         ],
     ),
     (

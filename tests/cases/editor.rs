@@ -11,6 +11,7 @@ use lsp_server::{Message, Notification, Request, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::migrating::{GUIDES, PLAN};
 use crate::support::{TestEnvironment, doc_blocks::fenced_block};
 
 /// The page that says how an editor finds the schema.
@@ -209,6 +210,16 @@ fn templates_have_no_errors_in_an_editor() {
         assert_eq!(server.open("deploy.yml", &plan), [], "{template}");
         let errors = server.change(&plan.replace("version: 1", "version: 2"));
         assert_eq!(errors.len(), 1, "{template}: {errors:?}");
+    }
+}
+
+#[test]
+fn plans_of_the_migration_guides_have_no_errors_in_an_editor() {
+    let folder = folder_with_schema();
+    let mut server = LanguageServer::start(folder.path(), settings_of_the_page());
+    assert_eq!(server.open("pawl.yml", GOOD), []);
+    for page in GUIDES {
+        assert_eq!(server.change(&fenced_block(page, PLAN)), [], "{page}");
     }
 }
 

@@ -15,8 +15,8 @@ use anyhow::{Result, bail};
 mod needs;
 
 pub(crate) use needs::{
-    BENCH_PEERS, CONTAINERS, DATABASES, FLEET_TOOLS, GITHUB_CLIENTS, GITLAB_JOBS, LINTERS, PipTool, RECIPES,
-    STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS,
+    BENCH_PEERS, CONTAINERS, DATABASES, FLEET_TOOLS, GITHUB_CLIENTS, GITLAB_JOBS, LINTERS, MIGRATION_GUIDES, PipTool,
+    RECIPES, STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS,
 };
 
 use crate::workspace::{cargo, find_program, output, run as run_command, target_dir};
@@ -58,6 +58,7 @@ fn all_needs() -> Vec<SetupNeed> {
         .chain(CONTAINERS)
         .chain(STEP_AUTHORING)
         .chain(RECIPES)
+        .chain(MIGRATION_GUIDES)
         .chain(STATE_AND_ACT)
         .chain(LINTERS)
         .chain(GITHUB_CLIENTS)

@@ -13,8 +13,8 @@ use anyhow::{Context, Result};
 
 use crate::{
     setup::{
-        self, CONTAINERS, DATABASES, GITHUB_CLIENTS, GITLAB_JOBS, RECIPES, STATE_AND_ACT, STEP_AUTHORING, SetupNeed,
-        TOOLS,
+        self, CONTAINERS, DATABASES, GITHUB_CLIENTS, GITLAB_JOBS, MIGRATION_GUIDES, RECIPES, STATE_AND_ACT,
+        STEP_AUTHORING, SetupNeed, TOOLS,
     },
     workspace::{self, GUESTS, cargo, command_line},
 };
@@ -33,6 +33,7 @@ pub(crate) fn run() -> Result<TestTally> {
         .chain(CONTAINERS)
         .chain(STEP_AUTHORING)
         .chain(RECIPES)
+        .chain(MIGRATION_GUIDES)
         .chain(STATE_AND_ACT)
         .chain(GITHUB_CLIENTS)
         .chain(GITLAB_JOBS)

@@ -101,7 +101,7 @@ pub(super) static WORKFLOW_LINTERS: PipTool = PipTool {
     programs: &["zizmor", "check-jsonschema"],
 };
 
-/// Deploys to hosts, for the bench.
+/// Deploys to hosts, for the bench; Fabric also for the guide that moves from it.
 pub(super) static FLEET_PACKAGES: PipTool = PipTool {
     name: "fleet-tools",
     description: "pyinfra and fabric, which the bench of hosts compares with",
@@ -161,6 +161,13 @@ pub(crate) const RECIPES: [SetupNeed; 8] = [
     SetupNeed::SystemPython,
     SetupNeed::PythonWheels,
     SetupNeed::Pip(&PYPI_SERVER),
+];
+/// For `test` as well: what the guides of docs/migrating move from. They need PHP and an sshd too.
+pub(crate) const MIGRATION_GUIDES: [SetupNeed; 4] = [
+    SetupNeed::Program("ansible-playbook"),
+    SetupNeed::Program("cap"),
+    SetupNeed::PythonVenv,
+    SetupNeed::Pip(&FLEET_PACKAGES),
 ];
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
 pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
