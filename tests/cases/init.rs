@@ -47,7 +47,7 @@ fn page_shows_a_proposal_and_a_template() {
 /// That its schema is good, tests/cases/editor.rs asserts.
 #[test]
 fn each_template_is_its_example() {
-    for template in ["compose", "container", "python", "static"] {
+    for template in ["compose", "container", "django", "java", "php", "python", "static"] {
         let environment = empty_project();
         let written = environment.run_in(PROJECT, &["init", "--template", template, "--name", "kiosk", "--json"]);
         written.assert_exit(0);

@@ -3,6 +3,7 @@
 //! Invariant: nothing is overwritten. If one of the files exists, none is written; only `.gitignore` gets more lines. Deliberately
 //! absent: asking questions, and the machine itself, which docs/init.md sets up.
 
+mod languages;
 mod survey;
 mod template;
 
@@ -22,6 +23,8 @@ use template::{DeploymentTemplate, GITIGNORE, PlannedFile};
 
 /// What an application is called whose folder has no name that would do.
 const DEFAULT_NAME: &str = "app";
+/// How wide the column of paths is at least.
+const MIN_PATH_WIDTH: usize = 32;
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]
@@ -119,8 +122,9 @@ fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> R
         return Ok(json::line(&object) + "\n");
     }
     let mut answer = format!("wrote the template {} for {name}, {} files\n", template.name(), files.len());
+    let width = files.iter().map(|file| file.path.len()).max().unwrap_or_default().max(MIN_PATH_WIDTH);
     for file in &files {
-        answer += &format!("  {:<32} {}\n", file.path, file.purpose());
+        answer += &format!("  {:<width$} {}\n", file.path, file.purpose());
     }
     Ok(answer + "docs/init.md says what to do on the machine; `runner plan` shows what a deployment would do\n")
 }
