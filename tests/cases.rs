@@ -46,6 +46,7 @@ mod cases {
     mod init_django;
     mod init_java;
     mod init_php;
+    mod init_projects;
     mod invalid_modules;
     mod inventories;
     mod leaks;

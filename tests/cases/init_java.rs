@@ -7,7 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{NginxServer, RunnerOutput, SupervisordServer, TestEnvironment};
+use crate::support::{NginxServer, RunnerOutput, SupervisordServer, TestEnvironment, doc_blocks::fenced_block};
 
 /// The folder of the application.
 const PROJECT: &str = "project/shop";
@@ -65,9 +65,14 @@ impl JavaShop {
         Self { environment, ports, supervisord, _nginx: nginx }
     }
 
-    fn build(&self, release: &str) {
-        let script = format!("PATH=$(dirname \"$0\"):$PATH\ncd {PROJECT}\nsh build.sh {release}");
+    /// Types a command in the folder of the application.
+    fn shell(&self, command: &str) {
+        let script = format!("PATH=$(dirname \"$0\"):$PATH\ncd {PROJECT}\n{command}");
         self.environment.run_script(&script).assert_exit(0);
+    }
+
+    fn build(&self, release: &str) {
+        self.shell(&format!("sh build.sh {release}"));
     }
 
     fn run(&self, arguments: &[&str]) -> RunnerOutput {
@@ -110,11 +115,8 @@ fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
 #[test]
 fn java_template_is_promoted_stopped_by_a_real_request_resumed_and_rolled_back() {
     let shop = JavaShop::new();
-    shop.build("1.0");
-    shop.deploy("1.0").assert_exit(0);
-    shop.promote("dev", "pre").assert_exit(2).assert_stderr_contains("P0216");
-    for (from, to) in [("dev", "test"), ("test", "pre"), ("pre", "prod")] {
-        shop.promote(from, to).assert_exit(0);
+    for command in fenced_block("docs/init.md", "# As deploy, for java").lines() {
+        shop.shell(command);
     }
     assert_eq!(shop.releases(), ["1.0"; 4]);
     assert!(shop.get(3, "/price?3").ends_with("{\"price\": 750}\n"));
@@ -125,6 +127,7 @@ fn java_template_is_promoted_stopped_by_a_real_request_resumed_and_rolled_back()
     shop.environment.edit(&server, "articles * 250", "(articles < 3 ? articles : articles - 1) * 250");
     shop.build("1.1");
     shop.deploy("1.1").assert_exit(0);
+    shop.promote("dev", "pre").assert_exit(2).assert_stderr_contains("P0216");
     shop.promote("dev", "test").assert_exit(0);
     let stopped = shop.promote("test", "pre");
     stopped.assert_exit(1).assert_stderr_contains("step `try` failed").assert_stderr_contains("GET /price");

@@ -120,10 +120,11 @@ impl FolderSurvey {
         if proposal.template != Some(DeploymentTemplate::Java) {
             return;
         }
-        let command = match (file, self.first(&["mvnw", "gradlew"])) {
-            ("pom.xml", Some("mvnw")) => "./mvnw package",
-            ("pom.xml", _) => "mvn package",
-            (_, Some("gradlew")) => "./gradlew build",
+        let has = |wrapper: &str| self.first(&[wrapper]).is_some();
+        let command = match file {
+            "pom.xml" if has("mvnw") => "./mvnw package",
+            "pom.xml" => "mvn package",
+            _ if has("gradlew") => "./gradlew build",
             _ => "gradle build",
         };
         proposal.note(&format!(
