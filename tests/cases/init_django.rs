@@ -128,7 +128,9 @@ fn django_template_is_deployed_broken_resumed_and_rolled_back() {
     site.build("r2");
     let mut writer = site.writer();
     let failed = site.deploy("r2");
-    failed.assert_exit(1).assert_stderr_contains("step `migrate` failed").assert_stderr_contains("database is locked");
+    failed.assert_exit(1).assert_stderr_contains("step `migrate` failed");
+    let logs = site.environment.run_in(PROJECT, &["logs"]);
+    assert!(logs.stdout.contains("database is locked"), "{}", logs.stdout);
     site.assert_greeting("Hello from shop, release r1");
     drop(writer.stdin.take());
     assert!(writer.wait().unwrap().success());
@@ -141,6 +143,7 @@ fn django_template_is_deployed_broken_resumed_and_rolled_back() {
     site.assert_greeting("Welcome to shop, release r2");
     // A page that a visitor has got from r1 still finds its style.
     assert!(site.style() != style && site.get(&style).contains("sans-serif"), "{style}");
+    assert!(site.get(&site.style()).contains("{ font-family: serif }"), "{}", site.style());
 
     // A release whose migrations contradict each other ends before anything is changed.
     site.add_migration("0002_other", "Good morning");

@@ -83,9 +83,12 @@ impl<'a> NewRepository<'a> {
         for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
             command.env_remove(variable);
         }
-        let output = command.output().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "git is not installed".to_owned(),
-            _ => format!("git can't be run: {error}"),
+        let output = command.output().map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                "git is not installed".to_owned()
+            } else {
+                format!("git can't be run: {error}")
+            }
         })?;
         if output.status.success() {
             return Ok(());

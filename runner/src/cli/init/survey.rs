@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
-
 use super::template::DeploymentTemplate;
 
 /// The names that a compose file may have.

@@ -160,6 +160,7 @@ impl PlannedFile {
             ".github/workflows/deploy.yml" => "deploys each commit of main",
             GITIGNORE => "what git leaves alone",
             ".pawlignore" => "what a release leaves out",
+            "requests/smoke.txt" => "what dev and test are asked",
             "VERSION" => "names the release, once it is packed",
             "requirements.txt" => "the packages that the application needs",
             _ => "a beginning of the application",
