@@ -138,7 +138,7 @@ fn django_template_is_deployed_broken_resumed_and_rolled_back() {
     resumed.assert_exit(0);
     assert_eq!(
         resumed.decisions()[..5],
-        ["pull skip held", "venv skip held", "pending skip recorded", "static skip held", "migrate run failed-before"]
+        ["pull skip held", "venv skip held", "pending skip trusted", "static skip held", "migrate run failed-before"]
     );
     site.assert_greeting("Welcome to shop, release r2");
     // A page that a visitor has got from r1 still finds its style.

@@ -92,7 +92,7 @@ fn php_template_is_deployed_broken_resumed_and_rolled_back() {
     shop.set("Corner shop", "srv/shared/storage/database.json");
     let resumed = shop.deploy("r2");
     resumed.assert_exit(0);
-    assert_eq!(resumed.decisions()[..3], ["pull skip held", "config run config-changed", "migrate run failed-before"]);
+    assert_eq!(resumed.decisions()[..3], ["pull skip held", "config run changed", "migrate run failed-before"]);
     assert_eq!(shop.answer(), "Hello from the new shop, Corner shop, release r2");
 
     // The same release with other settings.
