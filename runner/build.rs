@@ -47,10 +47,10 @@ fn templates(root: &Path) -> Result<String> {
 /// What `runner init` writes: the examples that are templates, and what is common to all.
 fn deployment_templates(root: &Path) -> Result<String> {
     let mut files = Vec::new();
-    for folder in ["common", "compose", "container", "python", "static"] {
+    for folder in ["common", "compose", "container", "django", "java", "php", "python", "static"] {
         files_below(&root.join("examples").join(folder), &format!("{folder}/"), &mut files)?;
     }
-    // `files_below` passes over hidden files.
+    // `files_below` passes over other hidden files.
     files.push(("common/.gitignore".to_owned(), root.join("examples/common/.gitignore")));
     Ok(table(files))
 }
@@ -67,9 +67,9 @@ fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) 
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() && !["target", "node_modules", "__pycache__", "dist"].contains(&&*name) {
+        if path.is_dir() && !["target", "node_modules", "__pycache__", "dist", "vendor"].contains(&&*name) {
             files_below(&path, &format!("{prefix}{name}/"), files)?;
-        } else if path.is_file() && name != "Cargo.lock" && !name.starts_with('.') {
+        } else if path.is_file() && name != "Cargo.lock" && (!name.starts_with('.') || name == ".pawlignore") {
             files.push((format!("{prefix}{name}"), path));
         }
     }

@@ -43,6 +43,11 @@ mod cases {
     mod imports;
     mod init;
     mod init_containers;
+    mod init_django;
+    mod init_java;
+    mod init_php;
+    mod init_projects;
+    mod init_remote;
     mod invalid_modules;
     mod inventories;
     mod leaks;

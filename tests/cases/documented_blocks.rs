@@ -166,8 +166,18 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         &[
             ("$ runner init", Tested(INIT, "page_shows_a_proposal_and_a_template")),
             ("$ runner init --template", Tested(INIT, "page_shows_a_proposal_and_a_template")),
-            ("# As root", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
-            ("# As deploy", Tested(INIT, "static_template_is_deployed_broken_resumed_and_rolled_back")),
+            ("# As root, for static", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
+            ("# As deploy, for static", Tested(INIT, "static_template_is_deployed_broken_resumed_and_rolled_back")),
+            ("# As root, for django", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
+            ("# As root, for java", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
+            (
+                "# As deploy, for java",
+                Tested(
+                    "tests/cases/init_java.rs",
+                    "java_template_is_promoted_stopped_by_a_real_request_resumed_and_rolled_back",
+                ),
+            ),
+            ("# As root, for php", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
         ],
     ),
     ("docs/journal.md", &[("4214ce79 ", Shown), ("3bb66167 ", Shown), ("ad76f0f8 ", Shown), ("f4d40815 ", Shown)]),

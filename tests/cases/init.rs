@@ -47,7 +47,7 @@ fn page_shows_a_proposal_and_a_template() {
 /// That its schema is good, tests/cases/editor.rs asserts.
 #[test]
 fn each_template_is_its_example() {
-    for template in ["compose", "container", "python", "static"] {
+    for template in ["compose", "container", "django", "java", "php", "python", "static"] {
         let environment = empty_project();
         let written = environment.run_in(PROJECT, &["init", "--template", template, "--name", "kiosk", "--json"]);
         written.assert_exit(0);
@@ -88,7 +88,7 @@ impl StaticSite {
 
     /// The commands of the page for a release.
     fn build(&self, release: &str) {
-        let commands = fenced_block(PAGE, "sh build.sh");
+        let commands = fenced_block(PAGE, "# As deploy, for static");
         let build = commands.lines().find(|line| line.starts_with("sh build.sh")).unwrap().replace("r1", release);
         self.environment.run_script(&format!("PATH=$(dirname \"$0\"):$PATH\ncd {PROJECT}\n{build}")).assert_exit(0);
     }
@@ -135,13 +135,30 @@ fn static_template_is_deployed_broken_resumed_and_rolled_back() {
     assert_eq!(site.version(), "r1");
 }
 
-/// What only root does on a machine; the tests above start a nginx of their own with the same file.
+/// What only root does on a machine; the tests of the templates start servers of their own with the same files.
 #[test]
 fn commands_of_the_page_are_those_of_the_template() {
-    let commands = fenced_block(PAGE, "# As root");
-    let copied = commands.lines().find_map(|line| line.strip_prefix("cp ")).unwrap();
-    let (file, to) = copied.split_once(' ').unwrap();
-    let text = fs::read_to_string(page_path("examples/static").join(file)).unwrap();
-    assert!(text.starts_with(&format!("# {to}: ")), "{text}");
-    assert!(commands.contains("/srv/shop\n") && text.contains("root /srv/shop/current;"));
+    for template in ["static", "django", "java", "php"] {
+        let commands = fenced_block(PAGE, &format!("# As root, for {template}\n"));
+        let example = page_path("examples").join(template);
+        let mut copied: Vec<&str> = Vec::new();
+        for (file, to) in commands.lines().filter_map(|line| line.strip_prefix("cp ")?.split_once(' ')) {
+            let text = fs::read_to_string(example.join(file)).unwrap();
+            assert!(text[2..].starts_with(&format!("{to}: ")), "{template}: {file} says where it goes: {text}");
+            copied.push(file.strip_prefix("deploy/").unwrap());
+        }
+        let mut files: Vec<String> = fs::read_dir(example.join("deploy"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort_unstable();
+        copied.sort_unstable();
+        assert_eq!(copied, files, "{template}");
+        // Nobody but root makes the folders that the plan names.
+        let plan = fs::read_to_string(example.join("deploy.yml")).unwrap();
+        for folder in ["/srv/shop", "/var/lib/pawl"].into_iter().filter(|folder| plan.contains(folder)) {
+            let makes = |line: &str| line.starts_with("install -d ") && line.split(' ').any(|word| word == folder);
+            assert!(commands.lines().any(makes), "{template}: {folder}");
+        }
+    }
 }

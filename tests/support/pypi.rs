@@ -32,7 +32,7 @@ pub struct PypiServer {
 }
 
 impl PypiServer {
-    /// One with gunicorn, and with setuptools, which builds packages.
+    /// One with gunicorn, Django, and setuptools, which builds packages.
     pub fn start(auth: PypiAuth) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -173,6 +173,7 @@ fn debian_package(program: &str) -> &str {
         "ansible-playbook" => "ansible-core",
         "cap" => "capistrano",
         "ip" => "iproute2",
+        "javac" => "default-jdk-headless",
         "mariadb" => "mariadb-client",
         "mariadbd" => "mariadb-server",
         "node" => "nodejs",
@@ -201,9 +202,10 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
             programs.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("php-fpm"))
                 && output(Command::new("php").args(["--ri", "curl"])).is_ok()
         }
-        SetupNeed::PythonWheels => ["gunicorn-23.0.0", "setuptools-80.9.0"]
-            .iter()
-            .all(|name| is_tool_installed(&Path::new(WHEELS).join(format!("{name}-py3-none-any.whl")))),
+        SetupNeed::PythonWheels => PYTHON_WHEELS.iter().all(|package| {
+            let name = package.replace("==", "-");
+            is_tool_installed(&Path::new(WHEELS).join(format!("{name}-py3-none-any.whl")))
+        }),
         SetupNeed::Pip(pip) => {
             pip.programs.iter().all(|program| is_tool_installed(&Path::new(pip.name).join("bin").join(program)))
         }
@@ -316,8 +318,15 @@ fn install_with_pip(pip: &PipTool) -> Result<()> {
 /// Where an administrator's Python comes first on the PATH, this is still Debian's.
 const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 const WHEELS: &str = "wheels";
-/// What a recipe's `requirements.txt` names, what that needs, and what pip builds packages with.
-const PYTHON_WHEELS: [&str; 3] = ["gunicorn==23.0.0", "packaging==25.0", "setuptools==80.9.0"];
+/// What the `requirements.txt` of recipes and templates name, and what pip builds packages with.
+const PYTHON_WHEELS: [&str; 6] = [
+    "asgiref==3.13.0",
+    "django==5.2.19",
+    "gunicorn==23.0.0",
+    "packaging==25.0",
+    "setuptools==80.9.0",
+    "sqlparse==0.6.1",
+];
 
 fn download_wheels(packages: &[&str]) -> Result<()> {
     println!("setup: downloading {} with pip", packages.join(" and "));

@@ -21,7 +21,9 @@ pub(crate) fn run() -> Result<()> {
     let root = workspace::root();
     let mut workflows = files_with_extension(&root.join(".github/workflows"), "yml")?;
     ensure!(!workflows.is_empty(), "no workflows in .github/workflows");
-    workflows.extend(files_with_extension(&root.join("examples/common/.github/workflows"), "yml")?);
+    for template in ["common", "java"] {
+        workflows.extend(files_with_extension(&root.join("examples").join(template).join(".github/workflows"), "yml")?);
+    }
     let [shown, gitlab, buildkite] = [PipelineKind::Github, PipelineKind::Gitlab, PipelineKind::Buildkite]
         .map(|kind| extract_pipelines(&root.join("docs"), scratch.path(), kind));
     workflows.extend(shown?);

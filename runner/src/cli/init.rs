@@ -3,6 +3,8 @@
 //! Invariant: nothing is overwritten. If one of the files exists, none is written; only `.gitignore` gets more lines. Deliberately
 //! absent: asking questions, and the machine itself, which docs/init.md sets up.
 
+mod languages;
+mod repository;
 mod survey;
 mod template;
 
@@ -17,11 +19,14 @@ use serde_json::json;
 use crate::report::{self, OutputFormat, json};
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
+use repository::{BRANCH, NewRepository, REMOTE};
 use survey::FolderSurvey;
 use template::{DeploymentTemplate, GITIGNORE, PlannedFile};
 
 /// What an application is called whose folder has no name that would do.
 const DEFAULT_NAME: &str = "app";
+/// How wide the column of paths is at least.
+const MIN_PATH_WIDTH: usize = 32;
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]
@@ -35,6 +40,12 @@ pub(super) struct InitArgs {
     /// The name of the application; by default that of the folder
     #[arg(long, value_name = "NAME", value_parser = parse_app_name)]
     name: Option<String>,
+    /// Also makes a git repository, with the files in its first commit and this remote
+    #[arg(long, value_name = "URL", requires = "template")]
+    remote: Option<String>,
+    /// Pushes the first commit to the remote
+    #[arg(long, requires = "remote")]
+    push: bool,
 }
 
 /// Proposes a template, or writes it.
@@ -100,6 +111,7 @@ fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> R
     let schema = format!("{:#}\n", plan::schema(&sandbox::official_schemas()));
     let files = template.files(&name, survey.is_empty(), schema);
     refuse_existing(&args.dir, &files)?;
+    let repository = args.remote.as_deref().map(|url| NewRepository::prepare(&args.dir, url)).transpose()?;
     let mut written = Vec::new();
     for file in &files {
         if let Err(error) = write_file(&args.dir, file) {
@@ -113,14 +125,26 @@ fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> R
             written.push(file.path.clone());
         }
     }
+    if let Some(repository) = &repository {
+        repository.create(&files, &format!("Deploy {name}, from the template {}", template.name()), args.push)?;
+    }
     let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     if form == OutputFormat::Json {
-        let object = json!({ "template": template.name(), "app": name, "files": paths });
+        let repository = repository.map(|_| json!({ "branch": BRANCH, "remote": REMOTE, "pushed": args.push }));
+        let object = json!({ "template": template.name(), "app": name, "files": paths, "repository": repository });
         return Ok(json::line(&object) + "\n");
     }
     let mut answer = format!("wrote the template {} for {name}, {} files\n", template.name(), files.len());
+    let width = files.iter().map(|file| file.path.len()).max().unwrap_or_default().max(MIN_PATH_WIDTH);
     for file in &files {
-        answer += &format!("  {:<32} {}\n", file.path, file.purpose());
+        answer += &format!("  {:<width$} {}\n", file.path, file.purpose());
+    }
+    if repository.is_some() {
+        let pushed = if args.push { "pushed to" } else { "not pushed yet; the remote is" };
+        answer += &format!("committed to {BRANCH}, in a new repository: {pushed} {REMOTE}\n");
+        if !survey.is_empty() {
+            answer += "what was here before is not in the commit: `git add` it\n";
+        }
     }
     Ok(answer + "docs/init.md says what to do on the machine; `runner plan` shows what a deployment would do\n")
 }
@@ -198,7 +222,7 @@ mod tests {
     use super::*;
 
     fn init(dir: &Path, template: DeploymentTemplate) -> Result<ExitKind, Diagnostic> {
-        let args = InitArgs { dir: dir.to_owned(), template: Some(template), name: None };
+        let args = InitArgs { dir: dir.to_owned(), template: Some(template), name: None, remote: None, push: false };
         run(&args, OutputFormat::Text, &mut Vec::new())
     }
 

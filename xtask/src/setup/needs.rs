@@ -15,7 +15,7 @@ pub(crate) enum SetupNeed {
     SystemPython,
     /// PHP-FPM, whose name has its version, and the extension that Composer wants.
     PhpFpm,
-    /// gunicorn and what builds packages, from PyPI as wheels, in the target directory.
+    /// gunicorn, Django and what builds packages, from PyPI as wheels, in the target directory.
     PythonWheels,
     /// Programs from PyPI, in a virtual environment of the target directory.
     Pip(&'static PipTool),
@@ -49,7 +49,7 @@ impl fmt::Display for SetupNeed {
             Self::PythonVenv => "Python's venv",
             Self::SystemPython => "the system's Python with venv and pip",
             Self::PhpFpm => "PHP-FPM",
-            Self::PythonWheels => "the wheels of gunicorn and setuptools",
+            Self::PythonWheels => "the wheels of gunicorn, Django and setuptools",
             Self::Pip(tool) => tool.description,
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
@@ -151,10 +151,12 @@ pub(crate) const CONTAINERS: [SetupNeed; 6] = [
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const STEP_AUTHORING: [SetupNeed; 4] =
     [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv, SetupNeed::YamlLanguageServer];
-/// For `test` as well: what the pages of docs/recipes install, and an index for Python. They need PostgreSQL, nginx, supervisord and Node too.
-pub(crate) const RECIPES: [SetupNeed; 8] = [
+/// For `test` as well: what the pages of docs/recipes install, an index for Python, and a JDK for a template. They need PostgreSQL, nginx,
+/// supervisord and Node too.
+pub(crate) const RECIPES: [SetupNeed; 9] = [
     SetupNeed::Program("composer"),
     SetupNeed::Program("curl"),
+    SetupNeed::Program("javac"),
     SetupNeed::PhpFpm,
     SetupNeed::Program("sudo"),
     SetupNeed::Program("systemctl"),

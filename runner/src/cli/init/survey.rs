@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
-
 use super::template::DeploymentTemplate;
 
 /// The names that a compose file may have.
@@ -28,7 +26,7 @@ const MIGRATION_FOLDERS: [(&str, &str); 6] = [
     ("prisma/migrations", "add a `run` step: `npx prisma migrate deploy`"),
 ];
 /// What says in which language a project is written. `package.json` is the last one: others have it, too.
-const MANIFESTS: [&str; 10] = [
+pub(super) const MANIFESTS: [&str; 10] = [
     "pyproject.toml",
     "setup.py",
     "requirements.txt",
@@ -39,20 +37,6 @@ const MANIFESTS: [&str; 10] = [
     "build.gradle.kts",
     "go.mod",
     "package.json",
-];
-/// Frameworks and servers, by which a Python package is known to serve requests.
-const PYTHON_SERVERS: [&str; 11] = [
-    "aiohttp",
-    "django",
-    "fastapi",
-    "flask",
-    "gunicorn",
-    "litestar",
-    "pyramid",
-    "sanic",
-    "starlette",
-    "uvicorn",
-    "waitress",
 ];
 /// Generators of sites, by their configuration.
 const SITE_GENERATORS: [(&str, &str); 6] = [
@@ -105,8 +89,16 @@ impl FolderSurvey {
             proposal.reasons.push("it is empty: choose one, which also begins an application".to_owned());
             return proposal;
         }
-        let parts: [fn(&Self, &mut TemplateProposal); 5] =
-            [Self::containers, Self::python, Self::other_languages, Self::node, Self::site];
+        let parts: [fn(&Self, &mut TemplateProposal); 8] = [
+            Self::containers,
+            Self::django,
+            Self::python,
+            Self::java,
+            Self::php,
+            Self::other_languages,
+            Self::node,
+            Self::site,
+        ];
         for part in parts {
             part(self, &mut proposal);
         }
@@ -138,83 +130,6 @@ impl FolderSurvey {
         }
     }
 
-    fn python(&self, proposal: &mut TemplateProposal) {
-        let entry = self.first(&["manage.py", "wsgi.py", "asgi.py", "app.py", "main.py"]);
-        match (self.first(&["pyproject.toml", "setup.py"]), entry.or_else(|| self.first(&["requirements.txt"]))) {
-            (Some(file), _) if entry.is_none() && !self.needs_python_server() => {
-                proposal.notes.push(format!("{file}: a Python package, and nothing says that it serves requests"));
-            }
-            (Some(file), _) => {
-                proposal.propose(DeploymentTemplate::Python, format!("{file}: the application can be built as a package"));
-                if proposal.template != Some(DeploymentTemplate::Python) {
-                    return;
-                }
-                if self.first(&["wsgi.py"]).is_none() {
-                    proposal.note("in deploy.yml, `wsgi:application` must become the module and the name of yours");
-                }
-                if self.first(&["requirements.txt"]).is_none() {
-                    proposal.note("build.sh needs requirements.txt with a hash for each package: `uv export` or `pip-compile --generate-hashes` writes it");
-                }
-            }
-            (None, Some(file)) => proposal.notes.push(format!(
-                "{file}: Python without a pyproject.toml, so it can't be built as a package; docs/recipes/python-supervisord.md deploys its files"
-            )),
-            (None, None) => {}
-        }
-    }
-
-    /// Whether a framework or server is among what the package depends on.
-    fn needs_python_server(&self) -> bool {
-        let project = self.text("pyproject.toml");
-        let between = |start: &str, end: &str| {
-            let rest = project.split_once(start).map_or("", |(_, rest)| rest);
-            rest.split_once(end).map_or(rest, |(inside, _)| inside).to_owned()
-        };
-        let texts = [
-            between("\ndependencies = [", "]\n"),
-            between("\n[tool.poetry.dependencies]", "\n["),
-            self.text("setup.py"),
-            self.text("requirements.txt"),
-        ];
-        let text = texts.concat().to_lowercase();
-        PYTHON_SERVERS.iter().any(|server| text.contains(server))
-    }
-
-    fn other_languages(&self, proposal: &mut TemplateProposal) {
-        for (file, language, page) in [
-            ("composer.json", "PHP", "docs/recipes/php-fpm.md deploys it"),
-            ("Gemfile", "Ruby", "docs/systemd.md starts a server in two slots"),
-            ("pom.xml", "Java", "docs/systemd.md starts a jar in two slots"),
-            ("build.gradle", "Java", "docs/systemd.md starts a jar in two slots"),
-            ("build.gradle.kts", "Java", "docs/systemd.md starts a jar in two slots"),
-            ("go.mod", "Go", "docs/systemd.md starts a program in two slots"),
-        ] {
-            if self.first(&[file]).is_some() {
-                proposal.notes.push(format!("{file}: there is no template for {language} yet; {page}"));
-            }
-        }
-    }
-
-    fn node(&self, proposal: &mut TemplateProposal) {
-        // In a project of another language it only builds what that serves.
-        let is_alone = self.first(&MANIFESTS) == Some("package.json");
-        if !is_alone {
-            return;
-        }
-        let package: Value = serde_json::from_str(&self.text("package.json")).unwrap_or_default();
-        match (package["scripts"].get("start").is_some(), package["scripts"].get("build").is_some()) {
-            (false, true) => {
-                proposal.propose(DeploymentTemplate::Static, "package.json: it has a script `build` and none called `start`".to_owned());
-                proposal.note("in build.sh, run `npm ci && npm run build` first, and name the folder that it writes instead of `site`");
-            }
-            (true, false) => proposal.note("package.json: there is no template for Node yet; docs/recipes/node-systemd.md deploys it"),
-            (true, true) => proposal.note(
-                "package.json: it has scripts `build` and `start`. If Node serves it, see docs/recipes/node-systemd.md; if the build is a site of files, choose static",
-            ),
-            (false, false) => {}
-        }
-    }
-
     fn site(&self, proposal: &mut TemplateProposal) {
         if proposal.template.is_some() {
             return;
@@ -223,10 +138,7 @@ impl FolderSurvey {
         if let Some((file, command)) = generator {
             proposal.propose(DeploymentTemplate::Static, format!("{file}: a site of files is built here"));
             proposal.notes.push(format!("in build.sh, run `{command}` first"));
-        } else if let Some(folder) = ["site/index.html", "public/index.html", "index.html"]
-            .into_iter()
-            .find(|file| self.dir.join(file).is_file())
-        {
+        } else if let Some(folder) = self.first_file(&["site/index.html", "public/index.html", "index.html"]) {
             // What has a server of its own may have an index.html too.
             if proposal.notes.is_empty() {
                 proposal.propose(DeploymentTemplate::Static, format!("{folder}: files that can be served as they are"));
@@ -239,29 +151,36 @@ impl FolderSurvey {
 
     fn migrations(&self, proposal: &mut TemplateProposal) {
         for (folder, how) in MIGRATION_FOLDERS {
-            if self.dir.join(folder).is_dir() {
+            // The template has the step already.
+            let is_known = proposal.template == Some(DeploymentTemplate::Php) && folder == "database/migrations";
+            if self.dir.join(folder).is_dir() && !is_known {
                 proposal.notes.push(format!("{folder}/: {how}"));
             }
         }
     }
 
     /// The first of these names that the folder has.
-    fn first<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
+    pub(super) fn first<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
         names.iter().copied().find(|name| self.names.iter().any(|known| known == name))
     }
 
+    /// The first of these files, which may be in folders below.
+    pub(super) fn first_file<'n>(&self, paths: &[&'n str]) -> Option<&'n str> {
+        paths.iter().copied().find(|path| self.dir.join(path).is_file())
+    }
+
     /// The text of a file; empty if it can't be read.
-    fn text(&self, file: &str) -> String {
+    pub(super) fn text(&self, file: &str) -> String {
         fs::read_to_string(self.dir.join(file)).unwrap_or_default()
     }
 }
 
 impl TemplateProposal {
-    fn note(&mut self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
         self.notes.push(text.to_owned());
     }
 
-    fn propose(&mut self, template: DeploymentTemplate, reason: String) {
+    pub(super) fn propose(&mut self, template: DeploymentTemplate, reason: String) {
         if self.template.is_none() {
             self.template = Some(template);
             self.reasons.push(reason);
@@ -274,6 +193,8 @@ impl TemplateProposal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MANAGE: &str = "import django\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop_site.settings')\n";
 
     fn proposal(files: &[(&str, &str)]) -> TemplateProposal {
         let folder = tempfile::tempdir().unwrap();
@@ -288,7 +209,8 @@ mod tests {
     #[test]
     fn folders_get_the_template_that_fits_or_are_told_why_none_does() {
         let (python, site) = (Some(DeploymentTemplate::Python), Some(DeploymentTemplate::Static));
-        let container = Some(DeploymentTemplate::Container);
+        let (container, django) = (Some(DeploymentTemplate::Container), Some(DeploymentTemplate::Django));
+        let (java, php) = (Some(DeploymentTemplate::Java), Some(DeploymentTemplate::Php));
         for (files, template, word) in [
             (
                 &[("pyproject.toml", "[project]\ndependencies = [\"Flask\"]\n"), ("migrations/env.py", "")][..],
@@ -299,8 +221,25 @@ mod tests {
             (&[("app.py", "")], None, "python-supervisord"),
             (&[("package.json", r#"{"scripts": {"build": "vite build"}}"#)], site, "script `build`"),
             (&[("package.json", r#"{"scripts": {"start": "node ."}}"#)], None, "node-systemd"),
-            (&[("composer.json", "{}"), ("package.json", r#"{"scripts": {"build": "vite build"}}"#)], None, "php-fpm"),
-            (&[("pom.xml", ""), ("compose.yml", "")], None, "not only for development"),
+            (&[("composer.json", "{}"), ("package.json", r#"{"scripts": {"build": "vite build"}}"#)], None, "serves"),
+            (
+                &[
+                    ("composer.json", "{}"),
+                    ("artisan", ""),
+                    ("package.json", r#"{"scripts": {"build": "vite build"}}"#),
+                ],
+                php,
+                "npm run build",
+            ),
+            (&[("composer.json", r#"{"type": "library"}"#), ("index.php", "")], None, "its type is `library`"),
+            (&[("composer.json", r#"{"type": "project"}"#), ("bin/console", "")], php, "Symfony"),
+            (&[("composer.json", "{}"), ("bin/magento", "")], None, "examples/magento"),
+            (&[("pom.xml", ""), ("compose.yml", "")], java, "not only for development"),
+            (&[("build.gradle.kts", "plugins { id(\"org.springframework.boot\") }")], java, "--server.port={port}"),
+            (&[("pom.xml", "<packaging>war</packaging>")], None, "servlet container"),
+            (&[("manage.py", MANAGE), ("requirements.txt", "")], django, "`shop_site.wsgi`"),
+            (&[("manage.py", MANAGE), ("pyproject.toml", "")], django, "python would fit, too"),
+            (&[("manage.py", "from flask_script import Manager")], None, "python-supervisord"),
             (&[("Dockerfile", ""), ("compose.yml", "")], container, "only for development"),
             (&[("docker-compose.yml", "")], Some(DeploymentTemplate::Compose), "replaced together"),
             (&[("Dockerfile", ""), ("pyproject.toml", ""), ("manage.py", "")], container, "python would fit, too"),

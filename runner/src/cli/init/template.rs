@@ -21,6 +21,12 @@ pub(super) enum DeploymentTemplate {
     Static,
     /// A Python web application
     Python,
+    /// A Django application
+    Django,
+    /// A Java application in several environments
+    Java,
+    /// A PHP application, such as Laravel's
+    Php,
     /// A container behind a proxy
     Container,
     /// Containers of a compose file
@@ -35,13 +41,17 @@ pub(super) struct PlannedFile {
 }
 
 impl DeploymentTemplate {
-    pub(super) const ALL: [Self; 4] = [Self::Static, Self::Python, Self::Container, Self::Compose];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Static, Self::Python, Self::Django, Self::Java, Self::Php, Self::Container, Self::Compose];
 
     /// The name, as in `--template` and of its folder.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Static => "static",
             Self::Python => "python",
+            Self::Django => "django",
+            Self::Java => "java",
+            Self::Php => "php",
             Self::Container => "container",
             Self::Compose => "compose",
         }
@@ -54,6 +64,11 @@ impl DeploymentTemplate {
             Self::Python => {
                 "a package from an index, in a virtual environment, under supervisord in two slots behind nginx"
             }
+            Self::Django => "Django with its migrations and static files, under supervisord in two slots behind nginx",
+            Self::Java => "a jar through dev, test, pre and prod, under supervisord in two slots behind nginx",
+            Self::Php => {
+                "PHP-FPM behind nginx, switched by one link, with Composer's packages and artisan's migrations"
+            }
             Self::Container => "a container in two slots behind Caddy",
             Self::Compose => "the containers of a compose file, replaced in place",
         }
@@ -64,6 +79,30 @@ impl DeploymentTemplate {
         match self {
             Self::Static => &["site/index.html"],
             Self::Python => &["pyproject.toml", "requirements.txt", "wsgi.py"],
+            Self::Django => &[
+                "manage.py",
+                "requirements.txt",
+                "web/__init__.py",
+                "web/migrations/0001_greetings.py",
+                "web/migrations/__init__.py",
+                "web/models.py",
+                "web/settings.py",
+                "web/static/web/style.css",
+                "web/storage.py",
+                "web/urls.py",
+                "web/wsgi.py",
+            ],
+            Self::Java => &["src/web/Server.java"],
+            Self::Php => &[
+                "app/Database.php",
+                "artisan",
+                "composer.json",
+                "composer.lock",
+                "database/migrations/0001_name.php",
+                "packages/greeting/composer.json",
+                "packages/greeting/src/Greeting.php",
+                "public/index.php",
+            ],
             Self::Container => &[],
             Self::Compose => &["compose.yml"],
         }
@@ -75,6 +114,9 @@ impl DeploymentTemplate {
             Self::Static => "site/VERSION\n",
             Self::Container | Self::Compose => "",
             Self::Python => "/VERSION\n/build/\n*.egg-info/\n__pycache__/\n",
+            Self::Django => "/data/\n/secret-key\n/static/\n/staticfiles.json\n__pycache__/\n",
+            Self::Java => "/build/\n",
+            Self::Php => "/.env\n/bootstrap/cache/*.php\n/vendor/\n",
         }
     }
 
@@ -83,7 +125,11 @@ impl DeploymentTemplate {
         debug_assert!(parse_app_name(app).is_ok(), "{app}");
         let own = format!("{}/", self.name());
         let common = format!("{COMMON}/");
-        let place = |path: &'static str| path.strip_prefix(&own).or_else(|| path.strip_prefix(&common));
+        // A template's own file takes the place of the common one.
+        let is_own = |path: &str| EMBEDDED.iter().any(|(embedded, _)| embedded.strip_prefix(&own) == Some(path));
+        let place = |path: &'static str| {
+            path.strip_prefix(&own).or_else(|| path.strip_prefix(&common).filter(|path| !is_own(path)))
+        };
         let mut files: Vec<PlannedFile> = EMBEDDED
             .iter()
             .filter_map(|(path, text)| Some((place(path)?, text)))
@@ -106,11 +152,16 @@ impl PlannedFile {
             "deploy.yml" => "the plan",
             SCHEMA => "for editors: keys and errors of the plan",
             "build.sh" => "makes a release",
-            "deploy/nginx.conf" => "for the machine's nginx",
+            "deploy/nginx.conf" | "deploy/nginx-location.conf" => "for the machine's nginx",
+            "deploy/php-fpm.conf" => "for the machine's PHP-FPM",
+            "deploy/sudoers" => "lets the runner's user reload it",
             "deploy/Caddyfile" => "for the machine's Caddy",
             "deploy/supervisord.conf" => "for the machine's supervisord",
             ".github/workflows/deploy.yml" => "deploys each commit of main",
             GITIGNORE => "what git leaves alone",
+            ".pawlignore" => "what a release leaves out",
+            "requests/smoke.txt" => "what dev and test are asked",
+            "VERSION" => "names the release, once it is packed",
             "requirements.txt" => "the packages that the application needs",
             _ => "a beginning of the application",
         }
@@ -132,6 +183,7 @@ mod tests {
                 assert!(files.iter().any(|file| file.path == *starter), "{template:?}: {starter}");
             }
             assert!(files.iter().all(|file| !file.text.contains(PLACEHOLDER)), "{template:?}");
+            assert!(files.windows(2).all(|pair| pair[0].path != pair[1].path), "{template:?}: no file is there twice");
             let again = template.files("kiosk", false, String::new());
             assert_eq!(again.len() + template.starter_files().len(), files.len());
         }

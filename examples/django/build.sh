@@ -1,0 +1,4 @@
+# build.sh RELEASE: makes dist/shop-RELEASE.tar.zst of what .pawlignore leaves in, with the release in VERSION.
+set -eu
+mkdir -p dist
+runner pack . --version "$1" --render VERSION --out "dist/shop-{version}.tar.zst"

@@ -1,0 +1,5 @@
+<?php
+
+return function (App\Database $database): void {
+    $database->rows['name'] = 'shop';
+};

@@ -1,0 +1,213 @@
+//! What the files of a language's own tools speak for.
+//!
+//! Deliberately absent: running those tools, and reading more of a project than its top folder.
+
+use serde_json::Value;
+
+use super::{
+    survey::{FolderSurvey, MANIFESTS, TemplateProposal},
+    template::DeploymentTemplate,
+};
+
+/// What pip installs from, and what writes it.
+const HASHED_REQUIREMENTS: &str =
+    "requirements.txt with a hash for each package: `uv export` or `pip-compile --generate-hashes` writes it";
+/// What the checks of a plan ask for.
+const HEALTH: &str = "the checks ask `/health` for the release as `{\"release\": …}`: add that to yours, with the text of the file VERSION";
+/// Frameworks and servers, by which a Python package is known to serve requests.
+const PYTHON_SERVERS: [&str; 11] = [
+    "aiohttp",
+    "django",
+    "fastapi",
+    "flask",
+    "gunicorn",
+    "litestar",
+    "pyramid",
+    "sanic",
+    "starlette",
+    "uvicorn",
+    "waitress",
+];
+/// The files by which a PHP application is known to serve requests.
+const PHP_ENTRIES: [&str; 4] = ["artisan", "bin/console", "public/index.php", "index.php"];
+
+impl FolderSurvey {
+    pub(super) fn django(&self, proposal: &mut TemplateProposal) {
+        if !self.is_django() {
+            return;
+        }
+        proposal.propose(
+            DeploymentTemplate::Django,
+            "manage.py: Django's commands upgrade the database and collect the static files".to_owned(),
+        );
+        if proposal.template != Some(DeploymentTemplate::Django) {
+            return;
+        }
+        let manage = self.text("manage.py");
+        let project =
+            manage.split(['"', '\'']).find_map(|word| word.split_once(".settings")).map(|(project, _)| project);
+        match project {
+            Some("web") => {}
+            Some(project) => proposal.note(&format!("in deploy.yml, `web.wsgi` must become `{project}.wsgi`")),
+            None => proposal.note("in deploy.yml, `web.wsgi` must become the module of yours"),
+        }
+        proposal.note(
+            "the settings need STATIC_ROOT, and must find what outlives a release: compare them with examples/django/web/settings.py of Pawl",
+        );
+        proposal.note(HEALTH);
+        if !self.text("requirements.txt").contains("--hash=") {
+            proposal.note(&format!("the release needs {HASHED_REQUIREMENTS}"));
+        }
+    }
+
+    fn is_django(&self) -> bool {
+        // Others called theirs `manage.py`, too.
+        self.text("manage.py").contains("django")
+    }
+
+    pub(super) fn python(&self, proposal: &mut TemplateProposal) {
+        let entry = self.first(&["manage.py", "wsgi.py", "asgi.py", "app.py", "main.py"]);
+        match (self.first(&["pyproject.toml", "setup.py"]), entry.or_else(|| self.first(&["requirements.txt"]))) {
+            (Some(file), _) if entry.is_none() && !self.needs_python_server() => {
+                proposal.notes.push(format!("{file}: a Python package, and nothing says that it serves requests"));
+            }
+            (Some(file), _) => {
+                proposal.propose(DeploymentTemplate::Python, format!("{file}: the application can be built as a package"));
+                if proposal.template != Some(DeploymentTemplate::Python) {
+                    return;
+                }
+                if self.first(&["wsgi.py"]).is_none() {
+                    proposal.note("in deploy.yml, `wsgi:application` must become the module and the name of yours");
+                }
+                if self.first(&["requirements.txt"]).is_none() {
+                    proposal.note(&format!("build.sh needs {HASHED_REQUIREMENTS}"));
+                }
+            }
+            (None, Some(_)) if self.is_django() => {}
+            (None, Some(file)) => proposal.notes.push(format!(
+                "{file}: Python without a pyproject.toml, so it can't be built as a package; docs/recipes/python-supervisord.md deploys its files"
+            )),
+            (None, None) => {}
+        }
+    }
+
+    /// Whether a framework or server is among what the package depends on.
+    fn needs_python_server(&self) -> bool {
+        let project = self.text("pyproject.toml");
+        let between = |start: &str, end: &str| {
+            let rest = project.split_once(start).map_or("", |(_, rest)| rest);
+            rest.split_once(end).map_or(rest, |(inside, _)| inside).to_owned()
+        };
+        let texts = [
+            between("\ndependencies = [", "]\n"),
+            between("\n[tool.poetry.dependencies]", "\n["),
+            self.text("setup.py"),
+            self.text("requirements.txt"),
+        ];
+        let text = texts.concat().to_lowercase();
+        PYTHON_SERVERS.iter().any(|server| text.contains(server))
+    }
+
+    pub(super) fn java(&self, proposal: &mut TemplateProposal) {
+        let Some(file) = self.first(&["pom.xml", "build.gradle", "build.gradle.kts"]) else { return };
+        let build = self.text(file);
+        if build.contains("<packaging>war</packaging>") {
+            proposal.notes.push(format!("{file}: a war for a servlet container, for which there is no template"));
+            return;
+        }
+        proposal
+            .propose(DeploymentTemplate::Java, format!("{file}: its jar can be started beside the one that serves"));
+        if proposal.template != Some(DeploymentTemplate::Java) {
+            return;
+        }
+        let has = |wrapper: &str| self.first(&[wrapper]).is_some();
+        let command = match file {
+            "pom.xml" if has("mvnw") => "./mvnw package",
+            "pom.xml" => "mvn package",
+            _ if has("gradlew") => "./gradlew build",
+            _ => "gradle build",
+        };
+        proposal.note(&format!(
+            "in build.sh, `{command}` must take the place of `javac` and `jar`; the jar must contain what it depends on"
+        ));
+        if build.contains("spring-boot") || build.contains("springframework.boot") {
+            proposal.note("in deploy.yml, the program must be `java -jar {release-dir}/app.jar --server.port={port}`");
+        } else {
+            proposal.note("in deploy.yml, the program must get `{port}` as yours expects it");
+        }
+        proposal.note(HEALTH);
+    }
+
+    pub(super) fn php(&self, proposal: &mut TemplateProposal) {
+        if self.first(&["composer.json"]).is_none() {
+            return;
+        }
+        let composer: Value = serde_json::from_str(&self.text("composer.json")).unwrap_or_default();
+        if self.first_file(&["bin/magento"]).is_some() {
+            proposal.note("bin/magento: examples/magento of Pawl has a plan for what is built for long");
+            return;
+        }
+        match composer["type"].as_str() {
+            None | Some("project") => {}
+            Some(kind) => {
+                proposal
+                    .notes
+                    .push(format!("composer.json: its type is `{kind}`, so nothing says that it serves requests"));
+                return;
+            }
+        }
+        let Some(entry) = self.first_file(&PHP_ENTRIES) else {
+            proposal.note("composer.json: a PHP package, and nothing says that it serves requests");
+            return;
+        };
+        proposal.propose(
+            DeploymentTemplate::Php,
+            format!("composer.json and {entry}: PHP-FPM can serve it, with the packages of Composer"),
+        );
+        if proposal.template != Some(DeploymentTemplate::Php) {
+            return;
+        }
+        match entry {
+            "artisan" => {}
+            "bin/console" => proposal.note(
+                "in deploy.yml, `config` and `migrate` are Laravel's commands; for Symfony, write `bin/console cache:warmup`, `doctrine:migrations:migrate`, and `doctrine:migrations:up-to-date` as the probe",
+            ),
+            _ => proposal.note("in deploy.yml, `config` and `migrate` are Laravel's commands: write those of yours, or leave them out"),
+        }
+        if self.text("package.json").contains("\"build\"") {
+            proposal.note("in build.sh, run `npm ci && npm run build` first");
+        }
+        proposal.note(HEALTH);
+    }
+
+    pub(super) fn other_languages(&self, proposal: &mut TemplateProposal) {
+        for (file, language, page) in [
+            ("Gemfile", "Ruby", "docs/systemd.md starts a server in two slots"),
+            ("go.mod", "Go", "docs/systemd.md starts a program in two slots"),
+        ] {
+            if self.first(&[file]).is_some() {
+                proposal.notes.push(format!("{file}: there is no template for {language} yet; {page}"));
+            }
+        }
+    }
+
+    pub(super) fn node(&self, proposal: &mut TemplateProposal) {
+        // In a project of another language it only builds what that serves.
+        let is_alone = self.first(&MANIFESTS) == Some("package.json");
+        if !is_alone {
+            return;
+        }
+        let package: Value = serde_json::from_str(&self.text("package.json")).unwrap_or_default();
+        match (package["scripts"].get("start").is_some(), package["scripts"].get("build").is_some()) {
+            (false, true) => {
+                proposal.propose(DeploymentTemplate::Static, "package.json: it has a script `build` and none called `start`".to_owned());
+                proposal.note("in build.sh, run `npm ci && npm run build` first, and name the folder that it writes instead of `site`");
+            }
+            (true, false) => proposal.note("package.json: there is no template for Node yet; docs/recipes/node-systemd.md deploys it"),
+            (true, true) => proposal.note(
+                "package.json: it has scripts `build` and `start`. If Node serves it, see docs/recipes/node-systemd.md; if the build is a site of files, choose static",
+            ),
+            (false, false) => {}
+        }
+    }
+}
