@@ -15,6 +15,7 @@ mod metered_relay;
 mod moto;
 mod nginx;
 mod normalize;
+mod package_machine;
 mod podman;
 mod proxy;
 mod pypi;
@@ -49,6 +50,7 @@ pub use self::{
     metered_relay::MeteredRelay,
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
+    package_machine::{DebFixture, PackageMachine},
     podman::PodmanEngine,
     proxy::{FaultyProxy, ProxyFault},
     pypi::{PypiAuth, PypiServer},
