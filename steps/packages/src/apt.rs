@@ -162,7 +162,7 @@ impl<'c> Apt<'c> {
         let simulation = AptSimulation::parse(&String::from_utf8_lossy(&completion.stdout));
         if simulation.is_without_root {
             return Err(Failure::denied("the runner's user is not root, and only root installs packages")
-                .hint("run the runner as root; on a host, let its user become root: see docs/hosts.md"));
+                .hint("run the runner as root; on hosts, that is `ssh: { sudo: true }` in the environment"));
         }
         Ok(simulation)
     }

@@ -35,7 +35,7 @@ const SYMPTOMS: &[AptSymptom] = &[
         signs: &["are you root?", "requires superuser privilege", "Permission denied"],
         kind: FailureKind::Denied,
         why: "the runner's user is not root",
-        hint: "run the runner as root; on a host, let its user become root: see docs/hosts.md",
+        hint: "run the runner as root; on hosts, that is `ssh: { sudo: true }` in the environment",
     },
     AptSymptom {
         signs: &["No space left on device", "enough free space", "Disk quota exceeded"],
