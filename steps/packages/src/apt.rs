@@ -27,7 +27,7 @@ const FRONTEND: (&str, &str) = ("DEBIAN_FRONTEND", "noninteractive");
 /// The exit status of dpkg-query when it does not know one of the packages.
 const NOT_ALL_FOUND: i32 = 1;
 /// The wait between two tries to get a lock.
-const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// apt, with the settings of a step.
 #[derive(Debug)]
@@ -64,8 +64,11 @@ impl<'c> Apt<'c> {
     pub(crate) fn finish_interrupted(&self) -> Result<(), Failure> {
         let completion = self.when_unlocked(|_| {
             let arguments = KEEP_FILES.into_iter().chain(["--configure", "-a"]);
-            Command::new(DPKG).args(arguments).env(FRONTEND.0, FRONTEND.1).logged()
+            Command::new(DPKG).args(arguments).env(FRONTEND.0, FRONTEND.1)
         })?;
+        for line in symptoms::lines_of(&completion) {
+            log::info(line);
+        }
         if completion.status == 0 {
             return Ok(());
         }

@@ -110,7 +110,7 @@ impl Step for PackagesStep {
         }
         let unfinished = apt.unfinished()?;
         if !unfinished.is_empty() {
-            log::warn(format!("{}; the step finishes it first", interrupted(&unfinished)));
+            log::warn(format!("{}; the step runs `dpkg --configure -a` first", not_finished(&unfinished)));
         }
         let unknown = apt.unknown_versions(&missing)?;
         if let (Some(first), true) = (unknown.first(), input.config.update) {
@@ -129,7 +129,7 @@ impl Step for PackagesStep {
             return Ok(receipt(input).note("ran", false));
         }
         if !unfinished.is_empty() {
-            log::warn(format!("{}; finishing it with `dpkg --configure -a`", interrupted(&unfinished)));
+            log::warn(format!("{}; running `dpkg --configure -a` first", not_finished(&unfinished)));
             apt.finish_interrupted()?;
         }
         install(&apt, &wanted, input.config.update)?;
@@ -175,8 +175,9 @@ fn install(apt: &Apt<'_>, wanted: &[WantedPackage], update: bool) -> Result<(), 
     apt.install(wanted)
 }
 
-fn interrupted(unfinished: &[String]) -> String {
-    format!("an earlier installation was interrupted: {}", unfinished.join(", "))
+/// Their installation was interrupted, or goes on right now.
+fn not_finished(unfinished: &[String]) -> String {
+    format!("not fully installed: {}", unfinished.join(", "))
 }
 
 /// How what is installed compares with what is wanted.

@@ -152,7 +152,7 @@ fn has_sign(lines: &[String], signs: &[&str]) -> bool {
 }
 
 /// The lines of the output: those of standard error follow those of standard output.
-fn lines_of(completion: &Completion) -> Vec<String> {
+pub(crate) fn lines_of(completion: &Completion) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for stream in [&completion.stdout, &completion.stderr] {
         let text = String::from_utf8_lossy(stream);
