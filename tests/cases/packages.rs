@@ -130,7 +130,7 @@ fn only_root_installs_packages() {
     let machine = world();
     let folder = machine.environment().path("..").display().to_string();
     let script = format!(
-        "mkdir /srv/shop; chown -R 1000:1000 {folder} /srv/shop\nexport HOME={folder}/home\n\
+        "mkdir -p /srv/shop; chown -R 1000:1000 {folder} /srv/shop\nexport HOME={folder}/home\n\
          exec setpriv --reuid=1000 --regid=1000 --clear-groups runner --local --release r1 --json"
     );
     let refused = machine.run(&script);
@@ -143,7 +143,7 @@ fn update_fetches_the_lists_first() {
     let machine = world();
     machine.build("shop-fonts", "2.0-1", DebFixture::default());
     machine.environment().write("repository/Packages", "");
-    machine.publish();
+    machine.run("apt-get update").assert_exit(0);
     machine.list_packages();
     install(&machine, LIST);
     machine.deploy("r1").assert_refused_beforehand().assert_stderr_contains("the package lists have no libvips42");

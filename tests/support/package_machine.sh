@@ -15,7 +15,7 @@ mkdir "$folder/upper" "$folder/work" "$root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/work" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-for d in run tmp etc/apt var/lib/apt var/cache/apt var/lib/dpkg; do
+for d in run tmp srv opt etc/apt var/lib/apt var/cache/apt var/lib/dpkg; do
   mount -t tmpfs tmpfs "$root/$d"
 done
 chmod 1777 "$root/tmp"

@@ -32,7 +32,7 @@ const SYMPTOMS: &[AptSymptom] = &[
         hint: "wait until it has ended, and run the deployment again; `lock-timeout` lets the step wait longer",
     },
     AptSymptom {
-        signs: &["are you root?", "requires superuser privilege", "Permission denied"],
+        signs: &["are you root?", "requires superuser privilege", "Could not open lock file"],
         kind: FailureKind::Denied,
         why: "the runner's user is not root",
         hint: "run the runner as root; on hosts, that is `ssh: { sudo: true }` in the environment",
@@ -42,6 +42,12 @@ const SYMPTOMS: &[AptSymptom] = &[
         kind: FailureKind::Limit,
         why: "the disk is full",
         hint: "make room: `apt-get clean` removes downloaded packages, `runner prune` old releases",
+    },
+    AptSymptom {
+        signs: &["error processing", "Sub-process /usr/bin/dpkg returned an error"],
+        kind: FailureKind::Permanent,
+        why: "a package's own script failed, or its files collide with another's",
+        hint: "read the full output with `runner logs`; the next attempt tries it again, first what dpkg has begun",
     },
     AptSymptom {
         signs: &["were downgraded and -y was used"],
@@ -109,12 +115,6 @@ const SYMPTOMS: &[AptSymptom] = &[
         kind: FailureKind::NotFound,
         why: "the package lists do not have it",
         hint: "correct name and version, or fetch the lists first: `update: true`",
-    },
-    AptSymptom {
-        signs: &["error processing", "Sub-process /usr/bin/dpkg returned an error"],
-        kind: FailureKind::Permanent,
-        why: "a package's own script failed, or its files collide with another's",
-        hint: "read the full output with `runner logs`; the next attempt tries it again, first what dpkg has begun",
     },
 ];
 
