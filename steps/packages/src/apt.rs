@@ -31,11 +31,11 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// apt, with the settings of a step.
 #[derive(Debug)]
-pub(crate) struct Apt<'c> {
+pub(crate) struct AptClient<'c> {
     config: &'c PackagesConfig,
 }
 
-impl<'c> Apt<'c> {
+impl<'c> AptClient<'c> {
     pub(crate) fn new(config: &'c PackagesConfig) -> Self {
         Self { config }
     }

@@ -19,7 +19,7 @@ use pawl_step::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use apt::Apt;
+use apt::AptClient;
 use package::{InstalledPackage, PackageStatus, WantedPackage};
 
 /// The module `packages`.
@@ -102,7 +102,7 @@ impl Step for PackagesStep {
 
     fn rehearse(input: &Input<PackagesConfig>) -> Result<(), Failure> {
         let wanted = WantedPackage::parse_all(&input.config)?;
-        let apt = Apt::new(&input.config);
+        let apt = AptClient::new(&input.config);
         let installed = apt.installed(&wanted)?;
         let missing = package::missing(&wanted, &installed);
         if missing.is_empty() {
@@ -122,7 +122,7 @@ impl Step for PackagesStep {
 
     fn apply(input: &Input<PackagesConfig>) -> Result<Receipt, Failure> {
         let wanted = WantedPackage::parse_all(&input.config)?;
-        let apt = Apt::new(&input.config);
+        let apt = AptClient::new(&input.config);
         let (before, unfinished) = (apt.installed(&wanted)?, apt.unfinished()?);
         if unfinished.is_empty() && package::missing(&wanted, &before).is_empty() {
             log::info("all packages are there");
@@ -146,7 +146,7 @@ impl Step for PackagesStep {
 
     fn probe(input: &Input<PackagesConfig>) -> Result<Finding, Failure> {
         let wanted = WantedPackage::parse_all(&input.config)?;
-        let apt = Apt::new(&input.config);
+        let apt = AptClient::new(&input.config);
         Ok(match found(&wanted, &apt.installed(&wanted)?) {
             // What a killed call has begun includes packages that these need.
             FoundPackages::All if apt.unfinished()?.is_empty() => Finding::Held(receipt(input)),
@@ -157,7 +157,7 @@ impl Step for PackagesStep {
 }
 
 /// Installs what is missing, if nothing speaks against it.
-fn install(apt: &Apt<'_>, wanted: &[WantedPackage], update: bool) -> Result<(), Failure> {
+fn install(apt: &AptClient<'_>, wanted: &[WantedPackage], update: bool) -> Result<(), Failure> {
     let installed = apt.installed(wanted)?;
     let missing = package::missing(wanted, &installed);
     if missing.is_empty() {
