@@ -390,7 +390,7 @@ fn step(modules: &[ModuleSchema]) -> Value {
                 "type": "string",
                 "pattern": r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63}|(\.{1,2})?/.*\.wasm|oci://[^@/]+/[a-z0-9._/-]+@sha256:[0-9a-f]{64})$",
                 "description": "The module: an official one, a component in a file, or one in a registry, pinned by the digest of its manifest. If left out: the one that has the name of the step.",
-                "examples": ["pull", "migrate", "venv", "packages", "configure", "supervisord", "systemd", "container", "images", "compose", "switch", "verify", "run", "./steps/x.wasm"]
+                "examples": ["pull", "migrate", "configure", "supervisord", "systemd", "container", "images", "compose", "switch", "verify", "run", "./steps/x.wasm"]
             },
             "program": {
                 "type": "array",
