@@ -69,6 +69,7 @@ mod cases {
     mod modules_on_hosts;
     mod oci_pulls;
     mod other_ci;
+    mod packages;
     mod packing;
     mod pasted_commands;
     mod pinned_modules;

@@ -133,7 +133,7 @@ fn doctor_reports_a_healthy_environment() {
     doctor.assert_exit(0);
     expect![[r#"
         healthy:
-          ok  runner     0.1.0 with modules compose, configure, container, images, migrate, pull, run, supervisord, switch, systemd, venv, verify
+          ok  runner     0.1.0 with modules compose, configure, container, images, migrate, packages, pull, run, supervisord, switch, systemd, venv, verify
           ok  plan       deploy.yml is valid for test
           ok  steps      4 loaded, with all required grants
           ok  release    r1 is sha256:[HASH]
@@ -223,7 +223,7 @@ fn doctor_lists_everything_that_it_finds() {
     doctor.assert_exit(2);
     expect![[r#"
         found:
-          ok  runner     0.1.0 with modules compose, configure, container, images, migrate, pull, run, supervisord, switch, systemd, venv, verify
+          ok  runner     0.1.0 with modules compose, configure, container, images, migrate, packages, pull, run, supervisord, switch, systemd, venv, verify
           ok  plan       deploy.yml is valid for test
           ok  steps      4 loaded, with all required grants
           NO  release    1 error
@@ -259,7 +259,7 @@ fn doctor_lists_everything_that_it_finds() {
     doctor.assert_exit(2);
     expect![[r#"
         found:
-          ok  runner     0.1.0 with modules compose, configure, container, images, migrate, pull, run, supervisord, switch, systemd, venv, verify
+          ok  runner     0.1.0 with modules compose, configure, container, images, migrate, packages, pull, run, supervisord, switch, systemd, venv, verify
           NO  plan       1 error
           --  steps      not checked: the plan has errors
           --  release    not checked: the plan has errors

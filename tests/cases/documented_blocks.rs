@@ -36,6 +36,7 @@ const COMPOSE: &str = "tests/cases/compose.rs";
 const CONTAINER: &str = "tests/cases/container.rs";
 const MAGENTO: &str = "tests/cases/magento_example.rs";
 const ALONE: &str = "tests/cases/steps_alone.rs";
+const MACHINE_PACKAGES: &str = "tests/cases/packages.rs";
 const PACKING: &str = "tests/cases/packing.rs";
 const PUBLISHING: &str = "tests/cases/publishing.rs";
 const VENV: &str = "tests/cases/venv.rs";
@@ -347,6 +348,13 @@ const PAGES: &[(&str, &[BlockRow])] = &[
             ("hooks:", Tested(SYSTEMD, "hook_of_the_page_stops_the_old_service")),
             ("with:", Tested(SYSTEMD, "service_starts_without_root")),
             ("runner step systemd", Tested(SYSTEMD, "commands_of_the_page_run_the_step_alone")),
+        ],
+    ),
+    (
+        "docs/packages.md",
+        &[
+            ("version: 1", Tested(MACHINE_PACKAGES, "plan_of_the_page_installs_the_versions")),
+            ("runner step packages", Tested(MACHINE_PACKAGES, "command_of_the_page_runs_the_step_alone")),
         ],
     ),
     (

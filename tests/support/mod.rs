@@ -15,6 +15,7 @@ mod metered_relay;
 mod moto;
 mod nginx;
 mod normalize;
+mod package_machine;
 mod php_fpm;
 mod podman;
 mod proxy;
@@ -50,6 +51,7 @@ pub use self::{
     metered_relay::MeteredRelay,
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
+    package_machine::{DebFixture, PackageMachine},
     php_fpm::PhpFpmServer,
     podman::PodmanEngine,
     proxy::{FaultyProxy, ProxyFault},
