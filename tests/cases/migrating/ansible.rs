@@ -92,7 +92,7 @@ fn ansible_and_pawl_take_turns_and_the_playbook_goes_back() {
     // The way back is the playbook. Its cleanup counts every folder: here it removes one that Pawl would go back to.
     assert_eq!((machine.releases().len(), machine.path(&ours).is_dir()), (3, true));
     machine.on_machine(&format!("touch --date=2020-01-01 {ours}"));
-    playbook(&machine, "-e keep=2");
+    playbook(&machine, r#"-e '{"keep": 2}'"#);
     assert_eq!(machine.live(), machine.path("releases/theirs").display().to_string());
     assert_eq!((machine.releases().len(), machine.path(&ours).is_dir()), (2, false));
 }

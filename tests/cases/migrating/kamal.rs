@@ -105,7 +105,7 @@ fn containers_run_beside_that_of_kamal_and_no_request_is_lost() {
     let first = machine.deploy("r1", "a");
     let mut users = machine.traffic(&machine.caddy.address(), "r1");
     let second = users.move_to("r2", || machine.deploy("r2", "b"));
-    users.move_to("r1", || drop(machine.environment.run(&["rollback", "--local"]).assert_exit(0).code));
+    users.move_to("r1", || machine.environment.run(&["rollback", "--local"]).assert_exit(0).code);
     users.stop().assert_complete(100);
     users_of_kamal.stop().assert_complete(100);
     let all = [first.as_str(), second.as_str(), THEIRS].map(|name| format!("{name} running"));

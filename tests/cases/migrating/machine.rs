@@ -35,6 +35,10 @@ impl MovedMachine {
             fs::remove_dir_all(environment.path(folder)).unwrap();
         }
         write_named_ssh_config(&environment.home(""), &[("10.0.0.7", &host)]);
+        // Not every client knows what ssh puts in the place of `%p`.
+        let config = environment.home("ssh_config");
+        let text = fs::read_to_string(&config).unwrap().replace("%p", &host.port().to_string());
+        fs::write(config, text).unwrap();
         let machine = Self { environment, host, nginx, page };
         for program in STAND_INS {
             machine.stand_in(program, "");
