@@ -26,6 +26,6 @@ mkdir -p "$root/repository" "$root$test"
 mount --bind "$runner" "$root/usr/local/bin/runner"
 mount --bind "$test" "$root$test"
 mount --bind "$test/repository" "$root/repository"
-echo 'deb [trusted=yes] file:/repository ./' >"$root/etc/apt/sources.list"
+echo 'deb [trusted=yes] copy:/repository ./' >"$root/etc/apt/sources.list"
 # The first process reaps the others.
 exec chroot "$root" sh -c 'echo booted; while :; do sleep 1 & wait $!; done'
