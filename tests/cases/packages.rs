@@ -274,7 +274,7 @@ fn another_installation_is_waited_for() {
     locked
         .assert_exit(1)
         .assert_stderr_contains("error[P0301]")
-        .assert_stderr_contains("another program installs packages");
+        .assert_stderr_contains("another program is installing packages");
     install(&machine, &format!("{LIST}\n      lock-timeout: 1m"));
     let waiting = machine.start("exec runner --local --release r1 --json >waiting.json 2>&1");
     let said = machine.environment().path("waiting.json");

@@ -100,10 +100,10 @@ fn failed_installation_says_why_and_leaves_nothing() {
     let good = world.index.add_application("shop", "2.0");
     let (hash, other) = (good.split_once("sha256:").unwrap().1.trim(), "0".repeat(64));
     for (release, requirements, told) in [
-        ("r2", good.replace(hash, &other), ["another content than its hash says", &format!("Expected sha256 {other}")]),
+        ("r2", good.replace(hash, &other), ["does not match its hash", &format!("Expected sha256 {other}")]),
         ("r3", "shop==2.0\n".to_owned(), ["does not name version and hash of each package", "pip-compile"]),
-        ("r4", good.replace("shop==2.0", "shop==9.0"), ["not to be had in this version", "shop==9.0"]),
-        ("r5", good.replace("shop", "nowhere"), ["not to be had in this version", "publish it"]),
+        ("r4", good.replace("shop==2.0", "shop==9.0"), ["does not have a package in this version", "shop==9.0"]),
+        ("r5", good.replace("shop", "nowhere"), ["does not have a package in this version", "publish it"]),
     ] {
         world.pack(release, &requirements);
         let failed = world.deploy(release);
@@ -118,7 +118,7 @@ fn failed_installation_says_why_and_leaves_nothing() {
     world.deploy("r6").assert_exit(1).assert_stderr_contains("the release has no `requirements.txt`");
     world.environment.write("app/.venv/pyvenv.cfg", "");
     world.pack("r7", &good);
-    world.deploy("r7").assert_exit(1).assert_stderr_contains(".venv` is not a link of this step");
+    world.deploy("r7").assert_exit(1).assert_stderr_contains(".venv` was not made by this step");
     fs::remove_dir_all(world.environment.path("app/.venv")).unwrap();
     world.pack("r8", &good);
     let VenvSite { environment, index } = world;
@@ -149,7 +149,7 @@ fn package_without_a_wheel_needs_a_compiler() {
     failed.assert_exit(1).assert_stderr_contains("can't be built here").assert_stderr_contains("install a compiler");
     assert_eq!(world.environments("r1"), Vec::<String>::new());
     world.environment.edit("deploy.yml", "with: { index: INDEX }", "with: { index: INDEX, only-binary: true }");
-    world.deploy("r1").assert_exit(1).assert_stderr_contains("not to be had in this version");
+    world.deploy("r1").assert_exit(1).assert_stderr_contains("does not have a package in this version");
     world.environment.edit("deploy.yml", ", only-binary: true", "");
     world.environment.edit("deploy.yml", "PATH: /nonexistent", "PIP_RETRIES: \"1\"");
     world.deploy("r1").assert_exit(0);

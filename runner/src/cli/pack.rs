@@ -122,7 +122,7 @@ impl Destination {
         let name = archive.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if ![".tar.zst", ".tzst"].iter().any(|ending| name.ends_with(ending)) {
             return Err(Diagnostic::new(ErrorCode::PackFailed, "can't pack the folder")
-                .with_cause(format!("the archive is a tar.zst, but `{name}` says something else"))
+                .with_cause(format!("the archive is a tar.zst, but the name `{name}` does not end in `.tar.zst`"))
                 .with_hint("end the name of `--out` in `.tar.zst`"));
         }
         let listing = args.listing.clone().unwrap_or_else(|| beside(&archive, ".cdx.json"));
@@ -169,7 +169,7 @@ fn beside(archive: &Path, ending: &str) -> PathBuf {
 fn version(args: &PackArgs) -> Result<Label, Diagnostic> {
     let text = match args.version.as_str() {
         "git" => source::git_describe(&args.dir)
-            .map_err(|error| error.with_hint("name it: `--version 1.4.2`; or take the date: `--version calendar`"))?,
+            .map_err(|error| error.with_hint("name it (`--version 1.4.2`), or use the date (`--version calendar`)"))?,
         "calendar" => calendar_version(args.time.and_then(at)),
         given => given.to_owned(),
     };

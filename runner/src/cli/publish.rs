@@ -22,10 +22,10 @@ pub(super) struct PublishArgs {
     /// A folder, https://…, s3://BUCKET/KEY, oci://REGISTRY/NAME:TAG, or pypi+https://… (the URL for uploads)
     #[arg(required = true, value_name = "TO")]
     targets: Vec<String>,
-    /// The variable with the credentials: `Basic USER:PASSWORD` or `Bearer TOKEN`
+    /// The environment variable that holds the credentials: `Basic USER:PASSWORD` or `Bearer TOKEN`
     #[arg(long, value_name = "NAME")]
     authorization: Option<String>,
-    /// The size of the pieces in which a registry or a bucket gets a large file
+    /// The size of the chunks of a large upload to a registry or a bucket
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     chunk: Option<u64>,
 }

@@ -148,7 +148,7 @@ impl<'c> AptClient<'c> {
             return Ok(());
         }
         Err(Failure::conflict(format!("installing {} would remove {}", texts(wanted), simulation.removed.join(", ")))
-            .hint("name versions that fit what is there, or remove it by hand: this step removes nothing"))
+            .hint("name versions that work with the installed packages, or remove those by hand: this step removes nothing"))
     }
 
     /// Refuses a user who may not install packages.
@@ -232,7 +232,7 @@ impl<'c> AptClient<'c> {
                 return Ok(completion);
             }
             if !was_locked {
-                log::warn("another program installs packages: waiting until it has ended");
+                log::warn("another program is installing packages: waiting until it has ended");
                 was_locked = true;
             }
             time::sleep(LOCK_WAIT.min(left));

@@ -97,7 +97,7 @@ impl Step for PackagesStep {
         WantedPackage::parse_all(&input.config)?;
         // A preview runs no program, so it can't tell what is there.
         let command = format!("apt-get install {}", input.config.install.join(" "));
-        Ok(vec![Change::new(ChangeAction::Run, command, "what is not there; a rollback does not undo it")])
+        Ok(vec![Change::new(ChangeAction::Run, command, "only what is missing; a rollback does not undo it")])
     }
 
     fn rehearse(input: &Input<PackagesConfig>) -> Result<(), Failure> {
@@ -125,7 +125,7 @@ impl Step for PackagesStep {
         let apt = AptClient::new(&input.config);
         let (before, unfinished) = (apt.installed(&wanted)?, apt.unfinished()?);
         if unfinished.is_empty() && package::missing(&wanted, &before).is_empty() {
-            log::info("all packages are there");
+            log::info("all packages are installed");
             return Ok(receipt(input).note("ran", false));
         }
         if !unfinished.is_empty() {

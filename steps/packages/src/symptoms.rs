@@ -28,7 +28,7 @@ const SYMPTOMS: &[AptSymptom] = &[
     AptSymptom {
         signs: LOCKED,
         kind: FailureKind::Transient,
-        why: "another program installs packages",
+        why: "another program is installing packages",
         hint: "wait until it has ended, and run the deployment again; `lock-timeout` lets the step wait longer",
     },
     AptSymptom {
@@ -47,7 +47,7 @@ const SYMPTOMS: &[AptSymptom] = &[
         signs: &["error processing", "Sub-process /usr/bin/dpkg returned an error"],
         kind: FailureKind::Permanent,
         why: "a package's own script failed, or its files collide with another's",
-        hint: "read the full output with `runner logs`; the next attempt tries it again, first what dpkg has begun",
+        hint: "read the full output with `runner logs`; the next attempt finishes what dpkg began, and then tries again",
     },
     AptSymptom {
         signs: &["were downgraded and -y was used"],
@@ -65,13 +65,13 @@ const SYMPTOMS: &[AptSymptom] = &[
         signs: &["Packages need to be removed but remove is disabled"],
         kind: FailureKind::Conflict,
         why: "a package would be removed",
-        hint: "name versions that fit what is there, or remove it by hand: this step removes nothing",
+        hint: "name versions that work with the installed packages, or remove those by hand: this step removes nothing",
     },
     AptSymptom {
         signs: &["unmet dependencies", "you have held broken packages", "Unmet dependencies"],
         kind: FailureKind::Conflict,
         why: "the packages need others that do not fit",
-        hint: "name versions of the packages that fit together, those that they need too; `apt-mark showhold` lists what is on hold",
+        hint: "name versions of the packages that fit together, including their dependencies; `apt-mark showhold` lists what is on hold",
     },
     AptSymptom {
         signs: &[
@@ -89,7 +89,7 @@ const SYMPTOMS: &[AptSymptom] = &[
     AptSymptom {
         signs: &["404  Not Found"],
         kind: FailureKind::NotFound,
-        why: "a repository does not have a file of its list any more",
+        why: "a repository no longer has a file that the package lists name",
         hint: "fetch the package lists first: `update: true`",
     },
     AptSymptom {
@@ -191,7 +191,7 @@ mod tests {
             (
                 "E: Failed to fetch http://deb.example.com/a.deb  404  Not Found [IP: 127.0.0.1 80]",
                 FailureKind::NotFound,
-                "any more",
+                "no longer",
             ),
             (
                 "E: Failed to fetch http://deb.example.com/a.deb  Could not connect to deb.example.com:80",

@@ -61,10 +61,10 @@ impl ReleaseEnvironment {
         });
         match (found.next(), found.next()) {
             (Some(only), None) => Ok(only),
-            (None, _) => Err(Failure::invalid_config(
-                "no earlier step put a release into a directory that is granted to this one",
-            )
-            .hint("add a pull step before it, grant its directory, or name the folder: `dir: app/…`")),
+            (None, _) => {
+                Err(Failure::invalid_config("no earlier step put a release into a directory that this step is granted")
+                    .hint("add a pull step before it, grant its directory, or name the folder: `dir: app/…`"))
+            }
             (Some(_), Some(_)) => Err(Failure::invalid_config("several earlier steps put a release somewhere")
                 .hint("name the folder: `dir: app/${{ steps.pull.path }}`")),
         }
@@ -89,8 +89,8 @@ impl ReleaseEnvironment {
     pub(crate) fn current(&self) -> Result<Option<String>, Failure> {
         let link = self.link();
         let refused = || {
-            Failure::conflict(format!("`{link}` is not a link of this step"))
-                .hint("leave `.venv` out of the release; if somebody has made it here, move it away")
+            Failure::conflict(format!("`{link}` was not made by this step"))
+                .hint("leave `.venv` out of the release; if somebody created it on this machine, move it away")
         };
         match fs::metadata_of_link(&link)?.map(|found| found.file_type) {
             None => Ok(None),

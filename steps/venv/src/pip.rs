@@ -34,7 +34,7 @@ const SYMPTOMS: &[PipSymptom] = &[
     PipSymptom {
         signs: &["DO NOT MATCH THE HASHES"],
         kind: FailureKind::BadContent,
-        why: "a package has another content than its hash says",
+        why: "the content of a package does not match its hash",
         hint: "find out who changed it at the index; if you did, write the new hash into the file",
     },
     PipSymptom {
@@ -64,7 +64,7 @@ const SYMPTOMS: &[PipSymptom] = &[
     PipSymptom {
         signs: &["No matching distribution found", "Could not find a version that satisfies"],
         kind: FailureKind::NotFound,
-        why: "a package is not to be had in this version for this Python and machine",
+        why: "the index does not have a package in this version for this Python and machine",
         hint: "publish it, or correct its name and version in the file",
     },
     PipSymptom {
@@ -239,14 +239,14 @@ mod tests {
             (
                 "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
                 FailureKind::BadContent,
-                "another content",
+                "does not match its hash",
             ),
             (
                 "ERROR: Hashes are required in --require-hashes mode, but they are missing",
                 FailureKind::InvalidConfig,
                 "version and hash",
             ),
-            ("ERROR: No matching distribution found for flask==9", FailureKind::NotFound, "not to be had"),
+            ("ERROR: No matching distribution found for flask==9", FailureKind::NotFound, "does not have a package"),
             (
                 "error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory",
                 FailureKind::Permanent,

@@ -29,18 +29,24 @@ fn mistakes_in_slots() {
     environment.write("deploy.yml", PLAN);
     environment.run(&["plan", "--release", "r1"]).assert_exit(0);
     for (from, to, at, message, hint) in [
-        ("url: \"http://", "url: \"", "ready:", "has another form", "`url` is the URL, such as"),
+        ("url: \"http://", "url: \"", "ready:", "does not have the expected form", "`url`: the URL, such as"),
         (
             "http: [{ url: \"http://127.0.0.1:{port}/health\" }]",
             "tcp: [localhost]",
             "ready:",
-            "`localhost` has another form",
+            "`localhost` does not have the expected form",
             "`127.0.0.1:{port}`",
         ),
         (", b: { port: 8082 }", "", "slots:", "it has fewer than 2 entries", "two or more"),
-        ("b: { port", "B: { port", "slots:", "`B` is not possible as a name here", "`slots` is the slots"),
+        ("b: { port", "B: { port", "slots:", "`B` is not allowed as a name here", "`slots`: the slots"),
         ("      ready: { http", "      x-ready: { http", "x-ready:", "unknown setting", "did you mean `ready`"),
-        ("command: [/bin/sleep, \"60\"]", "command: 5", "program:", "`5` has another form", "`command` is the program"),
+        (
+            "command: [/bin/sleep, \"60\"]",
+            "command: 5",
+            "program:",
+            "`5` does not have the expected form",
+            "`command`: the program",
+        ),
     ] {
         let plan = PLAN.replace(from, to);
         environment.write("deploy.yml", &plan);

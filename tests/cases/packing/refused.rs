@@ -102,7 +102,9 @@ fn nothing_and_what_cannot_be_rendered_are_refused() {
     let missing = environment.run(&["pack", "gone", "--version", "r1", "--out", "dist/x.tar.zst"]);
     missing.assert_exit(2).assert_stderr_contains("error[P0236]").assert_stderr_contains("can't read gone");
     let format = environment.run(&["pack", "app", "--version", "r1", "--out", "dist/x.tgz"]);
-    format.assert_exit(2).assert_stderr_contains("the archive is a tar.zst, but `x.tgz` says something else");
+    format
+        .assert_exit(2)
+        .assert_stderr_contains("the archive is a tar.zst, but the name `x.tgz` does not end in `.tar.zst`");
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
             }
             None => vec![form_violation(pointer.clone(), value_schema, written).unwrap_or_else(|| SchemaViolation {
                 pointer: pointer.clone(),
-                message: "it has none of the forms that are possible here".to_owned(),
+                message: "it does not have any of the expected forms".to_owned(),
                 hint: meaning(),
                 ..SchemaViolation::default()
             })],
@@ -90,7 +90,7 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
                     hint: Some("keep one of them, and remove the others".to_owned()),
                     ..SchemaViolation::default()
                 }],
-                [] => violation("this combination is not possible".to_owned(), meaning()),
+                [] => violation("this combination is not allowed".to_owned(), meaning()),
             }
         }
         ValidationErrorKind::FalseSchema => {
@@ -109,20 +109,20 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("use one of {}", quoted_list(options.iter().copied())),
             };
-            violation(format!("{} is not possible here", shown(written)), Some(hint))
+            violation(format!("{} is not allowed here", shown(written)), Some(hint))
         }
         ValidationErrorKind::Minimum { .. } => violation(format!("{written} is too small"), limits_hint(value_schema)),
         ValidationErrorKind::Maximum { .. } => violation(format!("{written} is too large"), limits_hint(value_schema)),
         ValidationErrorKind::Pattern { .. }
         | ValidationErrorKind::OneOfNotValid { .. }
         | ValidationErrorKind::OneOfMultipleValid { .. } => {
-            violation(format!("{} has another form", shown(written)), meaning())
+            violation(format!("{} does not have the expected form", shown(written)), meaning())
         }
         ValidationErrorKind::PropertyNames { error } => {
             vec![SchemaViolation {
                 pointer: format!("{pointer}/{}", pointer_token(error.instance().as_str().unwrap_or_default())),
                 is_key: true,
-                message: format!("{} is not possible as a name here", shown(error.instance())),
+                message: format!("{} is not allowed as a name here", shown(error.instance())),
                 hint: path
                     .rsplit_once("/propertyNames")
                     .and_then(|(object_path, _)| self::meaning(&pointer, schema.pointer(object_path)?)),
@@ -249,7 +249,7 @@ fn meaning(pointer: &str, schema: &Value) -> Option<String> {
     let mut letters = sentence.chars();
     let first = letters.next()?.to_lowercase();
     let name = pointer.rsplit('/').find(|token| token.parse::<usize>().is_err()).unwrap_or_default();
-    Some(format!("`{name}` is {first}{}", letters.as_str()))
+    Some(format!("`{name}`: {first}{}", letters.as_str()))
 }
 
 /// A value as the plan has it.
@@ -309,21 +309,21 @@ mod tests {
             "anyOf": [{ "required": ["http"], "properties": { "http": { "minItems": 1 } } }, { "required": ["tcp"] }],
         });
         for (config, pointer, message, hint) in [
-            (json!({ "format": "sqlxx" }), "/format", "`sqlxx` is not possible here", "did you mean `sqlx`?"),
-            (json!({ "format": 7 }), "/format", "`7` is not possible here", "use one of `auto`, `sqlx`, `dbmate`"),
+            (json!({ "format": "sqlxx" }), "/format", "`sqlxx` is not allowed here", "did you mean `sqlx`?"),
+            (json!({ "format": 7 }), "/format", "`7` is not allowed here", "use one of `auto`, `sqlx`, `dbmate`"),
             (json!({ "status": 600 }), "/status", "600 is too large", "write a number from 100 to 599"),
             (json!({ "tries": 0 }), "/tries", "0 is too small", "write 1 or more"),
             (
                 json!({ "digest": "sha256:abc" }),
                 "/digest",
-                "`sha256:abc` has another form",
-                "`digest` is the archive's digest, `sha256:<64 hex digits>`",
+                "`sha256:abc` does not have the expected form",
+                "`digest`: the archive's digest, `sha256:<64 hex digits>`",
             ),
-            (json!({ "name": "" }), "/name", "it is empty", "`name` is the name"),
+            (json!({ "name": "" }), "/name", "it is empty", "`name`: the name"),
             (
                 json!({ "skip": ["a-rule", "b-rul"] }),
                 "/skip/1",
-                "`b-rul` is not possible here",
+                "`b-rul` is not allowed here",
                 "did you mean `b-rule`?",
             ),
             (json!({ "skip": ["a-rule", "a-rule"] }), "/skip/1", "`a-rule` is in the list already", "remove it"),
@@ -364,7 +364,7 @@ mod tests {
                 { "required": ["program", "ready"], "properties": { "stop": false } },
             ],
         });
-        let slots = Some("`slots` is the slots by their names, two or more".to_owned());
+        let slots = Some("`slots`: the slots by their names, two or more".to_owned());
         for (config, pointer, message, hint) in [
             (json!({}), "", "it needs `stop`, or `program` and `ready`", None),
             (json!({ "program": 1 }), "", "`ready` is missing", None),
@@ -375,17 +375,12 @@ mod tests {
                 Some("keep one of them, and remove the others".to_owned()),
             ),
             (json!({ "stop": 1, "slots": { "a": 1 } }), "/slots", "it has fewer than 2 entries", slots.clone()),
-            (
-                json!({ "stop": 1, "slots": { "a": 1, "B": 1 } }),
-                "/slots/B",
-                "`B` is not possible as a name here",
-                slots,
-            ),
+            (json!({ "stop": 1, "slots": { "a": 1, "B": 1 } }), "/slots/B", "`B` is not allowed as a name here", slots),
             (
                 json!({ "stop": 1, "command": 5 }),
                 "/command",
-                "`5` has another form",
-                Some("`command` is the program with its arguments".to_owned()),
+                "`5` does not have the expected form",
+                Some("`command`: the program with its arguments".to_owned()),
             ),
         ] {
             assert_eq!(violations(&schema, &config), [(pointer.to_owned(), message.to_owned(), hint)], "{config}");

@@ -13,7 +13,7 @@ use super::{
 const HASHED_REQUIREMENTS: &str =
     "requirements.txt with a hash for each package: `uv export` or `pip-compile --generate-hashes` writes it";
 /// What the checks of a plan ask for.
-const HEALTH: &str = "the checks ask `/health` for the release as `{\"release\": …}`: add that to yours, with the text of the file VERSION";
+const HEALTH: &str = "the checks request `/health` and expect `{\"release\": …}`: add it to your application, with the text of the file VERSION";
 /// Frameworks and servers, by which a Python package is known to serve requests.
 const PYTHON_SERVERS: [&str; 11] = [
     "aiohttp",
@@ -48,8 +48,8 @@ impl FolderSurvey {
             manage.split(['"', '\'']).find_map(|word| word.split_once(".settings")).map(|(project, _)| project);
         match project {
             Some("web") => {}
-            Some(project) => proposal.note(&format!("in deploy.yml, `web.wsgi` must become `{project}.wsgi`")),
-            None => proposal.note("in deploy.yml, `web.wsgi` must become the module of yours"),
+            Some(project) => proposal.note(&format!("in deploy.yml, replace `web.wsgi` with `{project}.wsgi`")),
+            None => proposal.note("in deploy.yml, replace `web.wsgi` with your WSGI module"),
         }
         proposal.note(
             "the settings need STATIC_ROOT, and must find what outlives a release: compare them with examples/django/web/settings.py of Pawl",
@@ -77,7 +77,7 @@ impl FolderSurvey {
                     return;
                 }
                 if self.first(&["wsgi.py"]).is_none() {
-                    proposal.note("in deploy.yml, `wsgi:application` must become the module and the name of yours");
+                    proposal.note("in deploy.yml, replace `wsgi:application` with your module and the name of the application in it");
                 }
                 if self.first(&["requirements.txt"]).is_none() {
                     proposal.note(&format!("build.sh needs {HASHED_REQUIREMENTS}"));
@@ -133,7 +133,7 @@ impl FolderSurvey {
         if build.contains("spring-boot") || build.contains("springframework.boot") {
             proposal.note("in deploy.yml, the program must be `java -jar {release-dir}/app.jar --server.port={port}`");
         } else {
-            proposal.note("in deploy.yml, the program must get `{port}` as yours expects it");
+            proposal.note("in deploy.yml, pass `{port}` to the program in the way that it expects");
         }
         proposal.note(HEALTH);
     }
@@ -144,7 +144,7 @@ impl FolderSurvey {
         }
         let composer: Value = serde_json::from_str(&self.text("composer.json")).unwrap_or_default();
         if self.first_file(&["bin/magento"]).is_some() {
-            proposal.note("bin/magento: examples/magento of Pawl has a plan for what is built for long");
+            proposal.note("bin/magento: for a shop that takes long to build, see the plan in Pawl's examples/magento");
             return;
         }
         match composer["type"].as_str() {
@@ -205,7 +205,7 @@ impl FolderSurvey {
             }
             (true, false) => proposal.note("package.json: there is no template for Node yet; docs/recipes/node-systemd.md deploys it"),
             (true, true) => proposal.note(
-                "package.json: it has scripts `build` and `start`. If Node serves it, see docs/recipes/node-systemd.md; if the build is a site of files, choose static",
+                "package.json: it has scripts `build` and `start`. If Node serves it, see docs/recipes/node-systemd.md; if the build is a static site, choose static",
             ),
             (false, false) => {}
         }

@@ -44,7 +44,7 @@ impl<'a> NewRepository<'a> {
         repository.git(&["var", "GIT_AUTHOR_IDENT"]).map_err(|failure| {
             Diagnostic::new(ErrorCode::InitRefused, "git can't make the first commit")
                 .with_cause(failure)
-                .with_hint("install git, and say who commits: `git config --global user.name NAME`, and `user.email`")
+                .with_hint("install git, and set who commits: `git config --global user.name NAME` and `git config --global user.email ADDRESS`")
         })?;
         Ok(repository)
     }
@@ -68,8 +68,8 @@ impl<'a> NewRepository<'a> {
         for command in &commands[..count] {
             self.git(command).map_err(|failure| {
                 let what = format!("the files are written, but `git {}` failed", command[0]);
-                let hint = "correct the cause, and finish it by hand: `git init -b main`, `git add`, `git commit`, \
-                            `git remote add origin URL`, `git push -u origin main`, from the one that failed on";
+                let hint = "correct the cause, and run the rest by hand, starting with the command that failed: `git init -b main`, \
+                            `git add`, `git commit`, `git remote add origin URL`, `git push -u origin main`";
                 Diagnostic::new(ErrorCode::InitRefused, what).with_cause(failure).with_hint(hint)
             })?;
         }
@@ -94,6 +94,6 @@ impl<'a> NewRepository<'a> {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it does not say why").to_owned())
+        Err(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("git gave no reason").to_owned())
     }
 }

@@ -86,7 +86,9 @@ impl FolderSurvey {
     pub(super) fn proposal(&self) -> TemplateProposal {
         let mut proposal = TemplateProposal::default();
         if self.is_empty() {
-            proposal.reasons.push("it is empty: choose one, which also begins an application".to_owned());
+            proposal
+                .reasons
+                .push("the folder is empty: choose a template; it also writes a small application".to_owned());
             return proposal;
         }
         let parts: [fn(&Self, &mut TemplateProposal); 8] = [
@@ -118,12 +120,12 @@ impl FolderSurvey {
                 DeploymentTemplate::Container,
                 format!("{file}: its image can be started beside the one that serves"),
             );
-            proposal.note("in deploy.yml, `port: 8080` and `/health` must become the port and the address of yours");
+            proposal.note("in deploy.yml, replace `port: 8080` and `/health` with the port and the health check of your application");
             proposal.notes.extend(compose.map(only_if));
         } else if let (Some(file), None) = (compose, self.first(&MANIFESTS)) {
             proposal.propose(DeploymentTemplate::Compose, format!("{file}: its services can be replaced together"));
             proposal.notes.push(format!(
-                "build.sh builds an image of a Dockerfile, which is not here: leave that out, and give each image in {file} its digest"
+                "build.sh builds an image from a Dockerfile, and there is none here: remove that part, and give each image in {file} its digest"
             ));
         } else {
             proposal.notes.extend(compose.map(only_if));
@@ -136,7 +138,7 @@ impl FolderSurvey {
         }
         let generator = SITE_GENERATORS.iter().find(|(file, _)| self.first(&[file]).is_some());
         if let Some((file, command)) = generator {
-            proposal.propose(DeploymentTemplate::Static, format!("{file}: a site of files is built here"));
+            proposal.propose(DeploymentTemplate::Static, format!("{file}: it builds a static site"));
             proposal.notes.push(format!("in build.sh, run `{command}` first"));
         } else if let Some(folder) = self.first_file(&["site/index.html", "public/index.html", "index.html"]) {
             // What has a server of its own may have an index.html too.

@@ -17,7 +17,7 @@ const SCHEMA: &str = "pawl.schema.json";
 /// A way to deploy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum DeploymentTemplate {
-    /// A site of files
+    /// A static site
     Static,
     /// A Python web application
     Python,
@@ -158,12 +158,12 @@ impl PlannedFile {
             "deploy/Caddyfile" => "for the machine's Caddy",
             "deploy/supervisord.conf" => "for the machine's supervisord",
             ".github/workflows/deploy.yml" => "deploys each commit of main",
-            GITIGNORE => "what git leaves alone",
+            GITIGNORE => "what git ignores",
             ".pawlignore" => "what a release leaves out",
-            "requests/smoke.txt" => "what dev and test are asked",
+            "requests/smoke.txt" => "the requests that are tried in dev and test",
             "VERSION" => "names the release, once it is packed",
             "requirements.txt" => "the packages that the application needs",
-            _ => "a beginning of the application",
+            _ => "a small application to start from",
         }
     }
 }
