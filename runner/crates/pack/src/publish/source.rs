@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek as _},
     path::Path,
     sync::Arc,
 };
@@ -15,6 +15,9 @@ use crate::{listed_version, parse_checksum};
 use contract::Digest;
 
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// How a frame of zstd begins (RFC 8878, 3.1.1).
+const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
 /// A file with its digest.
 #[derive(Debug)]
@@ -57,14 +60,18 @@ impl PublishSource {
     /// Reads a pipe to its end.
     ///
     /// # Errors
-    /// It can't be read, is empty, or there is no room for it.
+    /// It can't be read, is empty, ends in the middle of an archive, or there is no room for it.
     pub fn spool(mut pipe: impl Read) -> Result<Self, PublishError> {
         let failed = || PublishError::io("keep what comes from standard input");
         let mut file = tempfile::tempfile().map_err(failed())?;
         let (digest, size) = copy_hashed(&mut pipe, &mut file).map_err(failed())?;
-        // A program that failed before the pipe wrote nothing.
+        // A program that failed before the pipe wrote nothing, or a part.
         if size == 0 {
             return Err(PublishError::Invalid("standard input is empty".to_owned()));
+        }
+        if !is_complete(&mut file).map_err(failed())? {
+            let message = "standard input ends in the middle of an archive: the program before the pipe has failed";
+            return Err(PublishError::Invalid(message.to_owned()));
         }
         Ok(Self { file: file.into(), digest, size, name: None, version: None })
     }
@@ -83,6 +90,22 @@ impl PublishSource {
     }
 }
 
+/// Whether an archive that zstd has compressed has its end. What is compressed in another way counts as complete.
+fn is_complete(file: &mut File) -> io::Result<bool> {
+    file.rewind()?;
+    let mut begin = Vec::new();
+    Read::by_ref(file).take(ZSTD_MAGIC.len() as u64).read_to_end(&mut begin)?;
+    if begin != ZSTD_MAGIC {
+        return Ok(true);
+    }
+    file.rewind()?;
+    match io::copy(&mut zstd::Decoder::new(file)?, &mut io::sink()) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn copy_hashed(from: &mut impl Read, to: &mut impl io::Write) -> io::Result<(Digest, u64)> {
     let (mut hasher, mut size, mut buffer) = (Sha256::new(), 0, vec![0; BUFFER_BYTES]);
     loop {
@@ -96,5 +119,23 @@ fn copy_hashed(from: &mut impl Read, to: &mut impl io::Write) -> io::Result<(Dig
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_ends_in_the_middle_of_an_archive_is_refused() {
+        let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        let archive = zstd::encode_all(content.as_slice(), 3).unwrap();
+        assert_eq!(PublishSource::spool(archive.as_slice()).unwrap().size, archive.len() as u64);
+        for length in [5, archive.len() / 2, archive.len() - 1] {
+            let error = PublishSource::spool(&archive[..length]).unwrap_err();
+            assert!(error.to_string().contains("ends in the middle of an archive"), "{length}: {error}");
+        }
+        assert!(PublishSource::spool(&content[..7]).is_ok());
+        assert!(PublishSource::spool(io::empty()).unwrap_err().to_string().contains("is empty"));
     }
 }
