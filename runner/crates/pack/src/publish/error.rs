@@ -14,6 +14,9 @@ pub enum PublishError {
     /// The target or the file is none.
     #[error("{0}")]
     Invalid(String),
+    /// A pipe brought nothing, or a part.
+    #[error("{0}: the program before the pipe has failed")]
+    BrokenPipe(&'static str),
     /// The file is not what its checksum says.
     #[error("the file has the digest {found}, but {checksum_file} says {expected}")]
     WrongChecksum { checksum_file: String, expected: Digest, found: Digest },
@@ -72,6 +75,7 @@ impl PublishError {
             Self::Unreachable { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..),
             Self::Invalid(_)
+            | Self::BrokenPipe(_)
             | Self::WrongChecksum { .. }
             | Self::Io { .. }
             | Self::Denied { .. }
@@ -89,6 +93,7 @@ impl PublishError {
                 "write FILE and then a folder, https://…, s3://BUCKET/KEY, oci://REGISTRY/NAME:TAG or pypi+https://…"
                     .to_owned()
             }
+            Self::BrokenPipe(_) => "correct what that program reports, then run both again".to_owned(),
             Self::WrongChecksum { .. } => "pack it again, or fetch it again from where it was packed".to_owned(),
             Self::Io { .. } => "free some space, or check the path and its permissions; then publish again".to_owned(),
             Self::Unreachable { .. } | Self::Status { .. } => {
@@ -114,6 +119,7 @@ impl PublishError {
                 format!("can't publish to {}: another content has this name", escape_line(target)),
             ),
             Self::Invalid(_)
+            | Self::BrokenPipe(_)
             | Self::WrongChecksum { .. }
             | Self::Io { .. }
             | Self::Unreachable { .. }
@@ -126,7 +132,9 @@ impl PublishError {
         };
         let diagnostic = Diagnostic::new(code, message).with_cause(self).with_hint(self.hint(target));
         match self {
-            Self::Invalid(_) | Self::WrongChecksum { .. } => diagnostic.with_exit(ExitKind::Refused),
+            Self::Invalid(_) | Self::BrokenPipe(_) | Self::WrongChecksum { .. } => {
+                diagnostic.with_exit(ExitKind::Refused)
+            }
             Self::Io { .. }
             | Self::Unreachable { .. }
             | Self::Denied { .. }

@@ -67,11 +67,10 @@ impl PublishSource {
         let (digest, size) = copy_hashed(&mut pipe, &mut file).map_err(failed())?;
         // A program that failed before the pipe wrote nothing, or a part.
         if size == 0 {
-            return Err(PublishError::Invalid("standard input is empty".to_owned()));
+            return Err(PublishError::BrokenPipe("standard input is empty"));
         }
         if !is_complete(&mut file).map_err(failed())? {
-            let message = "standard input ends in the middle of an archive: the program before the pipe has failed";
-            return Err(PublishError::Invalid(message.to_owned()));
+            return Err(PublishError::BrokenPipe("standard input ends in the middle of an archive"));
         }
         Ok(Self { file: file.into(), digest, size, name: None, version: None })
     }
