@@ -231,7 +231,7 @@ impl GitlabFixture {
     fn run_and_cancel_job(&self) -> GitlabJob {
         fs::write(self.path("machine/slow"), "").unwrap();
         let child = self.start_job(&[]);
-        wait_until("the step `warm` runs", || self.path("machine/warmed").exists());
+        wait_until("the step `warm` runs", || self.line_counts().1 > 0);
         let mut processes = descendants(Pid::from_child(&child));
         // A program that a step started has a group of its own: the runner ends it.
         let group = getpgid(Some(Pid::from_child(&child))).unwrap();
