@@ -67,9 +67,14 @@ fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) 
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() && !["target", "node_modules", "__pycache__", "dist", "vendor"].contains(&&*name) {
+        if path.is_dir()
+            && !["target", "node_modules", "__pycache__", "build", "collected", "dist", "vendor"].contains(&&*name)
+        {
             files_below(&path, &format!("{prefix}{name}/"), files)?;
-        } else if path.is_file() && name != "Cargo.lock" && (!name.starts_with('.') || name == ".pawlignore") {
+        } else if path.is_file()
+            && !["Cargo.lock", "db.sqlite3", "secret-key", "staticfiles.json"].contains(&&*name)
+            && (!name.starts_with('.') || name == ".pawlignore")
+        {
             files.push((format!("{prefix}{name}"), path));
         }
     }

@@ -104,7 +104,7 @@ impl DjangoSite {
     /// Somebody who writes to the database until its standard input ends.
     fn writer(&self) -> Child {
         let mut command = Command::new("/usr/bin/python3");
-        command.args(["-c", WRITER]).arg(self.environment.path("srv/shared/data/db.sqlite3"));
+        command.args(["-c", WRITER]).arg(self.environment.path("srv/shared/database/db.sqlite3"));
         let mut writer = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(writer.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();

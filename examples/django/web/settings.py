@@ -1,4 +1,4 @@
-"""The settings. `secret-key`, `data` and `static` are links of the release to what outlives it."""
+"""The settings. `secret-key`, `database` and `collected` are links of the release to what outlives it."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost", "shop.example.com"]
 INSTALLED_APPS = ["django.contrib.staticfiles", "web"]
 MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "web.urls"
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "data" / "db.sqlite3"}}
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "database" / "db.sqlite3"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TIME_ZONE = "UTC"
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "static"
+STATIC_ROOT = BASE_DIR / "collected"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "web.storage.ReleaseStaticFiles"},

@@ -169,7 +169,8 @@ fn write_file(dir: &Path, file: &PlannedFile) -> io::Result<()> {
     if file.path == GITIGNORE {
         return add_lines(&path, &file.text);
     }
-    fs::OpenOptions::new().write(true).create_new(true).open(&path)?.write_all(file.text.as_bytes())
+    let mut made = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
+    made.write_all(file.text.as_bytes()).inspect_err(|_| drop(fs::remove_file(&path)))
 }
 
 /// Adds the lines that a file does not have.

@@ -143,7 +143,7 @@ impl<'c> AptClient<'c> {
             return Err(Failure::conflict(format!("{name} is on hold: {}", held.status(installed).describe(held)))
                 .hint(format!("`apt-mark unhold {name}` on the machine, or name the version that it has")));
         }
-        let simulation = self.simulate(wanted)?;
+        let simulation = self.simulate(&as_installed(wanted, installed))?;
         if simulation.removed.is_empty() {
             return Ok(());
         }
@@ -171,8 +171,8 @@ impl<'c> AptClient<'c> {
     }
 
     /// Installs the packages. Those that are there are named, too, so that they stay as they are.
-    pub(crate) fn install(&self, wanted: &[WantedPackage]) -> Result<(), Failure> {
-        self.install_with(&[], wanted)
+    pub(crate) fn install(&self, wanted: &[WantedPackage], installed: &[InstalledPackage]) -> Result<(), Failure> {
+        self.install_with(&[], &as_installed(wanted, installed))
     }
 
     /// Installs half-installed packages again. Without being told, apt-get takes them for installed.
@@ -238,6 +238,11 @@ impl<'c> AptClient<'c> {
             time::sleep(LOCK_WAIT.min(left));
         }
     }
+}
+
+/// What apt is told, so that packages of any version stay at theirs.
+fn as_installed(wanted: &[WantedPackage], installed: &[InstalledPackage]) -> Vec<WantedPackage> {
+    wanted.iter().map(|package| package.as_installed(installed)).collect()
 }
 
 fn texts(wanted: &[WantedPackage]) -> String {

@@ -105,10 +105,10 @@ impl Step for PackagesStep {
         let apt = AptClient::new(&input.config);
         let installed = apt.installed(&wanted)?;
         let missing = package::missing(&wanted, &installed);
-        if missing.is_empty() {
-            return Ok(());
-        }
         let unfinished = apt.unfinished()?;
+        if missing.is_empty() {
+            return if unfinished.is_empty() { Ok(()) } else { apt.check_root(&wanted) };
+        }
         if !unfinished.is_empty() {
             log::warn(format!("{}; the step runs `dpkg --configure -a` first", not_finished(&unfinished)));
         }
@@ -172,7 +172,7 @@ fn install(apt: &AptClient<'_>, wanted: &[WantedPackage], update: bool) -> Resul
     if !half.is_empty() {
         apt.install_again(&half)?;
     }
-    apt.install(wanted)
+    apt.install(wanted, &installed)
 }
 
 /// Their installation was interrupted, or goes on right now.

@@ -66,6 +66,13 @@ impl WantedPackage {
         }
     }
 
+    /// It as it is installed, in that version, so that apt leaves it alone; unchanged, if it has a version or is not installed.
+    pub(crate) fn as_installed(&self, installed: &[InstalledPackage]) -> Self {
+        let found = installed.iter().find(|found| found.name == self.name && found.state == "installed");
+        let version = self.version.clone().or_else(|| found.map(|found| found.version.clone()));
+        Self { name: self.name.clone(), version }
+    }
+
     /// What there is of it. Of several architectures, the one that is good counts.
     pub(crate) fn status(&self, installed: &[InstalledPackage]) -> PackageStatus {
         let mut status = PackageStatus::Absent;

@@ -20,6 +20,19 @@ pub(super) const REMOTE: &str = "origin";
 /// What git said, where it could not do something.
 type GitFailure = String;
 
+/// What would lead git to the repository of a caller, such as a hook (`git rev-parse --local-env-vars`).
+const CALLER_VARIABLES: [&str; 9] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_WORK_TREE",
+];
+
 /// A repository that does not exist yet.
 #[derive(Debug)]
 pub(super) struct NewRepository<'a> {
@@ -54,7 +67,7 @@ impl<'a> NewRepository<'a> {
     /// # Errors
     /// P0239: what git could not do. The files stay.
     pub(super) fn create(&self, files: &[PlannedFile], message: &str, is_pushed: bool) -> Result<(), Diagnostic> {
-        let mut add = vec!["add", "--"];
+        let mut add = vec!["add", "--force", "--"];
         add.extend(files.iter().map(|file| file.path.as_str()));
         let push = ["push", "--quiet", "--set-upstream", REMOTE, BRANCH];
         let commands: [&[&str]; 5] = [
@@ -80,9 +93,11 @@ impl<'a> NewRepository<'a> {
     fn git(&self, arguments: &[&str]) -> Result<(), GitFailure> {
         let mut command = Command::new("git");
         command.arg("-C").arg(self.dir).args(arguments).stdin(Stdio::null());
-        for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        for variable in CALLER_VARIABLES {
             command.env_remove(variable);
         }
+        // So that its words below are known.
+        command.env("LC_ALL", "C");
         let output = command.output().map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
                 "git is not installed".to_owned()
@@ -94,6 +109,9 @@ impl<'a> NewRepository<'a> {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("git gave no reason").to_owned())
+        let is_cause = |line: &&str| ["fatal: ", "error: ", " ! ["].iter().any(|begin| line.starts_with(begin));
+        let is_text = |line: &&str| !line.trim().is_empty() && !line.starts_with("hint: ");
+        let line = said.lines().find(is_cause).or_else(|| said.lines().rev().find(is_text));
+        Err(line.unwrap_or("git gave no reason").trim().to_owned())
     }
 }

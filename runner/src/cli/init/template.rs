@@ -114,7 +114,7 @@ impl DeploymentTemplate {
             Self::Static => "site/VERSION\n",
             Self::Container | Self::Compose => "",
             Self::Python => "/VERSION\n/build/\n*.egg-info/\n__pycache__/\n",
-            Self::Django => "/data/\n/secret-key\n/static/\n/staticfiles.json\n__pycache__/\n",
+            Self::Django => "/collected/\n/database/\n/secret-key\n/staticfiles.json\n__pycache__/\n",
             Self::Java => "/build/\n",
             Self::Php => "/.env\n/bootstrap/cache/*.php\n/vendor/\n",
         }

@@ -81,11 +81,11 @@ impl MultipartUpload<'_> {
         let parts = self.send_rest(source, place, transfer, &session, parts).await?;
         let query = [("uploadId", session.upload.as_str())];
         let complete = place.request(Method::POST, "", &query).await?.header("if-none-match", "*");
-        let answer = transfer.send(source, &complete.bytes(completion(&parts))).await?;
-        if answer.is_success() || matches!(answer.status, 409 | 412) {
+        let answer = failed_later(transfer.send(source, &complete.bytes(completion(&parts))).await?);
+        if answer.is_success() || answer.status == 412 {
             self.sessions.remove(target, &source.digest);
         }
-        Ok((failed_later(answer), resumed))
+        Ok((answer, resumed))
     }
 
     async fn begin(

@@ -178,13 +178,26 @@ impl WebPublication<'_> {
         let line = checksum_line(&self.source.digest, name);
         let put = self.place.request(Method::PUT, ".sha256", &[]).await?.header("if-none-match", "*");
         let get = self.place.request(Method::GET, ".sha256", &[]).await?;
-        let found = self.transfer.send(self.source, &get).await?;
-        if found.is_success() && parse_checksum(&String::from_utf8_lossy(&found.body)).is_some() {
+        if self.has_checksum(&get).await? {
             return Ok(());
         }
         let answer = self.transfer.send(self.source, &put.header("content-type", "text/plain").bytes(line)).await?;
         // Another publication of the same content may have been first.
-        if answer.is_success() || answer.status == 412 { Ok(()) } else { Err(self.error(&answer, "PUT")) }
+        if answer.is_success() || answer.status == 412 && self.has_checksum(&get).await? {
+            Ok(())
+        } else {
+            Err(self.error(&answer, "PUT"))
+        }
+    }
+
+    /// Whether there is a checksum, which must be that of this content.
+    async fn has_checksum(&self, get: &TransferRequest) -> Result<bool, PublishError> {
+        let found = self.transfer.send(self.source, get).await?;
+        match parse_checksum(&String::from_utf8_lossy(&found.body)).filter(|_| found.is_success()) {
+            Some(digest) if digest == self.source.digest => Ok(true),
+            Some(digest) => Err(self.differs(format!("there with a checksum of other content, {digest}"))),
+            None => Ok(false),
+        }
     }
 
     fn error(&self, answer: &TransferAnswer, what: &str) -> PublishError {
