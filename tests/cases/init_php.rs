@@ -62,11 +62,16 @@ impl PhpShop {
 
     /// What a visitor gets.
     fn answer(&self) -> String {
+        self.request("/").rsplit("\r\n").next().unwrap().trim_end().to_owned()
+    }
+
+    /// The answer to a request, with its headers.
+    fn request(&self, path: &str) -> String {
         let mut connection = TcpStream::connect(self.nginx.address()).unwrap();
-        connection.write_all(b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
+        connection.write_all(format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").as_bytes()).unwrap();
         let mut answer = String::new();
         connection.read_to_string(&mut answer).unwrap();
-        answer.rsplit("\r\n").next().unwrap().trim_end().to_owned()
+        answer
     }
 
     /// How often PHP-FPM was reloaded.
@@ -81,6 +86,14 @@ fn php_template_is_deployed_broken_resumed_and_rolled_back() {
     shop.build("r1");
     shop.deploy("r1").assert_exit(0);
     assert_eq!((shop.answer().as_str(), shop.reloads()), ("Hello from shop, Corner shop, release r1", 1));
+
+    // What lies beside the page is no page.
+    for path in ["public/.env", "public/phpinfo.php"] {
+        shop.environment.write(&format!("srv/current/{path}"), "APP_KEY=secret");
+        let request = path.strip_prefix("public").unwrap();
+        assert!(shop.request(request).starts_with("HTTP/1.1 404"), "{request}");
+        fs::remove_file(shop.environment.path(&format!("srv/current/{path}"))).unwrap();
+    }
 
     // The second release has a migration, and the settings a database that can't be had.
     let migration = "<?php\n\nreturn fn (App\\Database $database) => $database->rows['name'] = 'the new shop';\n";

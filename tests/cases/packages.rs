@@ -181,6 +181,12 @@ fn any_version_is_left_to_the_machine() {
         "switch skip held",
         "verify skip held",
     ]);
+    // Nor does it get a newer one because another package is missing.
+    machine.build("libvips42", "10.0-1", DebFixture::default());
+    machine.publish();
+    machine.run("apt-get remove --yes shop-fonts").assert_exit(0);
+    assert_eq!(machine.deploy("r1").assert_exit(0).decisions()[1], "packages run absent");
+    assert_eq!(machine.packages(), ["ii libvips42 9.0-1", PACKAGES[1]]);
 }
 
 #[test]

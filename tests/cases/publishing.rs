@@ -123,6 +123,8 @@ fn pipeline_packs_and_publishes() {
     let broken =
         environment.run_script("\"$0\" pack gone --version r1 --out - 2>/dev/null | \"$0\" publish - public/x.tar.zst");
     broken.assert_exit(2).assert_stderr_contains("standard input is empty");
+    let cut = environment.run_script(&format!("head -c 100 {ARCHIVE} | \"$0\" publish - public/x.tar.zst"));
+    cut.assert_exit(2).assert_stderr_contains("standard input ends in the middle of an archive");
     assert_eq!(environment.list("public").len(), 2);
     let unnamed = environment.run_script("\"$0\" pack app --version r1 --out - 2>/dev/null | \"$0\" publish - public/");
     unnamed.assert_exit(2).assert_stderr_contains("what comes from standard input has no name");
@@ -136,6 +138,17 @@ fn web_server_gets_it_once() {
         assert!(plan.contains("/open/deep/shop-${{ release }}.tar.zst"), "{plan}");
         plan
     });
+}
+
+/// As a publication that was overtaken leaves it. `pull` would refuse the archive beside it.
+#[test]
+fn checksum_of_other_content_is_no_success() {
+    let (environment, server) = (packed(), dav_server());
+    let checksum = format!("http://{}/open/shop-r1.tar.zst.sha256", server.address());
+    let stale = format!("{:064}  shop-r1.tar.zst", 7);
+    environment.run_script(&format!("curl -fsS -X PUT --data-binary '{stale}' {checksum}")).assert_exit(0);
+    let refused = publish(&environment, &format!("http://{}/open/", server.address()), &[]);
+    refused.assert_exit(2).assert_stderr_contains("error[P0238]").assert_stderr_contains("a checksum of other content");
 }
 
 #[test]

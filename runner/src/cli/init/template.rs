@@ -184,6 +184,10 @@ mod tests {
             }
             assert!(files.iter().all(|file| !file.text.contains(PLACEHOLDER)), "{template:?}");
             assert!(files.windows(2).all(|pair| pair[0].path != pair[1].path), "{template:?}: no file is there twice");
+            // A variable of nginx has no dash in its name.
+            let dashed = template.files("my-kiosk", true, String::new());
+            let is_named = |text: &str| text.contains("$my-kiosk") || text.contains("${my-kiosk");
+            assert!(dashed.iter().all(|file| !is_named(&file.text)), "{template:?}");
             let again = template.files("kiosk", false, String::new());
             assert_eq!(again.len() + template.starter_files().len(), files.len());
         }
