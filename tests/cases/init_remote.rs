@@ -79,6 +79,31 @@ fn push_that_fails_leaves_the_commit() {
     fs::remove_dir_all(environment.path("remote.git")).unwrap();
     init(&environment, &["--push"])
         .assert_exit(2)
-        .assert_stderr_contains("the files are written, but `git push` failed");
+        .assert_stderr_contains("the files are written, but `git push` failed")
+        .assert_stderr_contains("caused by: fatal: ");
     assert_eq!(git(&environment.path("project"), &["rev-list", "--count", "main"]), "1\n");
+}
+
+#[test]
+fn what_git_ignores_is_committed_all_the_same() {
+    let environment = world(ANN);
+    environment.write("project/.gitignore", "*.conf\n");
+    init(&environment, &[]).assert_exit(0);
+    let files = git(&environment.path("project"), &["ls-files"]);
+    assert!(files.lines().any(|file| file == "deploy/nginx.conf"), "{files}");
+}
+
+#[test]
+fn nothing_is_written_through_a_link_or_into_a_folder_that_is_refused() {
+    let environment = world(ANN);
+    fs::create_dir(environment.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", environment.path("project/deploy")).unwrap();
+    init(&environment, &[]).assert_exit(2).assert_stderr_contains("deploy is a symbolic link");
+    assert_eq!(environment.list("elsewhere"), [] as [&str; 0]);
+    assert_eq!(environment.list("project"), ["deploy"]);
+
+    fs::write(environment.home(".gitconfig"), "[user]\nuseConfigOnly = true\n").unwrap();
+    let new = environment.path("new").display().to_string();
+    init(&environment, &[&new]).assert_exit(2);
+    assert!(!environment.exists("new"));
 }

@@ -100,9 +100,18 @@ fn propose(args: &InitArgs, form: OutputFormat) -> Result<String, Diagnostic> {
     Ok(lines.into_iter().map(|(what, text)| format!("{what:<10} {text}\n")).collect())
 }
 
-/// Writes a template.
+/// Writes a template. A folder that it has made for that, and left empty, goes away again.
 fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> Result<String, Diagnostic> {
+    let is_new = !args.dir.exists();
     fs::create_dir_all(&args.dir).map_err(|error| unusable(&args.dir, &error))?;
+    write_in_folder(args, template, form).inspect_err(|_| {
+        if is_new {
+            let _ = fs::remove_dir(&args.dir);
+        }
+    })
+}
+
+fn write_in_folder(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> Result<String, Diagnostic> {
     let survey = FolderSurvey::read(&args.dir).map_err(|error| unusable(&args.dir, &error))?;
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -153,12 +162,24 @@ fn refuse_existing(dir: &Path, files: &[PlannedFile]) -> Result<(), Diagnostic> 
     let is_there = |file: &&PlannedFile| file.path != GITIGNORE && dir.join(&file.path).symlink_metadata().is_ok();
     let existing: Vec<&str> = files.iter().filter(is_there).map(|file| file.path.as_str()).collect();
     if existing.is_empty() {
-        return Ok(());
+        return refuse_links(dir, files);
     }
     let hint = "`init` overwrites nothing, and has written nothing: move them away, or write the template into another folder and \
                 take from it what you need";
     Err(Diagnostic::new(ErrorCode::InitRefused, format!("these files exist already: {}", existing.join(", ")))
         .with_hint(hint))
+}
+
+/// What is written stays in the folder.
+fn refuse_links(dir: &Path, files: &[PlannedFile]) -> Result<(), Diagnostic> {
+    let mut paths = files.iter().flat_map(|file| Path::new(&file.path).ancestors());
+    match paths.find(|path| !path.as_os_str().is_empty() && dir.join(path).is_symlink()) {
+        None => Ok(()),
+        Some(link) => Err(Diagnostic::new(ErrorCode::InitRefused, format!("{} is a symbolic link", link.display()))
+            .with_hint(
+                "`init` writes through no link, and has written nothing: write the template into another folder",
+            )),
+    }
 }
 
 fn write_file(dir: &Path, file: &PlannedFile) -> io::Result<()> {

@@ -31,6 +31,10 @@ const PYTHON_SERVERS: [&str; 11] = [
 /// The files by which a PHP application is known to serve requests.
 const PHP_ENTRIES: [&str; 4] = ["artisan", "bin/console", "public/index.php", "index.php"];
 
+/// How Maven and Gradle are told to build a war.
+const WAR_BUILDS: [&str; 6] =
+    ["<packaging>war</packaging>", "id 'war'", "id \"war\"", "id(\"war\")", "apply plugin: 'war'", "`war`"];
+
 impl FolderSurvey {
     pub(super) fn django(&self, proposal: &mut TemplateProposal) {
         if !self.is_django() {
@@ -111,7 +115,7 @@ impl FolderSurvey {
     pub(super) fn java(&self, proposal: &mut TemplateProposal) {
         let Some(file) = self.first(&["pom.xml", "build.gradle", "build.gradle.kts"]) else { return };
         let build = self.text(file);
-        if build.contains("<packaging>war</packaging>") {
+        if WAR_BUILDS.iter().any(|sign| build.contains(sign)) {
             proposal.notes.push(format!("{file}: a war for a servlet container, for which there is no template"));
             return;
         }
@@ -119,6 +123,9 @@ impl FolderSurvey {
             .propose(DeploymentTemplate::Java, format!("{file}: its jar can be started beside the one that serves"));
         if proposal.template != Some(DeploymentTemplate::Java) {
             return;
+        }
+        if build.contains("<packaging>pom</packaging>") {
+            proposal.note(&format!("{file} only joins modules: build.sh must take the jar of the one that serves"));
         }
         let has = |wrapper: &str| self.first(&[wrapper]).is_some();
         let command = match file {

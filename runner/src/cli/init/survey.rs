@@ -239,6 +239,8 @@ mod tests {
             (&[("pom.xml", ""), ("compose.yml", "")], java, "not only for development"),
             (&[("build.gradle.kts", "plugins { id(\"org.springframework.boot\") }")], java, "--server.port={port}"),
             (&[("pom.xml", "<packaging>war</packaging>")], None, "servlet container"),
+            (&[("build.gradle", "plugins {\n    id 'war'\n}")], None, "servlet container"),
+            (&[("pom.xml", "<packaging>pom</packaging>")], java, "only joins modules"),
             (&[("manage.py", MANAGE), ("requirements.txt", "")], django, "`shop_site.wsgi`"),
             (&[("manage.py", MANAGE), ("pyproject.toml", "")], django, "python would fit, too"),
             (&[("manage.py", "from flask_script import Manager")], None, "python-supervisord"),
