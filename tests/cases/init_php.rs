@@ -92,7 +92,7 @@ fn php_template_is_deployed_broken_resumed_and_rolled_back() {
         shop.environment.write(&format!("srv/current/{path}"), "APP_KEY=secret");
         let request = path.strip_prefix("public").unwrap();
         assert!(shop.request(request).starts_with("HTTP/1.1 404"), "{request}");
-        fs::remove_file(shop.environment.path(&format!("srv/current/{path}"))).unwrap();
+        fs::remove_file(shop.environment.path(format!("srv/current/{path}"))).unwrap();
     }
 
     // The second release has a migration, and the settings a database that can't be had.
