@@ -19,9 +19,13 @@ use super::{sha256, wait_until};
 /// The server of the tests, for images that have nothing else.
 const APP: &str = include_str!("podman_app.c");
 
-/// Each podman locks only against itself, and the machine's packet filter is one: rules that two of them write at once get lost. So all wait
-/// for each other. The DNS server that netavark leaves running must not have the lock: hence `--close`.
-const NETAVARK: &str = "#!/bin/sh\nexec flock --close /usr/lib/podman/netavark /usr/lib/podman/netavark \"$@\"\n";
+/// Podmans do not know of each other. Each would call the bridge of its first network `podman1`, and the last container of one of them would take
+/// the bridge away from the others: so the names here have the number of the podman. And the machine's packet filter is one: rules that two of
+/// them write at once get lost, so all wait for each other. The DNS server that netavark leaves running must not have the lock: hence `--close`.
+const NETAVARK: &str = r#"#!/bin/sh
+sed 's/"network_interface": *"podman/"network_interface":"pNUMBERn/g' |
+  exec flock --close /usr/lib/podman/netavark /usr/lib/podman/netavark "$@"
+"#;
 
 /// Runs until it is dropped, and ends its containers then.
 pub struct PodmanEngine {
@@ -76,7 +80,7 @@ impl PodmanEngine {
                 "[[registry]]\nprefix = \"127.0.0.1\"\nlocation = \"127.0.0.1\"\ninsecure = true\n".to_owned(),
             ),
             ("auth.json", "{}".to_owned()),
-            ("helpers/netavark", NETAVARK.to_owned()),
+            ("helpers/netavark", NETAVARK.replace("NUMBER", &number.to_string())),
         ] {
             fs::write(self.folder.path().join(path), text).unwrap();
         }
