@@ -5,7 +5,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -141,27 +140,4 @@ fn switch_is_refused_while_haproxy_can_not_be_told() {
     environment.edit("deploy.yml", "app/other.map", "app/slots.map");
     drop(haproxy);
     refused(&environment, &["HAProxy does not answer", "give the runner's user access to its socket"]);
-}
-
-/// As Capistrano and `ln -sfn` leave the link: found before the migration, and nothing has changed.
-#[test]
-fn link_that_can_not_be_moved_is_found_before_the_migration() {
-    let environment = TestEnvironment::new();
-    environment.pack("r1");
-    environment.write("deploy/test/releases/12/VERSION", "12\n");
-    let link = environment.path("deploy/test/current");
-    for (is_folder, told) in [(false, "is a link with an absolute path"), (true, "current` is a file or folder")] {
-        if is_folder {
-            fs::remove_file(&link).unwrap();
-            fs::create_dir(&link).unwrap();
-        } else {
-            symlink(environment.path("deploy/test/releases/12"), &link).unwrap();
-        }
-        let refused = environment.deploy("r1", &[]);
-        refused.assert_refused_beforehand().assert_stderr_contains("error[P0324]").assert_stderr_contains(told);
-        assert!(!environment.exists("deploy/test/shop.db"), "no migration ran");
-    }
-    fs::remove_dir(&link).unwrap();
-    symlink("releases/12", &link).unwrap();
-    environment.deploy("r1", &[]).assert_exit(0);
 }

@@ -111,9 +111,9 @@ impl Step for SwitchStep {
         if let Some(haproxy) = &input.config.haproxy {
             haproxy.check()?;
         }
-        let managed_link = managed_link(input)?;
-        managed_link.ensure_replaceable()?;
-        input.config.wired.as_ref().map_or(Ok(()), |wired| wired.check(&managed_link.path()))
+        let Some(wired) = &input.config.wired else { return Ok(()) };
+        let dir = input.dir("in", input.config.dir.as_deref(), &[])?;
+        wired.check(&format!("{dir}/{}", fs::relative("link", &input.config.link)?))
     }
 
     fn apply(input: &Input<SwitchConfig>) -> Result<Receipt, Failure> {
@@ -205,18 +205,15 @@ fn other_release(input: &Input<SwitchConfig>, to: &str) -> Result<Option<String>
 
 /// Returns the managed link, and the folder that it must point to.
 fn resolve_link(input: &Input<SwitchConfig>) -> Result<(ManagedLink, String), Failure> {
-    let managed_link = managed_link(input)?;
-    let to = match &input.config.to {
+    let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, to, .. } = &input.config;
+    let dir = input.dir("in", dir.as_deref(), &[])?;
+    let link = fs::relative("link", link)?;
+    let to = match to {
         Some(to) => fs::relative("to", to)?,
-        None => fs::relative("to", upstream_path(input, managed_link.dir())?)?,
+        None => fs::relative("to", upstream_path(input, &dir)?)?,
     };
-    Ok((managed_link, to))
-}
-
-fn managed_link(input: &Input<SwitchConfig>) -> Result<ManagedLink, Failure> {
-    let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, .. } = &input.config;
     let epoch = AttemptEpoch { number: input.epoch, lineage: input.lineage.clone() };
-    Ok(ManagedLink::new(input.dir("in", dir.as_deref(), &[])?, fs::relative("link", link)?, epoch))
+    Ok((ManagedLink::new(dir, link, epoch), to))
 }
 
 /// Returns the `path` that one earlier step returned for this directory.

@@ -104,11 +104,6 @@ impl ManagedLink {
         Self { dir, link, epoch }
     }
 
-    /// Returns the directory.
-    pub(crate) fn dir(&self) -> &str {
-        &self.dir
-    }
-
     /// Returns the link, relative to the directory.
     pub(crate) fn link(&self) -> &str {
         &self.link
@@ -138,15 +133,6 @@ impl ManagedLink {
     /// Returns the name of the release with this digest, in a folder of the directory.
     pub(crate) fn find_release(&self, folder: &str, digest: &Digest) -> Result<Option<String>, Failure> {
         releases::find(&format!("{}/{folder}", self.dir), digest)
-    }
-
-    /// Refuses what a switch can't move: what is not a link, or leads out of the directory.
-    pub(crate) fn ensure_replaceable(&self) -> Result<(), Failure> {
-        match self.current_target()? {
-            LinkTarget::Missing | LinkTarget::At(_) => Ok(()),
-            LinkTarget::NotALink => Err(self.not_a_link_failure()),
-            LinkTarget::Outside => Err(self.outside_failure()),
-        }
     }
 
     pub(crate) fn ensure_target_exists(&self, to: &str) -> Result<(), Failure> {
