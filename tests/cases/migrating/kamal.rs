@@ -124,8 +124,8 @@ fn container_that_was_stopped_and_pruned_is_started_anew_by_a_rollback() {
     machine.podman.run(&["rm", &old]);
     machine.environment.run(&["rollback", "--local"]).assert_exit(0);
     let traffic = machine.traffic(&machine.caddy.address(), "r1");
-    traffic.stop().assert_complete(1);
     assert!(machine.podman.containers().contains(&format!("{old} running")));
+    traffic.stop().assert_complete(1);
 }
 
 #[test]
