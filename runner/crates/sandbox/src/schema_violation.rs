@@ -72,24 +72,15 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
                     ..SchemaViolation::default()
                 }]
             }
-            None => vec![form_violation(pointer.clone(), value_schema, written).unwrap_or_else(|| SchemaViolation {
-                pointer: pointer.clone(),
-                message: "it does not have any of the expected forms".to_owned(),
-                hint: meaning(),
-                ..SchemaViolation::default()
-            })],
+            None => match form_violation(&pointer, value_schema, written) {
+                Some(found) => vec![found],
+                None => violation("it does not have any of the expected forms".to_owned(), meaning()),
+            },
         },
         ValidationErrorKind::Not { .. } => {
             let together = refused_together(value_schema.get("not").unwrap_or(&Value::Null), written);
-            let names = || together.iter().map(String::as_str);
             match together.as_slice() {
-                [.., last] => vec![SchemaViolation {
-                    pointer: format!("{pointer}/{}", pointer_token(last)),
-                    is_key: true,
-                    message: format!("{} can't be used together", quoted_list(names())),
-                    hint: Some("keep one of them, and remove the others".to_owned()),
-                    ..SchemaViolation::default()
-                }],
+                [.., last] => vec![used_together(&pointer, together.iter().map(String::as_str), last)],
                 [] => violation("this combination is not allowed".to_owned(), meaning()),
             }
         }
@@ -173,7 +164,7 @@ fn missing_of(schema: &Value) -> Option<Vec<String>> {
 }
 
 /// What an `anyOf` of forms lacks, each form with settings that it requires, and others that it refuses.
-fn form_violation(pointer: String, schema: &Value, written: &Value) -> Option<SchemaViolation> {
+fn form_violation(pointer: &str, schema: &Value, written: &Value) -> Option<SchemaViolation> {
     let forms: Vec<&Value> = schema.get("anyOf")?.as_array()?.iter().collect();
     let is_written = |name: &str| written.get(name).is_some();
     let begun: Vec<&&Value> = forms.iter().filter(|form| required_of(form).any(is_written)).collect();
@@ -184,12 +175,17 @@ fn form_violation(pointer: String, schema: &Value, written: &Value) -> Option<Sc
                 (!names.is_empty()).then(|| names.join(" and "))
             });
             let message = format!("it needs {}", alternatives.collect::<Option<Vec<_>>>()?.join(", or "));
-            Some(SchemaViolation { pointer, message, ..SchemaViolation::default() })
+            Some(SchemaViolation { pointer: pointer.to_owned(), message, ..SchemaViolation::default() })
         }
         [form] => {
             let missing: Vec<String> = required_of(form).filter(|name| !is_written(name)).map(str::to_owned).collect();
             let message = format!("{} is missing", missing.first().map(|name| format!("`{name}`"))?);
-            Some(SchemaViolation { pointer, message, missing_settings: missing, ..SchemaViolation::default() })
+            Some(SchemaViolation {
+                pointer: pointer.to_owned(),
+                message,
+                missing_settings: missing,
+                ..SchemaViolation::default()
+            })
         }
         [form, ..] => {
             let is_refused = |name: &str| form.get("properties").is_some_and(|known| known[name] == false);
@@ -197,14 +193,19 @@ fn form_violation(pointer: String, schema: &Value, written: &Value) -> Option<Sc
             let own = required_of(form).find(|name| is_written(name))?;
             let together: Vec<&str> = std::iter::once(own).chain(names.map(String::as_str)).collect();
             let [_, .., last] = together.as_slice() else { return None };
-            Some(SchemaViolation {
-                pointer: format!("{pointer}/{}", pointer_token(last)),
-                is_key: true,
-                message: format!("{} can't be used together", quoted_list(together.iter().copied())),
-                hint: Some("keep one of them, and remove the others".to_owned()),
-                ..SchemaViolation::default()
-            })
+            Some(used_together(pointer, together.iter().copied(), last))
         }
+    }
+}
+
+/// Settings that exclude each other; the last one is marked.
+fn used_together<'a>(pointer: &str, names: impl IntoIterator<Item = &'a str>, last: &str) -> SchemaViolation {
+    SchemaViolation {
+        pointer: format!("{pointer}/{}", pointer_token(last)),
+        is_key: true,
+        message: format!("{} can't be used together", quoted_list(names)),
+        hint: Some("keep one of them, and remove the others".to_owned()),
+        ..SchemaViolation::default()
     }
 }
 
