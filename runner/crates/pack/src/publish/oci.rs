@@ -32,6 +32,8 @@ struct RegistryPublication<'a> {
     publisher: &'a Publisher,
     source: &'a PublishSource,
     reference: &'a OciRef,
+    /// Where the repository is; all paths are below it.
+    base: Url,
     transfer: &'a Transfer,
     sessions: &'a UploadSessions,
     authorization: Option<Secret>,
@@ -45,9 +47,11 @@ pub(super) async fn publish(
     transfer: &Transfer,
     sessions: &UploadSessions,
 ) -> Result<Published, PublishError> {
-    let publication =
-        RegistryPublication { publisher, source, reference, transfer, sessions, authorization: None, resumed_bytes: 0 };
-    publication.run().await
+    let base = Url::parse(&format!("{}/v2/{}/", reference.origin(), reference.repository)).map_err(invalid)?;
+    let (authorization, resumed_bytes) = (None, 0);
+    RegistryPublication { publisher, source, reference, base, transfer, sessions, authorization, resumed_bytes }
+        .run()
+        .await
 }
 
 impl RegistryPublication<'_> {
@@ -246,13 +250,11 @@ impl RegistryPublication<'_> {
     }
 
     fn url(&self, path: &str) -> Result<Url, PublishError> {
-        let text = format!("{}/v2/{}/{path}", self.reference.origin(), self.reference.repository);
-        Url::parse(&text).map_err(|error| PublishError::Invalid(error.to_string()))
+        self.base.join(path).map_err(invalid)
     }
 
     fn location(&self, answer: &TransferAnswer) -> Result<Url, PublishError> {
-        let base = self.url("")?;
-        let location = answer.header("location").and_then(|location| base.join(location).ok());
+        let location = answer.header("location").and_then(|location| self.base.join(location).ok());
         let protocol = |why: &str| PublishError::Protocol { peer: self.reference.authority(), why: why.to_owned() };
         let location = location.ok_or_else(|| protocol("an upload without its address"))?;
         match location.scheme() == "https" || self.reference.scheme == "http" {
@@ -283,7 +285,7 @@ impl RegistryPublication<'_> {
 
     /// The request with the credentials, which are for the registry only, not for where it stores blobs.
     fn signed(&self, request: &TransferRequest) -> TransferRequest {
-        let is_registry = self.url("").is_ok_and(|own| own.origin() == request.url.origin());
+        let is_registry = self.base.origin() == request.url.origin();
         request.clone().authorization(self.authorization.clone().filter(|_| is_registry))
     }
 
@@ -294,8 +296,7 @@ impl RegistryPublication<'_> {
     }
 
     fn error(&self, answer: &TransferAnswer, what: &str) -> PublishError {
-        let url = self.url("").unwrap_or_else(|_| Url::parse("https://registry").expect("a URL"));
-        answer.error(&url, what, self.authorization.is_some())
+        answer.error(&self.base, what, self.authorization.is_some())
     }
 
     /// The error of a chunk. A session that the registry has given up is forgotten, so that the next try begins another.
@@ -309,6 +310,10 @@ impl RegistryPublication<'_> {
             why: format!("it has given up the upload (status {})", answer.status),
         }
     }
+}
+
+fn invalid(error: url::ParseError) -> PublishError {
+    PublishError::Invalid(error.to_string())
 }
 
 fn with_digest(mut url: Url, digest: &Digest) -> Url {
