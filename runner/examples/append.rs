@@ -2,6 +2,8 @@
 //! lines of the same length. Prints two medians in nanoseconds per record: the journal's, then the bare one. For
 //! `cargo xtask bench append`.
 
+mod bench_journal;
+
 use std::{
     fs::OpenOptions,
     io::Write as _,
@@ -10,37 +12,18 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use contract::{
-    AttemptNumber, TargetName,
+    TargetName,
     step::{Receipt, StepOutcome},
 };
-use journal::{
-    Journal, LoadedJournals, Redactor, StepTarget,
-    event::{FORMAT, Fingerprint, JournalHeader, MAGIC, Release},
-    file::StepEffect,
-};
+use journal::{StepTarget, event::Fingerprint, file::StepEffect};
 
 const ROUNDS: usize = 200;
 
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).context("usage: append FOLDER")?;
     let folder = tempfile::tempdir_in(folder)?;
-    let header = JournalHeader {
-        magic: MAGIC.to_owned(),
-        format: FORMAT,
-        app: "shop".parse()?,
-        environment: "test".parse()?,
-        run: "1-abcdef".parse()?,
-        attempt: AttemptNumber::FIRST,
-        epoch: 1,
-        release: Release { label: "r1".parse()?, digest: None },
-        runner: "bench".to_owned(),
-        by: "bench@host".to_owned(),
-        commit: None,
-        url: None,
-        machine: None,
-    };
     let path = folder.path().join("attempt-000001.journal");
-    let mut journal = Journal::create(&path, header, LoadedJournals::default(), Redactor::default(), Box::new(|_| {}))?;
+    let mut journal = bench_journal::create(&path)?;
     let place = StepTarget { step: "migrate".parse()?, target: TargetName::local() };
     let input = serde_json::json!({"config": {"dir": "migrations", "database": "main"}, "key": "0123456789abcdef"});
     let bare_path = folder.path().join("bare");

@@ -1,13 +1,11 @@
 //! Times one call of a module whose code is loaded: a store, an instance, the step's grants, the export, and all of it gone
 //! again. Prints the median in nanoseconds. For `cargo xtask bench steps`.
 
-use std::{collections::BTreeMap, time::Instant};
+mod prepared_plan;
+
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use contract::Label;
-use plan::{Plan, PlanRequest, PlanSource};
-use runner::deploy::{PinPolicy, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease};
-use sandbox::UserPaths;
 
 const ROUNDS: usize = 500;
 
@@ -17,22 +15,7 @@ const PLAN: &str = r#"{"version": 1, "app": "bench", "steps": {"check": {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let label: Label = "r1".parse()?;
-    let folder = std::env::temp_dir();
-    let source = PlanSource { path: "(bench)".into(), folder, text: PLAN.into() };
-    let request = PlanRequest { environment: None, release: &label, env: &|_| None, inventory: &plan::no_inventory };
-    let plan = Plan::parse(source, &request).map_err(|errors| anyhow!("{errors:?}"))?;
-    let setting = PreflightOptions {
-        cache_dirs: UserPaths::default(),
-        notify: std::sync::Arc::new(|_| {}),
-        pin_policy: PinPolicy::Disabled,
-        scope: PreflightScope::Machine,
-        job_secrets: BTreeMap::new(),
-        limit: None,
-    };
-    let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
-        .await
-        .map_err(|problems| anyhow!("{problems:?}"))?;
+    let prepared = prepared_plan::prepare(&std::env::temp_dir(), PLAN).await?;
     let [ready] = &prepared.steps[..] else { return Err(anyhow!("the plan has one step")) };
     let input = serde_json::json!({
         "app": "bench", "environment": "default", "run": "1-abcdef", "attempt": 1, "step": "check", "target": "local",

@@ -1,8 +1,10 @@
 //! Times one call of `switch` whose code is loaded: a store, an instance, the new link, the note and the rename, four syncs among them. Beside
 //! it are the same calls, made by this process itself. Prints two medians in nanoseconds. For `cargo xtask bench switches`.
 
+mod bench_journal;
+mod prepared_plan;
+
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
     os::unix::fs::symlink,
@@ -11,15 +13,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use contract::{AttemptNumber, Label, TargetName, step::StepOutcome};
-use journal::{
-    Journal, LoadedJournals, Redactor, StepTarget,
-    event::{FORMAT, Fingerprint, JournalHeader, MAGIC, Release},
-    file::StepEffect,
-};
-use plan::{Plan, PlanRequest, PlanSource};
-use runner::deploy::{PinPolicy, PreflightOptions, PreflightScope, PreparedPlan, RequestedRelease};
-use sandbox::{CallChannel, UserPaths};
+use contract::{TargetName, step::StepOutcome};
+use journal::{StepTarget, event::Fingerprint, file::StepEffect};
+use sandbox::CallChannel;
 
 const ROUNDS: usize = 200;
 
@@ -33,23 +29,9 @@ async fn main() -> Result<()> {
     for slot in ["a", "b"] {
         fs::create_dir_all(folder.path().join("app/slots").join(slot))?;
     }
-    let label: Label = "r1".parse()?;
-    let source = PlanSource { path: "(bench)".into(), folder: folder.path().to_owned(), text: PLAN.into() };
-    let request = PlanRequest { environment: None, release: &label, env: &|_| None, inventory: &plan::no_inventory };
-    let plan = Plan::parse(source, &request).map_err(|errors| anyhow!("{errors:?}"))?;
-    let setting = PreflightOptions {
-        cache_dirs: UserPaths::default(),
-        notify: std::sync::Arc::new(|_| {}),
-        pin_policy: PinPolicy::Disabled,
-        scope: PreflightScope::Machine,
-        job_secrets: BTreeMap::new(),
-        limit: None,
-    };
-    let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
-        .await
-        .map_err(|problems| anyhow!("{problems:?}"))?;
+    let prepared = prepared_plan::prepare(folder.path(), PLAN).await?;
     let [ready] = &prepared.steps[..] else { return Err(anyhow!("the plan has one step")) };
-    let mut journal = new_journal(folder.path())?;
+    let mut journal = bench_journal::create(&folder.path().join("attempt-000001.journal"))?;
     let place = StepTarget { step: "switch".parse()?, target: TargetName::local() };
 
     let bare_folder = folder.path().join("bare");
@@ -96,24 +78,4 @@ fn switch_bare(folder: &Path, to: &str, note: &[u8]) -> Result<()> {
     dir.sync_all()?;
     fs::rename(folder.join("new"), folder.join("live"))?;
     Ok(dir.sync_all()?)
-}
-
-fn new_journal(folder: &Path) -> Result<Journal> {
-    let header = JournalHeader {
-        magic: MAGIC.to_owned(),
-        format: FORMAT,
-        app: "bench".parse()?,
-        environment: "default".parse()?,
-        run: "1-abcdef".parse()?,
-        attempt: AttemptNumber::FIRST,
-        epoch: 1,
-        release: Release { label: "r1".parse()?, digest: None },
-        runner: "bench".to_owned(),
-        by: "bench@host".to_owned(),
-        commit: None,
-        url: None,
-        machine: None,
-    };
-    let path = folder.join("attempt-000001.journal");
-    Ok(Journal::create(&path, header, LoadedJournals::default(), Redactor::default(), Box::new(|_| {}))?)
 }
