@@ -153,6 +153,21 @@ fn migrations_of_the_release_are_the_same_in_each_environment() {
 }
 
 #[test]
+fn failed_migration_of_the_release_needs_a_corrected_release() {
+    let environment = with_migrations_in_the_release();
+    environment.write("app/migrations/0003_more.sql", "INSERT INTO mor (id) VALUES (1);\n");
+    environment.pack("r2");
+    let failed = environment.run(&["--local", "--env", "test", "--release", "r2"]);
+    failed.assert_exit(1).assert_stderr_contains(
+        "if the cause is in the release that `pull` installed, deploy a corrected release; otherwise run `runner --local --env test --release r2` again (skips: pull)",
+    );
+    environment.write("app/migrations/0003_more.sql", "CREATE TABLE more (id INTEGER PRIMARY KEY);\n");
+    environment.pack("r3");
+    environment.run(&["--local", "--env", "test", "--release", "r3"]).assert_exit(0);
+    assert_eq!(live_version(&environment, "test"), "r3");
+}
+
+#[test]
 fn rollback_leaves_the_database_as_it_is() {
     let environment = with_migrations_in_the_release();
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);

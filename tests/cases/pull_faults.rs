@@ -229,7 +229,7 @@ fn pull_that_is_cut_anywhere_goes_on_where_it_stopped() {
             // Beyond the manifest, or the certificate.
             let offset = 5_000 + usize::try_from(random % (archive.len() as u64 - 10_000)).unwrap();
             let proxy = FaultyProxy::new(source.nginx.address(), ProxyFault::CutOnce(offset));
-            let authority = proxy.origin().split_off("http://".len());
+            let authority = authority_of(&proxy);
             let environment = source.environment(&source.plan(&archive, &digest, &authority, ""));
             let answer = environment.deploy("r1", &[]);
             answer.assert_exit(0);
@@ -242,19 +242,87 @@ fn pull_that_is_cut_anywhere_goes_on_where_it_stopped() {
     }
 }
 
+/// A proxy that only counts what it passes on.
+fn counting_proxy(upstream: String) -> FaultyProxy {
+    FaultyProxy::new(upstream, ProxyFault::CutOnce(usize::MAX))
+}
+
+fn authority_of(proxy: &FaultyProxy) -> String {
+    proxy.origin().split_off("http://".len())
+}
+
 #[test]
-fn stalled_registry_is_given_up() {
+fn stalled_registry_is_given_up_and_the_next_attempt_downloads_the_rest() {
     let archive = noisy_release("r1");
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
     registry.push("shop", &[(ARTIFACT, &archive)]);
-    let proxy = FaultyProxy::new(registry.authority(), ProxyFault::Stall(300_000));
-    let authority = proxy.origin().split_off("http://".len());
-    let with = format!("from: \"oci://{authority}/shop:v1\"");
-    let environment = TestEnvironment::with_plan(&plan(&with, &http_grant(&authority), "1s"));
+    let plan_at = |proxy: &FaultyProxy, timeout: &str| {
+        let authority = authority_of(proxy);
+        plan(&format!("from: \"oci://{authority}/shop:v1\""), &http_grant(&authority), timeout)
+    };
+    let stalled = FaultyProxy::new(registry.authority(), ProxyFault::Stall(300_000));
+    let environment = TestEnvironment::with_plan(&plan_at(&stalled, "1s"));
     assert_fails(&environment, 1, &["the runner stopped it after its timeout of 1s"]);
-    let with = format!("from: \"oci://{}/shop:v1\"", registry.authority());
-    environment.write("deploy.yml", plan(&with, &http_grant(&registry.authority()), "1m"));
-    environment.deploy("r1", &[]).assert_exit(0);
+    let proxy = counting_proxy(registry.authority());
+    environment.write("deploy.yml", plan_at(&proxy, "1m"));
+    let answer = environment.deploy("r1", &[]);
+    answer.assert_exit(0);
+    assert!(answer.stdout.contains("an earlier attempt has received"), "{}", answer.stdout);
+    assert_sends_rest(&proxy, &archive, 250_000);
+    assert!(kept_downloads(&environment).is_empty(), "the release is there");
+}
+
+/// The names of the downloads that can go on.
+fn kept_downloads(environment: &TestEnvironment) -> Vec<String> {
+    environment.list("home/.cache/pawl/downloads")
+}
+
+/// At least so many bytes of the archive were not sent again.
+#[track_caller]
+fn assert_sends_rest(proxy: &FaultyProxy, archive: &[u8], kept: u64) {
+    let (sent, most) = (proxy.answered(), archive.len() as u64 - kept);
+    // The manifest or the certificate, and what was on its way.
+    assert!(sent < most + 20_000, "{sent} bytes are sent, and {most} were missing");
+}
+
+#[test]
+fn pull_of_a_killed_runner_goes_on_where_it_stopped() {
+    for source in PullSource::both("") {
+        let archive = noisy_release("r1");
+        let digest = source.publish(&archive);
+        let stalled = FaultyProxy::new(source.nginx.address(), ProxyFault::Stall(300_000));
+        let environment = source.environment(&source.plan(&archive, &digest, &authority_of(&stalled), ""));
+        let mut command = environment.command(&["--local", "--release", "r1"]);
+        let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("most of what comes is kept", || {
+            let path = environment.path(format!("home/.cache/pawl/downloads/{}", sha256(&archive)));
+            fs::metadata(path).is_ok_and(|file| file.len() > 250_000)
+        });
+        running.kill().unwrap();
+        running.wait().unwrap();
+        let proxy = counting_proxy(source.nginx.address());
+        environment.write("deploy.yml", source.plan(&archive, &digest, &authority_of(&proxy), ""));
+        environment.deploy("r1", &[]).assert_exit(0);
+        assert_sends_rest(&proxy, &archive, 250_000);
+        assert_eq!(environment.list("deploy/releases"), [release_folder("r1", &digest)]);
+        assert!(kept_downloads(&environment).is_empty(), "the release is there");
+    }
+}
+
+#[test]
+fn damaged_part_of_a_download_is_told_and_removed() {
+    for source in PullSource::both("") {
+        let archive = noisy_release("r1");
+        let digest = source.publish(&archive);
+        let environment = source.environment(&source.plan(&archive, &digest, &source.nginx.address(), ""));
+        let damaged: Vec<u8> = archive[..300_000].iter().map(|byte| byte ^ u8::from(*byte == 0x55)).collect();
+        environment.write(format!("home/.cache/pawl/downloads/{}", sha256(&archive)), damaged);
+        let failed = environment.run(&["--local", "--release", "r1"]);
+        failed.assert_exit(1).assert_stderr_contains("an earlier attempt had received 300000 bytes of it");
+        assert_eq!(environment.list("deploy/releases"), [""; 0]);
+        assert!(kept_downloads(&environment).is_empty(), "it can't be right");
+        environment.deploy("r1", &[]).assert_exit(0);
+    }
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn needs_outputs(later: &PlannedStep, earlier: &PlannedStep) -> bool {
 }
 
 /// The outputs of an earlier step that a step looks up.
-fn looked_up_outputs<'p>(later: &'p PlannedStep, earlier: &'p PlannedStep) -> impl Iterator<Item = &'p str> {
+pub(super) fn looked_up_outputs<'p>(later: &'p PlannedStep, earlier: &'p PlannedStep) -> impl Iterator<Item = &'p str> {
     let lookups = later.step.pending.values().flat_map(|pending| pending.lookups());
     lookups.filter_map(move |lookup| match lookup {
         DeferredLookup::Output { step, name } => (*step == earlier.step.id).then_some(name.as_str()),

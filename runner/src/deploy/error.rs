@@ -70,11 +70,13 @@ pub struct NextAttempt {
     pub stop: Option<(StepTarget, DecisionReason)>,
     /// Whether it probes the failed step before it runs that again.
     pub probes_failed_step: bool,
+    /// The step that installed the release that the failed step works on. A corrected release is another one.
+    pub release_step: Option<String>,
 }
 
 impl Default for NextAttempt {
     fn default() -> Self {
-        Self { skipped_steps: Vec::new(), stop: None, probes_failed_step: true }
+        Self { skipped_steps: Vec::new(), stop: None, probes_failed_step: true, release_step: None }
     }
 }
 
@@ -309,7 +311,12 @@ impl AttemptError {
                         };
                         format!("{advice}; {place}{hint}")
                     }
-                    None => format!("{advice}; then run `{again}` again{skipped}"),
+                    None => match &next.release_step {
+                        Some(installer) => format!(
+                            "{advice}; if the cause is in the release that `{installer}` installed, deploy a corrected release; otherwise run `{again}` again{skipped}"
+                        ),
+                        None => format!("{advice}; then run `{again}` again{skipped}"),
+                    },
                 })
             }
             Self::RehearsalFailed { step_target, failure, others } => {

@@ -3,7 +3,7 @@
 //! Deliberately absent: probes. What this attempt has passed held a moment ago, so a probe counts as having found it.
 
 use super::{
-    DeployOverrides, PlannedStep, PreparedPlan,
+    DeployOverrides, PlannedStep, PreparedPlan, assumed_steps,
     attempt::{RunningAttempt, next_header},
     error::NextAttempt,
     resolve::{AttemptView, ResolvedStep},
@@ -55,6 +55,7 @@ pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed
         let action = decision::decide(&view.decision_input(&resolved, None));
         if is_failed(planned) {
             next.probes_failed_step = matches!(action, NextAction::Probe(_));
+            next.release_step = release_step(prepared, planned);
         } else if is_skipped(&view, &resolved) {
             skipped.push(&planned.step_target);
         }
@@ -66,6 +67,14 @@ pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed
     }
     next.skipped_steps = names(prepared, &skipped);
     next
+}
+
+/// The step that installs the release whose outputs a step looks up.
+fn release_step(prepared: &PreparedPlan, later: &PlannedStep) -> Option<String> {
+    let mut installers =
+        prepared.steps.iter().filter(|earlier| earlier.description.behaviors.installs_releases.is_some());
+    let installer = installers.find(|earlier| assumed_steps::looked_up_outputs(later, earlier).next().is_some())?;
+    Some(installer.step.id.to_string())
 }
 
 /// The names of steps; with the target, where a step is not skipped on each of its targets.

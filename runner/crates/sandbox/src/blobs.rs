@@ -16,10 +16,11 @@ use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, blobs},
-    download_reader::spawn_download_reader,
+    download_reader::{report_kept, spawn_download_reader},
     failure,
     gate::{CapabilityGate, ContentSource},
     host::HostState,
+    kept_download::KeptDownload,
     log::GuestLog,
     registry_content::{self, RegistryContent},
 };
@@ -53,15 +54,13 @@ pub struct OpenBlob {
 
 enum BlobContent {
     File(cap_std::fs::File),
-    Download(Box<Download>),
+    Download(Box<Download>, Option<KeptDownload>),
     Layers(RegistryContent),
 }
 
 /// Converts an extraction error. A network error inside it is more precise.
 fn unpack_failure(gate: &CapabilityGate, error: ArchiveError) -> StepFailure {
-    if let ArchiveError::Source(source) = &error
-        && let Some(inner) = source.get_ref()
-    {
+    if let Some(inner) = source_error(&error) {
         if let Some(fault) = inner.downcast_ref::<net::NetError>() {
             return gate.network_failure(fault.clone());
         }
@@ -70,6 +69,12 @@ fn unpack_failure(gate: &CapabilityGate, error: ArchiveError) -> StepFailure {
         }
     }
     error.into()
+}
+
+/// The error of the source, inside that of an extraction.
+fn source_error(error: &ArchiveError) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+    let ArchiveError::Source(source) = error else { return None };
+    source.get_ref()
 }
 
 /// The published digest of a source, or for a file without one, the digest of its content.
@@ -210,6 +215,38 @@ fn counts(UnpackSummary { files, bytes, archive_bytes }: UnpackSummary) -> Strin
     serde_json::json!({ "files": files, "bytes": bytes, "archive-bytes": archive_bytes }).to_string()
 }
 
+impl HostState {
+    /// Ends an extraction of contents with these digests, of which so many bytes came from an earlier attempt. What was downloaded stays only
+    /// if it may be right, and is needed again.
+    fn conclude_unpack(
+        &self,
+        unpacked: Result<UnpackSummary, ArchiveError>,
+        digests: Vec<Digest>,
+        kept_bytes: u64,
+    ) -> Result<String, StepFailure> {
+        if unpacked.as_ref().err().is_none_or(disproves_content) {
+            digests.iter().for_each(|digest| self.downloads.remove(digest));
+        }
+        unpacked.map(counts).map_err(|error| {
+            let may_be_kept = kept_bytes > 0 && error.kind() == FailureKind::BadContent;
+            let failed = unpack_failure(&self.gate, error);
+            if !may_be_kept {
+                return failed;
+            }
+            // The server's content may be right: a power loss may have damaged what was kept.
+            let message = format!("{}; an earlier attempt had received {kept_bytes} bytes of it", failed.message);
+            failure(FailureKind::Transient, message)
+                .with_hint("run again: the runner has removed these bytes, and downloads everything")
+        })
+    }
+}
+
+/// Whether an error says that the content is not the wanted one.
+fn disproves_content(error: &ArchiveError) -> bool {
+    let network_error = || source_error(error).and_then(|inner| inner.downcast_ref::<net::NetError>());
+    error.kind() == FailureKind::BadContent || matches!(network_error(), Some(net::NetError::ContentChanged { .. }))
+}
+
 impl blobs::Host for HostState {
     async fn resolve(&mut self, source: String) -> Result<String, HostError> {
         Ok(resolve_digest(&self.gate, &source).await?.to_string())
@@ -232,11 +269,17 @@ impl blobs::Host for HostState {
                 OpenBlob { content: BlobContent::File(file), name: path, digest, size, decoded }
             }
             ContentSource::Url(url) => {
-                let download =
-                    self.gate.client().open_download(&url).await.map_err(|error| self.gate.network_failure(error))?;
+                let mut kept = self.downloads.open(&digest);
+                let offset = kept.as_ref().map_or(0, KeptDownload::len);
+                let opened = self.gate.client().open_download(&url, offset).await;
+                let download = opened.map_err(|error| self.gate.network_failure(error))?;
                 let size = download.size();
+                if let Some(kept) = &mut kept {
+                    kept.fit_to_room(size);
+                }
+                report_kept(offset, size, url.path(), &self.log);
                 OpenBlob {
-                    content: BlobContent::Download(Box::new(download)),
+                    content: BlobContent::Download(Box::new(download), kept),
                     name: url.path().to_owned(),
                     digest,
                     size,
@@ -262,9 +305,11 @@ impl blobs::Host for HostState {
         let OpenBlob { content, name, digest, size, decoded } = self.table.delete(blob)?;
         check_room(&into, &dir, size)?;
         let progress = byte_progress_reporter(self.log.clone(), name.clone(), size);
-        let (_arrival, source, name, digest): (_, Box<dyn Read + Send>, _, _) = match content {
+        let (_arrival, source, name, digest, kept_bytes): (_, Box<dyn Read + Send>, _, _, _) = match content {
             BlobContent::Layers(content) if options.rootfs => {
-                let (_arrival, source, layers) = content.into_layers(name, self.log.clone());
+                let (_arrival, source, layers) = content.into_layers(&self.downloads, name, self.log.clone());
+                let digests = layers.iter().map(|layer| layer.digest.clone()).collect();
+                let kept_bytes = source.kept_bytes();
                 let unpacked = run_blocking(move |stop| {
                     let job = UnpackJob {
                         name: "",
@@ -276,7 +321,7 @@ impl blobs::Host for HostState {
                     };
                     archive::unpack_layers(source, &registry_content::image_layers(&layers), &job, &into, &path)
                 });
-                return Ok(counts(unpacked.await?.map_err(|error| unpack_failure(&self.gate, error))?));
+                return Ok(self.conclude_unpack(unpacked.await?, digests, kept_bytes)?);
             }
             _ if options.rootfs => {
                 let message = format!("`rootfs` needs an image in a registry, but the source is `{name}`");
@@ -284,23 +329,25 @@ impl blobs::Host for HostState {
             }
             BlobContent::Layers(content) => {
                 let content = content.only_layer().map_err(|error| self.gate.registry_failure(error))?;
-                let (arrival, source, layers) = content.into_layers(name, self.log.clone());
+                let (arrival, source, layers) = content.into_layers(&self.downloads, name, self.log.clone());
                 let OciLayer { name, digest, .. } = layers.into_iter().next().expect("it has one layer");
-                (Some(arrival), Box::new(source), name, digest)
+                let kept_bytes = source.kept_bytes();
+                (Some(arrival), Box::new(source), name, digest, kept_bytes)
             }
-            BlobContent::File(file) => (None, Box::new(file), name, digest),
-            BlobContent::Download(download) => {
-                let (arrival, source) = spawn_download_reader(download, name.clone(), self.log.clone());
-                (Some(arrival), Box::new(source), name, digest)
+            BlobContent::File(file) => (None, Box::new(file), name, digest, 0),
+            BlobContent::Download(download, kept) => {
+                let (arrival, source) = spawn_download_reader(download, kept, name.clone(), self.log.clone());
+                let kept_bytes = source.kept_bytes();
+                (Some(arrival), Box::new(source), name, digest, kept_bytes)
             }
         };
+        let digests = vec![digest.clone()];
         let unpacked = run_blocking(move |stop| {
             let (expected, decoded) = (&digest, decoded.as_ref());
             let job = UnpackJob { name: &name, expected, decoded, limits: &limits, stop: &stop, progress: &progress };
             archive::unpack(source, &job, &into, &path)
         });
-        let unpacked = unpacked.await?.map_err(|error| unpack_failure(&self.gate, error))?;
-        Ok(counts(unpacked))
+        Ok(self.conclude_unpack(unpacked.await?, digests, kept_bytes)?)
     }
 
     async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {

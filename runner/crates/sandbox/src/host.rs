@@ -10,6 +10,7 @@ use super::{
     channel::CallChannel,
     decoded::DecodedArchives,
     gate::CapabilityGate,
+    kept_download::KeptDownloads,
     limits::GuestLimits,
     log::{GuestLog, GuestOutputStream},
     process::ProgramSupervisor,
@@ -34,6 +35,7 @@ pub(super) struct HostState {
     pub(super) fence: MigrationFence,
     /// Files that stand for archives.
     pub(super) decoded_archives: DecodedArchives,
+    pub(super) downloads: KeptDownloads,
     pub(super) table: ResourceTable,
     wasi: WasiCtx,
 }
@@ -70,9 +72,9 @@ impl HostState {
             let empty = confined_path::open_empty_dir().map_err(|error| unopened(name, &error))?;
             preopen(name, &empty, FsPerms::ReadOnly)?;
         }
-        let decoded_archives = DecodedArchives::default();
+        let (decoded_archives, downloads) = (DecodedArchives::default(), KeptDownloads::default());
         let (gate, wasi) = (Arc::new(gate), wasi.build());
-        Ok(Self { gate, limits, log, channel, programs, fence, decoded_archives, table, wasi })
+        Ok(Self { gate, limits, log, channel, programs, fence, decoded_archives, downloads, table, wasi })
     }
 }
 

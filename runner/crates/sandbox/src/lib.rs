@@ -23,6 +23,7 @@ mod gate;
 mod host;
 mod http;
 mod inputs;
+mod kept_download;
 mod limits;
 mod log;
 mod migrations;
@@ -72,6 +73,7 @@ use self::{
     bindings::{Module as Instance, ModulePre, exported, types},
     gate::CapabilityGate,
     host::HostState,
+    kept_download::KeptDownloads,
     limits::{GuestLimitExceeded, GuestLimits},
     process::{ProgramLost, ProgramStopped, ProgramSupervisor},
 };
@@ -359,6 +361,7 @@ impl ModuleRuntime {
         let mut host = HostState::new(gate, GuestLimits::default(), fence, channel, programs.clone())
             .map_err(ModuleCallError::Failed)?;
         host.decoded_archives = self.decoded_archives.clone();
+        host.downloads = KeptDownloads::new(self.cache.cache_dir());
         let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);
         store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);

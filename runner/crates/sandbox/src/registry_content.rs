@@ -11,7 +11,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    download_reader::{DownloadReader, DownloadTask, report_interruption},
+    download_reader::{DownloadReader, DownloadTask, report_interruption, report_kept},
+    kept_download::{KeptDownload, KeptDownloads},
     log::GuestLog,
 };
 use contract::Digest;
@@ -50,22 +51,43 @@ impl RegistryContent {
         }
     }
 
-    /// Begins to download. Errors come from the source.
-    pub(super) fn into_layers(self, name: String, log: GuestLog) -> (DownloadTask, RegistryReader, Vec<OciLayer>) {
+    /// Begins to download what is not kept. Errors come from the source.
+    pub(super) fn into_layers(
+        self,
+        downloads: &KeptDownloads,
+        name: String,
+        log: GuestLog,
+    ) -> (DownloadTask, RegistryReader, Vec<OciLayer>) {
         let (sender, chunks) = mpsc::channel(MAX_WAITING_CHUNKS);
+        let size = self.size();
         let Self { repository, layers } = self;
-        let wanted = layers.clone();
+        let kept: Vec<_> = layers.iter().map(|layer| open_kept(downloads, layer, size)).collect();
+        let kept_bytes = |kept: &Option<KeptDownload>| kept.as_ref().map_or(0, KeptDownload::len);
+        let wanted: Vec<_> = layers.iter().cloned().zip(kept.iter().map(kept_bytes)).collect();
+        report_kept(kept.iter().map(kept_bytes).sum(), Some(size), &name, &log);
         let task = tokio::spawn(async move {
             let mut order = LayerOrder::First;
-            for layer in &wanted {
-                if !send_layer(repository.open(layer, order).await, &sender, &name, &log).await {
+            for (layer, offset) in &wanted {
+                let is_there = if *offset == layer.size {
+                    sender.send(Ok(None)).await.is_ok()
+                } else {
+                    send_layer(repository.open(layer, *offset, order).await, &sender, &name, &log).await
+                };
+                if !is_there {
                     return;
                 }
                 order = LayerOrder::Later;
             }
         });
-        (DownloadTask(task), RegistryReader(DownloadReader::new(chunks)), layers)
+        (DownloadTask(task), RegistryReader(DownloadReader::new(chunks, kept)), layers)
     }
+}
+
+/// What is kept of a layer, whose image has this size.
+fn open_kept(downloads: &KeptDownloads, layer: &OciLayer, size: u64) -> Option<KeptDownload> {
+    let mut kept = downloads.open(&layer.digest)?;
+    kept.fit_to_room(Some(size));
+    (kept.len() <= layer.size).then_some(kept)
 }
 
 /// The layers for extraction.
@@ -104,6 +126,13 @@ async fn send_layer(
 
 /// The contents of the layers.
 pub(super) struct RegistryReader(DownloadReader);
+
+impl RegistryReader {
+    /// How many bytes come from an earlier attempt.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.0.kept_bytes()
+    }
+}
 
 impl Read for RegistryReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -62,7 +62,7 @@ pub struct Download {
     /// `None` when the server said that there is nothing more.
     response: Option<reqwest::Response>,
     identity: ContentIdentity,
-    /// Bytes returned so far.
+    /// Bytes returned so far, or by an earlier download.
     received: u64,
     /// Bytes to skip, because they were already returned.
     bytes_to_skip: u64,
@@ -96,6 +96,13 @@ impl ContentIdentity {
         tags.or_else(times).unwrap_or(true) && agree(self.size.as_ref(), other.size.as_ref()).unwrap_or(true)
     }
 
+    /// Adds what was not known.
+    fn learn(&mut self, other: Self) {
+        self.size = self.size.or(other.size);
+        self.etag = self.etag.take().or(other.etag);
+        self.last_modified = self.last_modified.take().or(other.last_modified);
+    }
+
     /// The value for `If-Range`: a strong tag, else a time.
     fn if_range_value(&self) -> Option<&str> {
         let strong = self.etag.as_ref().filter(|tag| tag.as_bytes().starts_with(b"\""));
@@ -104,9 +111,12 @@ impl ContentIdentity {
 }
 
 impl NetClient {
-    /// Sends GET, follows up to 10 redirects, and returns the body as it arrives. The status must be 200.
-    pub async fn open_download(self: &Arc<Self>, url: &Url) -> Result<Download, NetError> {
-        self.open_download_with(url, Vec::new()).await
+    /// Sends GET, follows up to 10 redirects, and returns the body as it arrives, from its byte `offset` on.
+    ///
+    /// # Errors
+    /// The status is neither 200 nor, with an offset, 206.
+    pub async fn open_download(self: &Arc<Self>, url: &Url, offset: u64) -> Result<Download, NetError> {
+        self.open_download_with(url, Vec::new(), offset).await
     }
 
     /// The same, with headers that stay with the first origin.
@@ -114,24 +124,26 @@ impl NetClient {
         self: &Arc<Self>,
         url: &Url,
         secrets: Vec<(String, Secret)>,
+        offset: u64,
     ) -> Result<Download, NetError> {
-        let request = NetRequest { secrets: secrets.clone(), ..NetRequest::new(Method::GET.as_str(), url.as_str())? };
-        let (response, pause) = self.follow_download(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(status_error(&response));
-        }
-        Ok(Download {
+        let mut download = Download {
             client: Arc::clone(self),
             url: url.clone(),
             secrets,
-            identity: ContentIdentity::from_headers(response.headers(), response.content_length()),
-            response: Some(response),
-            received: 0,
+            identity: ContentIdentity::default(),
+            response: None,
+            received: offset,
             bytes_to_skip: 0,
             failures: 0,
             supports_ranges: true,
-            interruption: pause,
-        })
+            interruption: None,
+        };
+        download.response = match download.request_rest().await {
+            // Then everything is requested, and what is there is skipped.
+            Err(NetError::WrongRange { .. }) => download.request_rest().await?,
+            answer => answer?,
+        };
+        Ok(download)
     }
 
     /// The same for a later part of a content: a server that does not answer is asked again, as after an interruption.
@@ -139,10 +151,11 @@ impl NetClient {
         self: &Arc<Self>,
         url: &Url,
         secrets: Vec<(String, Secret)>,
+        offset: u64,
     ) -> Result<Download, NetError> {
         let (policy, mut last) = (self.download_retry, None);
         for failures in 0..policy.max_retries {
-            match self.open_download_with(url, secrets.clone()).await {
+            match self.open_download_with(url, secrets.clone(), offset).await {
                 Ok(mut download) => {
                     download.interruption = last.or(download.interruption);
                     return Ok(download);
@@ -152,7 +165,7 @@ impl NetClient {
             }
             tokio::time::sleep(policy.delay(failures)).await;
         }
-        self.open_download_with(url, secrets).await
+        self.open_download_with(url, secrets, offset).await
     }
 
     /// The response, after the pauses that the server asks for; and the answer that asked for the last one.
@@ -291,7 +304,8 @@ impl Download {
                 request.headers.push((IF_RANGE.to_string(), condition.to_owned()));
             }
         }
-        let (response, _) = self.client.follow_download(request).await?;
+        let (response, pause) = self.client.follow_download(request).await?;
+        self.interruption = pause.or(self.interruption.take());
         let headers = response.headers();
         match response.status() {
             StatusCode::OK => {
@@ -300,15 +314,19 @@ impl Download {
                     self.identity = content;
                 } else if !self.identity.may_equal(&content) {
                     return Err(self.changed_error());
+                } else {
+                    self.identity.learn(content);
                 }
                 self.bytes_to_skip = self.received;
                 Ok(Some(response))
             }
             StatusCode::PARTIAL_CONTENT if is_range_request => match ContentRange::from_headers(headers) {
                 Some(range) if range.start == Some(self.received) => {
-                    if !self.identity.may_equal(&ContentIdentity::from_headers(headers, range.size)) {
+                    let content = ContentIdentity::from_headers(headers, range.size);
+                    if !self.identity.may_equal(&content) {
                         return Err(self.changed_error());
                     }
+                    self.identity.learn(content);
                     self.bytes_to_skip = 0;
                     Ok(Some(response))
                 }
@@ -316,7 +334,10 @@ impl Download {
             },
             StatusCode::RANGE_NOT_SATISFIABLE if is_range_request => match ContentRange::from_headers(headers) {
                 // The connection broke between the last byte and the end of the answer.
-                Some(ContentRange { start: None, size: Some(size) }) if size == self.received => Ok(None),
+                Some(ContentRange { start: None, size: Some(size) }) if size == self.received => {
+                    self.identity.size = Some(size);
+                    Ok(None)
+                }
                 Some(ContentRange { start: None, size: Some(size) })
                     if self.identity.size.is_some_and(|was| was != size) =>
                 {

@@ -113,17 +113,22 @@ impl OciRepository {
         Err(OciError::Unsupported("its indexes point to each other".to_owned()))
     }
 
-    /// Begins to download a layer.
+    /// Begins to download a layer, from its byte `offset` on.
     ///
     /// # Errors
     /// See [`OciError`].
-    pub async fn open(self: &Arc<Self>, layer: &OciLayer, order: LayerOrder) -> Result<OciDownload, OciError> {
+    pub async fn open(
+        self: &Arc<Self>,
+        layer: &OciLayer,
+        offset: u64,
+        order: LayerOrder,
+    ) -> Result<OciDownload, OciError> {
         let url = self.url(&format!("blobs/{}", layer.digest));
         let url = Url::parse(&url).map_err(|error| NetError::InvalidUrl { url, why: error.to_string() })?;
-        let mut opened = self.open_download(&url, order).await;
+        let mut opened = self.open_download(&url, offset, order).await;
         if opened.as_ref().is_err_and(is_unauthorized) {
             self.renew().await?;
-            opened = self.open_download(&url, order).await;
+            opened = self.open_download(&url, offset, order).await;
         }
         match opened {
             Ok(download) => Ok(OciDownload { repository: Arc::clone(self), download }),
@@ -132,10 +137,10 @@ impl OciRepository {
         }
     }
 
-    async fn open_download(&self, url: &Url, order: LayerOrder) -> Result<Download, NetError> {
+    async fn open_download(&self, url: &Url, offset: u64, order: LayerOrder) -> Result<Download, NetError> {
         match order {
-            LayerOrder::First => self.client.open_download_with(url, self.secrets()).await,
-            LayerOrder::Later => self.client.open_next_download(url, self.secrets()).await,
+            LayerOrder::First => self.client.open_download_with(url, self.secrets(), offset).await,
+            LayerOrder::Later => self.client.open_next_download(url, self.secrets(), offset).await,
         }
     }
 

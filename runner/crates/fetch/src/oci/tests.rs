@@ -46,7 +46,7 @@ fn repository(server: &NetTestServer, authorization: Option<&str>, more: &[HttpG
 
 async fn content(repository: &Arc<OciRepository>) -> Result<String, OciError> {
     let layers = repository.layers(&repository.resolve().await?).await?;
-    let mut download = repository.open(&layers[0], LayerOrder::First).await?;
+    let mut download = repository.open(&layers[0], 0, LayerOrder::First).await?;
     let mut content = Vec::new();
     while let Some(chunk) = download.next_chunk().await? {
         content.extend(chunk);
@@ -180,9 +180,9 @@ async fn registry_that_restarts_before_a_layer_is_waited_for() {
     });
     let repository = repository(&server, None, &[]);
     let layers = repository.layers(&repository.resolve().await.unwrap()).await.unwrap();
-    let error = repository.open(&layers[0], LayerOrder::First).await.err().unwrap();
+    let error = repository.open(&layers[0], 0, LayerOrder::First).await.err().unwrap();
     assert!(error.is_retryable(), "nothing would be lost, so the first one is not waited for: {error}");
-    let mut download = repository.open(&layers[0], LayerOrder::Later).await.unwrap();
+    let mut download = repository.open(&layers[0], 0, LayerOrder::Later).await.unwrap();
     let interruption = download.take_interruption().map(|error| error.to_string());
     assert!(interruption.as_ref().is_some_and(|said| said.contains("502")), "{interruption:?}");
     assert_eq!(download.next_chunk().await.unwrap().as_deref(), Some(LAYER.as_bytes()));

@@ -50,6 +50,11 @@ impl ModuleCache {
         Self { paths, notify, storage: OnceLock::new() }
     }
 
+    /// The user's folder for what can be downloaded again.
+    pub(crate) fn cache_dir(&self) -> Option<&Path> {
+        self.paths.cache_dir.as_deref()
+    }
+
     /// The trusted compiled code under a name, if any. `module` is for warnings.
     pub(crate) fn verified_code(&self, name: &str, module: &str) -> Option<VerifiedCode> {
         let storage = self.open_storage()?;

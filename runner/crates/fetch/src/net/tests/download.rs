@@ -60,16 +60,26 @@ fn counting_server(answer: impl Fn(usize, &NetTestRequest) -> NetTestReply + Sen
 }
 
 async fn download(server: &NetTestServer, retry_policy: DownloadRetryPolicy) -> Result<Vec<u8>, NetError> {
+    let (received, is_interrupted) = download_from(server, 0, retry_policy).await?;
+    assert_eq!(is_interrupted, server.requests().len() > 1);
+    Ok(received)
+}
+
+/// What comes from a byte on, and whether the download was interrupted.
+async fn download_from(
+    server: &NetTestServer,
+    offset: u64,
+    retry_policy: DownloadRetryPolicy,
+) -> Result<(Vec<u8>, bool), NetError> {
     let grants = vec![grant(&server.url("/"))];
     let client =
         Arc::new(NetClient::with_parts(grants, &[], Arc::new(SystemResolver), CertAuthorities::Machine, retry_policy));
-    let mut download = client.open_download(&Url::parse(&server.url("/file?key=s3cret")).unwrap()).await?;
+    let mut download = client.open_download(&Url::parse(&server.url("/file?key=s3cret")).unwrap(), offset).await?;
     let mut received = Vec::new();
     while let Some(bytes) = download.next_chunk().await? {
         received.extend_from_slice(&bytes);
     }
-    assert_eq!(download.take_interruption().is_some(), server.requests().len() > 1);
-    Ok(received)
+    Ok((received, download.take_interruption().is_some()))
 }
 
 async fn assert_complete(server: &NetTestServer) {
@@ -92,6 +102,38 @@ async fn interrupted_download_resumes() {
     let wanted = [None, Some(50_000), Some(100_000), Some(150_000), Some(200_000), Some(250_000)];
     assert_eq!(requested_starts(&server), wanted);
     assert!(server.requests()[1..].iter().all(|asked| asked.header("if-range") == Some(TAG)));
+}
+
+#[tokio::test]
+async fn download_begins_at_an_offset() {
+    let content = content();
+    let size = content.len();
+    let server = counting_server(move |_, asked| good_reply(asked, &self::content(), 150_000));
+    let (rest, _) = download_from(&server, 100_000, QUICK_RETRY).await.unwrap();
+    assert!(rest == content[100_000..], "{} bytes, or others", rest.len());
+    assert_eq!(requested_starts(&server), [Some(100_000), Some(250_000)]);
+    assert_eq!(server.requests()[1].header("if-range"), Some(TAG), "the first response told it");
+
+    for head in ["200 OK", "416 Range Not Satisfiable"] {
+        let server = counting_server(move |before, _| match before {
+            0 if head.starts_with('4') => reply_with_head(&format!("{head}\r\nContent-Length: 0"), b""),
+            _ => reply_with_head(&format!("200 OK\r\nContent-Length: {size}"), &self::content()),
+        });
+        let (rest, _) = download_from(&server, 100_000, QUICK_RETRY).await.unwrap();
+        assert!(rest == content[100_000..], "{head}: {} bytes, or others", rest.len());
+    }
+
+    let whole = move |_, _: &NetTestRequest| {
+        reply_with_head(
+            &format!("416 Range Not Satisfiable\r\nContent-Range: bytes */{size}\r\nContent-Length: 0"),
+            b"",
+        )
+    };
+    let (rest, _) = download_from(&counting_server(whole), size as u64, QUICK_RETRY).await.unwrap();
+    assert_eq!(rest, b"", "everything is there");
+    let shorter = |_, _: &NetTestRequest| reply_with_head("200 OK\r\nContent-Length: 3", b"abc");
+    let error = download_from(&counting_server(shorter), 10, QUICK_RETRY).await.expect_err("another content");
+    assert!(matches!(error, NetError::ContentChanged { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -187,7 +187,7 @@ async fn redirect_to_an_ungranted_origin_sends_nothing() {
         format!("http://{} is not granted; {} redirects there", other.address, server.url("/a"))
     );
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [\"http://{}\"] }}", other.address));
-    let error = Arc::new(client).open_download(&Url::parse(&server.url("/a")).unwrap()).await.expect_err("denied");
+    let error = Arc::new(client).open_download(&Url::parse(&server.url("/a")).unwrap(), 0).await.expect_err("denied");
     assert_eq!(error.kind(), FailureKind::Denied);
     assert_eq!(other.connection_count(), 0);
 }

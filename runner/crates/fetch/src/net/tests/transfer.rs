@@ -89,7 +89,7 @@ async fn download_streams_and_knows_its_size() {
         Arc::new(NetClient::with_parts(grants, &[], Arc::new(SystemResolver), CertAuthorities::Machine, patience));
     let url = |path: &str| Url::parse(&server.url(path)).unwrap();
 
-    let mut download = client.open_download(&url("/moved")).await.unwrap();
+    let mut download = client.open_download(&url("/moved"), 0).await.unwrap();
     assert_eq!(download.size(), Some(300_000));
     let mut received = 0;
     while let Some(bytes) = download.next_chunk().await.unwrap() {
@@ -98,7 +98,7 @@ async fn download_streams_and_knows_its_size() {
     assert_eq!(received, 300_000);
 
     for path in ["/short", "/stall"] {
-        let mut download = client.open_download(&url(path)).await.unwrap();
+        let mut download = client.open_download(&url(path), 0).await.unwrap();
         assert_eq!(download.next_chunk().await.unwrap().as_deref(), Some(b"abc".as_slice()));
         let error = download.next_chunk().await.map(drop).expect_err("it must not look like the end");
         assert!(error.is_retryable(), "{error}");
@@ -114,7 +114,7 @@ async fn download_streams_and_knows_its_size() {
         ("/part", FailureKind::Permanent),
         ("/gone?token=1", FailureKind::NotFound),
     ] {
-        let error = client.open_download(&url(path)).await.expect_err("no download");
+        let error = client.open_download(&url(path), 0).await.expect_err("no download");
         assert_eq!(error.kind(), kind, "{error}");
         assert!(!error.to_string().contains("token"), "{error}");
     }
