@@ -7,7 +7,9 @@ use std::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{NginxServer, RunnerOutput, SupervisordServer, TestEnvironment, doc_blocks::fenced_block};
+use crate::support::{
+    NginxServer, RunnerOutput, SupervisordServer, TestEnvironment, doc_blocks::fenced_block, wait_until,
+};
 
 /// The folder of the application.
 const PROJECT: &str = "project/shop";
@@ -155,7 +157,9 @@ fn java_template_is_promoted_stopped_by_a_real_request_resumed_and_rolled_back()
     shop.promote("pre", "prod").assert_exit(0);
     assert_eq!(shop.releases(), ["1.2"; 4]);
 
-    // The slot before still runs.
+    // The slot before still runs. Supervisord calls a program so a second after its start.
+    let are_running = || shop.supervisord.programs().iter().all(|program| program.ends_with(" RUNNING"));
+    wait_until("every program runs", are_running);
     let programs = shop.supervisord.programs();
     shop.run(&["rollback", "--env", "prod"]).assert_exit(0);
     assert_eq!(shop.releases(), ["1.2", "1.2", "1.2", "1.0"]);

@@ -274,7 +274,7 @@ fn stalled_registry_is_given_up_and_the_next_attempt_downloads_the_rest() {
 
 /// The names of the downloads that can go on.
 fn kept_downloads(environment: &TestEnvironment) -> Vec<String> {
-    environment.list("home/.cache/pawl/downloads")
+    environment.list("../home/.cache/pawl/downloads")
 }
 
 /// At least so many bytes of the archive were not sent again.
@@ -295,7 +295,7 @@ fn pull_of_a_killed_runner_goes_on_where_it_stopped() {
         let mut command = environment.command(&["--local", "--release", "r1"]);
         let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         wait_until("most of what comes is kept", || {
-            let path = environment.path(format!("home/.cache/pawl/downloads/{}", sha256(&archive)));
+            let path = environment.path(format!("../home/.cache/pawl/downloads/{}", sha256(&archive)));
             fs::metadata(path).is_ok_and(|file| file.len() > 250_000)
         });
         running.kill().unwrap();
@@ -316,7 +316,7 @@ fn damaged_part_of_a_download_is_told_and_removed() {
         let digest = source.publish(&archive);
         let environment = source.environment(&source.plan(&archive, &digest, &source.nginx.address(), ""));
         let damaged: Vec<u8> = archive[..300_000].iter().map(|byte| byte ^ u8::from(*byte == 0x55)).collect();
-        environment.write(format!("home/.cache/pawl/downloads/{}", sha256(&archive)), damaged);
+        environment.write(&format!("../home/.cache/pawl/downloads/{}", sha256(&archive)), damaged);
         let failed = environment.run(&["--local", "--release", "r1"]);
         failed.assert_exit(1).assert_stderr_contains("an earlier attempt had received 300000 bytes of it");
         assert_eq!(environment.list("deploy/releases"), [""; 0]);

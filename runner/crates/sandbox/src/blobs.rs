@@ -221,7 +221,7 @@ impl HostState {
     fn conclude_unpack(
         &self,
         unpacked: Result<UnpackSummary, ArchiveError>,
-        digests: Vec<Digest>,
+        digests: &[Digest],
         kept_bytes: u64,
     ) -> Result<String, StepFailure> {
         if unpacked.as_ref().err().is_none_or(disproves_content) {
@@ -308,7 +308,7 @@ impl blobs::Host for HostState {
         let (_arrival, source, name, digest, kept_bytes): (_, Box<dyn Read + Send>, _, _, _) = match content {
             BlobContent::Layers(content) if options.rootfs => {
                 let (_arrival, source, layers) = content.into_layers(&self.downloads, name, self.log.clone());
-                let digests = layers.iter().map(|layer| layer.digest.clone()).collect();
+                let digests: Vec<_> = layers.iter().map(|layer| layer.digest.clone()).collect();
                 let kept_bytes = source.kept_bytes();
                 let unpacked = run_blocking(move |stop| {
                     let job = UnpackJob {
@@ -321,7 +321,8 @@ impl blobs::Host for HostState {
                     };
                     archive::unpack_layers(source, &registry_content::image_layers(&layers), &job, &into, &path)
                 });
-                return Ok(self.conclude_unpack(unpacked.await?, digests, kept_bytes)?);
+                let unpacked = unpacked.await?;
+                return Ok(self.conclude_unpack(unpacked, &digests, kept_bytes)?);
             }
             _ if options.rootfs => {
                 let message = format!("`rootfs` needs an image in a registry, but the source is `{name}`");
@@ -347,7 +348,8 @@ impl blobs::Host for HostState {
             let job = UnpackJob { name: &name, expected, decoded, limits: &limits, stop: &stop, progress: &progress };
             archive::unpack(source, &job, &into, &path)
         });
-        Ok(self.conclude_unpack(unpacked.await?, digests, kept_bytes)?)
+        let unpacked = unpacked.await?;
+        Ok(self.conclude_unpack(unpacked, &digests, kept_bytes)?)
     }
 
     async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {

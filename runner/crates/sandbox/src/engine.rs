@@ -24,6 +24,7 @@ use super::{
     decoded::DecodedArchives,
     gate::module_display_name,
     host::HostState,
+    kept_download::KeptDownloads,
     modules::{ModuleCache, NoticeHandler, RegistryError, UserPaths},
     official_code::OfficialCode,
     precompiled::{self, PrecompiledCode},
@@ -185,6 +186,10 @@ impl ModuleRuntime {
             dir_snapshots: DirSnapshotCache::default(),
             decoded_archives: DecodedArchives::default(),
         })
+    }
+
+    pub(super) fn kept_downloads(&self) -> KeptDownloads {
+        KeptDownloads::new(self.cache.cache_dir())
     }
 
     pub(super) fn engine(&self) -> &Engine {

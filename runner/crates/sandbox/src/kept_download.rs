@@ -171,7 +171,7 @@ mod tests {
         drop(downloads.open(&Digest::from_bytes([9; 32])));
         let names: Vec<_> =
             fs::read_dir(cache.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, [other.hex()]);
+        assert_eq!(names, [other.hex().as_str()]);
     }
 
     #[test]

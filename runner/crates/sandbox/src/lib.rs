@@ -73,7 +73,6 @@ use self::{
     bindings::{Module as Instance, ModulePre, exported, types},
     gate::CapabilityGate,
     host::HostState,
-    kept_download::KeptDownloads,
     limits::{GuestLimitExceeded, GuestLimits},
     process::{ProgramLost, ProgramStopped, ProgramSupervisor},
 };
@@ -361,7 +360,7 @@ impl ModuleRuntime {
         let mut host = HostState::new(gate, GuestLimits::default(), fence, channel, programs.clone())
             .map_err(ModuleCallError::Failed)?;
         host.decoded_archives = self.decoded_archives.clone();
-        host.downloads = KeptDownloads::new(self.cache.cache_dir());
+        host.downloads = self.kept_downloads();
         let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);
         store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);
