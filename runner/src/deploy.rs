@@ -159,7 +159,7 @@ async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), Att
 /// Writes the last entry of the journal, and removes old releases after a verified deployment. Does nothing if the lock is lost:
 /// closing it then says so.
 async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusion) {
-    if attempt.journal.borrow().is_fenced() || attempt.confirm_lock_locally().is_err() {
+    if attempt.journal.borrow().is_fenced() || attempt.confirm_lock_at_end().await.is_err() {
         return;
     }
     let is_verified = attempt.is_verified(conclusion.exit);

@@ -67,9 +67,9 @@ fn no_such_attempt_error(store: &StateStore, epoch: u64) -> Result<Diagnostic, D
         let message = format!("the journal of the attempt with epoch {epoch} is not on this machine");
         return Ok(Diagnostic::new(ErrorCode::UnknownAttempt, message)
             .with_cause(
-                "this history was restored from the artifacts of a CI run, which carry that run's journals only",
+                "its file was removed, or this history was restored from the artifacts of a CI run, which carry that run's journals only",
             )
-            .with_hint("run the command on the machine that deployed it"));
+            .with_hint("run the command on the machine that deployed it, or restore the file from a copy"));
     }
     Ok(match (attempts.last(), attempts.first()) {
         (Some(first), Some(last)) => {

@@ -169,7 +169,7 @@ fn repair_text(finding: &StateFinding, tense: Tense) -> String {
             "restore it from a copy; only `why`, `logs` and `history` of old attempts need it".to_owned()
         }
         StateFinding::DamagedOldJournal { .. } => {
-            "the snapshot stands for it, so deployments go on; only `why` and `logs` of old attempts need it; restore it from a copy if there is one".to_owned()
+            "the snapshot stands for it, so deployments go on; `why` and `logs` of old attempts need it, and `promote` until the environment is deployed again; restore it from a copy if there is one".to_owned()
         }
         StateFinding::LostJournal { repair, .. } => match repair {
             BaseRepair::BeginAfter(epoch) => format!(

@@ -285,7 +285,9 @@ impl<'a> EnvironmentView<'a> {
         let head = &self.state.head;
         if let Some((place, record)) = self.open_exposure() {
             let before = record.live_before.as_ref().map_or("nothing", |release| release.label.as_str());
-            return format!("{before} or {}: the outcome of {place} is unknown", record.intent.release.label);
+            let label = &record.intent.release.label;
+            let releases = if before == label.as_str() { before.to_owned() } else { format!("{before} or {label}") };
+            return format!("{releases}: the outcome of {place} is unknown");
         }
         if let Some(unrecorded) = &self.unrecorded {
             let advice = "`runner import --local --release LABEL` adds it to the history";
@@ -305,6 +307,9 @@ impl<'a> EnvironmentView<'a> {
                 match self.unfinished().filter(|last| last.header.release == *release) {
                     Some(AttemptSummary { failed_step: Some(place), .. }) => {
                         format!("not verified ({place} has not succeeded for it)")
+                    }
+                    Some(AttemptSummary { exit: Some(ExitKind::Success), .. }) => {
+                        "not verified (its deployment left out steps)".to_owned()
                     }
                     Some(_) => "not verified (its deployment did not end)".to_owned(),
                     None => "not verified".to_owned(),

@@ -67,8 +67,11 @@ impl VerifiedDeployment {
             fingerprints: BTreeMap::new(),
         };
         let Some(verified) = verified else { return Ok(found) };
-        let attempt = store.recorded_attempt(AttemptChoice::Epoch(verified.header.epoch));
-        let Some(attempt) = attempt.map_err(|error| Diagnostic::from(&error))? else { return Ok(found) };
+        let recorded = |attempt: &AttemptSummary| {
+            let attempt = store.recorded_attempt(AttemptChoice::Epoch(attempt.header.epoch));
+            attempt.map_err(|error| Diagnostic::from(&error))
+        };
+        let Some(attempt) = recorded(verified)? else { return Ok(found) };
         let before =
             attempt.before.records.into_iter().map(|(step_target, record)| (step_target, record.intent.fingerprint));
         found.fingerprints.extend(before);
@@ -76,6 +79,13 @@ impl VerifiedDeployment {
             if let JournalEvent::Plan { steps, .. } = entry.event {
                 found.steps = Some(steps);
             } else if let JournalEvent::Intent { step_target, fingerprint, .. } = entry.event {
+                found.fingerprints.insert(step_target, fingerprint);
+            }
+        }
+        // What a later rollback ran was verified with its own files.
+        let newest = attempts.iter().find(is_of).filter(|newest| newest.header.epoch != verified.header.epoch);
+        for entry in newest.map(recorded).transpose()?.flatten().into_iter().flat_map(|attempt| attempt.entries) {
+            if let JournalEvent::Intent { step_target, fingerprint, .. } = entry.event {
                 found.fingerprints.insert(step_target, fingerprint);
             }
         }

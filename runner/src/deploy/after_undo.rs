@@ -12,6 +12,7 @@ use contract::{
     step::{FailureKind, StepPhase},
 };
 use journal::{RecordStatus, Redactor, StepRecord, StepTarget, event::Release, state::IntentRecord};
+use plan::{ArgumentPattern, ProgramGrant};
 
 /// How switching back to the release before ended.
 pub(super) struct SwitchBack {
@@ -170,12 +171,39 @@ async fn repeat(
     input["epoch"] = Value::from(attempt.header.epoch);
     let for_release = Some(release.clone());
     let (selected_by_name, host_outcome) = (false, None);
+    let planned = &granted_for(planned, &attempt.header.release, release);
     let resolved = ResolvedStep { planned, input, key, fingerprint, selected_by_name, for_release, host_outcome };
     match (StepRunner { attempt }.apply_with_retries(&resolved).await) {
         Ok(_) => Ok(None),
         Err(AttemptError::Failed { failure, .. }) => Ok(Some(format!("failed: {}", failure.message))),
         Err(AttemptError::Interrupted) => Ok(Some("was interrupted".to_owned())),
         Err(error) => Err(error),
+    }
+}
+
+/// A step that may also start its programs with the label of another release as an argument, where it may with its own.
+fn granted_for(planned: &PlannedStep, own: &Release, other: &Release) -> PlannedStep {
+    let PlannedStep { step_target, description, upstream, module_digest, contract_version, .. } = planned;
+    let mut step = planned.step.clone();
+    let renamed = step.grants.programs.iter().map(|grant| {
+        let arguments = grant.arguments.iter().map(|argument| match argument {
+            ArgumentPattern::Exact(text) => {
+                ArgumentPattern::Exact(text.replace(own.label.as_str(), other.label.as_str()))
+            }
+            ArgumentPattern::AnyOne | ArgumentPattern::AnyRest => argument.clone(),
+        });
+        ProgramGrant { arguments: arguments.collect(), source: grant.source.clone() }
+    });
+    let renamed: Vec<_> = renamed.collect();
+    step.grants.programs.extend(renamed);
+    PlannedStep {
+        step,
+        step_target: step_target.clone(),
+        description: description.clone(),
+        upstream: upstream.clone(),
+        stand_ins: Vec::new(),
+        module_digest: module_digest.clone(),
+        contract_version: contract_version.clone(),
     }
 }
 

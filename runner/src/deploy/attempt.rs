@@ -175,6 +175,18 @@ impl<'a> RunningAttempt<'a> {
         self.fence_if_lost(self.lock.check_locally())
     }
 
+    /// Confirms it before the last entry: a remote that can't be asked is no reason to leave that out.
+    ///
+    /// # Errors
+    /// The lock is lost.
+    pub(super) async fn confirm_lock_at_end(&self) -> Result<(), AttemptError> {
+        let within = self.close_timeout().await;
+        match tokio::time::timeout(within, self.lock.check()).await {
+            Ok(answer @ Err(LockError::Lost { .. })) => self.fence_if_lost(answer),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// The staging directory of the lock's holder: see [`DeploymentLock::staging`].
     pub(super) fn staging(&self) -> Option<&'a Path> {
         self.lock.staging()

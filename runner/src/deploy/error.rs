@@ -72,11 +72,19 @@ pub struct NextAttempt {
     pub probes_failed_step: bool,
     /// The step that installed the release that the failed step works on. A corrected release is another one.
     pub release_step: Option<String>,
+    /// The outputs of [`stop`](Self::stop)'s step that later steps look up.
+    pub needed_outputs: Vec<String>,
 }
 
 impl Default for NextAttempt {
     fn default() -> Self {
-        Self { skipped_steps: Vec::new(), stop: None, probes_failed_step: true, release_step: None }
+        Self {
+            skipped_steps: Vec::new(),
+            stop: None,
+            probes_failed_step: true,
+            release_step: None,
+            needed_outputs: Vec::new(),
+        }
     }
 }
 
@@ -85,8 +93,12 @@ impl ResumeHint<'_> {
     pub(super) fn resolve(&self, lead: &str, step_target: &StepTarget, outcome: &str) -> String {
         let StepTarget { step, target } = step_target;
         let target = if *target == TargetName::local() { String::new() } else { format!(" --target {target}") };
+        let outputs: String = match outcome {
+            "done" => self.next.needed_outputs.iter().map(|name| format!(" --output {name}=VALUE")).collect(),
+            _ => String::new(),
+        };
         self.resolve_command.map_or_else(String::new, |command| {
-            format!("{lead} `{command} {step}{target} --as {outcome} --message \"checked by hand\"`")
+            format!("{lead} `{command} {step}{target} --as {outcome}{outputs} --message \"checked by hand\"`")
         })
     }
 }

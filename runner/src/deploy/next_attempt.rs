@@ -6,6 +6,7 @@ use super::{
     DeployOverrides, PlannedStep, PreparedPlan, assumed_steps,
     attempt::{RunningAttempt, next_header},
     error::NextAttempt,
+    resolution::needed_outputs,
     resolve::{AttemptView, ResolvedStep},
 };
 use contract::{
@@ -63,6 +64,7 @@ pub(super) async fn foresee(attempt: &RunningAttempt<'_>, exit: ExitKind, failed
             && let NextAction::Decided(Decision::Stop { reason }) = action
         {
             next.stop = Some((planned.step_target.clone(), reason));
+            next.needed_outputs = needed_outputs(prepared, &planned.step.id).into_iter().collect();
         }
     }
     next.skipped_steps = names(prepared, &skipped);

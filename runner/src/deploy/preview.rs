@@ -20,11 +20,11 @@ use super::{
 };
 use contract::{
     MachineId, StepId, TargetName,
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, ErrorCode},
     step::{ProbeFinding, StepFailure, StepPhase},
 };
 use journal::{
-    StepTarget,
+    JournalState, StepTarget,
     decision::{self, DecisionInput, NextAction, StepDisposition},
     event::{Decision, DecisionReason, JournalHeader},
 };
@@ -58,6 +58,7 @@ pub async fn preview_deployment(
     let state = store.load(|_| {}).map_err(|error| vec![(&error).into()])?.state;
     check_assumed_steps(prepared, overrides, &state)?;
     prepared.check_code()?;
+    check_migration_files(prepared, &state).await?;
     let epoch = state.epoch() + 1;
     let header = JournalHeader { machine, ..attempt::next_header(prepared, &state, epoch, "preview") };
     let is_local_state = is_local_state(store);
@@ -206,6 +207,13 @@ async fn preview_step(
     let outputs = foreseen_outputs(view, &resolved, &decision);
     preview.decision = Some(decision);
     Ok(outputs)
+}
+
+/// Checks the files of migrations as the deployment does. A database that can't be reached is no reason to show no preview.
+async fn check_migration_files(prepared: &PreparedPlan, state: &JournalState) -> Result<(), Vec<Diagnostic>> {
+    let Err(mut found) = prepared.check_migrations(Some(state)).await else { return Ok(()) };
+    found.retain(|problem| matches!(problem.code, ErrorCode::InputUnreadable | ErrorCode::UnsafeMigration));
+    if found.is_empty() { Ok(()) } else { Err(found) }
 }
 
 /// Whether only outputs of earlier steps, which are not known yet, decide whether the step runs.

@@ -214,8 +214,9 @@ impl DeploymentRequest<'_> {
         let records = program_records_path(&self.store.journal_path(0));
         let notify = |program: &LeftoverProgram| {
             let LeftoverProgram { step, pid } = program;
-            let message =
-                format!("step `{step}` of a killed attempt left a program running (process {pid}): ending it");
+            let message = format!(
+                "a program of step `{step}` still runs (process {pid}), and its attempt was killed or lost its lock: ending it"
+            );
             (self.notify)(Notice::warning(message));
         };
         let ended = tokio::select! {

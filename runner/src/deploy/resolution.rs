@@ -163,7 +163,7 @@ async fn probe(request: &ResolutionRequest<'_>, record: &StepRecord) -> Option<P
 }
 
 /// The outputs of a step that later steps look up.
-fn needed_outputs(prepared: &PreparedPlan, step: &StepId) -> BTreeSet<String> {
+pub(super) fn needed_outputs(prepared: &PreparedPlan, step: &StepId) -> BTreeSet<String> {
     let pending = prepared.steps.iter().flat_map(|planned| planned.step.pending.values());
     let name = |lookup: &DeferredLookup| match lookup {
         DeferredLookup::Output { step: of, name } if of == step => Some(name.clone()),

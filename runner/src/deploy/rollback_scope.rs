@@ -73,7 +73,7 @@ pub(super) fn steps_to_undo(
 fn why_not_before(attempt: &RunningAttempt<'_>, record: &StepRecord) -> Option<String> {
     match &record.live_before {
         None => Some(match &attempt.unrecorded {
-            Some(release) => format!("before this one, {}", release.description()),
+            Some(release) => format!("before this one, {}", release.earlier_description()),
             None => "no release was live before this one".to_owned(),
         }),
         Some(release) if release.is_same(&attempt.header.release) => {

@@ -40,10 +40,20 @@ impl UnrecordedRelease {
     /// What people are told: "/srv/shop/current points to release 33bcc941, which is not on record".
     #[must_use]
     pub fn description(&self) -> String {
+        self.sentence("points")
+    }
+
+    /// The same of the time before a deployment: "/srv/shop/current pointed to …".
+    #[must_use]
+    pub fn earlier_description(&self) -> String {
+        self.sentence("pointed")
+    }
+
+    fn sentence(&self, verb: &str) -> String {
         let digest = self.digest.hex();
         let shown: String = digest.chars().take(SHOWN_DIGITS).collect();
         format!(
-            "{} points to release {shown}, which is not on record here",
+            "{} {verb} to release {shown}, which is not on record here",
             truncate(&self.link.display().to_string(), 200)
         )
     }

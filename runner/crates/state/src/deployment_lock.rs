@@ -76,6 +76,17 @@ impl DeploymentLock {
         }
     }
 
+    /// Confirms that the lock is held, of a remote too.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] with the epoch, or another error if that is unknown.
+    pub async fn check(&self) -> Result<(), LockError> {
+        match &self.kind {
+            LockKind::Folder(held) => held.ensure_held(),
+            LockKind::Remote(lock) => lock.ensure_held().await,
+        }
+    }
+
     /// Uploads the journal to the state from now on: soon, and at the latest when [`ensure_held`](Self::ensure_held) returns.
     ///
     /// # Errors
@@ -97,10 +108,7 @@ impl DeploymentLock {
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.ensure_uploaded().await?;
         }
-        match &self.kind {
-            LockKind::Folder(held) => held.ensure_held(),
-            LockKind::Remote(lock) => lock.ensure_held().await,
-        }
+        self.check().await
     }
 
     /// Uploads the rest and releases the lock within a time limit.

@@ -135,8 +135,11 @@ pub async fn end_leftover_programs(
         tokio::time::sleep(POLL_INTERVAL).await;
         processes.retain(ProcessRecord::is_running);
     }
-    fs::remove_file(records)?;
-    Ok(None)
+    match fs::remove_file(records) {
+        // A runner that lost its lock, and still lives, removes it once its program has ended.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(None),
+    }
 }
 
 fn signal_groups(processes: &[ProcessRecord], signal: Signal) {
