@@ -49,6 +49,28 @@ fn what_depends_on_the_switch_runs_again_for_the_release_before() {
     assert_eq!(environment.read("deploy/test/running").trim(), "r2");
 }
 
+/// Its own grant names the failed release.
+#[test]
+fn program_with_the_label_as_an_argument_is_repeated_for_the_release_before() {
+    let environment = with_service(
+        r#"  warm:
+    program: [/bin/sh, -c, "echo $1 >> warmed", warm, "${{ release }}"]
+    trust: host
+    with: { dir: app, repeatable: true }
+    grants: { dirs: [app] }
+  restart:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [-c, "cat current/VERSION > running"], dir: app, repeatable: true }
+    grants: { dirs: [app] }
+"#,
+    );
+    let undone = environment.run(&["--local", "--release", "r2"]);
+    undone.assert_exit(4).assert_stderr_contains("hint: r1 is live again; ");
+    assert_eq!(environment.read("deploy/test/warmed"), "r1\nr2\nr1\n");
+    assert_eq!(live(&environment), ("r1".to_owned(), true));
+}
+
 #[test]
 fn release_is_not_called_live_again_if_a_step_was_not_repeated() {
     for restart in [

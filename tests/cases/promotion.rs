@@ -52,6 +52,27 @@ fn promotion_with_other_steps_than_the_verified_ones_is_refused() {
     promote().assert_exit(0);
 }
 
+/// A rollback runs and verifies what the release needs with the files of today; the migrations are those of the deployment.
+#[test]
+fn promotion_after_a_rollback_compares_with_what_the_rollback_ran() {
+    let environment = three_environments();
+    let warm = "  warm:\n    program: [./warm.sh]\n    trust: host\n    with: { repeatable: true }\n";
+    environment.edit("deploy.yml", "  verify:\n", &format!("{warm}  verify:\n"));
+    let write_script = |text: &str| environment.write_program("warm.sh", &format!("#!/bin/sh\n{text}\n"));
+    write_script(":");
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    environment.pack("r2");
+    environment.run(&["--local", "--env", "test", "--release", "r2"]).assert_exit(0);
+    write_script("true");
+    environment.run(&["rollback", "--local", "--env", "test"]).assert_exit(0).assert_stderr_contains("ran    warm");
+    environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]).assert_exit(0);
+    write_script("exit 0");
+    environment
+        .run(&["promote", "--local", "--from", "test", "--to", "pre"])
+        .assert_exit(2)
+        .assert_stderr_contains("step `warm`: `./warm.sh` differs");
+}
+
 #[test]
 fn promotion_with_another_module_than_the_verified_one_is_refused() {
     let environment = three_environments();

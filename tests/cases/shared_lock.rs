@@ -267,6 +267,24 @@ fn check_stopped_holders(backend: &TestStateBackend) {
     }
 }
 
+/// The last step is the last chance to notice it: no record says that the deployment succeeded.
+#[test]
+fn deployment_that_lost_its_lock_in_the_last_step_is_not_recorded_as_deployed() {
+    let backend = TestStateBackend::git_file();
+    let first = backend.machine("12s");
+    let plan = first.read("deploy.yml");
+    first.write("deploy.yml", &plan[..plan.find("  act:").unwrap()]);
+    let second = first.another_machine();
+    let (mut holder, said) = start_with_output(&first, "r1");
+    second.run(&["lock", "release", "--local", "--force", "--message", "it hangs"]).assert_exit(0);
+    first.write("go", "");
+    assert_eq!(holder.wait().unwrap().code(), Some(5), "{}", std::fs::read_to_string(said).unwrap());
+    for machine in [&first, &second] {
+        let status = machine.run(&["status"]);
+        assert!(status.stdout.contains("interrupted") && !status.stdout.contains("deployed"), "{}", status.stdout);
+    }
+}
+
 #[test]
 fn holder_stopped_beyond_its_git_lease_does_nothing_more() {
     check_stopped_holders(&TestStateBackend::git_file());
