@@ -108,6 +108,28 @@ steps:
 hooks: { on-failure: [{ program: [/bin/sh, -c, touch hooked] }] }
 "#;
 
+/// The runner of the former holder lives: it removes the record of the program that the next deployment ends.
+#[test]
+fn next_deployment_ends_the_program_of_a_living_former_holder() {
+    let environment = TestEnvironment::with_plan(WAITING_PLAN);
+    environment.write("work/wait.sh", "touch began\nuntil test -e go; do sleep 0.02; done\n");
+    environment.write("work/act.sh", "echo \"$PAWL_RELEASE\" >> acted\n");
+    for round in 0..3 {
+        let _ = std::fs::remove_file(environment.path("work/began"));
+        let _ = std::fs::remove_file(environment.path("work/go"));
+        let first = environment.start_with_stderr(&["--local", "--release", &format!("old{round}")]);
+        wait_until("the step began", || environment.exists("work/began"));
+        environment.run(&["lock", "release", "--local", "--force", "--message", "it hangs"]).assert_exit(0);
+        let second = environment.start_with_stderr(&["--local", "--release", &format!("new{round}")]);
+        let lost = environment.output_of(first);
+        lost.assert_exit(5).assert_stderr_contains("error[P0503]");
+        environment.write("work/go", "");
+        let second = environment.output_of(second);
+        second.assert_exit(0).assert_stderr_contains("left a program running (process ");
+    }
+    assert_eq!(environment.read("work/acted"), "new0\nnew1\nnew2\n");
+}
+
 /// A deployment is suspended, forced out, and continued after another one: what it writes then is read by nobody, and it does nothing
 /// more.
 #[test]

@@ -224,7 +224,7 @@ fn output_stays_when_the_runner_is_killed_and_the_retry_runs_no_second_program()
     assert!(logs.stdout.contains("out    build  said before"), "{}", logs.stdout);
     environment.write("quick", "");
     let mut retry = Background::with_stderr(&environment, DEPLOY);
-    retry.wait_for("step `build` of a killed attempt left a program running (process ");
+    retry.wait_for("step `build` of an attempt that was killed or lost its lock left a program running (process ");
     assert_eq!(environment.read("runs").lines().count(), 1, "a second one runs beside it");
     environment.write("end", "");
     let (code, seen) = retry.finish();

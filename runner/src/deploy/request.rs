@@ -215,7 +215,7 @@ impl DeploymentRequest<'_> {
         let notify = |program: &LeftoverProgram| {
             let LeftoverProgram { step, pid } = program;
             let message = format!(
-                "a program of step `{step}` still runs (process {pid}), and its attempt was killed or lost its lock: ending it"
+                "step `{step}` of an attempt that was killed or lost its lock left a program running (process {pid}): ending it"
             );
             (self.notify)(Notice::warning(message));
         };
