@@ -47,6 +47,7 @@ mod cases {
     mod init_java;
     mod init_php;
     mod init_projects;
+    mod init_rails;
     mod init_remote;
     mod invalid_modules;
     mod inventories;

@@ -179,6 +179,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
                 ),
             ),
             ("# As root, for php", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
+            ("# As root, for rails", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
         ],
     ),
     ("docs/journal.md", &[("4214ce79 ", Shown), ("3bb66167 ", Shown), ("ad76f0f8 ", Shown), ("f4d40815 ", Shown)]),

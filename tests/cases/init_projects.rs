@@ -41,7 +41,15 @@ const PROJECTS: [(&str, ProjectFiles); 10] = [
             ("public/index.php", ""),
         ],
     ),
-    ("lobsters/lobsters", &[("Gemfile", ""), ("db/migrate/20120701.rb", ""), ("package.json", "{}")]),
+    (
+        "lobsters/lobsters",
+        &[
+            ("Gemfile", "gem \"rails\", \"~> 5.1\"\ngem \"unicorn\"\n"),
+            ("config/application.rb", ""),
+            ("db/migrate/20120701.rb", ""),
+            ("package.json", "{}"),
+        ],
+    ),
     (
         "spring-projects/spring-petclinic",
         &[

@@ -86,6 +86,8 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::PythonVenv
             | SetupNeed::SystemPython
             | SetupNeed::PhpFpm
+            | SetupNeed::Laravel
+            | SetupNeed::Rails
             | SetupNeed::Postgres
             | SetupNeed::Program(_)
             | SetupNeed::PodmanHelper(_)
@@ -129,6 +131,8 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
             | SetupNeed::PythonVenv
             | SetupNeed::SystemPython
             | SetupNeed::PhpFpm
+            | SetupNeed::Laravel
+            | SetupNeed::Rails
             | SetupNeed::CargoDeny
             | SetupNeed::CargoFuzz
             | SetupNeed::Postgres => {}
@@ -150,6 +154,8 @@ fn debian_packages(need: SetupNeed) -> Vec<String> {
         SetupNeed::PythonVenv => &["python3", "python3-venv"],
         SetupNeed::SystemPython => &["python3", "python3-pip", "python3-venv"],
         SetupNeed::PhpFpm => &["php-fpm", "php-curl"],
+        SetupNeed::Laravel => &["php-laravel-framework", "php-sqlite3"],
+        SetupNeed::Rails => &["puma", "ruby-bundler", "ruby-rails", "ruby-sqlite3"],
         SetupNeed::Postgres => &["postgresql"],
         SetupNeed::Program(name) => &[debian_package(name)],
         SetupNeed::PodmanHelper(name) => &[name],
@@ -201,6 +207,14 @@ fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
             let programs = fs::read_dir("/usr/sbin").into_iter().flatten().flatten();
             programs.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("php-fpm"))
                 && output(Command::new("php").args(["--ri", "curl"])).is_ok()
+        }
+        SetupNeed::Laravel => {
+            let classes = "require '/usr/share/php/Illuminate/autoload.php'; new PDO('sqlite::memory:');";
+            output(Command::new("php").args(["-r", classes])).is_ok()
+        }
+        SetupNeed::Rails => {
+            let gems = "require 'bundler'; %w[puma rails sqlite3].each { |name| gem name }";
+            output(Command::new("ruby").args(["-e", gems])).is_ok()
         }
         SetupNeed::PythonWheels => PYTHON_WHEELS.iter().all(|package| {
             let name = package.replace("==", "-");

@@ -15,6 +15,10 @@ pub(crate) enum SetupNeed {
     SystemPython,
     /// PHP-FPM, whose name has its version, and the extension that Composer wants.
     PhpFpm,
+    /// Laravel as Debian packages it, and PHP's SQLite.
+    Laravel,
+    /// Rails with Bundler, Puma and SQLite, as Debian's gems.
+    Rails,
     /// gunicorn, Django and what builds packages, from PyPI as wheels, in the target directory.
     PythonWheels,
     /// Programs from PyPI, in a virtual environment of the target directory.
@@ -49,6 +53,8 @@ impl fmt::Display for SetupNeed {
             Self::PythonVenv => "Python's venv",
             Self::SystemPython => "the system's Python with venv and pip",
             Self::PhpFpm => "PHP-FPM",
+            Self::Laravel => "Laravel",
+            Self::Rails => "Rails",
             Self::PythonWheels => "the wheels of gunicorn, Django and setuptools",
             Self::Pip(tool) => tool.description,
             Self::CargoDeny => "cargo-deny",
@@ -151,13 +157,15 @@ pub(crate) const CONTAINERS: [SetupNeed; 6] = [
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const STEP_AUTHORING: [SetupNeed; 4] =
     [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv, SetupNeed::YamlLanguageServer];
-/// For `test` as well: what the pages of docs/recipes install, an index for Python, and a JDK for a template. They need PostgreSQL, nginx,
-/// supervisord and Node too.
-pub(crate) const RECIPES: [SetupNeed; 9] = [
+/// For `test` as well: what the pages of docs/recipes install, an index for Python, and a JDK, Laravel and Rails for templates. They need
+/// PostgreSQL, nginx, supervisord and Node too.
+pub(crate) const RECIPES: [SetupNeed; 11] = [
     SetupNeed::Program("composer"),
     SetupNeed::Program("curl"),
     SetupNeed::Program("javac"),
     SetupNeed::PhpFpm,
+    SetupNeed::Laravel,
+    SetupNeed::Rails,
     SetupNeed::Program("sudo"),
     SetupNeed::Program("systemctl"),
     SetupNeed::SystemPython,

@@ -187,14 +187,53 @@ impl FolderSurvey {
         proposal.note(HEALTH);
     }
 
+    pub(super) fn rails(&self, proposal: &mut TemplateProposal) {
+        if !self.is_rails() {
+            return;
+        }
+        proposal.propose(
+            DeploymentTemplate::Rails,
+            "Gemfile and config/application.rb: Rails' commands upgrade the database and compile the assets".to_owned(),
+        );
+        if proposal.template != Some(DeploymentTemplate::Rails) {
+            return;
+        }
+        if self.first(&["Gemfile.lock"]).is_none() {
+            proposal.note("the release needs Gemfile.lock: `bundle lock` writes it");
+        }
+        if self.has_gem(&["sprockets-rails", "propshaft"]) {
+            proposal.note(
+                "each release must keep the manifest of its assets for itself: see `config.assets.manifest` in examples/rails/config/application.rb of Pawl",
+            );
+        } else {
+            proposal.note("the Gemfile names neither sprockets-rails nor propshaft: in deploy.yml, leave out the step `assets` if the application has no assets");
+        }
+        if !self.has_gem(&["puma"]) {
+            proposal.note("the Gemfile does not name Puma, which the step `start` in deploy.yml runs");
+        }
+        proposal.note(HEALTH);
+    }
+
+    fn is_rails(&self) -> bool {
+        self.has_gem(&["rails"]) && self.first_file(&["config/application.rb"]).is_some()
+    }
+
+    /// Whether the Gemfile names one of these.
+    fn has_gem(&self, names: &[&str]) -> bool {
+        let is_named = |line: &str| {
+            let mut words = line.trim_start().split(['"', '\'']);
+            words.next().is_some_and(|word| word.trim_end() == "gem")
+                && words.next().is_some_and(|name| names.contains(&name))
+        };
+        self.text("Gemfile").lines().any(is_named)
+    }
+
     pub(super) fn other_languages(&self, proposal: &mut TemplateProposal) {
-        for (file, language, page) in [
-            ("Gemfile", "Ruby", "docs/systemd.md starts a server in two slots"),
-            ("go.mod", "Go", "docs/systemd.md starts a program in two slots"),
-        ] {
-            if self.first(&[file]).is_some() {
-                proposal.notes.push(format!("{file}: there is no template for {language} yet; {page}"));
-            }
+        if self.first(&["Gemfile"]).is_some() && !self.is_rails() {
+            proposal.note("Gemfile: there is no template for Ruby without Rails yet; docs/systemd.md starts a server in two slots");
+        }
+        if self.first(&["go.mod"]).is_some() {
+            proposal.note("go.mod: there is no template for Go yet; docs/systemd.md starts a program in two slots");
         }
     }
 

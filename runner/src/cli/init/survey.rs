@@ -91,12 +91,13 @@ impl FolderSurvey {
                 .push("the folder is empty: choose a template; it also writes a small application".to_owned());
             return proposal;
         }
-        let parts: [fn(&Self, &mut TemplateProposal); 8] = [
+        let parts: [fn(&Self, &mut TemplateProposal); 9] = [
             Self::containers,
             Self::django,
             Self::python,
             Self::java,
             Self::php,
+            Self::rails,
             Self::other_languages,
             Self::node,
             Self::site,
@@ -154,7 +155,11 @@ impl FolderSurvey {
     fn migrations(&self, proposal: &mut TemplateProposal) {
         for (folder, how) in MIGRATION_FOLDERS {
             // The template has the step already.
-            let is_known = proposal.template == Some(DeploymentTemplate::Php) && folder == "database/migrations";
+            let is_known = matches!(
+                (proposal.template, folder),
+                (Some(DeploymentTemplate::Php), "database/migrations")
+                    | (Some(DeploymentTemplate::Rails), "db/migrate")
+            );
             if self.dir.join(folder).is_dir() && !is_known {
                 proposal.notes.push(format!("{folder}/: {how}"));
             }
@@ -198,6 +203,8 @@ mod tests {
 
     const MANAGE: &str = "import django\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop_site.settings')\n";
 
+    const RAILS: (&str, &str) = ("config/application.rb", "");
+
     fn proposal(files: &[(&str, &str)]) -> TemplateProposal {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {
@@ -213,6 +220,7 @@ mod tests {
         let (python, site) = (Some(DeploymentTemplate::Python), Some(DeploymentTemplate::Static));
         let (container, django) = (Some(DeploymentTemplate::Container), Some(DeploymentTemplate::Django));
         let (java, php) = (Some(DeploymentTemplate::Java), Some(DeploymentTemplate::Php));
+        let rails = Some(DeploymentTemplate::Rails);
         for (files, template, word) in [
             (
                 &[("pyproject.toml", "[project]\ndependencies = [\"Flask\"]\n"), ("migrations/env.py", "")][..],
@@ -244,6 +252,11 @@ mod tests {
             (&[("manage.py", MANAGE), ("requirements.txt", "")], django, "`shop_site.wsgi`"),
             (&[("manage.py", MANAGE), ("pyproject.toml", "")], django, "python would fit, too"),
             (&[("manage.py", "from flask_script import Manager")], None, "python-supervisord"),
+            (&[RAILS, ("Gemfile", "gem 'rails'\ngem 'puma'\ngem 'propshaft'\n")], rails, "`bundle lock`"),
+            (&[RAILS, ("Gemfile", "gem \"rails\"\ngem \"puma\"\n")], rails, "leave out the step `assets`"),
+            (&[RAILS, ("Gemfile", "gem 'rails'\n"), ("db/migrate/1_a.rb", "")], rails, "does not name Puma"),
+            (&[("Gemfile", "gem 'rails'\n")], None, "docs/systemd.md"),
+            (&[RAILS, ("Gemfile", "gem 'rails-i18n'\n")], None, "docs/systemd.md"),
             (&[("Dockerfile", ""), ("compose.yml", "")], container, "only for development"),
             (&[("docker-compose.yml", "")], Some(DeploymentTemplate::Compose), "replaced together"),
             (&[("Dockerfile", ""), ("pyproject.toml", ""), ("manage.py", "")], container, "python would fit, too"),

@@ -27,6 +27,8 @@ pub(super) enum DeploymentTemplate {
     Java,
     /// A PHP application, such as Laravel's
     Php,
+    /// A Rails application
+    Rails,
     /// A container behind a proxy
     Container,
     /// Containers of a compose file
@@ -41,8 +43,8 @@ pub(super) struct PlannedFile {
 }
 
 impl DeploymentTemplate {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Static, Self::Python, Self::Django, Self::Java, Self::Php, Self::Container, Self::Compose];
+    pub(super) const ALL: [Self; 8] =
+        [Self::Static, Self::Python, Self::Django, Self::Java, Self::Php, Self::Rails, Self::Container, Self::Compose];
 
     /// The name, as in `--template` and of its folder.
     pub(super) fn name(self) -> &'static str {
@@ -52,6 +54,7 @@ impl DeploymentTemplate {
             Self::Django => "django",
             Self::Java => "java",
             Self::Php => "php",
+            Self::Rails => "rails",
             Self::Container => "container",
             Self::Compose => "compose",
         }
@@ -69,6 +72,7 @@ impl DeploymentTemplate {
             Self::Php => {
                 "PHP-FPM behind nginx, switched by one link, with Composer's packages and artisan's migrations"
             }
+            Self::Rails => "Rails with its migrations and assets, under supervisord in two slots behind nginx",
             Self::Container => "a container in two slots behind Caddy",
             Self::Compose => "the containers of a compose file, replaced in place",
         }
@@ -103,6 +107,24 @@ impl DeploymentTemplate {
                 "packages/greeting/src/Greeting.php",
                 "public/index.php",
             ],
+            Self::Rails => &[
+                "Gemfile",
+                "Rakefile",
+                "app/assets/config/manifest.js",
+                "app/assets/stylesheets/application.css",
+                "app/controllers/greetings_controller.rb",
+                "app/models/greeting.rb",
+                "app/views/greetings/show.html.erb",
+                "bin/rails",
+                "config.ru",
+                "config/application.rb",
+                "config/boot.rb",
+                "config/database.yml",
+                "config/environment.rb",
+                "config/puma.rb",
+                "config/routes.rb",
+                "db/migrate/20261201000000_create_greetings.rb",
+            ],
             Self::Container => &[],
             Self::Compose => &["compose.yml"],
         }
@@ -117,6 +139,9 @@ impl DeploymentTemplate {
             Self::Django => "/collected/\n/database/\n/secret-key\n/staticfiles.json\n__pycache__/\n",
             Self::Java => "/build/\n",
             Self::Php => "/.env\n/bootstrap/cache/*.php\n/vendor/\n",
+            Self::Rails => {
+                "/.bundle/\n/config/assets-manifest.json\n/config/master.key\n/log/\n/public/assets/\n/storage/\n/tmp/\n/vendor/bundle/\n"
+            }
         }
     }
 

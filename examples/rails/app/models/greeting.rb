@@ -1,0 +1,3 @@
+# What a visitor reads.
+class Greeting < ActiveRecord::Base
+end
