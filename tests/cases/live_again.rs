@@ -57,12 +57,12 @@ fn program_with_the_label_as_an_argument_is_repeated_for_the_release_before() {
     program: [/bin/sh, -c, "echo $1 >> warmed", warm, "${{ release }}"]
     trust: host
     with: { dir: app, repeatable: true }
-    grants: { dirs: [app] }
+    grants: { dirs: { app: "${{ vars.root }}" } }
   restart:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [-c, "cat current/VERSION > running"], dir: app, repeatable: true }
-    grants: { dirs: [app] }
+    grants: { dirs: { app: "${{ vars.root }}" } }
 "#,
     );
     let undone = environment.run(&["--local", "--release", "r2"]);
