@@ -107,3 +107,90 @@ fn nothing_is_written_through_a_link_or_into_a_folder_that_is_refused() {
     init(&environment, &[&new]).assert_exit(2);
     assert!(!environment.exists("new"));
 }
+
+#[test]
+fn relative_remote_is_read_from_the_current_folder() {
+    let environment = world(ANN);
+    let made = environment
+        .run_in(".", &["init", "--template", "static", "--remote", "project/../remote.git", "--push", "project"]);
+    made.assert_exit(0);
+    let (project, remote) = (environment.path("project"), environment.path("remote.git"));
+    let whole = remote.canonicalize().unwrap();
+    assert_eq!(git(&project, &["remote", "get-url", "origin"]), format!("{}\n", whole.display()));
+    assert_eq!(git(&remote, &["rev-parse", "main"]), git(&project, &["rev-parse", "HEAD"]));
+    // An address of another machine is not a path.
+    fs::remove_dir_all(&project).unwrap();
+    environment
+        .run_in(".", &["init", "--template", "static", "--remote", "git.example:shop.git", "project"])
+        .assert_exit(0);
+    assert_eq!(git(&project, &["remote", "get-url", "origin"]), "git.example:shop.git\n");
+}
+
+/// What a call that is killed leaves, from its first file to its last command.
+#[test]
+fn call_that_was_killed_can_be_repeated() {
+    let environment = world(ANN);
+    let (project, remote) = (environment.path("project"), environment.path("remote.git"));
+    let begun: [(&str, fn(&Path)); 5] = [
+        ("a part of the files", |project| {
+            fs::remove_dir_all(project.join(".git")).unwrap();
+            fs::remove_dir_all(project.join("site")).unwrap();
+            let plan = fs::read(project.join("deploy.yml")).unwrap();
+            fs::write(project.join("deploy.yml"), &plan[..plan.len() / 2]).unwrap();
+        }),
+        ("a repository", |project| {
+            fs::remove_dir_all(project.join(".git")).unwrap();
+            git(project, &["init", "--quiet", "--initial-branch=main"]);
+        }),
+        ("staged files", |project| {
+            fs::remove_dir_all(project.join(".git")).unwrap();
+            git(project, &["init", "--quiet", "--initial-branch=main"]);
+            git(project, &["add", "build.sh"]);
+        }),
+        ("no remote", |project| drop(git(project, &["remote", "remove", "origin"]))),
+        ("no push", |_| ()),
+    ];
+    for (state, leave) in begun {
+        for folder in [&project, &remote] {
+            fs::remove_dir_all(folder).unwrap();
+        }
+        fs::create_dir(&project).unwrap();
+        init_bare_repository(&remote);
+        init(&environment, &[]).assert_exit(0);
+        let whole = git(&project, &["ls-tree", "-r", "HEAD"]);
+        leave(&project);
+        init(&environment, &["--push"]).assert_exit(0);
+        assert_eq!(git(&project, &["ls-tree", "-r", "HEAD"]), whole, "{state}");
+        assert_eq!(git(&project, &["status", "--porcelain"]), "", "{state}");
+        assert_eq!(git(&project, &["rev-list", "--count", "main"]), "1\n", "{state}");
+        assert_eq!(git(&remote, &["rev-parse", "main"]), git(&project, &["rev-parse", "HEAD"]), "{state}");
+    }
+}
+
+#[test]
+fn repeated_call_changes_nothing_of_a_user() {
+    let changes: [(fn(&Path), &str); 5] = [
+        (|project| fs::write(project.join("build.sh"), "mine\n").unwrap(), "these files exist already: build.sh"),
+        (|project| drop(git(project, &["remote", "set-url", "origin", "/elsewhere"])), "is a git repository already"),
+        (|project| drop(git(project, &["branch", "mine"])), "is a git repository already"),
+        (|project| drop(git(project, &["remote", "add", "mine", "/elsewhere"])), "is a git repository already"),
+        (
+            |project| {
+                fs::write(project.join("notes.txt"), "mine\n").unwrap();
+                git(project, &["add", "notes.txt"]);
+            },
+            "is a git repository already",
+        ),
+    ];
+    for (change, refusal) in changes {
+        let environment = world(ANN);
+        init(&environment, &[]).assert_exit(0);
+        let project = environment.path("project");
+        change(&project);
+        let state = || ["status", "for-each-ref", "remote"].map(|command| git(&project, &[command]));
+        let before = state();
+        init(&environment, &["--push"]).assert_exit(2).assert_stderr_contains(refusal);
+        assert_eq!(state(), before);
+        assert_eq!(git(&environment.path("remote.git"), &["for-each-ref"]), "", "nothing was pushed");
+    }
+}

@@ -1,16 +1,17 @@
 //! `runner init [DIR]`: writes a plan and the files around it, from a template; without `--template`, it proposes one.
 //!
-//! Invariant: nothing is overwritten. If one of the files exists, none is written; only `.gitignore` gets more lines. Deliberately
-//! absent: asking questions, and the machine itself, which docs/init.md sets up.
+//! Invariant: nothing is overwritten, and a call that was killed or failed can be repeated. Deliberately absent: asking questions, and the
+//! machine itself, which docs/init.md sets up.
 
+mod files;
 mod languages;
 mod repository;
 mod survey;
 mod template;
 
 use std::{
-    fs, io,
-    io::Write,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -21,7 +22,7 @@ use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
 use repository::{BRANCH, NewRepository, REMOTE};
 use survey::FolderSurvey;
-use template::{DeploymentTemplate, GITIGNORE, PlannedFile};
+use template::{DeploymentTemplate, PlannedFile};
 
 /// What an application is called whose folder has no name that would do.
 const DEFAULT_NAME: &str = "app";
@@ -112,30 +113,22 @@ fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> R
 }
 
 fn write_in_folder(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> Result<String, Diagnostic> {
-    let survey = FolderSurvey::read(&args.dir).map_err(|error| unusable(&args.dir, &error))?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None => app_name(&args.dir.canonicalize().map_err(|error| unusable(&args.dir, &error))?),
     };
     let schema = format!("{:#}\n", plan::schema(&sandbox::official_schemas()));
-    let files = template.files(&name, survey.is_empty(), schema);
-    refuse_existing(&args.dir, &files)?;
-    let repository = args.remote.as_deref().map(|url| NewRepository::prepare(&args.dir, url)).transpose()?;
-    let mut written = Vec::new();
-    for file in &files {
-        if let Err(error) = write_file(&args.dir, file) {
-            // What this call has made does not stay half done.
-            for path in &written {
-                let _ = fs::remove_file(args.dir.join(path));
-            }
-            return Err(unusable(&args.dir.join(&file.path), &error));
-        }
-        if file.path != GITIGNORE {
-            written.push(file.path.clone());
-        }
-    }
+    let with_starter = template.files(&name, true, schema.clone());
+    // What an earlier call wrote before it was killed does not make the folder one with an application.
+    let is_empty = files::has_nothing_else(&args.dir, &with_starter).map_err(|error| unusable(&args.dir, &error))?;
+    let files = if is_empty { with_starter } else { template.files(&name, false, schema) };
+    files::refuse_existing(&args.dir, &files)?;
+    let message = format!("Deploy {name}, from the template {}", template.name());
+    let repository =
+        args.remote.as_deref().map(|url| NewRepository::prepare(&args.dir, url, &files, message)).transpose()?;
+    files::write(&args.dir, &files)?;
     if let Some(repository) = &repository {
-        repository.create(&files, &format!("Deploy {name}, from the template {}", template.name()), args.push)?;
+        repository.create(args.push)?;
     }
     let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     if form == OutputFormat::Json {
@@ -151,63 +144,11 @@ fn write_in_folder(args: &InitArgs, template: DeploymentTemplate, form: OutputFo
     if repository.is_some() {
         let pushed = if args.push { "pushed to" } else { "not pushed yet; the remote is" };
         answer += &format!("committed to {BRANCH}, in a new repository: {pushed} {REMOTE}\n");
-        if !survey.is_empty() {
+        if !is_empty {
             answer += "what was here before is not in the commit: `git add` it\n";
         }
     }
     Ok(answer + "docs/init.md says what to do on the machine; `runner plan` shows what a deployment would do\n")
-}
-
-fn refuse_existing(dir: &Path, files: &[PlannedFile]) -> Result<(), Diagnostic> {
-    let is_there = |file: &&PlannedFile| file.path != GITIGNORE && dir.join(&file.path).symlink_metadata().is_ok();
-    let existing: Vec<&str> = files.iter().filter(is_there).map(|file| file.path.as_str()).collect();
-    if existing.is_empty() {
-        return refuse_links(dir, files);
-    }
-    let hint = "`init` overwrites nothing, and has written nothing: move them away, or write the template into another folder and \
-                take from it what you need";
-    Err(Diagnostic::new(ErrorCode::InitRefused, format!("these files exist already: {}", existing.join(", ")))
-        .with_hint(hint))
-}
-
-/// What is written stays in the folder.
-fn refuse_links(dir: &Path, files: &[PlannedFile]) -> Result<(), Diagnostic> {
-    let mut paths = files.iter().flat_map(|file| Path::new(&file.path).ancestors());
-    match paths.find(|path| !path.as_os_str().is_empty() && dir.join(path).is_symlink()) {
-        None => Ok(()),
-        Some(link) => Err(Diagnostic::new(ErrorCode::InitRefused, format!("{} is a symbolic link", link.display()))
-            .with_hint(
-                "`init` writes through no link, and has written nothing: write the template into another folder",
-            )),
-    }
-}
-
-fn write_file(dir: &Path, file: &PlannedFile) -> io::Result<()> {
-    let path = dir.join(&file.path);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    if file.path == GITIGNORE {
-        return add_lines(&path, &file.text);
-    }
-    let mut made = fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
-    made.write_all(file.text.as_bytes()).inspect_err(|_| drop(fs::remove_file(&path)))
-}
-
-/// Adds the lines that a file does not have.
-fn add_lines(path: &Path, lines: &str) -> io::Result<()> {
-    let before = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error),
-    };
-    let missing: Vec<&str> = lines.lines().filter(|line| !before.lines().any(|known| known == *line)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let separator = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
-    let mut file = fs::OpenOptions::new().append(true).create(true).open(path)?;
-    file.write_all(format!("{separator}{}\n", missing.join("\n")).as_bytes())
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
@@ -241,7 +182,7 @@ fn parse_app_name(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{template::GITIGNORE, *};
 
     fn init(dir: &Path, template: DeploymentTemplate) -> Result<ExitKind, Diagnostic> {
         let args = InitArgs { dir: dir.to_owned(), template: Some(template), name: None, remote: None, push: false };

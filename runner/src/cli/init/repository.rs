@@ -1,6 +1,6 @@
 //! The repository of `--remote`: the first commit has what `init` wrote, and `origin` is the remote.
 //!
-//! Invariant: where a repository is already, nothing is written. Deliberately absent: files that `init` did not write, in the commit; a
+//! Invariant: where a repository is already, nothing is written, unless an earlier call of the same command began it. Deliberately absent: files that `init` did not write, in the commit; a
 //! repository at a forge; and a push, unless `--push` asks for it.
 
 use std::{
@@ -33,11 +33,14 @@ const CALLER_VARIABLES: [&str; 9] = [
     "GIT_WORK_TREE",
 ];
 
-/// A repository that does not exist yet.
+/// A repository that does not exist yet, or that an earlier call of the same command began.
 #[derive(Debug)]
 pub(super) struct NewRepository<'a> {
     dir: &'a Path,
-    url: &'a str,
+    url: String,
+    /// What is committed.
+    paths: Vec<&'a str>,
+    message: String,
 }
 
 impl<'a> NewRepository<'a> {
@@ -45,10 +48,20 @@ impl<'a> NewRepository<'a> {
     ///
     /// # Errors
     /// P0239: the folder belongs to a repository; git is missing, or does not know who commits.
-    pub(super) fn prepare(dir: &'a Path, url: &'a str) -> Result<Self, Diagnostic> {
-        let repository = Self { dir, url };
+    pub(super) fn prepare(
+        dir: &'a Path,
+        url: &str,
+        files: &'a [PlannedFile],
+        message: String,
+    ) -> Result<Self, Diagnostic> {
+        let url = remote_address(url).map_err(|error| super::unusable(Path::new(url), &error))?;
+        let paths = files.iter().map(|file| file.path.as_str()).collect();
+        let repository = Self { dir, url, paths, message };
         let whole = dir.canonicalize().map_err(|error| super::unusable(dir, &error))?;
-        if let Some(existing) = whole.ancestors().find(|folder| folder.join(".git").symlink_metadata().is_ok()) {
+        let existing = whole.ancestors().find(|folder| folder.join(".git").symlink_metadata().is_ok());
+        if let Some(existing) = existing
+            && (existing != whole || !repository.is_begun())
+        {
             let message = format!("{} is a git repository already", existing.display());
             let hint =
                 "leave out `--remote`, commit what `init` writes, and name the remote: `git remote add origin URL`";
@@ -62,35 +75,77 @@ impl<'a> NewRepository<'a> {
         Ok(repository)
     }
 
-    /// Makes it, and pushes if that is asked for.
+    /// Whether the repository of the folder has nothing but what `create` makes, as far as a call came.
+    fn is_begun(&self) -> bool {
+        // Without it, git would answer for a repository further up.
+        self.dir.join(".git/HEAD").is_file() && self.has_nothing_else().unwrap_or(false)
+    }
+
+    fn has_nothing_else(&self) -> Result<bool, GitFailure> {
+        let own = [format!("refs/heads/{BRANCH}"), format!("refs/remotes/{REMOTE}/{BRANCH}")];
+        let references = self.git(&["for-each-ref", "--format=%(refname)"])?;
+        let remotes = self.git(&["remote"])?;
+        let is_remote_own = match remotes.trim_end() {
+            "" => true,
+            REMOTE => self.remote_url()?.trim_end() == self.url,
+            _ => false,
+        };
+        if self.git(&["symbolic-ref", "HEAD"])?.trim_end() != own[0]
+            || !references.lines().all(|reference| own.iter().any(|known| known == reference))
+            || !is_remote_own
+        {
+            return Ok(false);
+        }
+        let is_known = |paths: &str| paths.lines().all(|path| self.paths.contains(&path));
+        if !is_known(&self.git(&["ls-files"])?) {
+            return Ok(false);
+        }
+        if !self.has_commit() {
+            return Ok(true);
+        }
+        let committed = self.git(&["ls-tree", "-r", "--name-only", "HEAD"])?;
+        let messages = self.git(&["log", "--format=%s"])?;
+        Ok(messages.trim_end() == self.message && is_known(&committed) && committed.lines().count() == self.paths.len())
+    }
+
+    fn has_commit(&self) -> bool {
+        self.git(&["rev-parse", "--quiet", "--verify", "HEAD^{commit}"]).is_ok()
+    }
+
+    fn remote_url(&self) -> Result<String, GitFailure> {
+        self.git(&["config", "--local", "--get", &format!("remote.{REMOTE}.url")])
+    }
+
+    /// Makes what is missing of it, and pushes if that is asked for.
     ///
     /// # Errors
     /// P0239: what git could not do. The files stay.
-    pub(super) fn create(&self, files: &[PlannedFile], message: &str, is_pushed: bool) -> Result<(), Diagnostic> {
-        let mut add = vec!["add", "--force", "--"];
-        add.extend(files.iter().map(|file| file.path.as_str()));
-        let push = ["push", "--quiet", "--set-upstream", REMOTE, BRANCH];
-        let commands: [&[&str]; 5] = [
-            &["init", "--quiet", "--initial-branch", BRANCH],
-            &add,
-            &["commit", "--quiet", "--message", message],
-            &["remote", "add", "--", REMOTE, self.url],
-            &push,
-        ];
-        let count = if is_pushed { commands.len() } else { commands.len() - 1 };
-        for command in &commands[..count] {
-            self.git(command).map_err(|failure| {
-                let what = format!("the files are written, but `git {}` failed", command[0]);
-                let hint = "correct the cause, and run the rest by hand, starting with the command that failed: `git init -b main`, \
-                            `git add`, `git commit`, `git remote add origin URL`, `git push -u origin main`";
-                Diagnostic::new(ErrorCode::InitRefused, what).with_cause(failure).with_hint(hint)
-            })?;
+    pub(super) fn create(&self, is_pushed: bool) -> Result<(), Diagnostic> {
+        self.change(&["init", "--quiet", "--initial-branch", BRANCH])?;
+        if !self.has_commit() {
+            self.change(&[&["add", "--force", "--"][..], &self.paths].concat())?;
+            self.change(&["commit", "--quiet", "--message", &self.message])?;
+        }
+        if self.remote_url().is_err() {
+            self.change(&["remote", "add", "--", REMOTE, &self.url])?;
+        }
+        if is_pushed {
+            self.change(&["push", "--quiet", "--set-upstream", REMOTE, BRANCH])?;
         }
         Ok(())
     }
 
-    /// Runs git in the folder, wherever the caller's git works.
-    fn git(&self, arguments: &[&str]) -> Result<(), GitFailure> {
+    fn change(&self, command: &[&str]) -> Result<(), Diagnostic> {
+        self.git(command).map(drop).map_err(|failure| {
+            let what = format!("the files are written, but `git {}` failed", command[0]);
+            let hint = "correct the cause, and repeat the same command: it goes on where it stopped; if the address is wrong, set the right \
+                        one before: `git remote set-url origin URL`";
+            Diagnostic::new(ErrorCode::InitRefused, what).with_cause(failure).with_hint(hint)
+        })
+    }
+
+    /// What git prints in the folder, wherever the caller's git works.
+    fn git(&self, arguments: &[&str]) -> Result<String, GitFailure> {
         let mut command = Command::new("git");
         command.arg("-C").arg(self.dir).args(arguments).stdin(Stdio::null());
         for variable in CALLER_VARIABLES {
@@ -106,7 +161,7 @@ impl<'a> NewRepository<'a> {
             }
         })?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let is_cause = |line: &&str| ["fatal: ", "error: ", " ! ["].iter().any(|begin| line.starts_with(begin));
@@ -114,4 +169,17 @@ impl<'a> NewRepository<'a> {
         let line = said.lines().find(is_cause).or_else(|| said.lines().rev().find(is_text));
         Err(line.unwrap_or("git gave no reason").trim().to_owned())
     }
+}
+
+/// The address for git's configuration: git would read a relative path from the folder of the repository, and a caller means the current one.
+fn remote_address(url: &str) -> io::Result<String> {
+    // As git decides it (`url_is_local_not_ssh`): `host:path` and `scheme://` have a colon before the first slash.
+    let is_path = url.split('/').next().is_some_and(|begin| !begin.contains(':'));
+    if !is_path || url.is_empty() {
+        return Ok(url.to_owned());
+    }
+    let path = std::path::absolute(url)?;
+    // One that is not there yet stays as it is.
+    let path = if Path::new(url).is_relative() { path.canonicalize().unwrap_or(path) } else { path };
+    path.into_os_string().into_string().map_err(|_| io::Error::other("the path is not valid UTF-8"))
 }
