@@ -4,6 +4,9 @@ use std::{fs, path::Path, process::Command};
 
 use crate::support::{RunnerOutput, TestEnvironment, init_bare_repository};
 
+/// What is done to a project between two calls.
+type ProjectChange = fn(&Path);
+
 /// A folder for the application, an empty repository for its remote, and a git that knows who commits.
 fn world(configuration: &str) -> TestEnvironment {
     let environment = TestEnvironment::new();
@@ -131,7 +134,7 @@ fn relative_remote_is_read_from_the_current_folder() {
 fn call_that_was_killed_can_be_repeated() {
     let environment = world(ANN);
     let (project, remote) = (environment.path("project"), environment.path("remote.git"));
-    let begun: [(&str, fn(&Path)); 5] = [
+    let begun: [(&str, ProjectChange); 5] = [
         ("a part of the files", |project| {
             fs::remove_dir_all(project.join(".git")).unwrap();
             fs::remove_dir_all(project.join("site")).unwrap();
@@ -169,7 +172,7 @@ fn call_that_was_killed_can_be_repeated() {
 
 #[test]
 fn repeated_call_changes_nothing_of_a_user() {
-    let changes: [(fn(&Path), &str); 5] = [
+    let changes: [(ProjectChange, &str); 5] = [
         (|project| fs::write(project.join("build.sh"), "mine\n").unwrap(), "these files exist already: build.sh"),
         (|project| drop(git(project, &["remote", "set-url", "origin", "/elsewhere"])), "is a git repository already"),
         (|project| drop(git(project, &["branch", "mine"])), "is a git repository already"),

@@ -165,7 +165,8 @@ mod tests {
         for (digest, days) in [(&digest(), 8), (&other, 6)] {
             let mut kept = downloads.open(digest).unwrap();
             kept.append(b"x");
-            let changed = std::time::SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+            let now = kept.file.metadata().unwrap().modified().unwrap();
+            let changed = now - Duration::from_secs(days * 24 * 60 * 60);
             kept.file.set_modified(changed).unwrap();
         }
         drop(downloads.open(&Digest::from_bytes([9; 32])));
