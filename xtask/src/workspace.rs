@@ -44,8 +44,15 @@ pub(crate) fn native_guests_dir() -> Result<PathBuf> {
 pub(crate) fn build_runner() -> Result<PathBuf> {
     let binary = target_dir()?.join(RUNNER);
     announce("the runner (release)", FIRST_BUILD, &binary);
-    run(cargo().args(["build", "--release", "--package", "runner"]))?;
+    // The whole workspace decides on the features, as it does for the tests: so the tests don't build the dependencies again.
+    run(cargo().args(["build", "--release", "--workspace", "--bin", "runner"]))?;
     Ok(binary)
+}
+
+/// An example of the runner's, built like the runner.
+pub(crate) fn build_example(name: &str) -> Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--quiet", "--workspace", "--example", name]))?;
+    Ok(target_dir()?.join("release/examples").join(name))
 }
 
 /// In the target directory.

@@ -94,8 +94,7 @@ fn first_run_row(ours: &Path, old: &Path, steps: u32) -> Result<BenchRow> {
 
 /// One record, appended and synced: the medians that both builds of the example print.
 fn append_row(old: &Path) -> Result<BenchRow> {
-    workspace::run(workspace::cargo().args(["build", "--release", "--package", "runner", "--example", "append"]))?;
-    let ours = workspace::target_dir()?.join("release/examples/append");
+    let ours = workspace::build_example("append")?;
     let theirs = old.with_file_name("examples").join("append");
     ensure!(theirs.is_file(), "{} is missing: build it with `cargo build --release --examples`", theirs.display());
     Ok(row("append + sync, one record", interleaved_medians(9, || time_append(&ours), || time_append(&theirs))?))

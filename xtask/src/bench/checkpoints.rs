@@ -15,7 +15,7 @@ const MAX_OVERHEAD: Duration = Duration::from_millis(200 * (3 * 4 + 1));
 
 pub(super) fn rows() -> Result<Vec<BenchRow>> {
     let mut command = cargo();
-    command.args(["test", "--release", "--package", "runner", "--test", "github", "--", TEST, "--nocapture"]);
+    command.args(["test", "--release", "--workspace", "--test", "github", "--", TEST, "--nocapture"]);
     let stdout = output(&mut command)?;
     let (ours, theirs) =
         stdout.lines().find_map(parse_times).with_context(|| format!("`{TEST}` did not run:\n{stdout}"))?;

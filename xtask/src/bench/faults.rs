@@ -46,7 +46,7 @@ impl FaultPart {
 
 fn tests(binary: &str, filters: &[&str], points: &str) -> Command {
     let mut command = cargo();
-    command.args(["test", "--release", "--package", "runner", "--test", binary, "--"]).args(filters);
+    command.args(["test", "--release", "--workspace", "--test", binary, "--"]).args(filters);
     command.env("PAWL_POINTS", points);
     command
 }

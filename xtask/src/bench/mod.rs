@@ -179,7 +179,7 @@ pub(crate) fn run(names: &[BenchmarkName], options: BenchOptions) -> Result<()> 
 /// Runs the tests of hanging steps, which fail then if the best of a few tries ends more than 50 ms after its deadline.
 fn measure_deadlines() -> Result<()> {
     let mut test = workspace::cargo();
-    test.args(["test", "--release", "--package", "runner", "--test", "cases", "--", "hangs", "--test-threads=1"]);
+    test.args(["test", "--release", "--workspace", "--test", "cases", "--", "hangs", "--test-threads=1"]);
     run_command(test.env("PAWL_MEASURE_OVERRUN", "1"))
 }
 

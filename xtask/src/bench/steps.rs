@@ -91,7 +91,7 @@ fn deploy_command(runner: &Path, folder: &Path) -> Command {
 
 /// Measured by an example of the runner's, since it is one call inside a process and no command.
 fn call_row() -> Result<BenchRow> {
-    let text = output(cargo().args(["run", "--release", "--quiet", "--package", "runner", "--example", "call"]))?;
+    let text = output(&mut Command::new(workspace::build_example("call")?))?;
     let ours = Duration::from_nanos(text.trim().parse().context("the example prints a median in nanoseconds")?);
     Ok(wall_time_row("instantiate + call, one step · `sh -c true`", (ours, time_shell()?), Duration::from_micros(100)))
 }

@@ -38,7 +38,7 @@ pub(super) fn rows(BenchOptions { write, quick, .. }: BenchOptions) -> Result<Ve
     let seconds = if quick { SECONDS.1 } else { SECONDS.0 };
     let load_before = load_average()?;
     let mut command = cargo();
-    command.args(["test", "--release", "--package", "runner", "--test", "cases", "--"]).args(TESTS);
+    command.args(["test", "--release", "--workspace", "--test", "cases", "--"]).args(TESTS);
     command.args(["--test-threads=1", "--nocapture"]).env("PAWL_MEASURE_SWITCHES", seconds.to_string());
     let lines = collect_lines(&mut command)?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -91,9 +91,7 @@ fn load_average() -> Result<String> {
 
 /// Measured by an example of the runner's, since it is one call inside a process and no command.
 fn call_row(place: &str, folder: &Path, target: BenchTarget) -> Result<BenchRow> {
-    let mut command = cargo();
-    command.args(["run", "--release", "--quiet", "--package", "runner", "--example", "switch", "--"]);
-    let text = workspace::output(command.arg(folder))?;
+    let text = workspace::output(Command::new(workspace::build_example("switch")?).arg(folder))?;
     let mut medians = text.lines().map(|line| line.trim().parse().map(Duration::from_nanos));
     let mut median = || medians.next().context("the example prints two medians")?.context("a median in nanoseconds");
     Ok(BenchRow {
