@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use super::{BenchRow, BenchTarget, interleaved_medians, wall_time};
-use crate::workspace::{self, cargo, output, run as run_command};
+use crate::workspace::{self, output, run as run_command};
 
 const ROUNDS: usize = 30;
 /// So much slower are the languages that bring their own compiler.
