@@ -183,9 +183,7 @@ async fn repeat(
 
 /// A step that may also start its programs with the label of another release as an argument, where it may with its own.
 fn granted_for(planned: &PlannedStep, own: &Release, other: &Release) -> PlannedStep {
-    let PlannedStep { step_target, description, upstream, module_digest, contract_version, .. } = planned;
-    let mut step = planned.step.clone();
-    let renamed = step.grants.programs.iter().map(|grant| {
+    let renamed = planned.step.grants.programs.iter().map(|grant| {
         let arguments = grant.arguments.iter().map(|argument| match argument {
             ArgumentPattern::Exact(text) => {
                 ArgumentPattern::Exact(text.replace(own.label.as_str(), other.label.as_str()))
@@ -194,17 +192,9 @@ fn granted_for(planned: &PlannedStep, own: &Release, other: &Release) -> Planned
         });
         ProgramGrant { arguments: arguments.collect(), source: grant.source.clone() }
     });
-    let renamed: Vec<_> = renamed.collect();
-    step.grants.programs.extend(renamed);
-    PlannedStep {
-        step,
-        step_target: step_target.clone(),
-        description: description.clone(),
-        upstream: upstream.clone(),
-        stand_ins: Vec::new(),
-        module_digest: module_digest.clone(),
-        contract_version: contract_version.clone(),
-    }
+    let mut granted = planned.clone();
+    granted.step.grants.programs.extend(renamed);
+    granted
 }
 
 /// What a step of this run did that stays, in words: the migrations that it applied, or the step itself.

@@ -126,6 +126,7 @@ pub struct PlannedHooks {
 }
 
 /// A step on one of its targets, with the description of its module.
+#[derive(Clone)]
 pub struct PlannedStep {
     pub step: PlanStep,
     pub step_target: StepTarget,

@@ -256,6 +256,7 @@ impl blobs::Host for HostState {
         let digest = digest.parse().map_err(|error| failure(FailureKind::InvalidConfig, format!("{error}")))?;
         let blob = match self.gate.parse_source(&source)? {
             ContentSource::Oci(reference) => {
+                self.downloads.remove_old();
                 let content = RegistryContent::find(self.gate.repository(reference), &digest).await;
                 let content = content.map_err(|error| self.gate.registry_failure(error))?;
                 let size = Some(content.size());
@@ -269,6 +270,7 @@ impl blobs::Host for HostState {
                 OpenBlob { content: BlobContent::File(file), name: path, digest, size, decoded }
             }
             ContentSource::Url(url) => {
+                self.downloads.remove_old();
                 let mut kept = self.downloads.open(&digest);
                 let offset = kept.as_ref().map_or(0, KeptDownload::len);
                 let opened = self.gate.client().open_download(&url, offset).await;

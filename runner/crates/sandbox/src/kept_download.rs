@@ -40,9 +40,19 @@ impl KeptDownloads {
         let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
         let file = options.custom_flags(no_link).open(&path).ok()?;
         file.try_lock().ok()?;
-        remove_old_files(dir);
         let len = file.metadata().ok().filter(fs::Metadata::is_file)?.len();
         Some(KeptDownload { path, file, len, read: 0, is_growing: true })
+    }
+
+    /// Removes what nobody has gone on with for a week.
+    pub(super) fn remove_old(&self) {
+        let Some(Ok(entries)) = self.0.as_ref().map(fs::read_dir) else { return };
+        for entry in entries.flatten() {
+            let changed = entry.metadata().and_then(|metadata| metadata.modified());
+            if changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MAX_AGE)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Removes what is kept of a content.
@@ -50,16 +60,6 @@ impl KeptDownloads {
         if let Some(dir) = &self.0 {
             // It is only a cache: a file that can't be removed now is removed by its age.
             let _ = fs::remove_file(dir.join(digest.hex()));
-        }
-    }
-}
-
-fn remove_old_files(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        let changed = entry.metadata().and_then(|metadata| metadata.modified());
-        if changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MAX_AGE)) {
-            let _ = fs::remove_file(entry.path());
         }
     }
 }
@@ -169,7 +169,7 @@ mod tests {
             let changed = now - Duration::from_secs(days * 24 * 60 * 60);
             kept.file.set_modified(changed).unwrap();
         }
-        drop(downloads.open(&Digest::from_bytes([9; 32])));
+        downloads.remove_old();
         let names: Vec<_> =
             fs::read_dir(cache.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, [other.hex().as_str()]);
