@@ -47,6 +47,7 @@ mod unrecorded_release;
 pub(crate) use bounded_program::run_bounded;
 pub use error::{AttemptError, migration_diagnostic};
 pub use executor::Executor;
+pub(crate) use fingerprint::input_fingerprint;
 pub use host_prune::{HostReleases, ReleaseHosts};
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};

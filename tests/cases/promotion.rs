@@ -12,14 +12,16 @@ fn promotion_with_other_files_than_the_verified_ones_is_refused() {
     promote()
         .assert_exit(2)
         .assert_stderr_contains("error[P0250]: r1 was verified in `test` with different files")
-        .assert_stderr_contains("step `migrate`: `migrations` differs");
+        .assert_stderr_contains("step `migrate`: `migrations` differs: 0003_never_tested.sql");
     assert!(!environment.exists("deploy/pre"), "nothing was touched");
     std::fs::remove_file(environment.path("migrations/0003_never_tested.sql")).unwrap();
     promote().assert_exit(0);
     // The same, found by the records of a deployment that skipped the step.
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
     environment.edit("migrations/0002_first_products.sql", "1900", "2000");
-    environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]).assert_stderr_contains("error[P0250]");
+    promote()
+        .assert_stderr_contains("error[P0250]")
+        .assert_stderr_contains("step `migrate`: `migrations` differs: 0002_first_products.sql\n");
 }
 
 /// A step that no release needs.
@@ -98,10 +100,21 @@ fn in_git() -> TestEnvironment {
     environment
 }
 
+/// More files than the journal names.
+fn add_many_files(environment: &TestEnvironment) {
+    for number in 10..300 {
+        environment.write(&format!("migrations/{number:04}_nothing.sql"), &format!("CREATE TABLE nothing_{number} (id INTEGER);\n"));
+    }
+    environment.git(&["add", "migrations"]);
+    environment.git(&["commit", "--quiet", "--message", "many files"]);
+    environment.git(&["tag", "--force", "r1"]);
+}
+
 #[test]
-fn changed_file_is_named_if_git_knows_the_verified_commit() {
+fn changed_file_in_a_directory_of_many_is_named_by_git() {
     for label in [None, Some(["--release", "r1"])] {
         let environment = in_git();
+        add_many_files(&environment);
         let arguments: Vec<_> = ["--local", "--env", "test"].into_iter().chain(label.into_iter().flatten()).collect();
         environment.run(&arguments).assert_exit(0);
         environment.edit("migrations/0002_first_products.sql", "1900", "2000");

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use contract::{
-    hash::Blake3Hash,
+    hash::InputHash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
 use db::migrate::{LintFinding, LintLevel};
@@ -205,7 +205,7 @@ impl Executor for Doubles {
         _step: &PlanStep,
         _description: &ModuleDescription,
         _config: &Value,
-    ) -> Result<BTreeMap<String, Blake3Hash>, InputError> {
+    ) -> Result<BTreeMap<String, InputHash>, InputError> {
         Ok(BTreeMap::new())
     }
 

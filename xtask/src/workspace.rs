@@ -59,7 +59,7 @@ pub(crate) fn build_example(name: &str) -> Result<PathBuf> {
 pub(crate) const RUNNER: &str = "release/runner";
 
 /// What a first build of the runner takes, in minutes of one core.
-pub(crate) const FIRST_BUILD: usize = 15;
+pub(crate) const FIRST_BUILD: usize = 24;
 
 /// Says in one line what is built, and how long that takes when nothing was built yet.
 pub(crate) fn announce(what: &str, core_minutes: usize, built: &Path) {

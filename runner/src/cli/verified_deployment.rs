@@ -8,21 +8,18 @@ use std::{collections::BTreeMap, path::Path, process::Command};
 
 use contract::{
     diagnostic::{Diagnostic, ErrorCode},
-    hash::Blake3Hash,
+    hash::InputHash,
 };
 use journal::{
     StepTarget,
-    event::{Fingerprint, JournalEvent, PlanStepRecord, ROLLBACK, Release},
+    event::{Fingerprint, INPUT_PREFIX, JournalEvent, PlanStepRecord, ROLLBACK, Release},
     state::AttemptSummary,
 };
 use plan::{DirAccess, ModuleRef, Plan, PlanStep};
 use serde_json::Value;
 use state::{AttemptChoice, StateStore};
 
-use crate::deploy::{PlannedStep, PreparedPlan};
-
-/// What comes before the name of an input in a fingerprint.
-const INPUT_PREFIX: &str = "input:";
+use crate::deploy::{self, PlannedStep, PreparedPlan};
 
 /// The component of a fingerprint that is about the module.
 const MODULE: &str = "module";
@@ -160,12 +157,17 @@ impl VerifiedDeployment {
         for planned in &prepared.steps {
             let Some(verified) = self.fingerprints.get(&planned.step_target) else { continue };
             // A file that can't be read is reported by the step that reads it.
-            for (name, hash) in known_inputs(prepared, planned).await {
-                if self.is_of_one_environment(planned, &name) {
-                    continue;
-                }
-                if verified.0.get(&format!("{INPUT_PREFIX}{name}")).is_some_and(|verified| *verified != hash) {
-                    changed.push(format!("step `{}`: {}", planned.step.id, self.describe(&planned.step, &name)));
+            let inputs = known_inputs(prepared, planned).await;
+            let names: Vec<_> = inputs.keys().filter(|name| !self.is_of_one_environment(planned, name)).cloned().collect();
+            let now = deploy::input_fingerprint(inputs);
+            for name in names {
+                let component = format!("{INPUT_PREFIX}{name}");
+                if verified.0.get(&component).is_some_and(|verified| now.0.get(&component) != Some(verified)) {
+                    let files = match verified.changed_files(&now, &name) {
+                        files if files.is_empty() => self.files_changed_in_git(&planned.step, &name),
+                        files => files,
+                    };
+                    changed.push(format!("step `{}`: {}", planned.step.id, describe(&name, &files)));
                 }
             }
         }
@@ -180,22 +182,21 @@ impl VerifiedDeployment {
             && source.is_some_and(|step| step.grants.host_path(name) != planned.step.grants.host_path(name))
     }
 
-    /// An input, and the files of it that git knows to be others than in the verified commit.
-    fn describe(&self, step: &PlanStep, name: &str) -> String {
-        let files =
-            self.commit.as_deref().zip(step.grants.host_path(name)).map(|(commit, path)| changed_files(&path, commit));
-        match files.unwrap_or_default() {
-            files if files.is_empty() => format!("`{name}` differs"),
-            files if files.len() > MAX_NAMED_FILES => {
-                format!(
-                    "`{name}` differs: {} and {} more",
-                    files[..MAX_NAMED_FILES].join(", "),
-                    files.len() - MAX_NAMED_FILES
-                )
-            }
-            files => format!("`{name}` differs: {}", files.join(", ")),
-        }
+    /// The files of an input that git knows to be others than in the verified commit.
+    fn files_changed_in_git(&self, step: &PlanStep, name: &str) -> Vec<String> {
+        let verified = self.commit.as_deref().zip(step.grants.host_path(name));
+        verified.map(|(commit, path)| changed_files(&path, commit)).unwrap_or_default()
     }
+}
+
+/// An input that changed, and which files of it did, as far as that is known.
+fn describe(name: &str, files: &[String]) -> String {
+    if files.is_empty() {
+        return format!("`{name}` differs");
+    }
+    let (named, more) = files.split_at(files.len().min(MAX_NAMED_FILES));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    format!("`{name}` differs: {}{more}", named.join(", "))
 }
 
 /// Whether git takes a text for a commit, and for no option.
@@ -204,7 +205,7 @@ fn is_commit_hash(text: &str) -> bool {
 }
 
 /// The hashes of a step's files that the plan alone names. What an earlier step's output names comes out of the release.
-async fn known_inputs(prepared: &PreparedPlan, planned: &PlannedStep) -> BTreeMap<String, Blake3Hash> {
+async fn known_inputs(prepared: &PreparedPlan, planned: &PlannedStep) -> BTreeMap<String, InputHash> {
     let step = &planned.step;
     let mut config = step.with.clone();
     for pointer in step.pending.keys() {

@@ -2,7 +2,7 @@
 //!
 //! Everything is read from the journals: no probe runs, and nothing is decided again.
 
-use std::{collections::BTreeSet, io::Write};
+use std::{collections::BTreeSet, io::Write, iter};
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use contract::{
 };
 use journal::{
     JournalEvent, RecordStatus, StepRecord, StepStatus, StepTarget,
-    event::{Decision, Fingerprint, JournalEntry, JournalHeader, ProbeInput, Release},
+    event::{Decision, FILE_PREFIX, Fingerprint, INPUT_PREFIX, JournalEntry, JournalHeader, ProbeInput, Release},
     state::AttemptSummary,
 };
 use state::{RecordedAttempt, StateStore};
@@ -298,7 +298,13 @@ impl<'a> StepEvidence<'a> {
             new: new.0.get(&component).copied(),
             component,
         };
-        old.difference(new).into_iter().map(change).collect()
+        let components = old.difference(new).into_iter().flat_map(|component| {
+            let input = component.strip_prefix(INPUT_PREFIX).unwrap_or_default();
+            let files = old.changed_files(new, input);
+            let files = files.into_iter().map(|path| format!("{FILE_PREFIX}{input}/{path}")).collect::<Vec<_>>();
+            iter::once(component).chain(files)
+        });
+        components.map(change).collect()
     }
 
     fn text(&self, commands: &CommandCompletion, line_width: usize) -> String {

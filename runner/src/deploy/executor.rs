@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use contract::{
     diagnostic::Diagnostic,
-    hash::Blake3Hash,
+    hash::InputHash,
     step::{ProbeFinding, Receipt, StepFailure},
 };
 use db::migrate::{LintFinding, LintLevel};
@@ -34,7 +34,7 @@ pub trait Executor {
         step: &PlanStep,
         description: &ModuleDescription,
         config: &Value,
-    ) -> Result<BTreeMap<String, Blake3Hash>, InputError>;
+    ) -> Result<BTreeMap<String, InputHash>, InputError>;
 
     /// Returns the changes that `apply` would make.
     ///
@@ -110,7 +110,7 @@ impl Executor for LocalExecutor {
         step: &PlanStep,
         description: &ModuleDescription,
         config: &Value,
-    ) -> Result<BTreeMap<String, Blake3Hash>, InputError> {
+    ) -> Result<BTreeMap<String, InputHash>, InputError> {
         self.runtime.input_hashes(step, description, config)
     }
 

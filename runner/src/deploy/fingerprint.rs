@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::preflight::relative_to;
-use contract::{Digest, StepId, TargetName, hash::Blake3Hash};
-use journal::event::{Fingerprint, Release};
+use contract::{Digest, StepId, TargetName, hash::{Blake3Hash, InputHash}};
+use journal::event::{FILE_PREFIX, Fingerprint, INPUT_PREFIX, Release};
 use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope, SecretAccess, StepGrants};
 
 /// The version of the contract that fingerprints name for modules that were built for it or an older one: runners that knew no newer one named
@@ -27,7 +27,7 @@ pub(super) struct FingerprintParts<'a> {
     /// The version of the contract that the module was built for.
     pub(super) contract_version: &'a str,
     pub(super) config: &'a Value,
-    pub(super) inputs: BTreeMap<String, Blake3Hash>,
+    pub(super) inputs: BTreeMap<String, InputHash>,
     pub(super) grants: &'a StepGrants,
     pub(super) folder: &'a Path,
     pub(super) target: &'a TargetName,
@@ -51,7 +51,18 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
         (UPSTREAM.to_owned(), Blake3Hash::of_json(&Value::Object(upstream))),
         ("release".to_owned(), Blake3Hash::of(release.as_bytes())),
     ]);
-    components.extend(parts.inputs.into_iter().map(|(name, hash)| (format!("input:{name}"), hash)));
+    components.extend(input_fingerprint(parts.inputs).0);
+    Fingerprint(components)
+}
+
+/// The components of inputs, by their names in the configuration.
+pub(crate) fn input_fingerprint(inputs: BTreeMap<String, InputHash>) -> Fingerprint {
+    let mut components = BTreeMap::new();
+    for (name, InputHash { hash, files }) in inputs {
+        let files = files.into_iter().map(|(path, hash)| (format!("{FILE_PREFIX}{name}/{path}"), hash));
+        components.extend(files);
+        components.insert(format!("{INPUT_PREFIX}{name}"), hash);
+    }
     Fingerprint(components)
 }
 

@@ -281,7 +281,7 @@ fn foreseen_outputs(
         Decision::Run { reason: DecisionReason::Absent } => {
             let step_target = &resolved.planned.step_target;
             let record = view.state.records.get(step_target)?;
-            let is_same = record.intent.fingerprint == resolved.fingerprint;
+            let is_same = record.intent.fingerprint.difference(&resolved.fingerprint).is_empty();
             view.state.authenticated_receipt(step_target).filter(|_| is_same).map(|receipt| receipt.outputs.clone())
         }
         Decision::Run { .. } | Decision::Stop { .. } => None,

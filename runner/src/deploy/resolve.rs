@@ -15,7 +15,7 @@ use super::{
 use contract::{
     AppName, EnvironmentName, StepId,
     diagnostic::ErrorCode,
-    hash::Blake3Hash,
+    hash::{Blake3Hash, InputHash},
     step::{ProbeFinding, StepPhase},
 };
 use journal::{
@@ -39,7 +39,7 @@ pub(super) async fn input_hashes(
     prepared: &PreparedPlan,
     planned: &PlannedStep,
     config: &Value,
-) -> Result<BTreeMap<String, Blake3Hash>, AttemptError> {
+) -> Result<BTreeMap<String, InputHash>, AttemptError> {
     let step = &planned.step;
     let inputs = prepared.executor(planned).input_hashes(step, &planned.description, config).await;
     inputs.map_err(|error| {
@@ -103,7 +103,7 @@ impl<'a> AttemptView<'a> {
         &self,
         planned: &'r PlannedStep,
         config: Value,
-        inputs: BTreeMap<String, Blake3Hash>,
+        inputs: BTreeMap<String, InputHash>,
         selected_by_name: bool,
     ) -> Result<ResolvedStep<'r>, AttemptError> {
         let step = &planned.step;

@@ -53,6 +53,22 @@ impl Blake3Hash {
     }
 }
 
+/// The hash of an input of a step: a file, or a directory and the files in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputHash {
+    /// The hash of the content, and in a directory of the paths.
+    pub hash: Blake3Hash,
+    /// The hashes of a directory's files, by path, which name the file that changed. Empty for a file, and for a directory of many files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, Blake3Hash>,
+}
+
+impl From<Blake3Hash> for InputHash {
+    fn from(hash: Blake3Hash) -> Self {
+        Self { hash, files: BTreeMap::new() }
+    }
+}
+
 /// Hashes bytes as they come.
 #[derive(Clone, Debug, Default)]
 pub struct Blake3Hasher(blake3::Hasher);

@@ -17,10 +17,13 @@ use std::{
 use cap_std::fs::Dir;
 
 use crate::confined_path;
-use contract::hash::Blake3Hash;
+use contract::hash::{Blake3Hash, InputHash};
 
 /// The largest file whose text is kept, in bytes.
 pub const MAX_SNAPSHOT_TEXT_BYTES: u64 = 256 << 20;
+
+/// How long the list of a directory's files may be, in bytes, to be part of its hash: about a hundred files. It is in the journal.
+const MAX_NAMED_BYTES: usize = 12 << 10;
 
 /// The number of files from which several threads pay off.
 const PARALLEL_READ_THRESHOLD: usize = 128;
@@ -112,8 +115,8 @@ impl DirSnapshot {
     }
 
     /// A hash of all paths and contents.
-    pub fn hash(&self) -> Blake3Hash {
-        combined_hash(self.files.iter().map(|file| (file.path.as_str(), file.hash)))
+    pub fn hash(&self) -> InputHash {
+        input_hash(self.files.iter().map(|file| (file.path.as_str(), file.hash)).collect())
     }
 
     fn add_dir(
@@ -181,16 +184,16 @@ fn read_files(
 }
 
 /// Hashes a directory without keeping its content.
-pub fn hash_dir(dir: &Dir) -> Result<Blake3Hash, PathReadError> {
+pub fn hash_dir(dir: &Dir) -> Result<InputHash, PathReadError> {
     hash_dir_within(dir, usize::MAX)
 }
 
 /// Hashes a directory of at most `max_files` files without keeping its content.
-pub fn hash_dir_within(dir: &Dir, max_files: usize) -> Result<Blake3Hash, PathReadError> {
+pub fn hash_dir_within(dir: &Dir, max_files: usize) -> Result<InputHash, PathReadError> {
     let mut lines = Vec::new();
     collect_file_hashes(dir, "", max_files, &mut lines)?;
     lines.sort();
-    Ok(combined_hash(lines.iter().map(|(path, hash)| (path.as_str(), *hash))))
+    Ok(input_hash(lines.iter().map(|(path, hash)| (path.as_str(), *hash)).collect()))
 }
 
 fn collect_file_hashes(
@@ -226,9 +229,12 @@ fn hash_sized(file: cap_std::fs::File, size: u64) -> io::Result<Blake3Hash> {
     }
 }
 
-fn combined_hash<'a>(files: impl Iterator<Item = (&'a str, Blake3Hash)>) -> Blake3Hash {
-    let all: String = files.map(|(path, hash)| format!("{hash} {path}\n")).collect();
-    Blake3Hash::of(all.as_bytes())
+fn input_hash(files: Vec<(&str, Blake3Hash)>) -> InputHash {
+    let all: String = files.iter().map(|(path, hash)| format!("{hash} {path}\n")).collect();
+    let hash = Blake3Hash::of(all.as_bytes());
+    let is_named = all.len() <= MAX_NAMED_BYTES;
+    let files = files.into_iter().filter(|_| is_named).map(|(path, hash)| (path.to_owned(), hash)).collect();
+    InputHash { hash, files }
 }
 
 /// A file directly in a directory.
@@ -332,5 +338,19 @@ mod tests {
         assert_eq!(later.0, "later [255] gone");
         assert_eq!(later.1, hash_dir(&dir).unwrap());
         assert_ne!(later.1, first.1);
+    }
+
+    #[test]
+    fn files_of_a_small_directory_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient_dir(folder.path(), ambient_authority()).unwrap();
+        fs::write(folder.path().join("a"), "a").unwrap();
+        let named = hash_dir(&dir).unwrap();
+        assert_eq!(named.files, BTreeMap::from([("a".to_owned(), Blake3Hash::of(b"a"))]));
+        for number in 0..500 {
+            fs::write(folder.path().join(number.to_string()), "").unwrap();
+        }
+        let many = hash_dir(&dir).unwrap();
+        assert!(many.files.is_empty() && many.hash != named.hash);
     }
 }

@@ -3,7 +3,10 @@
 //! A format that was once written stays readable: [`FORMAT`] lists the changes. Deliberately absent: the state that follows
 //! from events ([`super::state`]) and the bytes of a line ([`super::line`]).
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -355,6 +358,12 @@ pub struct PlanStepRecord {
     pub exposes: bool,
 }
 
+/// What comes before the name of an input in a fingerprint.
+pub const INPUT_PREFIX: &str = "input:";
+
+/// What comes before the path of a file that is part of an input. It only says which file changed; the input's own component decides.
+pub const FILE_PREFIX: &str = "file:";
+
 /// The hash of each component that a step depends on, so that [`Fingerprint::difference`] can name the changed ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -364,16 +373,39 @@ impl Fingerprint {
     /// The names of the components that differ, in order.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Vec<String> {
-        let names: std::collections::BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
+        let names: BTreeSet<_> = self.0.keys().chain(other.0.keys()).filter(|name| decides(name)).collect();
         names.into_iter().filter(|name| self.0.get(*name) != other.0.get(*name)).cloned().collect()
+    }
+
+    /// The paths of an input's files that differ, in order. Empty if one of the fingerprints names no file of it.
+    #[must_use]
+    pub fn changed_files(&self, other: &Self, input: &str) -> Vec<String> {
+        let prefix = format!("{FILE_PREFIX}{input}/");
+        let [ours, others] = [self, other].map(|fingerprint| fingerprint.with_prefix(&prefix));
+        if ours.is_empty() || others.is_empty() {
+            return Vec::new();
+        }
+        let paths: BTreeSet<_> = ours.keys().chain(others.keys()).collect();
+        paths.into_iter().filter(|path| ours.get(*path) != others.get(*path)).map(|path| (*path).to_owned()).collect()
+    }
+
+    /// The components whose names begin so, by the rest of the name.
+    fn with_prefix(&self, prefix: &str) -> BTreeMap<&str, Blake3Hash> {
+        self.0.iter().filter_map(|(name, hash)| Some((name.strip_prefix(prefix)?, *hash))).collect()
     }
 
     /// One hash over all components.
     #[must_use]
     pub fn digest(&self) -> Blake3Hash {
-        let lines: String = self.0.iter().map(|(name, hash)| format!("{name} {hash}\n")).collect();
+        let deciding = self.0.iter().filter(|(name, _)| decides(name));
+        let lines: String = deciding.map(|(name, hash)| format!("{name} {hash}\n")).collect();
         Blake3Hash::of(lines.as_bytes())
     }
+}
+
+/// Whether a component of a fingerprint is compared, and not only there to name a file that changed.
+fn decides(component: &str) -> bool {
+    !component.starts_with(FILE_PREFIX)
 }
 
 /// The input that a probe is called with.
@@ -465,4 +497,25 @@ pub enum DecisionReason {
     InvalidInput { message: String },
     /// The step's rehearsal says that it would be refused. Since 1.7.
     RehearsalFailed { message: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_fingerprint_name_what_changed_and_decide_nothing() {
+        let of = |components: &[(&str, &str)]| {
+            let hash = |(name, text): &(&str, &str)| ((*name).to_owned(), Blake3Hash::of(text.as_bytes()));
+            Fingerprint(components.iter().map(hash).collect())
+        };
+        let unnamed = of(&[("input:sql", "1")]);
+        let old = of(&[("file:sql/a", "a"), ("file:sql/b", "b"), ("file:sqlite/c", "c"), ("input:sql", "1")]);
+        let new = of(&[("file:sql/b", "changed"), ("file:sql/d", "d"), ("input:sql", "2")]);
+        assert_eq!(old.difference(&unnamed), [""; 0]);
+        assert_eq!(old.digest(), unnamed.digest());
+        assert_eq!(old.difference(&new), ["input:sql"]);
+        assert_eq!(old.changed_files(&new, "sql"), ["a", "b", "d"]);
+        assert_eq!(unnamed.changed_files(&new, "sql"), [""; 0]);
+    }
 }

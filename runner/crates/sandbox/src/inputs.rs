@@ -14,7 +14,7 @@ use super::{
 };
 use contract::{
     Digest,
-    hash::Blake3Hash,
+    hash::{Blake3Hash, InputHash},
     step::{FailureKind, StepFailure},
 };
 use hostio::{
@@ -63,7 +63,7 @@ impl ModuleRuntime {
         step: &PlanStep,
         description: &ModuleDescription,
         config: &Value,
-    ) -> Result<BTreeMap<String, Blake3Hash>, InputError> {
+    ) -> Result<BTreeMap<String, InputHash>, InputError> {
         let gate = CapabilityGate::open(step, CallPurpose::Probe, &self.dir_snapshots)?;
         let read_error = |(path, source)| InputError::Read { path, source };
         let mut hashes = BTreeMap::new();
@@ -74,18 +74,18 @@ impl ModuleRuntime {
                 // The release's digest, a separate component, represents this content.
                 InputKind::Source | InputKind::WorkingDir => continue,
                 InputKind::Program => match program_inputs::hash_program(step, &text) {
-                    Some(hash) => hash,
+                    Some(hash) => hash.into(),
                     None => continue,
                 },
                 InputKind::Argument => {
                     let named = program_inputs::hash_named_files(&gate, step, working_dir.as_deref(), &text)?;
-                    hashes.extend(named);
+                    hashes.extend(named.into_iter().map(|(name, hash)| (name, hash.into())));
                     continue;
                 }
                 InputKind::FileOrDir => hash_file_or_dir(&gate, step, &text)?,
                 InputKind::Path => {
                     let (dir, path) = gate.split_dir_path(&text)?;
-                    hash_file(dir, path, &text)?
+                    hash_file(dir, path, &text)?.into()
                 }
                 InputKind::Dir if description.behaviors.migrates.as_ref().is_some_and(|it| it.dir(config) == text) => {
                     gate.dir_snapshot(&text)?.map_err(read_error)?.hash()
@@ -154,12 +154,12 @@ fn failure_of_all(mut failures: Vec<(&str, StepFailure)>) -> StepFailure {
 
 /// The hash of a file, or of all files of a directory. In a directory that the step may write to, it may be missing: the hash
 /// then says so.
-fn hash_file_or_dir(gate: &CapabilityGate, step: &PlanStep, text: &str) -> Result<Blake3Hash, InputError> {
+fn hash_file_or_dir(gate: &CapabilityGate, step: &PlanStep, text: &str) -> Result<InputHash, InputError> {
     let is_writable = step.grants.dir_of(text).is_some_and(|(grant, _)| grant.access == DirAccess::ReadWrite);
     let read_error = |source| InputError::Read { path: text.to_owned(), source };
     let (dir, path) = match gate.split_dir_path(text) {
         Ok(found) => found,
-        Err(failure) if failure.kind == FailureKind::NotFound && is_writable => return Ok(missing_input()),
+        Err(failure) if failure.kind == FailureKind::NotFound && is_writable => return Ok(missing_input().into()),
         Err(failure) => return Err(failure.into()),
     };
     match dir.metadata(path) {
@@ -168,8 +168,8 @@ fn hash_file_or_dir(gate: &CapabilityGate, step: &PlanStep, text: &str) -> Resul
             dir_snapshot::hash_dir_within(&inner, MAX_INPUT_DIR_FILES)
                 .map_err(|(path, source)| InputError::Read { path: format!("{text}/{path}"), source })
         }
-        Ok(_) => hash_file(dir, path, text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_writable => Ok(missing_input()),
+        Ok(_) => hash_file(dir, path, text).map(InputHash::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_writable => Ok(missing_input().into()),
         Err(error) => Err(read_error(error)),
     }
 }

@@ -477,7 +477,8 @@ impl<'a> HistoryFolder<'a> {
         }
         let archived = self.archives.last().map_or(0, |archive| archive.last);
         let older = self.snapshot_header();
-        let mut index = self.index(older)?;
+        let has_earlier = self.base.epoch() > 0 || !self.archives.is_empty() || self.has_other_attempts(later);
+        let mut index = if has_earlier { self.index(older)? } else { AttemptIndex::default() };
         index.merge(later.iter().filter(|one| one.header.epoch > archived));
         self.archive_old_journals(&mut index, archives)?;
         let snapshot = Snapshot { state: state.clone(), index: index.hash() };
@@ -488,6 +489,11 @@ impl<'a> HistoryFolder<'a> {
         }
         self.place(SNAPSHOT_FILE, &encoded, staging)?;
         Ok(())
+    }
+
+    /// Whether there is a loose journal of another attempt than these.
+    fn has_other_attempts(&self, known: &[AttemptSummary]) -> bool {
+        self.loose.iter().any(|(epoch, _)| known.iter().all(|summary| summary.header.epoch != *epoch))
     }
 
     /// Replaces a file by a rename out of the holder's staging directory. Without the directory, another holder has the lock, and

@@ -27,7 +27,7 @@ use tokio::{
 
 use contract::{
     AppName, AttemptNumber, EnvironmentName, GrantName, RunId, StepId, TargetName,
-    hash::Blake3Hash,
+    hash::{Blake3Hash, InputHash},
     step::{PreviewChange, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress},
 };
 use db::migrate::{LintFinding, LintLevel};
@@ -208,7 +208,7 @@ pub enum Export {
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum AgentAnswer {
     InputHashes {
-        hashes: BTreeMap<String, Blake3Hash>,
+        hashes: BTreeMap<String, InputHash>,
     },
     /// The inputs can't be read.
     InputUnreadable {

@@ -4,6 +4,7 @@
 //! the coordinator can record it, so that a host that lies fails its own step and no other. Deliberately absent: secrets, which the journal
 //! masks or refuses.
 
+use contract::hash::InputHash;
 use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 
 use crate::{AgentAnswer, BegunSession, HostRecord, Problem, ToCoordinator};
@@ -53,7 +54,11 @@ impl AgentAnswer {
     fn within_limits(self) -> Self {
         match self {
             Self::InputHashes { ref hashes } => {
-                let bytes = hashes.keys().map(|name| name.len() + INPUT_BYTES).sum();
+                let listed = |(name, input): (&String, &InputHash)| {
+                    let paths = input.files.keys().map(|path| name.len() + path.len() + INPUT_BYTES);
+                    name.len() + INPUT_BYTES + paths.sum::<usize>()
+                };
+                let bytes = hashes.iter().map(listed).sum();
                 match length_failure("list of input files", MAX_INPUTS_BYTES, bytes) {
                     Some(failure) => Self::Failed { failure },
                     None => self,

@@ -16,7 +16,7 @@ use contract::{
     step::{FailureKind, StepFailure},
 };
 use db::migrate::{LintFinding, LintLevel};
-use journal::{JournalState, RecordStatus};
+use journal::{JournalState, RecordStatus, event::INPUT_PREFIX};
 use plan::{DirGrant, PlanStep};
 use sandbox::MigratesBehavior;
 
@@ -81,7 +81,7 @@ impl MigrationPreflight<'_> {
         };
         let recorded = &record.intent.fingerprint.0;
         inputs
-            .is_ok_and(|inputs| inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash)))
+            .is_ok_and(|inputs| inputs.iter().all(|(name, input)| recorded.get(&format!("{INPUT_PREFIX}{name}")) == Some(&input.hash)))
     }
 
     async fn lint_step(

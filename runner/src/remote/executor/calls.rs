@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use contract::{
-    hash::Blake3Hash,
+    hash::InputHash,
     step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome},
 };
 use db::migrate::{LintFinding, LintLevel};
@@ -32,7 +32,7 @@ impl Executor for RemoteExecutor {
         step: &PlanStep,
         _description: &ModuleDescription,
         config: &Value,
-    ) -> Result<BTreeMap<String, Blake3Hash>, InputError> {
+    ) -> Result<BTreeMap<String, InputHash>, InputError> {
         let export = || Export::InputHashes { config: config.clone() };
         match self.ask(step, config, &CallChannel::unobserved(), export).await? {
             AgentAnswer::InputHashes { hashes } => Ok(hashes),
