@@ -4,8 +4,10 @@
 //! without a result, counts as one failure.
 
 use std::{
+    env,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    thread,
     time::Instant,
 };
 
@@ -24,6 +26,9 @@ const FIRST_BUILD: usize = 30;
 
 /// How long a test binary may run, in minutes. The longest takes about 8 on two cores; what hangs is ended, and fails by its name.
 const MAX_MINUTES: u32 = 30;
+
+/// How many tests run at a time on each core: half of the time, a test waits for a server, a program or a disk.
+const TESTS_PER_CORE: usize = 2;
 
 pub(crate) fn run() -> Result<TestTally> {
     let needs: Vec<SetupNeed> = [SetupNeed::GuestToolchain]
@@ -58,6 +63,9 @@ pub(crate) fn run() -> Result<TestTally> {
     Ok(sum)
 }
 
+/// The variable by which a test binary learns how many tests to run at a time.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+
 /// `cargo test`, which ends a test binary after [`MAX_MINUTES`].
 fn test_command() -> Command {
     let mut cargo = cargo();
@@ -65,6 +73,10 @@ fn test_command() -> Command {
         let runner =
             format!("target.\"cfg(all())\".runner = ['timeout', '--foreground', '--verbose', '{MAX_MINUTES}m']");
         cargo.args(["--config", &runner]);
+    }
+    if env::var_os(TEST_THREADS).is_none() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        cargo.env(TEST_THREADS, (cores * TESTS_PER_CORE).to_string());
     }
     cargo.arg("test");
     cargo
