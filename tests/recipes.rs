@@ -169,8 +169,8 @@ fn steady(output: &str) -> String {
 
 /// The wheels that `cargo xtask setup` downloads, each with its name.
 fn wheels() -> Vec<(String, Vec<u8>)> {
-    let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
-    let entries = fs::read_dir(target.join("tools/wheels")).expect("`cargo xtask setup` downloads the wheels");
+    let entries =
+        fs::read_dir(machine::installed_tools().join("wheels")).expect("`cargo xtask setup` downloads the wheels");
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(path).unwrap())).collect()
 }

@@ -103,7 +103,10 @@ fn in_git() -> TestEnvironment {
 /// More files than the journal names.
 fn add_many_files(environment: &TestEnvironment) {
     for number in 10..300 {
-        environment.write(&format!("migrations/{number:04}_nothing.sql"), &format!("CREATE TABLE nothing_{number} (id INTEGER);\n"));
+        environment.write(
+            &format!("migrations/{number:04}_nothing.sql"),
+            &format!("CREATE TABLE nothing_{number} (id INTEGER);\n"),
+        );
     }
     environment.git(&["add", "migrations"]);
     environment.git(&["commit", "--quiet", "--message", "many files"]);

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{FollowedRecipe, check_session, steady, wheels};
 use crate::{
-    machine::{MachineUser, TestMachine},
+    machine::{MachineUser, TestMachine, installed_tools},
     page::RecipePage,
 };
 
@@ -59,8 +59,7 @@ fn stable(output: &str) -> String {
 
 #[test]
 fn python_template_switches_slots_without_a_lost_request() {
-    let target = std::path::Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(std::path::Path::parent).unwrap();
-    let server = target.join("tools/pypiserver/bin/pypi-server").display().to_string();
+    let server = installed_tools().join("pypiserver/bin/pypi-server").display().to_string();
     let prepare = |machine: &TestMachine| {
         machine.run(MachineUser::Root, &format!("test -x {server}\nln -s {server} /usr/local/bin/pypi-server"));
         // What pypiserver would look up at PyPI.

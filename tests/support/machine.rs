@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -14,6 +14,12 @@ use tempfile::TempDir;
 /// A condition that is waited for must come true within this time.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where `cargo xtask setup` installs what is no package of the system.
+pub fn installed_tools() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_runner")).ancestors().nth(2).expect("it lies in a profile's folder");
+    target.join("tools")
+}
 
 /// Who runs something on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +46,7 @@ impl TestMachine {
         fs::write(&script, include_str!("machine.sh")).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut boot = Command::new("sh");
-        boot.arg(&script).arg("boot").arg(folder.path()).arg(env!("CARGO_BIN_EXE_runner"));
+        boot.arg(&script).arg("boot").arg(folder.path()).arg(env!("CARGO_BIN_EXE_runner")).arg(installed_tools());
         let boot = boot.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut machine = Self { folder, boot, init: String::new() };
         machine.wait_for_systemd();

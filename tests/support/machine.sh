@@ -2,12 +2,13 @@
 # Boots a machine for one test: the files of this one below an overlay, with processes, a network and a systemd of its own. What
 # happens there ends with it. It needs root.
 #
-#   machine.sh boot FOLDER RUNNER
+#   machine.sh boot FOLDER RUNNER TOOLS
 #
 # The control group is its own too, and its path is in FOLDER/group: systemd moves all processes of the group that it starts in.
 set -eu
 folder=$2
 runner=$3
+tools=$4
 groups=/sys/fs/cgroup
 type=cgroup2
 line='^0::'
@@ -23,7 +24,7 @@ boot)
   echo "$group" >"$folder/group"
   echo $$ >"$group/cgroup.procs"
   exec setpriv --pdeathsig KILL unshare --mount --net --pid --uts --ipc --cgroup --fork --kill-child \
-    sh "$0" inside "$folder" "$runner"
+    sh "$0" inside "$folder" "$runner" "$tools"
   ;;
 inside)
   mount -t tmpfs tmpfs "$folder"
@@ -44,6 +45,9 @@ inside)
   fi
   touch "$root/usr/local/bin/runner"
   mount --bind "$runner" "$root/usr/local/bin/runner"
+  # Their programs name their own place, which may be in the hidden /tmp.
+  mkdir -p "$root$tools"
+  mount --bind "$tools" "$root$tools"
   mount --make-rslave /
   # None of this machine's own services is started, and nothing that somebody installed by hand.
   rm -rf "$root"/etc/systemd/system/* "$root"/etc/supervisor/conf.d/*

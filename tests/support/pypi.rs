@@ -4,14 +4,14 @@ use std::{
     fs,
     io::{Cursor, Write as _},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-use super::{sha256, wait_until};
+use super::{machine::installed_tools, sha256, wait_until};
 
 /// User `ann`, password `secret`, as htpasswd writes them.
 const USERS: &str = "ann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n";
@@ -37,11 +37,13 @@ impl PypiServer {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         fs::create_dir(folder.path().join("packages")).unwrap();
-        for wheel in fs::read_dir(tools().join("wheels")).expect("`cargo xtask setup` downloads the wheels").flatten() {
+        for wheel in
+            fs::read_dir(installed_tools().join("wheels")).expect("`cargo xtask setup` downloads the wheels").flatten()
+        {
             fs::copy(wheel.path(), folder.path().join("packages").join(wheel.file_name())).unwrap();
         }
         fs::write(folder.path().join("users"), USERS).unwrap();
-        let mut command = Command::new(tools().join("pypiserver/bin/pypi-server"));
+        let mut command = Command::new(installed_tools().join("pypiserver/bin/pypi-server"));
         command.args(["run", "--interface", "127.0.0.1", "--port", &port.to_string(), "--disable-fallback"]);
         match auth {
             PypiAuth::Anonymous => command.args(["--passwords", ".", "--authenticate", "."]),
@@ -122,10 +124,4 @@ fn wheel(name: &str, version: &str, code: &str) -> Vec<u8> {
         writer.write_all(text.as_bytes()).unwrap();
     }
     writer.finish().unwrap().into_inner()
-}
-
-/// Where `cargo xtask setup` installs.
-fn tools() -> PathBuf {
-    let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
-    target.join("tools")
 }

@@ -158,7 +158,8 @@ impl VerifiedDeployment {
             let Some(verified) = self.fingerprints.get(&planned.step_target) else { continue };
             // A file that can't be read is reported by the step that reads it.
             let inputs = known_inputs(prepared, planned).await;
-            let names: Vec<_> = inputs.keys().filter(|name| !self.is_of_one_environment(planned, name)).cloned().collect();
+            let names: Vec<_> =
+                inputs.keys().filter(|name| !self.is_of_one_environment(planned, name)).cloned().collect();
             let now = deploy::input_fingerprint(inputs);
             for name in names {
                 let component = format!("{INPUT_PREFIX}{name}");

@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::preflight::relative_to;
-use contract::{Digest, StepId, TargetName, hash::{Blake3Hash, InputHash}};
+use contract::{
+    Digest, StepId, TargetName,
+    hash::{Blake3Hash, InputHash},
+};
 use journal::event::{FILE_PREFIX, Fingerprint, INPUT_PREFIX, Release};
 use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope, SecretAccess, StepGrants};
 

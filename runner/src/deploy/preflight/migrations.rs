@@ -80,8 +80,9 @@ impl MigrationPreflight<'_> {
             return false;
         };
         let recorded = &record.intent.fingerprint.0;
-        inputs
-            .is_ok_and(|inputs| inputs.iter().all(|(name, input)| recorded.get(&format!("{INPUT_PREFIX}{name}")) == Some(&input.hash)))
+        inputs.is_ok_and(|inputs| {
+            inputs.iter().all(|(name, input)| recorded.get(&format!("{INPUT_PREFIX}{name}")) == Some(&input.hash))
+        })
     }
 
     async fn lint_step(
