@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Cursor, Write as _},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
