@@ -8,9 +8,11 @@ use std::{
 use super::{
     artifacts::ArtifactError,
     base_snapshot::BaseRepair,
+    history::HistoryError,
     record::{LockHolder, LockRecord},
 };
 use contract::diagnostic::{Diagnostic, ErrorCode};
+use journal::JournalError;
 
 /// An error of the state.
 #[derive(Debug, thiserror::Error)]
@@ -115,22 +117,41 @@ impl StateError {
     }
 }
 
-fn base_snapshot_hint(repair: BaseRepair) -> String {
+/// The option that names the environment of a file in a state folder, which is called like its environment. A command may read the state of
+/// another environment than the one that it was told to work on.
+fn environment_option(file: &Path) -> String {
+    let environment = file.parent().and_then(Path::file_name).unwrap_or_default();
+    format!("--env {}", environment.to_string_lossy())
+}
+
+fn base_snapshot_hint(path: &Path, repair: BaseRepair) -> String {
     const COPY: &str = "restore it from a copy, such as the newest artifact of the CI run that it came from";
+    let environment = environment_option(path);
+    let command = format!("`runner state repair --local {environment}`");
     let otherwise = match repair {
-        BaseRepair::Remake => "`runner state repair --local` makes it again".to_owned(),
-        BaseRepair::Drop => {
-            "`runner state repair --local` moves it to `lost`: the journals go back to the first attempt".to_owned()
-        }
+        BaseRepair::Remake => format!("{command} makes it again"),
+        BaseRepair::Drop => format!("{command} moves it to `lost`: the journals go back to the first attempt"),
         BaseRepair::BeginAfter(epoch) => format!(
-            "`runner state repair --local` lets the history begin after epoch {epoch}, whose snapshot is sound, and moves the journals up to it to `lost`"
+            "{command} lets the history begin after epoch {epoch}, whose snapshot is sound, and moves the journals up to it to `lost`"
         ),
-        BaseRepair::None => {
-            "move the folder away, and put what is live on record with `runner import --local --release LABEL`"
-                .to_owned()
-        }
+        BaseRepair::None => format!(
+            "move the folder away, and put what is live on record with `runner import --local {environment} --release LABEL`"
+        ),
     };
     format!("{COPY}; without a copy, {otherwise}")
+}
+
+impl From<&HistoryError> for Diagnostic {
+    fn from(error: &HistoryError) -> Self {
+        match error {
+            HistoryError::State(error) => error.into(),
+            HistoryError::Journal(error @ JournalError::Corrupt { path, .. }) => Self::from(error).with_hint(format!(
+                "restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local {}`",
+                environment_option(path)
+            )),
+            HistoryError::Journal(error) => error.into(),
+        }
+    }
 }
 
 impl From<&StateError> for Diagnostic {
@@ -180,10 +201,12 @@ impl From<&StateError> for Diagnostic {
             StateError::InvalidManifest { .. } => {
                 (ErrorCode::InvalidStateManifest, "if a newer runner wrote the state, use that version; otherwise find out which other program wrote there".to_owned())
             }
-            StateError::BaseSnapshot { repair, .. } => (ErrorCode::BaseSnapshotUnusable, base_snapshot_hint(*repair)),
-            StateError::Diverged { .. } => (
+            StateError::BaseSnapshot { path, repair, .. } => {
+                (ErrorCode::BaseSnapshotUnusable, base_snapshot_hint(path, *repair))
+            }
+            StateError::Diverged { path, .. } => (
                 ErrorCode::StateDiverged,
-                "`runner state repair --local` takes the remote's history: it moves this machine's journals to `lost`, and the next attempt probes the steps that they record as begun".to_owned(),
+                format!("`runner state repair --local {}` takes the remote's history: it moves this machine's journals to `lost`, and the next attempt probes the steps that they record as begun", environment_option(path)),
             ),
         };
         let diagnostic = Self::new(code, error.to_string()).with_hint(hint);
