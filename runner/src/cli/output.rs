@@ -143,7 +143,7 @@ impl CommandOutput {
             verbosity: self.verbosity,
             color: self.color,
             interactive: self.interactive_mode,
-            continues_after: last.map(|last| messages::continues_after(last.exit, last.failed_step.as_ref())),
+            continues_after: last.map(|last| messages::continues_after(last)),
             logs_command: self.commands.text("`runner logs`"),
         };
         let reporter: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {

@@ -6,6 +6,9 @@ use std::{collections::BTreeSet, io::Write};
 
 use serde_json::{Value, json};
 
+mod resolution;
+
+use self::resolution::{RecordedResolution, resolution_before};
 use super::{attempts::read_attempt, plan_file::CommandCompletion, source::PlanSourceArgs};
 use crate::report::{self, MAX_TARGET_LINES, OutputFormat, json, messages, name_targets, table::FieldLayout};
 use contract::text::{format_duration, format_time};
@@ -51,7 +54,7 @@ pub(super) struct WhyArgs {
 ///
 /// As JSON, one object a line and target: `{step, target, epoch, run, attempt, release, decision, because, words, changed:
 /// [{component, old, new}], probe: {finding, question, took-ms, words}, record: {status, run, attempt, epoch, release,
-/// began}, outcome: {result, took-ms, failure}, again: {release, outcome}, undone}`. A missing value is null.
+/// began}, resolved: {as, by, message, epoch, at}, outcome: {result, took-ms, failure}, again: {release, outcome}, undone}`. A missing value is null.
 ///
 /// # Errors
 /// P0210 when the attempt has no such step; otherwise as [`read_attempt`].
@@ -76,15 +79,14 @@ pub(super) fn run(
     }
     let asked = on_target;
     let commands = CommandCompletion::new(plan.plan.as_deref(), plan.environment.as_deref());
-    let evidence = asked.into_iter().map(|place| StepEvidence::gather(place, &reading));
+    let gather = |place| Ok(StepEvidence::gather(place, &reading, resolution_before(store, &reading, place)?));
+    let evidence = asked.into_iter().map(gather).collect::<Result<Vec<_>, Diagnostic>>()?;
     let answer: String = match form {
-        OutputFormat::Text if evidence.len() > MAX_TARGET_LINES => {
-            many_text(&evidence.collect::<Vec<_>>(), &commands, line_width)
-        }
+        OutputFormat::Text if evidence.len() > MAX_TARGET_LINES => many_text(&evidence, &commands, line_width),
         OutputFormat::Text => {
-            evidence.map(|evidence| evidence.text(&commands, line_width)).collect::<Vec<_>>().join("\n")
+            evidence.iter().map(|evidence| evidence.text(&commands, line_width)).collect::<Vec<_>>().join("\n")
         }
-        OutputFormat::Json => evidence.map(|evidence| json::line(&evidence.json()) + "\n").collect(),
+        OutputFormat::Json => evidence.iter().map(|evidence| json::line(&evidence.json()) + "\n").collect(),
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
@@ -103,7 +105,8 @@ pub(super) fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             JournalEvent::Plan { steps, .. } => steps.iter().for_each(|step| add(&step.step_target)),
             JournalEvent::Decision { step_target: place, .. }
             | JournalEvent::Intent { step_target: place, .. }
-            | JournalEvent::UndoIntent { step_target: place } => add(place),
+            | JournalEvent::UndoIntent { step_target: place }
+            | JournalEvent::Resolved { step_target: place, .. } => add(place),
             JournalEvent::Started(_)
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
@@ -115,7 +118,6 @@ pub(super) fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Override { .. }
             | JournalEvent::HostLeftBehind { .. }
-            | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => {}
@@ -189,6 +191,8 @@ struct StepEvidence<'a> {
     summary: &'a AttemptSummary,
     /// The last record before this attempt, and the attempt that made it.
     record: Option<&'a StepRecord>,
+    /// What an operator said of the step after its record was made, or in this attempt.
+    resolution: Option<RecordedResolution>,
     decisions: Vec<&'a Decision>,
     fingerprint: Option<&'a Fingerprint>,
     probe: Option<(ProbeInput, u64, &'a ProbeFinding)>,
@@ -215,12 +219,17 @@ struct FingerprintChange {
 }
 
 impl<'a> StepEvidence<'a> {
-    fn gather(place: &'a StepTarget, reading: &'a RecordedAttempt) -> Self {
+    fn gather(
+        place: &'a StepTarget,
+        reading: &'a RecordedAttempt,
+        resolved_before: Option<RecordedResolution>,
+    ) -> Self {
         let record = reading.before.records.get(place);
         let mut evidence = Self {
             step_target: place,
             summary: &reading.summary,
             record,
+            resolution: resolved_before,
             decisions: Vec::new(),
             fingerprint: None,
             probe: None,
@@ -231,6 +240,8 @@ impl<'a> StepEvidence<'a> {
         };
         for entry in &reading.entries {
             evidence.observe(&entry.event);
+            let resolution = RecordedResolution::of_entry(entry, reading.summary.header.epoch, place);
+            evidence.resolution = resolution.or(evidence.resolution);
         }
         evidence
     }
@@ -321,6 +332,9 @@ impl<'a> StepEvidence<'a> {
             row(if index == 0 { "changed" } else { "" }, &change);
         }
         row("record", &self.record_text());
+        if let Some(resolution) = &self.resolution {
+            row("resolved", &resolution.text());
+        }
         row("probe", &self.probe_text());
         if let Some(outcome) = self.outcome_text() {
             row("outcome", &outcome);
@@ -367,6 +381,9 @@ impl<'a> StepEvidence<'a> {
     }
 
     fn not_reached_text(&self) -> String {
+        if self.summary.resolved_step.is_some() {
+            return "an operator resolved it; the attempt ran nothing".to_owned();
+        }
         let ending =
             messages::result_at_step(self.summary.exit, self.summary.verified, self.summary.failed_step.as_ref());
         format!("the attempt did not reach it ({ending})")
@@ -473,6 +490,7 @@ impl<'a> StepEvidence<'a> {
                 "release": record.intent.release,
                 "began": record.intent.attempt_started_at,
             })),
+            "resolved": self.resolution.as_ref().map(RecordedResolution::json),
             "outcome": self.outcome.map(outcome_json),
             "again": self.repetition.map(|StepRepetition { release, outcome }| json!({
                 "release": release,
