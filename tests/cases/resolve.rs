@@ -75,7 +75,7 @@ fn resolution_is_told_afterwards() {
     why.assert_exit(0);
     assert!(why.stdout.contains("decision  none: an operator resolved it; the attempt ran nothing\n"), "{}", why.stdout);
     assert!(one_line(&why.stdout).contains("resolved as done by "), "{}", why.stdout);
-    let next = environment.deploy("r1", &[]);
+    let next = environment.run(&["--local", "--release", "r1"]);
     next.assert_exit(0);
     let continues = next.stderr.lines().find(|line| line.starts_with("  resume ")).expect("it continues a run");
     assert!(continues.starts_with("  resume after ") && continues.ends_with(" resolved `index`"), "{continues}");

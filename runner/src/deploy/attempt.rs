@@ -187,6 +187,15 @@ impl<'a> RunningAttempt<'a> {
         }
     }
 
+    /// The error that ends the attempt: that the lock is lost, if it is. Who lost it has no say in what went wrong, runs no hook and undoes
+    /// nothing.
+    pub(super) async fn lost_lock_or(&self, error: AttemptError) -> AttemptError {
+        if matches!(error, AttemptError::Lock(_) | AttemptError::Interrupted) {
+            return error;
+        }
+        self.confirm_lock_at_end().await.err().unwrap_or(error)
+    }
+
     /// The staging directory of the lock's holder: see [`DeploymentLock::staging`].
     pub(super) fn staging(&self) -> Option<&'a Path> {
         self.lock.staging()

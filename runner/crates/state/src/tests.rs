@@ -309,7 +309,7 @@ fn operators_release_does_not_confirm_the_holders() {
         place.force_release();
         let closed = lock.close(Duration::from_secs(20), "memory").await;
         let Err(LockError::Lost { epoch: 1, why, .. }) = closed else { panic!("{closed:?}") };
-        assert_eq!(why, "an operator released it");
+        assert!(why.starts_with("bob@host released it at ") && why.ends_with(": it hangs"), "{why}");
         assert_eq!(place.manifest().journals[0].bytes, 4, "the last record did not arrive");
     });
 }
