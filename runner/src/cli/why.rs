@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 mod resolution;
 
 use self::resolution::{RecordedResolution, resolution_before};
-use super::{attempts::read_attempt, plan_file::CommandCompletion, source::PlanSourceArgs};
+use super::{
+    attempts::read_attempt,
+    plan_file::CommandCompletion,
+    source::{self, PlanSourceArgs},
+};
 use crate::report::{self, MAX_TARGET_LINES, OutputFormat, json, messages, name_targets, table::FieldLayout};
 use contract::text::{format_duration, format_time};
 use contract::{
@@ -18,7 +22,7 @@ use contract::{
     step::{ProbeFinding, StepFailure, StepOutcome},
 };
 use journal::{
-    JournalEvent, RecordStatus, StepRecord, StepStatus, StepTarget,
+    JournalEvent, RecordStatus, Redactor, StepRecord, StepStatus, StepTarget,
     event::{Decision, Fingerprint, JournalEntry, JournalHeader, ProbeInput, Release},
     state::AttemptSummary,
 };
@@ -84,12 +88,19 @@ pub(super) fn run(
     let answer: String = match form {
         OutputFormat::Text if evidence.len() > MAX_TARGET_LINES => many_text(&evidence, &commands, line_width),
         OutputFormat::Text => {
-            evidence.iter().map(|evidence| evidence.text(&commands, line_width)).collect::<Vec<_>>().join("\n")
+            let texts: Vec<_> = evidence.iter().map(|evidence| evidence.text(&commands, line_width)).collect();
+            redactor(plan).redact(&texts.join("\n"))
         }
         OutputFormat::Json => evidence.iter().map(|evidence| json::line(&evidence.json()) + "\n").collect(),
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
+}
+
+/// Masks the secrets that are known here: what a step returned is on record as it is, also with a short secret in it.
+fn redactor(plan: &PlanSourceArgs) -> Redactor {
+    let plan = plan.plan_without_inventories(&source::placeholder_label());
+    plan.map(|plan| Redactor::of_plan(&plan.secrets)).unwrap_or_default()
 }
 
 /// The steps of an attempt: those of its plan, in order, then others with events.
