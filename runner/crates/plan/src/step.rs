@@ -116,26 +116,30 @@ pub(super) fn draft(
     if let Some(node) = fields.get("confirm") {
         check_confirmed_place(&what, node, places.as_deref(), problems);
     }
+    let is_sound_so_far = problems.count() == errors_before;
     let mut steps = Vec::new();
     // Without a place, whatever the step looks up of its host would be an error.
     for place in places.clone().unwrap_or_default() {
         let step = on_place(&id, key, &fields, &place, context, problems);
         if problems.count() > errors_before {
-            // The same error on each further host tells nothing new.
-            steps.clear();
+            // The same error on each further host tells nothing new. What can be read of the step is checked further.
+            steps = Vec::from_iter(step.filter(|_| is_sound_so_far));
             break;
         }
         steps.extend(step);
         for host in &place.stand_ins {
             // What can't be read for a host only means that it can't take the place of the first one.
             let place = StepPlace { host: Some(Arc::clone(host)), stand_ins: Vec::new(), ..place.clone() };
-            steps.extend(on_place(&id, key, &fields, &place, context, &mut PlanErrorCollector::default()));
+            let mut own_problems = PlanErrorCollector::default();
+            let step = on_place(&id, key, &fields, &place, context, &mut own_problems);
+            steps.extend(step.filter(|_| own_problems.count() == 0));
         }
     }
     Some(StepDraft { id, span: key.span.clone(), needs, steps })
 }
 
-/// Reads a step for one of the places that it runs on. None if it has an error.
+/// Reads a step for one of the places that it runs on. None if its module, configuration or grants have an error. Without a readable value
+/// of another key, it has the default, so that the rest of it can be checked.
 fn on_place(
     id: &StepId,
     key: &YamlKey,
@@ -164,9 +168,6 @@ fn on_place(
         write_words_as_texts(config, program.as_ref().or_else(|| fields.get("with")), scope, problems);
         check_program(config, problems);
     }
-    let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
-        fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
-    });
     let mut declared = match fields.get("grants") {
         Some(node) => grants::read(node, &what, shared, scope, source, problems),
         None => DeclaredGrants::default(),
@@ -174,6 +175,10 @@ fn on_place(
     if let (Some(uses), Some(config)) = (&uses, &config) {
         implied_grants::add(&mut declared, uses, config);
     }
+    let is_readable = problems.count() == errors_before;
+    let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
+        fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
+    });
     let DeclaredGrants { grants, dir_spans, .. } = declared;
     if let Some(host) = place.host.as_ref().filter(|host| host.is_remote()) {
         hosts::relative_grant_problems(id, host, (&grants, &dir_spans), &key.span, problems);
@@ -193,65 +198,70 @@ fn on_place(
         let hint = format!("add `trust: host`, or use a module that needs no {strong}");
         problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
     }
-    let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));
-    let retry = fields.get("retry").map_or(Some(0), |node| retry(node, problems));
-    let irreversible = hooks::flag(fields, "irreversible", problems);
-    let always = hooks::flag(fields, "always", problems);
-    let after_undo = match fields.get("after-undo") {
-        None => Some(None),
-        Some(_) => hooks::flag(fields, "after-undo", problems).map(Some),
-    };
-    let places = &[("here", EffectPlace::Here), ("elsewhere", EffectPlace::Elsewhere)];
-    let effects = fields
-        .get("effects")
-        .map_or(Some(EffectPlace::Here), |node| fields::choice(node, "`effects`", places, problems));
-    let confirm = match fields.get("confirm") {
-        Some(node) => confirmation(node, &what, irreversible, problems).map(Some),
-        None => Some(None),
-    };
-    let repetition = match (always, after_undo, effects, confirm) {
-        (Some(always), Some(after_undo), Some(effects), Some(confirm)) => Some((always, after_undo, effects, confirm)),
-        _ => None,
-    };
-    match (uses, config, trust, timeout, retry, irreversible, repetition) {
-        (
-            Some(uses),
-            Some(config),
-            Some(trust),
-            Some(timeout),
-            Some(retry),
-            Some(irreversible),
-            Some((always, after_undo, effects, confirm)),
-        ) if problems.count() == errors_before => Some(PlanStep {
-            id: id.clone(),
-            target: place.target.clone(),
-            host: place.host.clone(),
-            stand_ins: Vec::new(),
-            uses,
-            plan_dir: source.folder.clone(),
-            with: config.value,
-            pending: config.pending,
-            grants,
-            writable_dirs: Vec::new(),
-            needs: Vec::new(),
-            timeout,
-            retry,
-            trust,
-            irreversible,
-            always,
+    let own = OwnKeys::read(fields, &what, problems);
+    let (uses, config) = (uses.filter(|_| is_readable)?, config?);
+    Some(PlanStep {
+        id: id.clone(),
+        target: place.target.clone(),
+        host: place.host.clone(),
+        stand_ins: Vec::new(),
+        uses,
+        plan_dir: source.folder.clone(),
+        with: config.value,
+        pending: config.pending,
+        grants,
+        writable_dirs: Vec::new(),
+        needs: Vec::new(),
+        timeout: own.timeout,
+        retry: own.retry,
+        // With such grants and no trust, there is an error: the rest is checked as if the step had it.
+        trust: if host_capability.is_some() { StepTrust::Host } else { trust.unwrap_or_default() },
+        irreversible: own.irreversible,
+        always: own.always,
+        after_undo: own.after_undo,
+        // Which host of the group does it makes no difference to its effect.
+        effects: if place.once { EffectPlace::Elsewhere } else { own.effects },
+        // There is no connection with this machine that could be lost.
+        confirm: own.confirm.filter(|_| place.host.as_ref().is_some_and(|host| host.is_remote())),
+        span: key.span.clone(),
+        uses_span: fields.get("uses").map_or_else(|| key.span.clone(), |uses| uses.span.clone()),
+        dir_spans,
+        with_spans: config.spans,
+        with_key_spans: config.key_spans,
+        written_grants: WrittenGrants::read(fields.written("grants")),
+    })
+}
+
+/// The keys of a step that say how it is run; each has its default where it is left out or can't be read.
+struct OwnKeys {
+    timeout: Duration,
+    retry: u32,
+    irreversible: bool,
+    always: bool,
+    after_undo: Option<bool>,
+    effects: EffectPlace,
+    confirm: Option<Confirmation>,
+}
+
+impl OwnKeys {
+    fn read(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErrorCollector) -> Self {
+        let timeout = fields.get("timeout").and_then(|node| timeout(node, problems));
+        let retry = fields.get("retry").and_then(|node| retry(node, problems));
+        let irreversible = hooks::flag(fields, "irreversible", problems);
+        let always = hooks::flag(fields, "always", problems);
+        let after_undo = fields.get("after-undo").and_then(|_| hooks::flag(fields, "after-undo", problems));
+        let places = &[("here", EffectPlace::Here), ("elsewhere", EffectPlace::Elsewhere)];
+        let effects = fields.get("effects").and_then(|node| fields::choice(node, "`effects`", places, problems));
+        let confirm = fields.get("confirm").and_then(|node| confirmation(node, what, irreversible, problems));
+        Self {
+            timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+            retry: retry.unwrap_or_default(),
+            irreversible: irreversible.unwrap_or_default(),
+            always: always.unwrap_or_default(),
             after_undo,
-            // Which host of the group does it makes no difference to its effect.
-            effects: if place.once { EffectPlace::Elsewhere } else { effects },
-            // There is no connection with this machine that could be lost.
-            confirm: confirm.filter(|_| place.host.as_ref().is_some_and(|host| host.is_remote())),
-            span: key.span.clone(),
-            uses_span: fields.get("uses").map_or_else(|| key.span.clone(), |uses| uses.span.clone()),
-            dir_spans,
-            with_spans: config.spans,
-            with_key_spans: config.key_spans,
-            written_grants: WrittenGrants::read(fields.written("grants")),
-        }),
-        _ => None,
+            effects: effects.unwrap_or(EffectPlace::Here),
+            confirm,
+        }
     }
 }
 
