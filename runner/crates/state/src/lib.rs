@@ -68,7 +68,7 @@ pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
-pub use local_copy::LocalCopyReport;
+pub use local_copy::{LocalCopyReport, RemoteDamage};
 pub use machine::machine_id;
 pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
 pub use repair::StateFinding;
