@@ -89,12 +89,43 @@ impl<'a> StepContext<'a> {
 
 /// Reads the mapping under `steps`.
 pub(super) fn drafts(node: &YamlNode, context: &StepContext<'_>, problems: &mut PlanErrorCollector) -> Vec<StepDraft> {
+    if let YamlValue::List(items) = &node.kind {
+        problems.push(fields::wrong_type(node, "`steps`", "a mapping").hint(step_list_hint(items)));
+        return Vec::new();
+    }
     let Some(entries) = fields::mapping(node, "`steps`", problems) else { return Vec::new() };
     if entries.is_empty() {
         let error = PlanError::new(ErrorCode::MissingKey, "the plan has no steps");
         problems.push(error.at(&node.span, "empty").hint("add one: `pull: { with: … }`"));
     }
     entries.iter().filter_map(|(key, node)| draft(key, node, context, problems)).collect()
+}
+
+/// How steps are written that are in a list: each under its name.
+fn step_list_hint(items: &[YamlNode]) -> String {
+    let text = |node: &YamlNode| match &node.kind {
+        YamlValue::Text(text) => Some(text.clone()),
+        YamlValue::Null
+        | YamlValue::Bool(_)
+        | YamlValue::Number { .. }
+        | YamlValue::List(_)
+        | YamlValue::Map(_) => None,
+    };
+    let name = items.first().and_then(|item| match &item.kind {
+        YamlValue::Map(entries) => {
+            let named = entries.iter().find(|(key, _)| ["name", "id", "uses"].contains(&key.text.as_str()));
+            named.and_then(|(_, node)| text(node)).or_else(|| Some(entries.first()?.0.text.clone()))
+        }
+        YamlValue::Null
+        | YamlValue::Bool(_)
+        | YamlValue::Number { .. }
+        | YamlValue::Text(_)
+        | YamlValue::List(_) => text(item),
+    });
+    // The keys of a step are no name for it.
+    let name = name.filter(|name| !KEYS.contains(&name.as_str()) && name.parse::<StepId>().is_ok());
+    let name = name.as_deref().unwrap_or("warm");
+    format!("write each step under its name, without the `-`, in the order in which they run: `steps: {{ {name}: {{ … }} }}`")
 }
 
 pub(super) fn draft(
@@ -268,7 +299,10 @@ impl OwnKeys {
 /// Reads `program: [PROGRAM, ARGUMENT, …]`, which is short for `uses: run` with `program` and `args` in `with`. None if the step has
 /// no such key.
 fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
-    let (key, node) = fields.entry("program")?;
+    let Some((key, node)) = fields.entry("program") else {
+        fields.written("program").into_iter().for_each(|node| problems.push(no_program(what, node)));
+        return None;
+    };
     let entries = match fields.get("with") {
         Some(with) => fields::mapping(with, &format!("`with` of {what}"), problems).unwrap_or_default().to_vec(),
         None => Vec::new(),
@@ -284,8 +318,7 @@ fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErro
     }
     let Some((program, arguments)) = fields::list(node, &format!("`program` of {what}"), problems)?.split_first()
     else {
-        let error = PlanError::new(ErrorCode::InvalidValue, format!("`program` of {what} names no program"));
-        problems.push(error.at(&node.span, "empty").hint("write the program and its arguments: `[./build.sh, all]`"));
+        problems.push(no_program(what, node));
         return None;
     };
     let entry = |text: &str, value| (YamlKey { text: text.to_owned(), span: key.span.clone() }, value);
@@ -294,6 +327,12 @@ fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErro
     let own = [entry("program", program.clone())].into_iter().chain(has_arguments.then(|| entry("args", arguments)));
     let entries = own.chain(entries).collect();
     Some(YamlNode { span: node.span.clone(), kind: YamlValue::Map(entries) })
+}
+
+fn no_program(what: &str, node: &YamlNode) -> PlanError {
+    PlanError::new(ErrorCode::InvalidValue, format!("`program` of {what} names no program"))
+        .at(&node.span, "empty")
+        .hint("write the program and its arguments: `[./build.sh, all]`")
 }
 
 /// Reports a program that is neither a path nor a name, such as `scripts/build.sh`.

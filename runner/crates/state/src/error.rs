@@ -11,8 +11,9 @@ use super::{
     history::HistoryError,
     record::{LockHolder, LockRecord},
 };
-use contract::diagnostic::{Diagnostic, ErrorCode};
+use contract::diagnostic::{Diagnostic, ErrorCode, SourceExcerpt};
 use journal::JournalError;
+use plan::{closest_match, quoted_list};
 
 /// An error of the state.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum StateError {
     /// A remote can't be reached, or rejects the call.
     #[error("can't {action} the state in {location}")]
     Remote { action: &'static str, location: String, why: String },
+    /// The plan's repository has no such remote.
+    #[error("`{location}` names no remote of the plan's git repository")]
+    UnknownRemote { location: String, remote: String, known: Vec<String>, excerpt: Option<Box<SourceExcerpt>> },
     /// A remote does not support compare-and-swap.
     #[error("{location} does not support conditional writes: two deployments could hold its lock at once")]
     NoConditionalWrites { location: String, why: String },
@@ -100,6 +104,8 @@ impl StateError {
                 why.clone()
             }
             Self::Diverged { why, .. } => (*why).to_owned(),
+            Self::UnknownRemote { known, .. } if known.is_empty() => "it has no remotes".to_owned(),
+            Self::UnknownRemote { known, .. } => format!("it has {}", quoted_list(known.iter().map(String::as_str))),
             Self::StaleCheckpoint { found, expected, .. } => {
                 format!("it has sequence {found}; the GitHub deployment of this run expects {expected} or newer")
             }
@@ -139,6 +145,21 @@ fn base_snapshot_hint(path: &Path, repair: BaseRepair) -> String {
         ),
     };
     format!("{COPY}; without a copy, {otherwise}")
+}
+
+fn unknown_remote_hint(remote: &str, known: &[String]) -> String {
+    let names = || known.iter().map(String::as_str);
+    match closest_match(remote, names()) {
+        Some(near) => format!("did you mean `git:{near}`?"),
+        None if known.is_empty() => {
+            format!("add it with `git remote add {remote} URL`, or name a repository by its URL or path: `git:URL`")
+        }
+        None => {
+            let known: Vec<_> = names().map(|name| format!("git:{name}")).collect();
+            let known = quoted_list(known.iter().map(String::as_str));
+            format!("use one of {known}, or name a repository by its URL or path: `git:URL`")
+        }
+    }
 }
 
 impl From<&HistoryError> for Diagnostic {
@@ -194,6 +215,9 @@ impl From<&StateError> for Diagnostic {
                 ErrorCode::StateUnavailable,
                 "check the address in `state:`, the network, and this user's write access; then run again".to_owned(),
             ),
+            StateError::UnknownRemote { remote, known, .. } => {
+                (ErrorCode::InvalidValue, unknown_remote_hint(remote, known))
+            }
             StateError::NoConditionalWrites { .. } => (
                 ErrorCode::NoConditionalWrites,
                 "use a git host with atomic pushes, or an object store that supports `If-None-Match` and `If-Match`".to_owned(),
@@ -209,7 +233,10 @@ impl From<&StateError> for Diagnostic {
                 format!("`runner state repair --local {}` takes the remote's history: it moves this machine's journals to `lost`, and the next attempt probes the steps that they record as begun", environment_option(path)),
             ),
         };
-        let diagnostic = Self::new(code, error.to_string()).with_hint(hint);
+        let mut diagnostic = Self::new(code, error.to_string()).with_hint(hint);
+        if let StateError::UnknownRemote { excerpt, .. } = error {
+            diagnostic.excerpt = excerpt.as_deref().cloned();
+        }
         match error {
             StateError::Io { source, .. } => diagnostic.with_cause(source),
             StateError::Artifact(_)
@@ -222,6 +249,7 @@ impl From<&StateError> for Diagnostic {
             | StateError::UnknownHighWaterMark { .. }
             | StateError::NotUploaded { .. }
             | StateError::Remote { .. }
+            | StateError::UnknownRemote { .. }
             | StateError::NoConditionalWrites { .. }
             | StateError::InvalidManifest { .. }
             | StateError::Diverged { .. } => diagnostic.with_cause(error.reason()),

@@ -65,6 +65,7 @@ fn git_location(remote: &Path, cache: &Path) -> StateLocation {
         ttl: Duration::from_secs(30),
         settings: BTreeMap::new(),
         withheld_variables: Vec::new(),
+        excerpt: None,
     })
 }
 

@@ -362,6 +362,21 @@ fn lookup_without_its_dollar() {
     );
 }
 
+#[test]
+fn lookup_with_one_brace() {
+    check_step(
+        "    with: { url: \"http://h:${ vars.port }/\" }",
+        expect![[r#"
+            error[P0109]: `${ vars.port }` has only one brace, so nothing is looked up
+             --> deploy.yml:6:28
+              |
+            6 |     with: { url: "http://h:${ vars.port }/" }
+              |                            ^^^^^^^^^^^^^^ only text
+              hint: write `${{ vars.port }}`; to mean the text itself, put it into a variable and look that up
+        "#]],
+    );
+}
+
 /// A wrong value of a step's own key does not keep the rest of the step from being checked.
 #[test]
 fn step_with_a_wrong_key_of_its_own_is_readable() {
