@@ -18,7 +18,7 @@ use super::{
 };
 use contract::{AttemptNumber, RunId, StepId, TargetName, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
-    Journal, JournalState,
+    Journal, JournalError, JournalState,
     decision::Selection,
     event::{FORMAT, JournalHeader, MAGIC, MISSING_JOURNAL, Release},
     file::{EntryObserver, JournalNote},
@@ -72,6 +72,9 @@ impl<'a> RunningAttempt<'a> {
         let lost = request.store.lost_records().map_err(HistoryError::from)?;
         let planned = request.prepared.step_records().into_iter().map(|step| step.step_target);
         let lost = lost.among(planned.chain(loaded.state.records.keys().cloned()).collect());
+        if request.store.has_later_journal(epoch).map_err(HistoryError::from)? {
+            return Err(JournalError::Fenced { path }.into());
+        }
         let mut journal = Journal::create_staged(lock.staging(), &path, header.clone(), loaded, redactor, observer)?;
         let torn = torn_tail.map(|(path, bytes)| {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

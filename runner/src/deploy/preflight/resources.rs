@@ -105,8 +105,10 @@ fn access_for_writing(path: &Path) -> rustix::io::Result<()> {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
 }
 
+/// Whether a directory, or the one that it is to be created in, can be written to. What is no directory is another mistake.
 fn is_writable(path: &Path) -> bool {
-    access_for_writing(path).is_ok()
+    let existing = path.ancestors().find(|path| path.symlink_metadata().is_ok());
+    existing.is_none_or(|existing| !existing.is_dir() || access_for_writing(existing).is_ok())
 }
 
 fn check_readable(path: &Path) -> Result<(), String> {
