@@ -73,7 +73,11 @@ fn resolution_is_told_afterwards() {
     resolve(&environment, &["index", "--as", "done"]).assert_exit(0);
     let why = environment.run(&["why", "index"]);
     why.assert_exit(0);
-    assert!(why.stdout.contains("decision  none: an operator resolved it; the attempt ran nothing\n"), "{}", why.stdout);
+    assert!(
+        why.stdout.contains("decision  none: an operator resolved it; the attempt ran nothing\n"),
+        "{}",
+        why.stdout
+    );
     assert!(one_line(&why.stdout).contains("resolved as done by "), "{}", why.stdout);
     let next = environment.run(&["--local", "--release", "r1"]);
     next.assert_exit(0);
@@ -85,7 +89,10 @@ fn resolution_is_told_afterwards() {
     let (_, told) = text.split_once("resolved as done by ").expect("the resolution is told");
     assert!(told.contains(" in epoch 2, 20") && told.contains(": checked by hand probe not run"), "{told}");
     let resolved = environment.run(&["why", "index", "--json"]).json()["resolved"].clone();
-    assert_eq!((&resolved["as"], &resolved["message"], &resolved["epoch"]), (&json!("done"), &json!("checked by hand"), &json!(2)));
+    assert_eq!(
+        (&resolved["as"], &resolved["message"], &resolved["epoch"]),
+        (&json!("done"), &json!("checked by hand"), &json!(2))
+    );
     assert!(resolved["by"].as_str().is_some_and(|by| by.contains('@')), "{resolved}");
     // The step after it was not resolved by anybody.
     assert_eq!(environment.run(&["why", "warm", "--json"]).json()["resolved"], json!(null));

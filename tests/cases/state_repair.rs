@@ -199,7 +199,12 @@ fn remove_from_data(repository: &Path, name: &str) {
         let mut git = Command::new("git");
         git.arg("--git-dir").arg(repository).arg("--work-tree").arg(work.path()).args(arguments);
         git.env("GIT_INDEX_FILE", work.path().join("index"));
-        let identity = [("GIT_AUTHOR_NAME", "a"), ("GIT_AUTHOR_EMAIL", "a@b"), ("GIT_COMMITTER_NAME", "a"), ("GIT_COMMITTER_EMAIL", "a@b")];
+        let identity = [
+            ("GIT_AUTHOR_NAME", "a"),
+            ("GIT_AUTHOR_EMAIL", "a@b"),
+            ("GIT_COMMITTER_NAME", "a"),
+            ("GIT_COMMITTER_EMAIL", "a@b"),
+        ];
         let output = git.envs(identity).output().unwrap();
         assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -238,7 +243,8 @@ fn old_journal_that_a_repository_lost_is_told() {
 #[test]
 fn old_journal_that_a_bucket_has_in_part_is_told() {
     let moto = MotoServer::start();
-    let plan = "version: 1\napp: shop\nstate: s3://acme-state/shop\nsteps:\n  warm: { program: [\"true\"], trust: host }\n";
+    let plan =
+        "version: 1\napp: shop\nstate: s3://acme-state/shop\nsteps:\n  warm: { program: [\"true\"], trust: host }\n";
     let mut machine = TestEnvironment::with_plan(plan);
     aws_variables(&moto.address()).iter().for_each(|(name, value)| machine.set_variable(name, value));
     for _ in 0..3 {

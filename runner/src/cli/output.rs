@@ -144,7 +144,7 @@ impl CommandOutput {
             verbosity: self.verbosity,
             color: self.color,
             interactive: self.interactive_mode,
-            continues_after: last.map(|last| messages::continues_after(last)),
+            continues_after: last.map(messages::continues_after),
             logs_command: self.commands.text("`runner logs`"),
         };
         let reporter: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {

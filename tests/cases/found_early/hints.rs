@@ -22,7 +22,8 @@ fn check_in(environment: &TestEnvironment, command: &[&str], texts: &[&str]) {
 /// The name of a git remote that the repository does not have: each command shows where the plan names it.
 #[test]
 fn git_remote_that_does_not_exist() {
-    const PLAN: &str = "version: 1\napp: shop\nstate: git:orgin\nsteps:\n  warm: { program: [\"true\"], trust: host }\n";
+    const PLAN: &str =
+        "version: 1\napp: shop\nstate: git:orgin\nsteps:\n  warm: { program: [\"true\"], trust: host }\n";
     let environment = TestEnvironment::with_plan(PLAN);
     let git = |arguments: &[&str]| {
         let made = Command::new("git").arg("-C").arg(environment.path(".")).args(arguments).status().unwrap();

@@ -105,27 +105,25 @@ pub(super) fn drafts(node: &YamlNode, context: &StepContext<'_>, problems: &mut 
 fn step_list_hint(items: &[YamlNode]) -> String {
     let text = |node: &YamlNode| match &node.kind {
         YamlValue::Text(text) => Some(text.clone()),
-        YamlValue::Null
-        | YamlValue::Bool(_)
-        | YamlValue::Number { .. }
-        | YamlValue::List(_)
-        | YamlValue::Map(_) => None,
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
+            None
+        }
     };
     let name = items.first().and_then(|item| match &item.kind {
         YamlValue::Map(entries) => {
             let named = entries.iter().find(|(key, _)| ["name", "id", "uses"].contains(&key.text.as_str()));
             named.and_then(|(_, node)| text(node)).or_else(|| Some(entries.first()?.0.text.clone()))
         }
-        YamlValue::Null
-        | YamlValue::Bool(_)
-        | YamlValue::Number { .. }
-        | YamlValue::Text(_)
-        | YamlValue::List(_) => text(item),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::Text(_) | YamlValue::List(_) => {
+            text(item)
+        }
     });
     // The keys of a step are no name for it.
     let name = name.filter(|name| !KEYS.contains(&name.as_str()) && name.parse::<StepId>().is_ok());
     let name = name.as_deref().unwrap_or("warm");
-    format!("write each step under its name, without the `-`, in the order in which they run: `steps: {{ {name}: {{ … }} }}`")
+    format!(
+        "write each step under its name, without the `-`, in the order in which they run: `steps: {{ {name}: {{ … }} }}`"
+    )
 }
 
 pub(super) fn draft(

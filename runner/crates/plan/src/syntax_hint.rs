@@ -43,7 +43,10 @@ pub(super) fn syntax_hint(text: &str, at: usize, info: &str) -> Option<SyntaxHin
     let after_colon = before.trim_end_matches(['\t', ' ']);
     if info.contains("':' must be followed") && after_colon.ends_with(':') && text[line.clone()].contains('\t') {
         let colon = line.start + after_colon.len();
-        return Some(SyntaxHint { span: colon - 1..colon, hint: "write a space after the colon, not a tab".to_owned() });
+        return Some(SyntaxHint {
+            span: colon - 1..colon,
+            hint: "write a space after the colon, not a tab".to_owned(),
+        });
     }
     if info.contains("flow") {
         let open = unclosed_bracket(&text[..at]).filter(|open| *open < line.start)?;
@@ -75,7 +78,10 @@ fn anchor_hint(text: &str, value: Range<usize>) -> SyntaxHint {
     let hint = match closest_match(&alias[1..], anchors) {
         Some(near) if is_name => format!("did you mean `*{near}`?"),
         Some(_) | None if is_name => {
-            format!("put its anchor, `&{}`, before a value above; to mean the text itself, quote it: `{quoted}`", &alias[1..])
+            format!(
+                "put its anchor, `&{}`, before a value above; to mean the text itself, quote it: `{quoted}`",
+                &alias[1..]
+            )
         }
         Some(_) | None => format!("quote it: `{quoted}`"),
     };

@@ -128,7 +128,8 @@ impl FolderLock {
         let LockRecord { resource, epoch, .. } = &self.record;
         let folder = self.path.ancestors().nth(2).unwrap_or(Path::new("."));
         let log = forced_releases_in(folder).unwrap_or_default();
-        let why = ForcedRelease::reason(&log, *epoch).unwrap_or_else(|| format!("{} was replaced", self.path.display()));
+        let why =
+            ForcedRelease::reason(&log, *epoch).unwrap_or_else(|| format!("{} was replaced", self.path.display()));
         Err(LockError::Lost { resource: resource.clone(), epoch: *epoch, why })
     }
 }

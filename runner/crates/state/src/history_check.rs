@@ -239,9 +239,15 @@ fn damaged_journals(paths: &[PathBuf], before: Option<Blake3Hash>) -> Result<Vec
 enum LineChain {
     Empty,
     /// What the first line follows, and the hash of the last one.
-    Whole { first: Option<Blake3Hash>, last: Blake3Hash },
+    Whole {
+        first: Option<Blake3Hash>,
+        last: Blake3Hash,
+    },
     /// The first line that can't be read or does not follow the one before, from 1; the hash of the last line, if that can be read.
-    Broken { line: usize, last: Option<Blake3Hash> },
+    Broken {
+        line: usize,
+        last: Option<Blake3Hash>,
+    },
 }
 
 fn chain_of(lines: &[u8]) -> LineChain {

@@ -128,10 +128,7 @@ impl StateFinding {
             | Self::DamagedRemoteFile(_)
             | Self::Diverged(_) => true,
             Self::DamagedBase { repair, .. } => *repair != BaseRepair::Remake,
-            Self::DamagedBegunFile(_)
-            | Self::OutdatedSnapshot
-            | Self::NotUploaded(_)
-            | Self::LostLines(_) => false,
+            Self::DamagedBegunFile(_) | Self::OutdatedSnapshot | Self::NotUploaded(_) | Self::LostLines(_) => false,
         }
     }
 }

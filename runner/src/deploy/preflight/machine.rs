@@ -60,7 +60,9 @@ impl<'a> MachineCheck<'a> {
         let upstream: Vec<_> = plan.steps.iter().filter(|other| planned.upstream.contains(&other.id)).collect();
         let check = MachineCheck { earlier_programs: None, ..MachineCheck::new(plan, planned) };
         let is_there = |fault: &ProgramFault| match fault {
-            ProgramFault::NotExecutable { .. } | ProgramFault::CarriageReturn { .. } | ProgramFault::Format { .. } => true,
+            ProgramFault::NotExecutable { .. } | ProgramFault::CarriageReturn { .. } | ProgramFault::Format { .. } => {
+                true
+            }
             ProgramFault::NotOnPath { .. }
             | ProgramFault::Missing
             | ProgramFault::Directory
