@@ -123,6 +123,7 @@ pub async fn run(
     let mut conclusion = match run_hooks_and_steps(&mut attempt).await {
         Ok(()) => AttemptConclusion::succeeded(),
         Err(error) => {
+            let error = attempt.lost_lock_or(error).await;
             let rollback = rollback::roll_back_if_due(&mut attempt, &error).await;
             AttemptConclusion::failed(&attempt, &error, rollback).await
         }

@@ -245,7 +245,7 @@ fn doctor_lists_everything_that_it_finds() {
           hint: nothing was deployed; fix this, then run the same command again
         error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
           caused by: its stated checksum is [HASH], but its content has [HASH]
-          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`
+          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local --env test`
     "#]].assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
     let json = environment.run(&["doctor", "--release", "r2", "--json"]);
     json.assert_exit(2);
@@ -277,7 +277,7 @@ fn doctor_lists_everything_that_it_finds() {
           hint: name it with `--release LABEL`
         error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
           caused by: its stated checksum is [HASH], but its content has [HASH]
-          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`
+          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local --env test`
     "#]]
     .assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
 }

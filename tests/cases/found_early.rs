@@ -1,6 +1,7 @@
 //! Mistakes that can be found before anything is done. `runner plan`, `runner doctor` and a deployment refuse each with the same code
 //! and line, nothing is touched, and what the hint says makes the error go away.
 
+mod hints;
 mod mistakes;
 mod pasted;
 mod programs;

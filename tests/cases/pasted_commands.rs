@@ -99,15 +99,37 @@ fn commands_that_repair_something() {
     paste(&environment, &changed.stderr, "runner migrate accept").assert_exit(0);
     deploy(&environment, "test", "r1").assert_exit(0);
 
+    damage_journal_of_test(&environment);
+    let refused = deploy(&environment, "test", "r1");
+    refused.assert_exit(65).assert_stderr_contains("error[P0602]");
+    paste(&environment, &refused.stderr, "runner state repair").assert_exit(0);
+}
+
+/// Flips a bit in the first journal of `test`, and removes the snapshot that stands for it.
+fn damage_journal_of_test(environment: &TestEnvironment) {
     let damaged = ".pawl/shop/test/attempt-000001.journal";
     let mut bytes = fs::read(environment.path(damaged)).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     environment.write(damaged, bytes);
     fs::remove_file(environment.path(".pawl/shop/test/snapshot.json")).unwrap();
-    let refused = deploy(&environment, "test", "r1");
-    refused.assert_exit(65).assert_stderr_contains("error[P0602]");
-    paste(&environment, &refused.stderr, "runner state repair").assert_exit(0);
+}
+
+/// A command also reads the record of the environment before the one that it changes, or of all.
+#[test]
+fn command_that_repairs_the_record_of_another_environment() {
+    let environment = three_environments();
+    deploy(&environment, "test", "r1").assert_exit(0);
+    damage_journal_of_test(&environment);
+    let promote = environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
+    for refused in [&promote, &deploy(&environment, "pre", "r1"), &environment.run(&["status"])] {
+        refused.assert_exit(65).assert_stderr_contains("error[P0602]");
+        assert_eq!(command_in(&refused.stderr, "runner state repair"), "runner state repair --local --env test");
+    }
+    paste(&environment, &promote.stderr, "runner state repair").assert_exit(0);
+    assert_eq!(environment.run(&["state", "check", "--env", "test"]).stdout.lines().next(), Some("test"));
+    assert!(!environment.exists(".pawl/shop/pre"), "the environment that was named is left alone");
+    environment.run(&["status"]).assert_exit(0);
 }
 
 #[test]

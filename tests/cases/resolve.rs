@@ -65,6 +65,44 @@ fn pasted_hint_settles_a_step_that_finished() {
     assert!(logs.stdout.contains("done by ") && logs.stdout.contains(": checked by hand"), "{}", logs.stdout);
 }
 
+/// `why` tells who resolved a step, as what, when and why: in the attempt of the resolution and in the next one, which says what it
+/// continues after.
+#[test]
+fn resolution_is_told_afterwards() {
+    let environment = killed_in_index("none");
+    resolve(&environment, &["index", "--as", "done"]).assert_exit(0);
+    let why = environment.run(&["why", "index"]);
+    why.assert_exit(0);
+    assert!(
+        why.stdout.contains("decision  none: an operator resolved it; the attempt ran nothing\n"),
+        "{}",
+        why.stdout
+    );
+    assert!(one_line(&why.stdout).contains("resolved as done by "), "{}", why.stdout);
+    let next = environment.run(&["--local", "--release", "r1"]);
+    next.assert_exit(0);
+    let continues = next.stderr.lines().find(|line| line.starts_with("  resume ")).expect("it continues a run");
+    assert!(continues.starts_with("  resume after ") && continues.ends_with(" resolved `index`"), "{continues}");
+    let why = environment.run(&["why", "index"]);
+    let text = one_line(&why.stdout);
+    assert!(text.contains("decision skip: trusted:") && text.contains("record succeeded in epoch 1, "), "{text}");
+    let (_, told) = text.split_once("resolved as done by ").expect("the resolution is told");
+    assert!(told.contains(" in epoch 2, 20") && told.contains(": checked by hand probe not run"), "{told}");
+    let resolved = environment.run(&["why", "index", "--json"]).json()["resolved"].clone();
+    assert_eq!(
+        (&resolved["as"], &resolved["message"], &resolved["epoch"]),
+        (&json!("done"), &json!("checked by hand"), &json!(2))
+    );
+    assert!(resolved["by"].as_str().is_some_and(|by| by.contains('@')), "{resolved}");
+    // The step after it was not resolved by anybody.
+    assert_eq!(environment.run(&["why", "warm", "--json"]).json()["resolved"], json!(null));
+}
+
+/// The words of a text, without its line breaks and columns.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// A probe that can't tell stops the deployment; the hint's command ends that, and what is seen to have changed is not said to be done.
 #[test]
 fn operator_answers_where_a_probe_cannot_tell() {
@@ -101,6 +139,8 @@ fn step_that_did_not_begin_or_is_gone_runs_again() {
         let reason = if outcome == "undone" { "reverted" } else { "never-ran" };
         let next = environment.deploy("r1", &[]);
         next.assert_exit(0).assert_decisions(&[&format!("index run {reason}"), "warm run never-ran"]);
+        let resolved = environment.run(&["why", "index", "--json"]).json()["resolved"].clone();
+        assert_eq!(resolved["as"], outcome.replace('-', " "), "{resolved}");
         assert_eq!(environment.read("work/begun"), "begun\nbegun\n", "{outcome}");
     }
 }

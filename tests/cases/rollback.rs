@@ -147,4 +147,8 @@ fn misspelled_release_of_a_rollback_is_corrected() {
     let refused = environment.run(&["rollback", "--local", "--to", "r11"]);
     refused.assert_exit(2).assert_stderr_contains("error[P0217]");
     refused.assert_stderr_contains("hint: did you mean `r1`? `runner rollback --to r1 --local` goes back to it");
+    // Another number is another release, and not `r1` misspelled.
+    let other = environment.run(&["rollback", "--local", "--to", "r9"]);
+    other.assert_exit(2).assert_stderr_contains("verified here, oldest first: `r1`, `r2`, which is live");
+    other.assert_stderr_contains("hint: use one of `r1`: `runner rollback --to r1 --local`");
 }

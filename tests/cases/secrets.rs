@@ -182,7 +182,15 @@ fn link_that_contains_a_short_secret_is_reverted_as_it_is() {
         }
         environment.run(&["--local", "--release", "one"]).assert_exit(0).assert_stderr_contains(warning);
         environment.write("app/broken", "");
-        environment.run(&["--local", "--release", "two"]).assert_exit(4);
+        let second = environment.run(&["--local", "--release", "two"]);
+        second.assert_exit(4);
+        let why = environment.run(&["why", "switch"]);
+        if secret == "one" {
+            // The release before is masked in a text, and stays as it is on record.
+            second.assert_stderr_contains("from releases/***");
+            assert!(!second.stderr.contains("releases/one"), "{}", second.stderr);
+            assert!(why.stdout.contains("from releases/***") && !why.stdout.contains("releases/one"), "{}", why.stdout);
+        }
         assert_eq!(live_release(&environment), "releases/one");
         assert_control_values_are_exact(&environment);
     }

@@ -410,3 +410,35 @@ fn forced_release_takes_the_lock_from_a_running_deployment() {
         operator.run(&["lock", "release", "--local"]).assert_exit(0);
     }
 }
+
+/// What a deployment was told that lost its lock, from its error on, without the time.
+fn error_of_loser(said: &str) -> String {
+    let error = &said[said.find("error[").unwrap_or_else(|| panic!("no error in {said}"))..];
+    let (before, rest) = error.split_once(" released it at ").unwrap_or_else(|| panic!("who released it? {said}"));
+    let (_, message) = rest.split_once("Z: ").unwrap_or_else(|| panic!("when? {said}"));
+    format!("{before} released it at TIME: {message}")
+}
+
+/// It was forced out and its step fails: it is told who took its lock and why, in the same words wherever state is.
+#[test]
+fn loser_whose_step_fails_is_told_who_released_its_lock() {
+    let mut told = Vec::new();
+    for backend in [TestStateBackend::Dir, TestStateBackend::git_file(), TestStateBackend::S3(MotoServer::start())] {
+        let first = backend.machine("12s");
+        first.write("wait.sh", format!("{WAIT}exit 3\n"));
+        let other = backend.another_machine(&first);
+        let (mut holder, said) = start_with_output(&first, "r1");
+        let words = ["lock", "release", "--local", "--force", "--message", "it hangs, says ann"];
+        other.as_ref().unwrap_or(&first).run(&words).assert_exit(0);
+        first.write("go", "");
+        let code = holder.wait().unwrap().code();
+        let said = std::fs::read_to_string(said).unwrap();
+        assert_eq!(code, Some(5), "{said}");
+        assert!(said.contains("it hangs, says ann") && !said.contains("P0301"), "{said}");
+        told.push(error_of_loser(&said));
+        for machine in [Some(&first), other.as_ref()].into_iter().flatten() {
+            machine.run(&["state", "check"]).assert_exit(0);
+        }
+    }
+    assert!(told.iter().all(|one| *one == told[0]), "{told:#?}");
+}

@@ -1,8 +1,10 @@
 //! `runner state check|repair`: damage is told, and repaired without moving files by hand.
 
-use serde_json::json;
+use std::{path::Path, process::Command};
 
-use crate::support::{TestEnvironment, init_bare_repository};
+use serde_json::{Value, json};
+
+use crate::support::{MotoServer, TestEnvironment, aws_variables, init_bare_repository};
 
 const FOLDER: &str = ".pawl/shop/test";
 
@@ -79,11 +81,12 @@ fn damaged_journal_that_the_snapshot_covers_is_told_and_left_alone() {
     flip(&environment, "attempt-000001.journal");
     let (before, status) = (environment.list(FOLDER), environment.run(&["status", "--json"]).json());
     let check = environment.run(&["state", "check", "--json"]);
-    check.assert_exit(0);
+    check.assert_exit(65);
     let finding = &check.json()[0]["findings"][0];
     assert!(finding["path"].as_str().unwrap().ends_with("attempt-000001.journal"), "{finding}");
-    assert!(finding["repair"].as_str().unwrap().starts_with("the snapshot stands for it"), "{finding}");
-    environment.run(&["state", "repair", "--local"]).assert_exit(0);
+    assert!(finding["repair"].as_str().unwrap().contains("the snapshot stands for it"), "{finding}");
+    // There is nothing to repair without a copy.
+    environment.run(&["state", "repair", "--local"]).assert_exit(65);
     assert_eq!(environment.list(FOLDER), before, "the snapshot and the later journal are still there");
     assert_eq!(environment.run(&["status", "--json"]).json(), status);
     let next = environment.deploy("r2", &[]);
@@ -177,4 +180,82 @@ fn state_that_another_machine_went_on_with_is_sound() {
         check.assert_exit(0);
         assert_eq!(check.stdout, "test\n  sound\n");
     }
+}
+
+/// The only finding of a check that must fail.
+#[track_caller]
+fn only_finding(machine: &TestEnvironment) -> Value {
+    let check = machine.run(&["state", "check", "--json"]);
+    check.assert_exit(65);
+    let findings = check.json()[0]["findings"].clone();
+    assert_eq!(findings.as_array().map(Vec::len), Some(1), "{findings}");
+    findings[0].clone()
+}
+
+/// Takes a file out of the newest data of a state in a repository.
+fn remove_from_data(repository: &Path, name: &str) {
+    let work = tempfile::tempdir().unwrap();
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("--git-dir").arg(repository).arg("--work-tree").arg(work.path()).args(arguments);
+        git.env("GIT_INDEX_FILE", work.path().join("index"));
+        let identity = [
+            ("GIT_AUTHOR_NAME", "a"),
+            ("GIT_AUTHOR_EMAIL", "a@b"),
+            ("GIT_COMMITTER_NAME", "a"),
+            ("GIT_COMMITTER_EMAIL", "a@b"),
+        ];
+        let output = git.envs(identity).output().unwrap();
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let data = "refs/pawl-state/shop/test/data";
+    git(&["read-tree", data]);
+    git(&["update-index", "--force-remove", name]);
+    let tree = git(&["write-tree"]);
+    let commit = git(&["commit-tree", "-p", data, "-m", "less", &tree]);
+    git(&["update-ref", data, &commit]);
+}
+
+/// The record names a journal that is gone from a repository. A machine with a copy of it tells so too.
+#[test]
+fn old_journal_that_a_repository_lost_is_told() {
+    let (remote, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    init_bare_repository(remote.path());
+    let first = TestEnvironment::new();
+    first.edit("deploy.yml", "app: shop\n", &format!("app: shop\nstate: git:{}\n", remote.path().display()));
+    first.edit("deploy.yml", "root: ./deploy/test", &format!("root: {}", target.path().display()));
+    first.pack("r1");
+    for _ in 0..3 {
+        first.deploy("r1", &[]).assert_exit(0);
+    }
+    remove_from_data(remote.path(), "attempt-000001.journal");
+    for (machine, has_copy) in [(&first, true), (&first.another_machine(), false)] {
+        let finding = only_finding(machine);
+        assert_eq!(finding["path"], "attempt-000001.journal");
+        assert_eq!(finding["what"], format!("it is missing in git:{}", remote.path().display()));
+        assert_eq!(finding["repair"].as_str().unwrap().contains("this machine has a copy"), has_copy, "{finding}");
+        machine.run(&["status"]).assert_exit(0);
+    }
+}
+
+/// The same for an object that was cut short.
+#[test]
+fn old_journal_that_a_bucket_has_in_part_is_told() {
+    let moto = MotoServer::start();
+    let plan =
+        "version: 1\napp: shop\nstate: s3://acme-state/shop\nsteps:\n  warm: { program: [\"true\"], trust: host }\n";
+    let mut machine = TestEnvironment::with_plan(plan);
+    aws_variables(&moto.address()).iter().for_each(|(name, value)| machine.set_variable(name, value));
+    for _ in 0..3 {
+        machine.deploy("r1", &[]).assert_exit(0);
+    }
+    machine.run(&["state", "check"]).assert_exit(0);
+    let record: Value = serde_json::from_str(&moto.get("shop/shop/default/state.json")).unwrap();
+    let key = format!("shop/shop/default/{}", record["journals"][0]["parts"][0].as_str().unwrap());
+    let content = moto.get(&key);
+    moto.put(&key, &content.as_bytes()[..content.len() / 2]);
+    let finding = only_finding(&machine);
+    assert_eq!(finding["path"], "attempt-000001.journal");
+    assert_eq!(finding["what"], "it is cut short in s3://acme-state/shop");
 }

@@ -226,7 +226,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         // The modules are pinned before any step runs.
         drop(lockfile_write);
         let (report, failures) = (Rc::clone(&report), Rc::clone(&failures));
-        *report.borrow_mut() = Some(screen.deployment_reporter(before, header, &context, &store));
+        *report.borrow_mut() = Some(screen.deployment_reporter(before, header, &context, &store, &prepared.redactor));
         *github_deployment.borrow_mut() = github_api.clone().map(|api| api.map(GithubDeployment::start));
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {

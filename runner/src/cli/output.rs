@@ -13,8 +13,8 @@ use super::{
     plan_file::CommandCompletion,
 };
 use crate::report::{
-    self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, OutputFormat,
-    TerminalReporter, Verbosity,
+    self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, MaskedReporter,
+    OutputFormat, TerminalReporter, Verbosity,
     github::{GroupedLogReporter, JobContext, JobSummaryReporter, PageSources, WorkflowOutput},
     json, messages,
 };
@@ -23,7 +23,7 @@ use contract::{
     diagnostic::{Diagnostic, ExitKind, NoticeSeverity},
     text,
 };
-use journal::{JournalState, event::JournalHeader};
+use journal::{JournalState, Redactor, event::JournalHeader};
 use sandbox::NoticeHandler;
 use state::StateStore;
 
@@ -137,20 +137,25 @@ impl CommandOutput {
         header: &JournalHeader,
         context: &JobContext,
         store: &StateStore,
+        redactor: &Redactor,
     ) -> Box<dyn DeploymentReporter> {
         let last = before.attempts.last().filter(|_| header.attempt != AttemptNumber::FIRST);
         let options = report::ReportOptions {
             verbosity: self.verbosity,
             color: self.color,
             interactive: self.interactive_mode,
-            continues_after: last.map(|last| messages::continues_after(last.exit, last.failed_step.as_ref())),
+            continues_after: last.map(messages::continues_after),
             logs_command: self.commands.text("`runner logs`"),
         };
         let reporter: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {
             (OutputFormat::Json, _) => Box::new(JsonLinesReporter::new(Box::new(std::io::stdout()))),
-            (OutputFormat::Text, Some(workflow)) => Box::new(GroupedLogReporter::new(workflow.clone(), options)),
+            (OutputFormat::Text, Some(workflow)) => {
+                let log = GroupedLogReporter::new(workflow.clone(), options);
+                Box::new(MaskedReporter::new(redactor.clone(), log))
+            }
             (OutputFormat::Text, None) => {
-                Box::new(TerminalReporter::new(Box::new(std::io::stderr()), Box::new(std::io::stdout()), options))
+                let (progress, summary) = (Box::new(std::io::stderr()), Box::new(std::io::stdout()));
+                Box::new(MaskedReporter::new(redactor.clone(), TerminalReporter::new(progress, summary, options)))
             }
         };
         let Some(page) = JobSummaryFile::of_job() else { return reporter };
@@ -161,7 +166,8 @@ impl CommandOutput {
             journal_url: github::journal_url(store),
             write,
         };
-        Box::new((reporter, JobSummaryReporter::new(github::live_before(before), context.clone(), sources, room)))
+        let page = JobSummaryReporter::new(github::live_before(before), context.clone(), sources, room);
+        Box::new((reporter, MaskedReporter::new(redactor.clone(), page)))
     }
 
     /// The handler of notices during a deployment; with `--json`, it prints a notice as a line like any other.

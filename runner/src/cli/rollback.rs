@@ -211,16 +211,20 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
             Some(release) => Ok(release.clone()),
             None => {
                 let is_known = state.attempts.iter().any(|attempt| attempt.header.release.label == *label);
-                let labels = head.verified.iter().filter(|release| !is_live(release)).map(|it| it.label.as_str());
+                let labels = || head.verified.iter().filter(|release| !is_live(release)).map(|it| it.label.as_str());
                 let refused = none(format!("{label} was not verified in {}", store.resource()));
-                match plan::closest_match(label.as_str(), labels).filter(|_| !is_known) {
-                    Some(near) => refused.map_err(|error| {
-                        error.with_hint(format!(
-                            "did you mean `{near}`? `runner {ROLLBACK} --to {near}` goes back to it"
-                        ))
-                    }),
-                    None => refused,
-                }
+                let misspelled = labels().filter(|other| !is_other_number(label.as_str(), other));
+                let near = plan::closest_match(label.as_str(), misspelled).filter(|_| !is_known);
+                let hint = match (near, labels().next_back()) {
+                    (Some(near), _) => {
+                        format!("did you mean `{near}`? `runner {ROLLBACK} --to {near}` goes back to it")
+                    }
+                    (None, Some(last)) => {
+                        format!("use one of {}: `runner {ROLLBACK} --to {last}`", plan::quoted_list(labels()))
+                    }
+                    (None, None) => return refused,
+                };
+                refused.map_err(|error| error.with_hint(hint))
             }
         };
     }
@@ -235,6 +239,12 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
         Some(release) => Ok(release.clone()),
         None => none(format!("{} has no verified release to go back to", store.resource())),
     }
+}
+
+/// Whether two labels have other digits in the same places: that names another release, and is no misspelling.
+fn is_other_number(one: &str, other: &str) -> bool {
+    let is_same_kind = |(one, other): (char, char)| one == other || one.is_ascii_digit() && other.is_ascii_digit();
+    one.len() == other.len() && one.chars().zip(other.chars()).all(is_same_kind)
 }
 
 /// Adds what is live without a record.

@@ -9,8 +9,9 @@ use crate::report::{self, OutputFormat, json};
 use contract::{
     EnvironmentName,
     diagnostic::{Diagnostic, ExitKind},
+    text::error_chain_text,
 };
-use state::{BaseRepair, LockRequest, StateFinding, StateStore};
+use state::{BaseRepair, LockRequest, RemoteDamage, StateFinding, StateStore};
 
 /// How long the end may take to reach a remote state.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -118,6 +119,8 @@ fn answer(reports: &[(EnvironmentName, Vec<StateFinding>)], format: OutputFormat
                 }
                 for finding in findings {
                     let (what, path) = what(finding);
+                    // An error of a file begins with its path.
+                    let path = path.filter(|path| !what.starts_with(path.as_str()));
                     let path = path.map_or_else(String::new, |path| format!("{path}: "));
                     answer.push_str(&format!("  {path}{what}\n"));
                     answer.push_str(&format!("    {}\n", repair_text(finding, tense)));
@@ -137,12 +140,13 @@ fn what(finding: &StateFinding) -> (String, Option<String>) {
         StateFinding::DamagedOldJournal { path, why } | StateFinding::LostJournal { path, why, .. } => {
             (why.clone(), Some(path.display().to_string()))
         }
-        StateFinding::DamagedArchive { path, error } => (error.to_string(), Some(path.display().to_string())),
+        StateFinding::DamagedArchive { path, error } => (error_chain_text(error), Some(path.display().to_string())),
         StateFinding::DamagedBase { path, why, .. } => (why.clone(), Some(path.display().to_string())),
         StateFinding::OutdatedSnapshot => ("the snapshot or the index does not match the journals".to_owned(), None),
         StateFinding::DamagedBegunFile(path) => {
             ("the list of steps that may have begun can't be read".to_owned(), Some(path.display().to_string()))
         }
+        StateFinding::DamagedRemoteFile(RemoteDamage { name, why, .. }) => (why.clone(), Some(name.clone())),
         StateFinding::Diverged(path) => ("differs from the remote's".to_owned(), Some(path.display().to_string())),
         StateFinding::NotUploaded(path) => {
             ("has lines that are not uploaded yet".to_owned(), Some(path.display().to_string()))
@@ -169,7 +173,7 @@ fn repair_text(finding: &StateFinding, tense: Tense) -> String {
             "restore it from a copy; only `why`, `logs` and `history` of old attempts need it".to_owned()
         }
         StateFinding::DamagedOldJournal { .. } => {
-            "the snapshot stands for it, so deployments go on; `why` and `logs` of old attempts need it, and `promote` until the environment is deployed again; restore it from a copy if there is one".to_owned()
+            "restore it from a copy; the snapshot stands for it, so deployments go on, but `why` and `logs` of old attempts need it, and so does `promote` until the environment is deployed again".to_owned()
         }
         StateFinding::LostJournal { repair, .. } => match repair {
             BaseRepair::BeginAfter(epoch) => format!(
@@ -199,6 +203,12 @@ fn repair_text(finding: &StateFinding, tense: Tense) -> String {
                 "restore it from a copy, such as the newest artifact of the CI run that it came from".to_owned()
             }
         },
+        StateFinding::DamagedRemoteFile(RemoteDamage { copy: Some(copy), .. }) => {
+            format!("restore it there; this machine has a copy: {}", copy.display())
+        }
+        StateFinding::DamagedRemoteFile(RemoteDamage { copy: None, .. }) => {
+            "restore it there from a copy; a machine that deployed may have one".to_owned()
+        }
         StateFinding::DamagedBegunFile(_) => {
             "the next attempt counts every step as begun, and probes it before it acts".to_owned()
         }

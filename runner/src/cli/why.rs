@@ -6,7 +6,14 @@ use std::{collections::BTreeSet, io::Write, iter};
 
 use serde_json::{Value, json};
 
-use super::{attempts::read_attempt, plan_file::CommandCompletion, source::PlanSourceArgs};
+mod resolution;
+
+use self::resolution::{RecordedResolution, resolution_before};
+use super::{
+    attempts::read_attempt,
+    plan_file::CommandCompletion,
+    source::{self, PlanSourceArgs},
+};
 use crate::report::{self, MAX_TARGET_LINES, OutputFormat, json, messages, name_targets, table::FieldLayout};
 use contract::text::{format_duration, format_time};
 use contract::{
@@ -15,7 +22,7 @@ use contract::{
     step::{ProbeFinding, StepFailure, StepOutcome},
 };
 use journal::{
-    JournalEvent, RecordStatus, StepRecord, StepStatus, StepTarget,
+    JournalEvent, RecordStatus, Redactor, StepRecord, StepStatus, StepTarget,
     event::{Decision, FILE_PREFIX, Fingerprint, INPUT_PREFIX, JournalEntry, JournalHeader, ProbeInput, Release},
     state::AttemptSummary,
 };
@@ -51,7 +58,7 @@ pub(super) struct WhyArgs {
 ///
 /// As JSON, one object a line and target: `{step, target, epoch, run, attempt, release, decision, because, words, changed:
 /// [{component, old, new}], probe: {finding, question, took-ms, words}, record: {status, run, attempt, epoch, release,
-/// began}, outcome: {result, took-ms, failure}, again: {release, outcome}, undone}`. A missing value is null.
+/// began}, resolved: {as, by, message, epoch, at}, outcome: {result, took-ms, failure}, again: {release, outcome}, undone}`. A missing value is null.
 ///
 /// # Errors
 /// P0210 when the attempt has no such step; otherwise as [`read_attempt`].
@@ -76,18 +83,24 @@ pub(super) fn run(
     }
     let asked = on_target;
     let commands = CommandCompletion::new(plan.plan.as_deref(), plan.environment.as_deref());
-    let evidence = asked.into_iter().map(|place| StepEvidence::gather(place, &reading));
+    let gather = |place| Ok(StepEvidence::gather(place, &reading, resolution_before(store, &reading, place)?));
+    let evidence = asked.into_iter().map(gather).collect::<Result<Vec<_>, Diagnostic>>()?;
     let answer: String = match form {
-        OutputFormat::Text if evidence.len() > MAX_TARGET_LINES => {
-            many_text(&evidence.collect::<Vec<_>>(), &commands, line_width)
-        }
+        OutputFormat::Text if evidence.len() > MAX_TARGET_LINES => many_text(&evidence, &commands, line_width),
         OutputFormat::Text => {
-            evidence.map(|evidence| evidence.text(&commands, line_width)).collect::<Vec<_>>().join("\n")
+            let texts: Vec<_> = evidence.iter().map(|evidence| evidence.text(&commands, line_width)).collect();
+            redactor(plan).redact(&texts.join("\n"))
         }
-        OutputFormat::Json => evidence.map(|evidence| json::line(&evidence.json()) + "\n").collect(),
+        OutputFormat::Json => evidence.iter().map(|evidence| json::line(&evidence.json()) + "\n").collect(),
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
+}
+
+/// Masks the secrets that are known here: what a step returned is on record as it is, also with a short secret in it.
+fn redactor(plan: &PlanSourceArgs) -> Redactor {
+    let plan = plan.plan_without_inventories(&source::placeholder_label());
+    plan.map(|plan| Redactor::of_plan(&plan.secrets)).unwrap_or_default()
 }
 
 /// The steps of an attempt: those of its plan, in order, then others with events.
@@ -103,7 +116,8 @@ pub(super) fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             JournalEvent::Plan { steps, .. } => steps.iter().for_each(|step| add(&step.step_target)),
             JournalEvent::Decision { step_target: place, .. }
             | JournalEvent::Intent { step_target: place, .. }
-            | JournalEvent::UndoIntent { step_target: place } => add(place),
+            | JournalEvent::UndoIntent { step_target: place }
+            | JournalEvent::Resolved { step_target: place, .. } => add(place),
             JournalEvent::Started(_)
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
@@ -115,7 +129,6 @@ pub(super) fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
             | JournalEvent::UndoOutcome { .. }
             | JournalEvent::Override { .. }
             | JournalEvent::HostLeftBehind { .. }
-            | JournalEvent::Resolved { .. }
             | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => {}
@@ -189,6 +202,8 @@ struct StepEvidence<'a> {
     summary: &'a AttemptSummary,
     /// The last record before this attempt, and the attempt that made it.
     record: Option<&'a StepRecord>,
+    /// What an operator said of the step after its record was made, or in this attempt.
+    resolution: Option<RecordedResolution>,
     decisions: Vec<&'a Decision>,
     fingerprint: Option<&'a Fingerprint>,
     probe: Option<(ProbeInput, u64, &'a ProbeFinding)>,
@@ -215,12 +230,17 @@ struct FingerprintChange {
 }
 
 impl<'a> StepEvidence<'a> {
-    fn gather(place: &'a StepTarget, reading: &'a RecordedAttempt) -> Self {
+    fn gather(
+        place: &'a StepTarget,
+        reading: &'a RecordedAttempt,
+        resolved_before: Option<RecordedResolution>,
+    ) -> Self {
         let record = reading.before.records.get(place);
         let mut evidence = Self {
             step_target: place,
             summary: &reading.summary,
             record,
+            resolution: resolved_before,
             decisions: Vec::new(),
             fingerprint: None,
             probe: None,
@@ -231,6 +251,8 @@ impl<'a> StepEvidence<'a> {
         };
         for entry in &reading.entries {
             evidence.observe(&entry.event);
+            let resolution = RecordedResolution::of_entry(entry, reading.summary.header.epoch, place);
+            evidence.resolution = resolution.or(evidence.resolution);
         }
         evidence
     }
@@ -327,6 +349,9 @@ impl<'a> StepEvidence<'a> {
             row(if index == 0 { "changed" } else { "" }, &change);
         }
         row("record", &self.record_text());
+        if let Some(resolution) = &self.resolution {
+            row("resolved", &resolution.text());
+        }
         row("probe", &self.probe_text());
         if let Some(outcome) = self.outcome_text() {
             row("outcome", &outcome);
@@ -373,6 +398,9 @@ impl<'a> StepEvidence<'a> {
     }
 
     fn not_reached_text(&self) -> String {
+        if self.summary.resolved_step.is_some() {
+            return "an operator resolved it; the attempt ran nothing".to_owned();
+        }
         let ending =
             messages::result_at_step(self.summary.exit, self.summary.verified, self.summary.failed_step.as_ref());
         format!("the attempt did not reach it ({ending})")
@@ -479,6 +507,7 @@ impl<'a> StepEvidence<'a> {
                 "release": record.intent.release,
                 "began": record.intent.attempt_started_at,
             })),
+            "resolved": self.resolution.as_ref().map(RecordedResolution::json),
             "outcome": self.outcome.map(outcome_json),
             "again": self.repetition.map(|StepRepetition { release, outcome }| json!({
                 "release": release,

@@ -18,7 +18,7 @@ use super::{
 };
 use contract::{AttemptNumber, RunId, StepId, TargetName, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
-    Journal, JournalState,
+    Journal, JournalError, JournalState,
     decision::Selection,
     event::{FORMAT, JournalHeader, MAGIC, MISSING_JOURNAL, Release},
     file::{EntryObserver, JournalNote},
@@ -72,6 +72,9 @@ impl<'a> RunningAttempt<'a> {
         let lost = request.store.lost_records().map_err(HistoryError::from)?;
         let planned = request.prepared.step_records().into_iter().map(|step| step.step_target);
         let lost = lost.among(planned.chain(loaded.state.records.keys().cloned()).collect());
+        if request.store.has_later_journal(epoch).map_err(HistoryError::from)? {
+            return Err(JournalError::Fenced { path }.into());
+        }
         let mut journal = Journal::create_staged(lock.staging(), &path, header.clone(), loaded, redactor, observer)?;
         let torn = torn_tail.map(|(path, bytes)| {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -185,6 +188,15 @@ impl<'a> RunningAttempt<'a> {
             Ok(answer @ Err(LockError::Lost { .. })) => self.fence_if_lost(answer),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    /// The error that ends the attempt: that the lock is lost, if it is. Who lost it has no say in what went wrong, runs no hook and undoes
+    /// nothing.
+    pub(super) async fn lost_lock_or(&self, error: AttemptError) -> AttemptError {
+        if matches!(error, AttemptError::Lock(_) | AttemptError::Interrupted) {
+            return error;
+        }
+        self.confirm_lock_at_end().await.err().unwrap_or(error)
     }
 
     /// The staging directory of the lock's holder: see [`DeploymentLock::staging`].

@@ -348,3 +348,31 @@ fn program_in_the_folder_of_the_plan_is_meant_without_its_path() {
     environment.edit("deploy.yml", "[ok.sh]", "[./ok.sh]");
     environment.run(COMMANDS[0]).assert_exit(0);
 }
+
+/// Each script that can't be run is told, also after a step whose program might have changed it, and together with the other mistakes.
+#[test]
+fn all_scripts_that_cannot_be_run_are_told_at_once() {
+    let environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\nsteps:\n  one: { program: [./one.sh], trust: host }\n  two: { program: [./two.sh], trust: host }\n  \
+         three: { program: [/bin/chmod, +x, ./four.sh], trust: host }\n  four: { program: [./four.sh], trust: host }\n",
+    );
+    for name in ["one.sh", "two.sh", "four.sh"] {
+        environment.write(name, "#!/bin/sh\n");
+    }
+    let plan = environment.run(&["plan", "--release", "r1"]);
+    plan.assert_exit(2);
+    let told: Vec<&str> = plan.stderr.lines().filter(|line| line.starts_with("error[P0233]")).collect();
+    assert_eq!(told.len(), 2, "{}", plan.stderr);
+    assert!(told[0].contains("`./one.sh`") && told[1].contains("`./two.sh`"), "{told:?}");
+}
+
+/// A wrong value of a step's own key hides no mistake in its configuration.
+#[test]
+fn mistake_in_a_key_of_a_step_hides_none_in_its_configuration() {
+    let environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\nsteps:\n  verify:\n    timeout: 5y\n    with: { http: [{ url: \"http://127.0.0.1:8001/\" }], interval: 5x }\n",
+    );
+    let plan = environment.run(&["plan", "--release", "r1"]);
+    plan.assert_exit(2).assert_stderr_contains("error[P0118]: `5y` is not a duration");
+    plan.assert_stderr_contains("at `interval`: `5x` is not a duration");
+}

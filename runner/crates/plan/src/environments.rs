@@ -94,7 +94,20 @@ fn check_after(
     let first = &environments[index];
     let Some(after) = &first.after else { return };
     if find(after).is_none() {
-        problems.push(unknown_environment(after.as_str(), environments).at(span, "no such environment"));
+        // One that comes after this one would make a cycle.
+        let leads_here = |environment: &&DeclaredEnvironment<'_>| {
+            let mut at = Some(*environment);
+            for _ in environments {
+                match at {
+                    Some(environment) if environment.name == first.name => return true,
+                    Some(environment) => at = environment.after.as_ref().and_then(find),
+                    None => return false,
+                }
+            }
+            true
+        };
+        let possible: Vec<_> = environments.iter().filter(|other| !leads_here(other)).collect();
+        problems.push(unknown_environment(after.as_str(), &possible).at(span, "no such environment"));
         return;
     }
     let mut at = find(after);
@@ -121,7 +134,7 @@ pub(super) fn choose_environment<'e, 'n>(
         (Some(asked), _) => {
             let found = environments.iter().find(|environment| environment.name.as_str() == asked);
             if found.is_none() && !environments.is_empty() {
-                problems.push(unknown_environment(asked, environments));
+                problems.push(unknown_environment(asked, &environments.iter().collect::<Vec<_>>()));
             }
             found
         }
@@ -136,11 +149,13 @@ pub(super) fn choose_environment<'e, 'n>(
     }
 }
 
-fn unknown_environment(name: &str, environments: &[DeclaredEnvironment<'_>]) -> PlanError {
-    let names = || environments.iter().map(|environment| environment.name.as_str());
-    let hint = match closest_match(name, names()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("use one of {}", quoted_list(names())),
+/// The error for a name that no environment has; `possible` are those that can be meant.
+fn unknown_environment(name: &str, possible: &[&DeclaredEnvironment<'_>]) -> PlanError {
+    let names = || possible.iter().map(|environment| environment.name.as_str());
+    let hint = match (closest_match(name, names()), possible) {
+        (Some(near), _) => format!("did you mean `{near}`?"),
+        (None, []) => "remove it: the others come after this one, or there are none".to_owned(),
+        (None, _) => format!("use one of {}", quoted_list(names())),
     };
     PlanError::new(ErrorCode::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)
 }

@@ -14,7 +14,8 @@ use super::{
     ArgumentPattern, ConfidentialText, DirAccess, EffectPlace, EnvGrant, HttpGrant, ModuleRef, NetworkScope, OnFailure,
     Plan, PlanStep, SecretAccess, StateLocation, StepTrust,
     expression::{PendingPart, PendingValue},
-    forgotten_dollar, implied_grants,
+    forgotten_dollar::{self, IncompleteLookup, LookupLack},
+    implied_grants,
     step::DEFAULT_TIMEOUT,
 };
 use contract::{StepId, hash::canonical_json, text::pointer_token};
@@ -302,10 +303,14 @@ fn lookup_of(variable: &str) -> String {
 fn escaped(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
-    while let Some(found) = forgotten_dollar::first_lookup(rest) {
-        out += &rest[..found.start].replace("${{", "$${{");
-        out += &lookup_of("braces");
-        rest = &rest[found.start + "{{".len()..];
+    while let Some(IncompleteLookup { range, lack }) = forgotten_dollar::first_lookup(rest) {
+        out += &rest[..range.start].replace("${{", "$${{");
+        let (variable, text) = match lack {
+            LookupLack::Dollar => ("braces", "{{"),
+            LookupLack::Brace => ("dollar", "$"),
+        };
+        out += &lookup_of(variable);
+        rest = &rest[range.start + text.len()..];
     }
     out + &rest.replace("${{", "$${{")
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use contract::{
     AppName, AttemptNumber, EnvironmentName, GrantName, HostGroup, Label, RunId, Secret, StepId, TargetName,
-    diagnostic::{Diagnostic, ErrorCode},
+    diagnostic::{Diagnostic, ErrorCode, SourceExcerpt},
 };
 
 mod address;
@@ -175,6 +175,8 @@ pub struct RemoteState {
     /// The environment variables of the plan's secrets. Programs that reach the state do not get them: while one runs, every program of
     /// the same user can read its environment.
     pub withheld_variables: Vec<String>,
+    /// Where the plan names it, if a plan does.
+    pub excerpt: Option<Box<SourceExcerpt>>,
 }
 
 /// A storage that several machines share.

@@ -90,6 +90,7 @@ pub(super) fn read(
     };
     let settings = settings(names, env);
     let folder = source.folder.clone();
+    let excerpt = source.error_at(ErrorCode::InvalidValue, Some(node.span.clone()), "", "no such remote", None).excerpt;
     Some(StateLocation::Remote(RemoteState {
         cache: cache(source, env),
         written,
@@ -98,6 +99,7 @@ pub(super) fn read(
         ttl: ttl?,
         settings,
         withheld_variables: secret_variables(fields),
+        excerpt: excerpt.map(Box::new),
     }))
 }
 
@@ -129,6 +131,7 @@ impl StateLocation {
             ttl: DEFAULT_LOCK_TTL,
             settings,
             withheld_variables: Vec::new(),
+            excerpt: None,
         }))
     }
 }

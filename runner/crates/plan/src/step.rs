@@ -89,12 +89,41 @@ impl<'a> StepContext<'a> {
 
 /// Reads the mapping under `steps`.
 pub(super) fn drafts(node: &YamlNode, context: &StepContext<'_>, problems: &mut PlanErrorCollector) -> Vec<StepDraft> {
+    if let YamlValue::List(items) = &node.kind {
+        problems.push(fields::wrong_type(node, "`steps`", "a mapping").hint(step_list_hint(items)));
+        return Vec::new();
+    }
     let Some(entries) = fields::mapping(node, "`steps`", problems) else { return Vec::new() };
     if entries.is_empty() {
         let error = PlanError::new(ErrorCode::MissingKey, "the plan has no steps");
         problems.push(error.at(&node.span, "empty").hint("add one: `pull: { with: … }`"));
     }
     entries.iter().filter_map(|(key, node)| draft(key, node, context, problems)).collect()
+}
+
+/// How steps are written that are in a list: each under its name.
+fn step_list_hint(items: &[YamlNode]) -> String {
+    let text = |node: &YamlNode| match &node.kind {
+        YamlValue::Text(text) => Some(text.clone()),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
+            None
+        }
+    };
+    let name = items.first().and_then(|item| match &item.kind {
+        YamlValue::Map(entries) => {
+            let named = entries.iter().find(|(key, _)| ["name", "id", "uses"].contains(&key.text.as_str()));
+            named.and_then(|(_, node)| text(node)).or_else(|| Some(entries.first()?.0.text.clone()))
+        }
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::Text(_) | YamlValue::List(_) => {
+            text(item)
+        }
+    });
+    // The keys of a step are no name for it.
+    let name = name.filter(|name| !KEYS.contains(&name.as_str()) && name.parse::<StepId>().is_ok());
+    let name = name.as_deref().unwrap_or("warm");
+    format!(
+        "write each step under its name, without the `-`, in the order in which they run: `steps: {{ {name}: {{ … }} }}`"
+    )
 }
 
 pub(super) fn draft(
@@ -116,26 +145,30 @@ pub(super) fn draft(
     if let Some(node) = fields.get("confirm") {
         check_confirmed_place(&what, node, places.as_deref(), problems);
     }
+    let is_sound_so_far = problems.count() == errors_before;
     let mut steps = Vec::new();
     // Without a place, whatever the step looks up of its host would be an error.
     for place in places.clone().unwrap_or_default() {
         let step = on_place(&id, key, &fields, &place, context, problems);
         if problems.count() > errors_before {
-            // The same error on each further host tells nothing new.
-            steps.clear();
+            // The same error on each further host tells nothing new. What can be read of the step is checked further.
+            steps = Vec::from_iter(step.filter(|_| is_sound_so_far));
             break;
         }
         steps.extend(step);
         for host in &place.stand_ins {
             // What can't be read for a host only means that it can't take the place of the first one.
             let place = StepPlace { host: Some(Arc::clone(host)), stand_ins: Vec::new(), ..place.clone() };
-            steps.extend(on_place(&id, key, &fields, &place, context, &mut PlanErrorCollector::default()));
+            let mut own_problems = PlanErrorCollector::default();
+            let step = on_place(&id, key, &fields, &place, context, &mut own_problems);
+            steps.extend(step.filter(|_| own_problems.count() == 0));
         }
     }
     Some(StepDraft { id, span: key.span.clone(), needs, steps })
 }
 
-/// Reads a step for one of the places that it runs on. None if it has an error.
+/// Reads a step for one of the places that it runs on. None if its module, configuration or grants have an error. Without a readable value
+/// of another key, it has the default, so that the rest of it can be checked.
 fn on_place(
     id: &StepId,
     key: &YamlKey,
@@ -164,9 +197,6 @@ fn on_place(
         write_words_as_texts(config, program.as_ref().or_else(|| fields.get("with")), scope, problems);
         check_program(config, problems);
     }
-    let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
-        fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
-    });
     let mut declared = match fields.get("grants") {
         Some(node) => grants::read(node, &what, shared, scope, source, problems),
         None => DeclaredGrants::default(),
@@ -174,6 +204,10 @@ fn on_place(
     if let (Some(uses), Some(config)) = (&uses, &config) {
         implied_grants::add(&mut declared, uses, config);
     }
+    let is_readable = problems.count() == errors_before;
+    let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
+        fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
+    });
     let DeclaredGrants { grants, dir_spans, .. } = declared;
     if let Some(host) = place.host.as_ref().filter(|host| host.is_remote()) {
         hosts::relative_grant_problems(id, host, (&grants, &dir_spans), &key.span, problems);
@@ -193,72 +227,80 @@ fn on_place(
         let hint = format!("add `trust: host`, or use a module that needs no {strong}");
         problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
     }
-    let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));
-    let retry = fields.get("retry").map_or(Some(0), |node| retry(node, problems));
-    let irreversible = hooks::flag(fields, "irreversible", problems);
-    let always = hooks::flag(fields, "always", problems);
-    let after_undo = match fields.get("after-undo") {
-        None => Some(None),
-        Some(_) => hooks::flag(fields, "after-undo", problems).map(Some),
-    };
-    let places = &[("here", EffectPlace::Here), ("elsewhere", EffectPlace::Elsewhere)];
-    let effects = fields
-        .get("effects")
-        .map_or(Some(EffectPlace::Here), |node| fields::choice(node, "`effects`", places, problems));
-    let confirm = match fields.get("confirm") {
-        Some(node) => confirmation(node, &what, irreversible, problems).map(Some),
-        None => Some(None),
-    };
-    let repetition = match (always, after_undo, effects, confirm) {
-        (Some(always), Some(after_undo), Some(effects), Some(confirm)) => Some((always, after_undo, effects, confirm)),
-        _ => None,
-    };
-    match (uses, config, trust, timeout, retry, irreversible, repetition) {
-        (
-            Some(uses),
-            Some(config),
-            Some(trust),
-            Some(timeout),
-            Some(retry),
-            Some(irreversible),
-            Some((always, after_undo, effects, confirm)),
-        ) if problems.count() == errors_before => Some(PlanStep {
-            id: id.clone(),
-            target: place.target.clone(),
-            host: place.host.clone(),
-            stand_ins: Vec::new(),
-            uses,
-            plan_dir: source.folder.clone(),
-            with: config.value,
-            pending: config.pending,
-            grants,
-            writable_dirs: Vec::new(),
-            needs: Vec::new(),
-            timeout,
-            retry,
-            trust,
-            irreversible,
-            always,
+    let own = OwnKeys::read(fields, &what, problems);
+    let (uses, config) = (uses.filter(|_| is_readable)?, config?);
+    Some(PlanStep {
+        id: id.clone(),
+        target: place.target.clone(),
+        host: place.host.clone(),
+        stand_ins: Vec::new(),
+        uses,
+        plan_dir: source.folder.clone(),
+        with: config.value,
+        pending: config.pending,
+        grants,
+        writable_dirs: Vec::new(),
+        needs: Vec::new(),
+        timeout: own.timeout,
+        retry: own.retry,
+        // With such grants and no trust, there is an error: the rest is checked as if the step had it.
+        trust: if host_capability.is_some() { StepTrust::Host } else { trust.unwrap_or_default() },
+        irreversible: own.irreversible,
+        always: own.always,
+        after_undo: own.after_undo,
+        // Which host of the group does it makes no difference to its effect.
+        effects: if place.once { EffectPlace::Elsewhere } else { own.effects },
+        // There is no connection with this machine that could be lost.
+        confirm: own.confirm.filter(|_| place.host.as_ref().is_some_and(|host| host.is_remote())),
+        span: key.span.clone(),
+        uses_span: fields.get("uses").map_or_else(|| key.span.clone(), |uses| uses.span.clone()),
+        dir_spans,
+        with_spans: config.spans,
+        with_key_spans: config.key_spans,
+        written_grants: WrittenGrants::read(fields.written("grants")),
+    })
+}
+
+/// The keys of a step that say how it is run; each has its default where it is left out or can't be read.
+struct OwnKeys {
+    timeout: Duration,
+    retry: u32,
+    irreversible: bool,
+    always: bool,
+    after_undo: Option<bool>,
+    effects: EffectPlace,
+    confirm: Option<Confirmation>,
+}
+
+impl OwnKeys {
+    fn read(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErrorCollector) -> Self {
+        let timeout = fields.get("timeout").and_then(|node| timeout(node, problems));
+        let retry = fields.get("retry").and_then(|node| retry(node, problems));
+        let irreversible = hooks::flag(fields, "irreversible", problems);
+        let always = hooks::flag(fields, "always", problems);
+        let after_undo = fields.get("after-undo").and_then(|_| hooks::flag(fields, "after-undo", problems));
+        let places = &[("here", EffectPlace::Here), ("elsewhere", EffectPlace::Elsewhere)];
+        let effects = fields.get("effects").and_then(|node| fields::choice(node, "`effects`", places, problems));
+        let confirm = fields.get("confirm").and_then(|node| confirmation(node, what, irreversible, problems));
+        Self {
+            timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+            retry: retry.unwrap_or_default(),
+            irreversible: irreversible.unwrap_or_default(),
+            always: always.unwrap_or_default(),
             after_undo,
-            // Which host of the group does it makes no difference to its effect.
-            effects: if place.once { EffectPlace::Elsewhere } else { effects },
-            // There is no connection with this machine that could be lost.
-            confirm: confirm.filter(|_| place.host.as_ref().is_some_and(|host| host.is_remote())),
-            span: key.span.clone(),
-            uses_span: fields.get("uses").map_or_else(|| key.span.clone(), |uses| uses.span.clone()),
-            dir_spans,
-            with_spans: config.spans,
-            with_key_spans: config.key_spans,
-            written_grants: WrittenGrants::read(fields.written("grants")),
-        }),
-        _ => None,
+            effects: effects.unwrap_or(EffectPlace::Here),
+            confirm,
+        }
     }
 }
 
 /// Reads `program: [PROGRAM, ARGUMENT, …]`, which is short for `uses: run` with `program` and `args` in `with`. None if the step has
 /// no such key.
 fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
-    let (key, node) = fields.entry("program")?;
+    let Some((key, node)) = fields.entry("program") else {
+        fields.written("program").into_iter().for_each(|node| problems.push(no_program(what, node)));
+        return None;
+    };
     let entries = match fields.get("with") {
         Some(with) => fields::mapping(with, &format!("`with` of {what}"), problems).unwrap_or_default().to_vec(),
         None => Vec::new(),
@@ -274,8 +316,7 @@ fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErro
     }
     let Some((program, arguments)) = fields::list(node, &format!("`program` of {what}"), problems)?.split_first()
     else {
-        let error = PlanError::new(ErrorCode::InvalidValue, format!("`program` of {what} names no program"));
-        problems.push(error.at(&node.span, "empty").hint("write the program and its arguments: `[./build.sh, all]`"));
+        problems.push(no_program(what, node));
         return None;
     };
     let entry = |text: &str, value| (YamlKey { text: text.to_owned(), span: key.span.clone() }, value);
@@ -284,6 +325,12 @@ fn short_program(fields: &MappingFields<'_>, what: &str, problems: &mut PlanErro
     let own = [entry("program", program.clone())].into_iter().chain(has_arguments.then(|| entry("args", arguments)));
     let entries = own.chain(entries).collect();
     Some(YamlNode { span: node.span.clone(), kind: YamlValue::Map(entries) })
+}
+
+fn no_program(what: &str, node: &YamlNode) -> PlanError {
+    PlanError::new(ErrorCode::InvalidValue, format!("`program` of {what} names no program"))
+        .at(&node.span, "empty")
+        .hint("write the program and its arguments: `[./build.sh, all]`")
 }
 
 /// Reports a program that is neither a path nor a name, such as `scripts/build.sh`.

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use super::{DeploymentLock, InheritedLock, LockError, LockKind, LockRecord, LockToken};
+use super::{DeploymentLock, InheritedLock, LockError, LockKind, LockRecord, LockToken, remote_lock::RemoteLock};
 use hostio::atomic_file::replace_file;
 
 impl DeploymentLock {
@@ -47,8 +47,7 @@ impl DeploymentLock {
                     lock.raise_epoch(newest)?;
                 }
                 // Without this file, the lock of a killed holder expires by itself.
-                let note = format!("{} {}", std::process::id(), lock.record().token());
-                let _ = replace_file(&self.held_by_path, note.as_bytes());
+                let _ = replace_file(&self.held_by_path, held_by_note(lock).as_bytes());
                 Ok(lock.record().epoch)
             }
         }
@@ -129,12 +128,21 @@ impl DeploymentLock {
                 result
             }
             LockKind::Remote(lock) => {
+                let note = held_by_note(&lock);
                 let closed = tokio::join!(lock.close(within, &self.location), saved).0;
-                let _ = fs::remove_file(&self.held_by_path);
+                // Who was forced out leaves the note of the next holder on this machine alone.
+                if fs::read_to_string(&self.held_by_path).is_ok_and(|held_by| held_by == note) {
+                    let _ = fs::remove_file(&self.held_by_path);
+                }
                 closed
             }
         }
     }
+}
+
+/// What other processes of this machine read about the holder: its process and its token.
+fn held_by_note(lock: &RemoteLock) -> String {
+    format!("{} {}", std::process::id(), lock.record().token())
 }
 
 impl InheritedLock {

@@ -8,9 +8,12 @@ use std::{
 use super::{
     artifacts::ArtifactError,
     base_snapshot::BaseRepair,
+    history::HistoryError,
     record::{LockHolder, LockRecord},
 };
-use contract::diagnostic::{Diagnostic, ErrorCode};
+use contract::diagnostic::{Diagnostic, ErrorCode, SourceExcerpt};
+use journal::JournalError;
+use plan::{closest_match, quoted_list};
 
 /// An error of the state.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,9 @@ pub enum StateError {
     /// A remote can't be reached, or rejects the call.
     #[error("can't {action} the state in {location}")]
     Remote { action: &'static str, location: String, why: String },
+    /// The plan's repository has no such remote.
+    #[error("`{location}` names no remote of the plan's git repository")]
+    UnknownRemote { location: String, remote: String, known: Vec<String>, excerpt: Option<Box<SourceExcerpt>> },
     /// A remote does not support compare-and-swap.
     #[error("{location} does not support conditional writes: two deployments could hold its lock at once")]
     NoConditionalWrites { location: String, why: String },
@@ -98,6 +104,8 @@ impl StateError {
                 why.clone()
             }
             Self::Diverged { why, .. } => (*why).to_owned(),
+            Self::UnknownRemote { known, .. } if known.is_empty() => "it has no remotes".to_owned(),
+            Self::UnknownRemote { known, .. } => format!("it has {}", quoted_list(known.iter().map(String::as_str))),
             Self::StaleCheckpoint { found, expected, .. } => {
                 format!("it has sequence {found}; the GitHub deployment of this run expects {expected} or newer")
             }
@@ -115,22 +123,56 @@ impl StateError {
     }
 }
 
-fn base_snapshot_hint(repair: BaseRepair) -> String {
+/// The option that names the environment of a file in a state folder, which is called like its environment. A command may read the state of
+/// another environment than the one that it was told to work on.
+fn environment_option(file: &Path) -> String {
+    let environment = file.parent().and_then(Path::file_name).unwrap_or_default();
+    format!("--env {}", environment.to_string_lossy())
+}
+
+fn base_snapshot_hint(path: &Path, repair: BaseRepair) -> String {
     const COPY: &str = "restore it from a copy, such as the newest artifact of the CI run that it came from";
+    let environment = environment_option(path);
+    let command = format!("`runner state repair --local {environment}`");
     let otherwise = match repair {
-        BaseRepair::Remake => "`runner state repair --local` makes it again".to_owned(),
-        BaseRepair::Drop => {
-            "`runner state repair --local` moves it to `lost`: the journals go back to the first attempt".to_owned()
-        }
+        BaseRepair::Remake => format!("{command} makes it again"),
+        BaseRepair::Drop => format!("{command} moves it to `lost`: the journals go back to the first attempt"),
         BaseRepair::BeginAfter(epoch) => format!(
-            "`runner state repair --local` lets the history begin after epoch {epoch}, whose snapshot is sound, and moves the journals up to it to `lost`"
+            "{command} lets the history begin after epoch {epoch}, whose snapshot is sound, and moves the journals up to it to `lost`"
         ),
-        BaseRepair::None => {
-            "move the folder away, and put what is live on record with `runner import --local --release LABEL`"
-                .to_owned()
-        }
+        BaseRepair::None => format!(
+            "move the folder away, and put what is live on record with `runner import --local {environment} --release LABEL`"
+        ),
     };
     format!("{COPY}; without a copy, {otherwise}")
+}
+
+fn unknown_remote_hint(remote: &str, known: &[String]) -> String {
+    let names = || known.iter().map(String::as_str);
+    match closest_match(remote, names()) {
+        Some(near) => format!("did you mean `git:{near}`?"),
+        None if known.is_empty() => {
+            format!("add it with `git remote add {remote} URL`, or name a repository by its URL or path: `git:URL`")
+        }
+        None => {
+            let known: Vec<_> = names().map(|name| format!("git:{name}")).collect();
+            let known = quoted_list(known.iter().map(String::as_str));
+            format!("use one of {known}, or name a repository by its URL or path: `git:URL`")
+        }
+    }
+}
+
+impl From<&HistoryError> for Diagnostic {
+    fn from(error: &HistoryError) -> Self {
+        match error {
+            HistoryError::State(error) => error.into(),
+            HistoryError::Journal(error @ JournalError::Corrupt { path, .. }) => Self::from(error).with_hint(format!(
+                "restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local {}`",
+                environment_option(path)
+            )),
+            HistoryError::Journal(error) => error.into(),
+        }
+    }
 }
 
 impl From<&StateError> for Diagnostic {
@@ -173,6 +215,9 @@ impl From<&StateError> for Diagnostic {
                 ErrorCode::StateUnavailable,
                 "check the address in `state:`, the network, and this user's write access; then run again".to_owned(),
             ),
+            StateError::UnknownRemote { remote, known, .. } => {
+                (ErrorCode::InvalidValue, unknown_remote_hint(remote, known))
+            }
             StateError::NoConditionalWrites { .. } => (
                 ErrorCode::NoConditionalWrites,
                 "use a git host with atomic pushes, or an object store that supports `If-None-Match` and `If-Match`".to_owned(),
@@ -180,13 +225,18 @@ impl From<&StateError> for Diagnostic {
             StateError::InvalidManifest { .. } => {
                 (ErrorCode::InvalidStateManifest, "if a newer runner wrote the state, use that version; otherwise find out which other program wrote there".to_owned())
             }
-            StateError::BaseSnapshot { repair, .. } => (ErrorCode::BaseSnapshotUnusable, base_snapshot_hint(*repair)),
-            StateError::Diverged { .. } => (
+            StateError::BaseSnapshot { path, repair, .. } => {
+                (ErrorCode::BaseSnapshotUnusable, base_snapshot_hint(path, *repair))
+            }
+            StateError::Diverged { path, .. } => (
                 ErrorCode::StateDiverged,
-                "`runner state repair --local` takes the remote's history: it moves this machine's journals to `lost`, and the next attempt probes the steps that they record as begun".to_owned(),
+                format!("`runner state repair --local {}` takes the remote's history: it moves this machine's journals to `lost`, and the next attempt probes the steps that they record as begun", environment_option(path)),
             ),
         };
-        let diagnostic = Self::new(code, error.to_string()).with_hint(hint);
+        let mut diagnostic = Self::new(code, error.to_string()).with_hint(hint);
+        if let StateError::UnknownRemote { excerpt, .. } = error {
+            diagnostic.excerpt = excerpt.as_deref().cloned();
+        }
         match error {
             StateError::Io { source, .. } => diagnostic.with_cause(source),
             StateError::Artifact(_)
@@ -199,6 +249,7 @@ impl From<&StateError> for Diagnostic {
             | StateError::UnknownHighWaterMark { .. }
             | StateError::NotUploaded { .. }
             | StateError::Remote { .. }
+            | StateError::UnknownRemote { .. }
             | StateError::NoConditionalWrites { .. }
             | StateError::InvalidManifest { .. }
             | StateError::Diverged { .. } => diagnostic.with_cause(error.reason()),

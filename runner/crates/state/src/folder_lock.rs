@@ -127,11 +127,9 @@ impl FolderLock {
         }
         let LockRecord { resource, epoch, .. } = &self.record;
         let folder = self.path.ancestors().nth(2).unwrap_or(Path::new("."));
-        let by = forced_releases_in(folder).ok().and_then(|all| all.into_iter().rfind(|one| one.epoch == *epoch));
-        let why = by.map_or_else(
-            || format!("{} was replaced", self.path.display()),
-            |one| format!("{} released it at {}: {}", one.by, one.at, one.message),
-        );
+        let log = forced_releases_in(folder).unwrap_or_default();
+        let why =
+            ForcedRelease::reason(&log, *epoch).unwrap_or_else(|| format!("{} was replaced", self.path.display()));
         Err(LockError::Lost { resource: resource.clone(), epoch: *epoch, why })
     }
 }

@@ -189,6 +189,12 @@ impl GitStorage {
                 Vec::new(),
                 "reach",
             )?;
+            if !url.status.success()
+                && let Some(known) = git.remotes_in(&folder)?
+            {
+                let (location, remote) = (state.written.clone(), remote.to_owned());
+                return Err(StateError::UnknownRemote { location, remote, known, excerpt: state.excerpt.clone() });
+            }
             let url = git.successful_stdout(url, "reach")?;
             String::from_utf8_lossy(&url).trim_end().clone_into(&mut git.url);
             // A relative path in a repository's configuration is relative to that repository.
@@ -200,6 +206,13 @@ impl GitStorage {
             git.init_repository(cache)?;
         }
         Ok(git)
+    }
+
+    /// The names of the remotes of a folder's repository; none if it is in no repository.
+    fn remotes_in(&self, folder: &str) -> Result<Option<Vec<String>>, StateError> {
+        let listed = self.run_git(&["-C", folder, "remote"], GitContext::PlanFolder, Vec::new(), "reach")?;
+        let names = String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect();
+        Ok(listed.status.success().then_some(names))
     }
 
     /// Creates the bare repository under a temporary name and renames it, because another process may create it at the

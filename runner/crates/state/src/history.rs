@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
+use contract::hash::Blake3Hash;
 use hostio::atomic_file::replace_unsynced_file;
 use journal::{
     JournalError, JournalState, LoadedJournals, Snapshot, SnapshotHeader, event::JournalEntry, state::AttemptSummary,
@@ -54,15 +54,6 @@ pub enum HistoryError {
     /// A journal is corrupt, or contradicts another.
     #[error(transparent)]
     Journal(#[from] JournalError),
-}
-
-impl From<&HistoryError> for Diagnostic {
-    fn from(error: &HistoryError) -> Self {
-        match error {
-            HistoryError::State(error) => error.into(),
-            HistoryError::Journal(error) => error.into(),
-        }
-    }
 }
 
 /// One attempt with its entries, and the state before it.

@@ -3,9 +3,14 @@
 //! A snapshot that verifies stands for the journals up to its end: damage in them loses no state. So the check goes on after it, and a
 //! repair takes nothing away that the snapshot still knows. Deliberately absent: what a repair does ([`super::repair`]).
 
-use std::{path::Path, slice};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    slice,
+};
 
-use journal::{JournalError, JournalState, LoadedJournals, state::TransitionError};
+use contract::hash::Blake3Hash;
+use journal::{JournalError, JournalState, LoadedJournals, line, state::TransitionError};
 
 use super::{
     HistoryError, StateError, StateFinding, StateStore,
@@ -35,6 +40,7 @@ impl HistoryFolder<'_> {
             }
         }
         self.fetch_journals(&self.loose)?;
+        let before_loose = loaded.state.last_line_hash;
         let damage = self.fold_loose_from(0, &mut loaded)?;
         let Some(known) = self.snapshot_beyond(&loaded.state, damage.as_ref()) else {
             return match damage {
@@ -45,7 +51,7 @@ impl HistoryFolder<'_> {
         let mut findings = Vec::new();
         let mut after = match self.continue_snapshot(&known) {
             Some(after) => {
-                findings.extend(damage.map(JournalDamage::covered_by_snapshot));
+                findings.extend(self.old_damage(known.epoch(), before_loose, damage)?);
                 after
             }
             None => match (self.lost_journal(&known, damage.as_ref()), damage) {
@@ -95,6 +101,33 @@ impl HistoryFolder<'_> {
             None => (known.epoch(), known.line_count) > (sound.epoch(), sound.line_count),
         };
         (is_same && is_beyond && sound.newer_format.is_none()).then_some(known)
+    }
+
+    /// All damage in the journals that the snapshot stands for, each named by the file that it is in.
+    fn old_damage(
+        &self,
+        snapshot_epoch: u64,
+        before: Option<Blake3Hash>,
+        damage: Option<JournalDamage<'_>>,
+    ) -> Result<Vec<StateFinding>, StateError> {
+        let Some(damage) = damage else { return Ok(Vec::new()) };
+        let listed = self.loose.iter().map(|(epoch, _)| *epoch).chain(self.indexed_epochs()?);
+        let epochs: BTreeSet<u64> = listed.filter(|epoch| *epoch <= snapshot_epoch).collect();
+        let journals = epochs.into_iter().map(|epoch| self.folder.join(journal_name(epoch)));
+        let found = damaged_journals(&journals.collect::<Vec<_>>(), before)?;
+        if found.is_empty() {
+            // Lines that contradict each other may follow each other all the same.
+            return Ok(vec![damage.covered_by_snapshot()]);
+        }
+        Ok(found.into_iter().map(|(path, why)| StateFinding::DamagedOldJournal { path, why }).collect())
+    }
+
+    /// The epochs after the newest archive that the index names; none without an index that the snapshot names.
+    fn indexed_epochs(&self) -> Result<Vec<u64>, StateError> {
+        let Some(snapshot) = self.snapshot() else { return Ok(Vec::new()) };
+        let archived = self.archives.last().map_or(self.base.epoch(), |archive| archive.last);
+        let attempts = self.index_with_hash(snapshot.index)?.and_then(|index| index.summaries()).unwrap_or_default();
+        Ok(attempts.iter().map(|attempt| attempt.header.epoch).filter(|epoch| *epoch > archived).collect())
     }
 
     /// Continues the snapshot with the rest of its journal; `None` if that has not all lines that the snapshot knows.
@@ -164,6 +197,75 @@ impl From<JournalDamage<'_>> for StateFinding {
         let JournalDamage { path, error, sound_lines, later, .. } = damage;
         let later = later.iter().map(|(_, path)| path.clone()).collect();
         Self::DamagedJournal { path: path.to_owned(), error: HistoryError::Journal(error), sound_lines, later }
+    }
+}
+
+/// What is wrong with journals that should follow each other, and the first of them a line with the hash `before`: each file, and why.
+fn damaged_journals(paths: &[PathBuf], before: Option<Blake3Hash>) -> Result<Vec<(PathBuf, String)>, StateError> {
+    let mut found: Vec<(PathBuf, String)> = Vec::new();
+    // What the next journal follows; none where that is not known.
+    let (mut end, mut earlier) = (Some(before), None);
+    for path in paths {
+        let lines = read_if_present(path)?.map(|bytes| whole_lines(&bytes).to_vec());
+        let (first, last) = match lines.as_deref().map(chain_of) {
+            None => {
+                found.push((path.clone(), "it is missing".to_owned()));
+                (None, None)
+            }
+            Some(LineChain::Empty) => {
+                found.push((path.clone(), "its lines are missing".to_owned()));
+                (None, None)
+            }
+            Some(LineChain::Broken { line, last }) => {
+                found.push((path.clone(), format!("line {line} is corrupt")));
+                (None, last.map(Some))
+            }
+            Some(LineChain::Whole { first, last }) => (Some(first), Some(Some(last))),
+        };
+        if let (Some(first), Some(end)) = (first, end)
+            && first != end
+        {
+            found.push(match earlier {
+                Some(earlier) => (earlier, "lines are missing at its end".to_owned()),
+                None => (path.clone(), "the journals before it are missing".to_owned()),
+            });
+        }
+        (end, earlier) = (last, Some(path.clone()));
+    }
+    Ok(found)
+}
+
+/// How the lines of one journal follow each other.
+enum LineChain {
+    Empty,
+    /// What the first line follows, and the hash of the last one.
+    Whole {
+        first: Option<Blake3Hash>,
+        last: Blake3Hash,
+    },
+    /// The first line that can't be read or does not follow the one before, from 1; the hash of the last line, if that can be read.
+    Broken {
+        line: usize,
+        last: Option<Blake3Hash>,
+    },
+}
+
+fn chain_of(lines: &[u8]) -> LineChain {
+    let lines = || lines.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    let last_hash = || lines().next_back().and_then(|last| line::decode_newer(last).ok()).map(|(_, hash)| hash);
+    let (mut first, mut last): (Option<Option<Blake3Hash>>, Option<Blake3Hash>) = (None, None);
+    for (index, content) in lines().enumerate() {
+        match line::decode_newer(content) {
+            Ok((entry, hash)) if first.is_none() || entry.prev == last => {
+                first.get_or_insert(entry.prev);
+                last = Some(hash);
+            }
+            Ok(_) | Err(_) => return LineChain::Broken { line: index + 1, last: last_hash() },
+        }
+    }
+    match (first, last) {
+        (Some(first), Some(last)) => LineChain::Whole { first, last },
+        (None, _) | (_, None) => LineChain::Empty,
     }
 }
 

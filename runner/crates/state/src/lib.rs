@@ -68,7 +68,7 @@ pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
-pub use local_copy::LocalCopyReport;
+pub use local_copy::{LocalCopyReport, RemoteDamage};
 pub use machine::machine_id;
 pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
 pub use repair::StateFinding;
@@ -306,6 +306,15 @@ impl StateStore {
     #[must_use]
     pub fn journal_path(&self, epoch: u64) -> PathBuf {
         self.folder.join(journal_name(epoch))
+    }
+
+    /// Whether there is a journal of a later attempt here: the deployment with this epoch has lost the lock to one of this machine, whose
+    /// journal does not follow its own.
+    ///
+    /// # Errors
+    /// [`StateError`] when the folder can't be read.
+    pub fn has_later_journal(&self, epoch: u64) -> Result<bool, StateError> {
+        Ok(journals_in(&self.folder)?.last().is_some_and(|(newest, _)| *newest > epoch))
     }
 
     /// Takes the lock, waiting as long as the request says. A dropped future has not taken it. Needs a tokio runtime.

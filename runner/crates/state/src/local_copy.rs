@@ -14,14 +14,17 @@ use std::{
 use super::{
     StateError, StateStore,
     archive::ArchiveRange,
+    attempt_index::INDEX_FILE,
+    history::{PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE},
     journal_cache::{JournalComparison, LocalCopy, WantedFile, compare, is_damaged_copy},
-    journal_files::{journals_in, read_if_present, remove_if_present, whole_lines},
+    journal_files::{journal_name, journals_in, read_if_present, remove_if_present, whole_lines},
     lost_lines::{lost_files_in, settle_lost_lines},
     manifest::RemoteArchive,
     record::{LockRecord, LockToken},
     remote::{RemoteRecord, RemoteStorage},
     tail::LocalJournal,
 };
+use contract::hash::Blake3Hash;
 
 /// How often a download restarts because another machine replaced the files during it.
 const MAX_PULL_ATTEMPTS: u32 = 3;
@@ -44,6 +47,17 @@ pub struct LocalCopyReport {
     pub not_uploaded: Vec<PathBuf>,
     /// Files with lines that the remote never got, and that were moved away.
     pub lost: Vec<PathBuf>,
+}
+
+/// A file of a remote state that is not as its manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteDamage {
+    /// The name of the file here.
+    pub name: String,
+    /// What is wrong.
+    pub why: String,
+    /// The same file on this machine, if it has the right content.
+    pub copy: Option<PathBuf>,
 }
 
 impl StateStore {
@@ -122,6 +136,24 @@ impl StateStore {
         Ok(report)
     }
 
+    /// Reads all files that the manifest of a remote state names, and tells which are missing there or have another content. A folder has
+    /// none.
+    ///
+    /// # Errors
+    /// [`StateError`] when no file can be read.
+    pub fn inspect_remote_files(&self) -> Result<Vec<RemoteDamage>, StateError> {
+        let mut damages = Vec::new();
+        if self.remote.is_none() {
+            return Ok(damages);
+        }
+        self.with_local_copy(None, |copy, remote, record| {
+            let read = ManifestFiles::of(record).read(remote, record)?;
+            damages = read.into_iter().filter_map(|(file, content)| file.damage(copy, content.as_deref())).collect();
+            Ok(())
+        })?;
+        Ok(damages)
+    }
+
     /// Makes the local copy the remote's: journals of another history are moved away, and what they say has begun is noted.
     /// Returns the files with the lines that were moved.
     ///
@@ -194,6 +226,98 @@ impl StateStore {
             }
             done
         })
+    }
+}
+
+/// A file that a manifest names.
+struct ManifestFile {
+    /// Its path below the folder of the local copy.
+    name: PathBuf,
+    bytes: u64,
+    hash: Blake3Hash,
+}
+
+impl ManifestFile {
+    fn is_right(&self, content: &[u8]) -> bool {
+        content.len() as u64 == self.bytes && Blake3Hash::of(content) == self.hash
+    }
+
+    /// What is wrong with its content in the remote; `None` for a content that can't be read.
+    fn damage(&self, copy: &LocalCopy<'_>, content: Option<&[u8]>) -> Option<RemoteDamage> {
+        let what = match content {
+            Some(content) if self.is_right(content) => return None,
+            Some(content) if (content.len() as u64) < self.bytes => "it is cut short",
+            Some(_) => "it has another content than the record says",
+            None => "it is missing",
+        };
+        let path = copy.folder.join(&self.name);
+        let is_here = read_if_present(&path).ok().flatten().is_some_and(|here| {
+            let length = usize::try_from(self.bytes).unwrap_or(usize::MAX);
+            here.get(..length).is_some_and(|here| self.is_right(here))
+        });
+        Some(RemoteDamage {
+            name: self.name.display().to_string(),
+            why: format!("{what} in {}", copy.location),
+            copy: is_here.then_some(path),
+        })
+    }
+}
+
+/// The files that a manifest names, each with its parts in the remote.
+struct ManifestFiles {
+    files: Vec<(ManifestFile, Vec<String>)>,
+    archives: Vec<(ManifestFile, RemoteArchive)>,
+}
+
+impl ManifestFiles {
+    fn of(record: &RemoteRecord) -> Self {
+        let manifest = &record.manifest;
+        let journals = manifest.journals.iter().map(|journal| {
+            let name = journal_name(journal.epoch).into();
+            (ManifestFile { name, bytes: journal.bytes, hash: journal.hash }, journal.parts.clone())
+        });
+        let folded = [
+            (SNAPSHOT_FILE, &manifest.snapshot),
+            (PREVIOUS_SNAPSHOT_FILE, &manifest.previous_snapshot),
+            (INDEX_FILE, &manifest.index),
+        ];
+        let folded = folded.into_iter().filter_map(|(name, file)| {
+            let file = file.as_ref()?;
+            Some((ManifestFile { name: name.into(), bytes: file.bytes, hash: file.hash }, vec![file.name.clone()]))
+        });
+        let archives = manifest.archives.iter().map(|archive| {
+            let name = archive.range().path(Path::new(""));
+            (ManifestFile { name, bytes: archive.bytes, hash: archive.hash }, archive.clone())
+        });
+        Self { files: journals.chain(folded).collect(), archives: archives.collect() }
+    }
+
+    /// Reads all of them; without a content those that can't be read, unless that are all.
+    fn read(
+        self,
+        remote: &mut dyn RemoteStorage,
+        record: &RemoteRecord,
+    ) -> Result<Vec<(ManifestFile, Option<Vec<u8>>)>, StateError> {
+        let (mut read, mut failed) = (Vec::new(), None);
+        let all: Vec<String> = self.files.iter().flat_map(|(_, parts)| parts.clone()).collect();
+        // Many files take one call, and only a call that fails is made again for each.
+        let mut together = remote.read_files(record, &all).ok().map(Vec::into_iter);
+        for (file, parts) in self.files {
+            let content = match &mut together {
+                Some(contents) => Ok(contents.by_ref().take(parts.len()).collect::<Vec<_>>()),
+                None => remote.read_files(record, &parts),
+            };
+            let content = content.map(|contents| contents.concat()).map_err(|error| failed = Some(error)).ok();
+            read.push((file, content));
+        }
+        for (file, archive) in self.archives {
+            let content = remote.read_archive(&archive).map_err(|error| failed = Some(error)).ok();
+            read.push((file, content));
+        }
+        match failed {
+            Some(error) if read.iter().all(|(_, content)| content.is_none()) => Err(error),
+            Some(_) | None => Ok(read),
+        }
     }
 }
 

@@ -243,6 +243,14 @@ pub struct ForcedRelease {
     pub message: String,
 }
 
+impl ForcedRelease {
+    /// Why the holder of an epoch lost its lock, if an operator took it, as far as this log tells.
+    pub(super) fn reason(log: &[Self], epoch: u64) -> Option<String> {
+        let release = log.iter().rfind(|release| release.epoch == epoch)?;
+        Some(format!("{} released it at {}: {}", release.by, release.at, release.message))
+    }
+}
+
 pub(super) fn forced_release(lock: &LockRecord, by: &str, message: &str) -> ForcedRelease {
     ForcedRelease {
         epoch: lock.epoch,

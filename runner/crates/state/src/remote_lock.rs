@@ -22,7 +22,7 @@ use super::{
     journal_cache::{self, LocalCopy},
     journals_in,
     lease::{AcquireAction, Lease, LockAcquirer, LockLossReason, MonotonicTime, ReadBackResult},
-    record::{HoldingNonces, LockRecord},
+    record::{ForcedRelease, HoldingNonces, LockRecord},
     remote::{RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
     upload::{LocalJournals, UploadScope},
 };
@@ -417,6 +417,7 @@ impl LockWorker {
 
     fn lost_error(&self, lost: &LockLossReason) -> LockError {
         let record = self.lease.record();
+        let forced = || ForcedRelease::reason(&self.state.manifest.released, record.epoch);
         let why = match lost {
             LockLossReason::Expired => {
                 let why = match &self.last_failure {
@@ -425,11 +426,11 @@ impl LockWorker {
                 };
                 format!("it expired after {} s without a renewal: {why}", self.lease.ttl().as_secs_f32())
             }
-            LockLossReason::Taken(record) => {
+            LockLossReason::Taken(record) => forced().unwrap_or_else(|| {
                 let holder = record.holder.as_ref().map_or_else(String::new, ToString::to_string);
                 format!("{holder} has held it since {}, with epoch {}", record.since, record.epoch)
-            }
-            LockLossReason::Released => "an operator released it".to_owned(),
+            }),
+            LockLossReason::Released => forced().unwrap_or_else(|| "an operator released it".to_owned()),
         };
         LockError::Lost { resource: record.resource.clone(), epoch: record.epoch, why }
     }
@@ -449,8 +450,10 @@ impl LockWorker {
             self.last_failure = Some(error.reason());
             let before = self.state.version.clone();
             if let Ok(seen) = self.remote.read_record() {
-                let readback = self.lease.on_read_back(self.now(), Some(&seen.lock))?;
+                let readback = self.lease.on_read_back(self.now(), Some(&seen.lock));
+                // Also when the lock is lost: the manifest tells who took it, and why.
                 self.state = seen;
+                let readback = readback?;
                 self.publish_record();
                 // The lock may be there without the data: a host that crashed moved only one of two refs.
                 if readback == ReadBackResult::Confirmed && !self.has_changes(kind)? {

@@ -20,6 +20,7 @@ use super::{
     begun_steps::{BegunSteps, damaged_begun_file, note_begun_steps},
     history::{ARCHIVE_POLICY, HistoryFolder},
     journal_files::{read_if_present, remove_if_present, whole_lines},
+    local_copy::RemoteDamage,
     lost_lines::{LOST_FOLDER, keep_lost_lines},
 };
 
@@ -73,6 +74,8 @@ pub enum StateFinding {
     OutdatedSnapshot,
     /// A journal here and the remote's have diverged. A repair takes the remote's.
     Diverged(PathBuf),
+    /// A file of a remote is missing there, or has another content than its record says. Nothing to repair.
+    DamagedRemoteFile(RemoteDamage),
     /// A journal here has lines that the next deployment uploads. Nothing to repair.
     NotUploaded(PathBuf),
     /// The list of steps that lost lines say have begun can't be read: the next attempt counts all as begun. Nothing to repair.
@@ -90,6 +93,7 @@ impl StateFinding {
             Self::DamagedBase { repair, .. } | Self::LostJournal { repair, .. } => *repair != BaseRepair::None,
             Self::DamagedArchive { .. }
             | Self::DamagedOldJournal { .. }
+            | Self::DamagedRemoteFile(_)
             | Self::DamagedBegunFile(_)
             | Self::NotUploaded(_)
             | Self::LostLines(_) => false,
@@ -104,6 +108,7 @@ impl StateFinding {
             Self::DamagedJournal { .. }
             | Self::DamagedArchive { .. }
             | Self::DamagedBase { .. }
+            | Self::DamagedRemoteFile(_)
             | Self::DamagedBegunFile(_)
             | Self::OutdatedSnapshot
             | Self::Diverged(_)
@@ -112,26 +117,25 @@ impl StateFinding {
         }
     }
 
-    /// Whether it keeps deployments from going on, or has lost state.
+    /// Whether it keeps deployments from going on, or has lost a part of the history.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
             Self::DamagedJournal { .. }
+            | Self::DamagedOldJournal { .. }
             | Self::LostJournal { .. }
             | Self::DamagedArchive { .. }
+            | Self::DamagedRemoteFile(_)
             | Self::Diverged(_) => true,
             Self::DamagedBase { repair, .. } => *repair != BaseRepair::Remake,
-            Self::DamagedOldJournal { .. }
-            | Self::DamagedBegunFile(_)
-            | Self::OutdatedSnapshot
-            | Self::NotUploaded(_)
-            | Self::LostLines(_) => false,
+            Self::DamagedBegunFile(_) | Self::OutdatedSnapshot | Self::NotUploaded(_) | Self::LostLines(_) => false,
         }
     }
 }
 
 impl StateStore {
-    /// Checks all journals, archives, the snapshot and the index, and compares the local copy with the remote. Changes nothing.
+    /// Checks all journals, archives, the snapshot and the index, of a remote both there and in the local copy, and compares the two.
+    /// Changes nothing.
     ///
     /// # Errors
     /// [`StateError`] when the folder or the remote can't be read.
@@ -140,8 +144,13 @@ impl StateStore {
         let mut findings: Vec<_> = copy.diverged.into_iter().map(StateFinding::Diverged).collect();
         if findings.is_empty() {
             // With a diverged copy, everything else would be told of the wrong history.
-            self.pull_recent()?;
-            findings.extend(self.check_history()?);
+            let damages = self.inspect_remote_files()?;
+            match self.pull_recent().and_then(|()| self.check_history()) {
+                // What is missing there can't be downloaded.
+                Err(StateError::Remote { .. } | StateError::InvalidManifest { .. }) if !damages.is_empty() => {}
+                history => findings.extend(history?),
+            }
+            findings.extend(damages.into_iter().map(StateFinding::DamagedRemoteFile));
         }
         findings.extend(damaged_begun_file(self.folder())?.map(StateFinding::DamagedBegunFile));
         findings.extend(copy.not_uploaded.into_iter().map(StateFinding::NotUploaded));
@@ -195,6 +204,7 @@ impl StateStore {
                 | StateFinding::DamagedOldJournal { .. }
                 | StateFinding::DamagedArchive { .. }
                 | StateFinding::DamagedBase { .. }
+                | StateFinding::DamagedRemoteFile(_)
                 | StateFinding::DamagedBegunFile(_)
                 | StateFinding::OutdatedSnapshot
                 | StateFinding::Diverged(_)

@@ -65,6 +65,7 @@ fn git_location(remote: &Path, cache: &Path) -> StateLocation {
         ttl: Duration::from_secs(30),
         settings: BTreeMap::new(),
         withheld_variables: Vec::new(),
+        excerpt: None,
     })
 }
 
@@ -268,6 +269,20 @@ fn write_with_a_lost_reply_counts_once() {
     });
 }
 
+/// Two deployments of one machine share the copy of a remote state: who was forced out creates no journal that the next one's does not
+/// follow.
+#[test]
+fn journal_of_a_later_attempt_is_seen() {
+    let root = tempfile::tempdir().unwrap();
+    let location = StateLocation::Dir(root.path().to_owned());
+    let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
+    assert!(!store.has_later_journal(1).unwrap());
+    fs::create_dir_all(store.folder()).unwrap();
+    fs::write(store.journal_path(2), "").unwrap();
+    assert!(store.has_later_journal(1).unwrap());
+    assert!(!store.has_later_journal(2).unwrap());
+}
+
 #[test]
 fn writes_after_the_lock_was_taken_change_nothing() {
     use std::io::Write as _;
@@ -309,7 +324,7 @@ fn operators_release_does_not_confirm_the_holders() {
         place.force_release();
         let closed = lock.close(Duration::from_secs(20), "memory").await;
         let Err(LockError::Lost { epoch: 1, why, .. }) = closed else { panic!("{closed:?}") };
-        assert_eq!(why, "an operator released it");
+        assert!(why.starts_with("bob@host released it at ") && why.ends_with(": it hangs"), "{why}");
         assert_eq!(place.manifest().journals[0].bytes, 4, "the last record did not arrive");
     });
 }

@@ -54,6 +54,31 @@ impl<'a> MachineCheck<'a> {
         self.declared.values.iter().filter_map(check).collect()
     }
 
+    /// The programs of a step that are there and can't be run, whatever runs before. Only for a deployment that is refused anyway: otherwise
+    /// a program that runs before may change them.
+    pub(super) fn unusable_programs(plan: &Plan, planned: &PlannedStep) -> Vec<Diagnostic> {
+        let upstream: Vec<_> = plan.steps.iter().filter(|other| planned.upstream.contains(&other.id)).collect();
+        let check = MachineCheck { earlier_programs: None, ..MachineCheck::new(plan, planned) };
+        let is_there = |fault: &ProgramFault| match fault {
+            ProgramFault::NotExecutable { .. } | ProgramFault::CarriageReturn { .. } | ProgramFault::Format { .. } => {
+                true
+            }
+            ProgramFault::NotOnPath { .. }
+            | ProgramFault::Missing
+            | ProgramFault::Directory
+            | ProgramFault::Interpreter { .. } => false,
+        };
+        let is_unusable = |value: &&DeclaredValue| {
+            let program = check.declared.argv(value).and_then(|argv| argv.first().copied().flatten());
+            // Who names it may be about to make it executable.
+            let is_named = |program: &str| upstream.iter().any(|other| other.with.to_string().contains(program));
+            matches!(value.kind, ValueKind::Program | ValueKind::Command)
+                && program.is_some_and(|program| !is_named(program))
+                && check.program(value).is_some_and(|(found, _)| found.is_err_and(|fault| is_there(&fault)))
+        };
+        check.declared.values.iter().filter(is_unusable).filter_map(|value| check.check_program(value)).collect()
+    }
+
     /// The file of a program that is known now, and its arguments; none if it is not to be checked or not granted.
     pub(super) fn program(&self, value: &DeclaredValue) -> Option<(Result<PathBuf, ProgramFault>, Vec<String>)> {
         let argv = self.declared.argv(value)?;

@@ -43,12 +43,35 @@ pub(super) fn step_problems(
     });
     // What names more comes first: a need by its value, then a value by itself, then a need of any grant of a kind.
     values.retain(|value| !needs.iter().any(|need| need.is_named && need.problem.pointer == value.pointer));
+    // What can't be read grants nothing by itself: with a value that is right, the grant would be there.
+    needs.retain(|need| need.is_named || !has_wrong_source(need.problem.capability, &violations));
     needs.retain(|need| need.is_named || values.iter().all(|value| value.capability != need.problem.capability));
     let problems: Vec<_> = needs.into_iter().map(|need| need.problem).chain(values).collect();
     let hints = GrantHint::texts(&problems.iter().map(|problem| &problem.hint).collect::<Vec<_>>(), step);
     let problems = problems.into_iter().zip(hints).map(|(problem, hint)| problem.diagnostic.with_hint(hint));
     let violations = violations.into_iter().map(|violation| schema_problem(plan, step, description, violation));
     violations.chain(problems).chain(unconfirmable(plan, step, description)).collect()
+}
+
+/// Whether a value is wrong from which a grant of this kind would follow: a `run` step is granted its program as it is written, and other
+/// steps the origins of their URLs.
+fn has_wrong_source(capability: Option<CapabilityKind>, violations: &[SchemaViolation]) -> bool {
+    let is_wrong = |is_source: &dyn Fn(&str) -> bool| violations.iter().any(|violation| is_source(&violation.pointer));
+    match capability {
+        Some(CapabilityKind::Programs) => {
+            is_wrong(&|pointer| ["/program", "/args"].iter().any(|source| pointer.starts_with(source)))
+        }
+        Some(CapabilityKind::Http) => is_wrong(&|pointer| pointer.ends_with("/url") || pointer == "/http"),
+        Some(
+            CapabilityKind::Dirs
+            | CapabilityKind::Databases
+            | CapabilityKind::Tcp
+            | CapabilityKind::Sockets
+            | CapabilityKind::Renders
+            | CapabilityKind::Secrets,
+        )
+        | None => false,
+    }
 }
 
 /// The error if `confirm` is on a step that a host can't or need not undo by itself.

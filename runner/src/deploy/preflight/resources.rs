@@ -12,6 +12,9 @@ use plan::{DirAccess, Plan, PlanStep};
 /// The free space that a writable directory must have, in bytes.
 const MIN_FREE_BYTES: u64 = 32 << 20;
 
+/// What helps where a directory can't be written to, such as one that is mounted for reading.
+const READ_ONLY_HINT: &str = "let this user write there; or add `:ro` to the directory, if the step only reads it";
+
 /// Checks that granted directories and the folders of SQLite databases can be used and have free space. Creates the
 /// writable ones.
 ///
@@ -29,7 +32,11 @@ pub(super) fn check_resources<'p>(
                 DirAccess::ReadOnly => check_readable(&grant.path),
             };
             if let Err(why) = problem {
-                problems.push(dir_error(plan, step, name, &grant.path, &why));
+                let mut problem = dir_error(plan, step, name, &grant.path, &why);
+                if grant.access == DirAccess::ReadWrite && !is_writable(&grant.path) {
+                    problem.hint = Some(READ_ONLY_HINT.to_owned());
+                }
+                problems.push(problem);
             }
         }
         for (name, dir) in &step.grants.renders {
@@ -85,14 +92,23 @@ fn error_at(plan: &Plan, span: &Range<usize>, message: &str, label: &str) -> Dia
 
 fn check_writable(path: &Path) -> Result<(), String> {
     std::fs::create_dir_all(path).map_err(|error| format!("can't be created: {error}"))?;
-    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|error| format!("is not writable: {error}"))?;
+    access_for_writing(path).map_err(|error| format!("is not writable: {error}"))?;
     let room = rustix::fs::statvfs(path).map_err(|error| format!("can't be inspected: {error}"))?;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     if free < MIN_FREE_BYTES {
         return Err(format!("has only {} MiB of free space", free >> 20));
     }
     Ok(())
+}
+
+fn access_for_writing(path: &Path) -> rustix::io::Result<()> {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+}
+
+/// Whether a directory, or the one that it is to be created in, can be written to. What is no directory is another mistake.
+fn is_writable(path: &Path) -> bool {
+    let existing = path.ancestors().find(|path| path.symlink_metadata().is_ok());
+    existing.is_none_or(|existing| !existing.is_dir() || access_for_writing(existing).is_ok())
 }
 
 fn check_readable(path: &Path) -> Result<(), String> {

@@ -362,6 +362,32 @@ fn lookup_without_its_dollar() {
     );
 }
 
+#[test]
+fn lookup_with_one_brace() {
+    check_step(
+        "    with: { url: \"http://h:${ vars.port }/\" }",
+        expect![[r#"
+            error[P0109]: `${ vars.port }` has only one brace, so nothing is looked up
+             --> deploy.yml:6:28
+              |
+            6 |     with: { url: "http://h:${ vars.port }/" }
+              |                            ^^^^^^^^^^^^^^ only text
+              hint: write `${{ vars.port }}`; to mean the text itself, put it into a variable and look that up
+        "#]],
+    );
+}
+
+/// A wrong value of a step's own key does not keep the rest of the step from being checked.
+#[test]
+fn step_with_a_wrong_key_of_its_own_is_readable() {
+    let text = "version: 1\napp: shop\nsteps:\n  a: { uses: x, timeout: 5y, retry: 99, always: 1, effects: there }\n  \
+                b: { uses: x, trust: hots, grants: { programs: [tar] } }\n  c: { uses: x, grants: { programs: [tar] } }\n";
+    let errors = parse(text).unwrap_err();
+    assert_eq!(errors.errors.len(), 6, "{errors}");
+    let part = errors.readable_part.expect("all steps are readable");
+    assert_eq!(part.steps.iter().map(|step| step.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"], "{errors}");
+}
+
 /// The steps that use what is missing are left out, and the others are there to be checked further.
 #[test]
 fn part_of_a_plan_is_readable() {

@@ -51,7 +51,7 @@ fn wrong_types() {
               |
             4 |   - pull
               |   ^^^^^^ this is a list
-              hint: write a mapping: `steps: { verify: { with: { tries: 3 } } }`
+              hint: write each step under its name, without the `-`, in the order in which they run: `steps: { pull: { … } }`
         "#]],
     );
     check_step(

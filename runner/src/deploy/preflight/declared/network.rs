@@ -34,6 +34,11 @@ impl DeclaredStep<'_> {
     pub(super) fn check_request(&self, value: &DeclaredValue, url: &str, method: Option<&str>) -> Option<ValueProblem> {
         let grants = &self.step.grants;
         match check_http_grants(&grants.http, method.unwrap_or("GET"), url) {
+            // No grant can name it.
+            Err(NetError::OriginNotGranted { origin, .. }) if origin.ends_with(":0") => {
+                let why = format!("`{url}` has no port: 0 is none");
+                Some(self.invalid(value, &why, "not a port", "write the port that the server listens on"))
+            }
             Err(NetError::OriginNotGranted { origin, .. }) => {
                 let line = GrantLine::Item(format!("\"{origin}\""));
                 let hint = grant_line_hint(self.plan, self.step, CapabilityKind::Http, &line);
@@ -57,6 +62,11 @@ impl DeclaredStep<'_> {
         let KnownText::Whole(address) = self.text(value)? else { return None };
         let grants = &self.step.grants;
         match check_tcp_grants(&grants.tcp, address) {
+            // No grant can name it.
+            Err(NetError::PeerNotGranted { peer }) if peer.ends_with(":0") => {
+                let why = format!("`{address}` has no port: 0 is none");
+                Some(self.invalid(value, &why, "not a port", "write the port that the server listens on"))
+            }
             Err(NetError::PeerNotGranted { peer }) => {
                 let line = GrantLine::Item(format!("\"{peer}\""));
                 let hint = grant_line_hint(self.plan, self.step, CapabilityKind::Tcp, &line);

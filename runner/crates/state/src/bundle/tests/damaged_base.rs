@@ -86,6 +86,7 @@ impl RestoredFolder {
             | StateFinding::DamagedOldJournal { .. }
             | StateFinding::LostJournal { .. }
             | StateFinding::DamagedArchive { .. }
+            | StateFinding::DamagedRemoteFile(_)
             | StateFinding::DamagedBegunFile(_)
             | StateFinding::Diverged(_) => panic!("{finding:?}"),
             StateFinding::OutdatedSnapshot | StateFinding::NotUploaded(_) | StateFinding::LostLines(_) => None,

@@ -76,27 +76,47 @@ fn cut_last_line(path: &Path) {
 }
 
 #[test]
-fn damaged_journal_that_the_snapshot_covers_is_no_damage_of_the_state() {
+fn damaged_journal_that_the_snapshot_covers_is_told_and_deployments_go_on() {
     let here = DamagedFolder::deployed(4);
     let state = here.state();
     let damages: [&dyn Fn(&Path); 4] =
         [&|path| flip(path, 100), &|path| fs::write(path, "").unwrap(), &cut_last_line, &|path| {
             fs::write(path, [fs::read(path).unwrap(), b"no line\n".to_vec()].concat()).unwrap()
         }];
+    let told = ["line 1 is corrupt", "its lines are missing", "lines are missing at its end", "is corrupt"];
     for (epoch, damage) in (1..=3).flat_map(|epoch| (0..damages.len()).map(move |damage| (epoch, damage))) {
         let copy = here.copy();
         damages[damage](&copy.journal(epoch));
         let before = copy.files();
         let findings = copy.check();
-        let [StateFinding::DamagedOldJournal { .. }] = findings.as_slice() else { panic!("{findings:?}") };
-        assert!(!findings[0].is_damage() && !findings[0].is_repairable());
+        let [StateFinding::DamagedOldJournal { path, why }] = findings.as_slice() else { panic!("{findings:?}") };
+        assert!(path == &copy.journal(epoch) && why.contains(told[damage]), "{epoch} {damage}: {findings:?}");
+        assert!(findings[0].is_damage() && !findings[0].is_repairable());
         copy.store.repair().unwrap();
         assert_eq!((copy.files(), copy.lost_files()), (before, Vec::<String>::new()), "{epoch} {damage}");
         assert_eq!(copy.state(), state);
         deploy(copy.store.folder());
         assert_eq!(copy.state().epoch(), 5);
-        assert!(copy.check().iter().all(|finding| !finding.is_damage()));
+        let findings = copy.check();
+        let [StateFinding::DamagedOldJournal { path, .. }] = findings.as_slice() else { panic!("{findings:?}") };
+        assert_eq!(path, &copy.journal(epoch));
     }
+}
+
+/// Each journal that is damaged or missing is told, by its own name.
+#[test]
+fn all_old_journals_that_are_damaged_are_told() {
+    let here = DamagedFolder::deployed(6);
+    flip(&here.journal(1), 100);
+    fs::remove_file(here.journal(3)).unwrap();
+    cut_last_line(&here.journal(5));
+    let findings = here.check();
+    let told = findings.iter().map(|finding| {
+        let StateFinding::DamagedOldJournal { path, why } = finding else { panic!("{findings:?}") };
+        (path.clone(), why.as_str())
+    });
+    let expected = [(1, "line 1 is corrupt"), (3, "it is missing"), (5, "lines are missing at its end")];
+    assert_eq!(told.collect::<Vec<_>>(), expected.map(|(epoch, why)| (here.journal(epoch), why)));
 }
 
 #[test]
