@@ -44,6 +44,8 @@ mod cases {
     mod init;
     mod init_containers;
     mod init_django;
+    mod init_forge;
+    mod init_forge_refused;
     mod init_java;
     mod init_php;
     mod init_projects;

@@ -4,6 +4,7 @@ mod archive;
 mod caddy;
 pub mod crafted;
 pub mod doc_blocks;
+mod forge;
 mod git_http;
 mod guest;
 mod guest_fixture;
@@ -45,6 +46,7 @@ use tempfile::TempDir;
 pub use self::{
     archive::{TestArchiveFormat, release_folder, sha256},
     caddy::CaddyServer,
+    forge::{CreateFault, FORGE_TOKEN, FakeForge, FakeForgeKind},
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
     host_link::{HostLink, LinkDirection, LinkEnd},
