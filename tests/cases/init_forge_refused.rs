@@ -33,7 +33,11 @@ fn token_that_is_missing_or_wrong_is_found_before_anything_is_written() {
         world.environment.set_variable(variable, "glpat-expired");
         let refused = world.init("ann/shop", &[]);
         refused.assert_exit(2).assert_stderr_contains("error[P0243]").assert_stderr_contains("status 401");
-        assert!(refused.stderr.contains("Bad credentials ***") && !refused.stderr.contains("glpat"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("Bad credentials ***") && !refused.stderr.contains("glpat"),
+            "{}",
+            refused.stderr
+        );
         assert!(refused.stderr.contains(&format!("into {variable}")), "{}", refused.stderr);
         world.environment.set_variable(variable, "");
         assert_refused(&world, "ann/shop", &[], &["error[P0114]", &format!("{variable} is not set")]);
@@ -74,10 +78,16 @@ fn user_who_may_not_create_repositories_is_told_what_the_forge_says() {
         let path = if kind == FakeForgeKind::Github { "acme/shop" } else { "acme/web/shop" };
         let body = json!({ "message": "You need admin access to the organization before adding a repository to it." });
         world.forge.force_answer(Some(("POST", 422, body)));
-        let texts = ["error[P0243]", "answered with status 422: You need admin access", "create the repository by hand"];
+        let texts =
+            ["error[P0243]", "answered with status 422: You need admin access", "create the repository by hand"];
         assert_refused(&world, path, &[], &texts);
         world.forge.force_answer(Some(("POST", 429, json!({ "message": "slow down" }))));
-        assert_refused(&world, path, &[], &["error[P0243]", "too many calls, and asks to wait 7 s", "hint: wait, and repeat"]);
+        assert_refused(
+            &world,
+            path,
+            &[],
+            &["error[P0243]", "too many calls, and asks to wait 7 s", "hint: wait, and repeat"],
+        );
     }
 }
 
@@ -98,7 +108,8 @@ fn name_that_is_taken_by_a_repository_that_cannot_be_seen() {
     for kind in BOTH {
         let world = ForgeWorld::new(kind);
         world.forge.set_create_fault(CreateFault::HiddenRepository);
-        let texts = ["error[P0243]: the files are written", "the name is taken by a repository that the token can't see"];
+        let texts =
+            ["error[P0243]: the files are written", "the name is taken by a repository that the token can't see"];
         assert_refused(&world, "ann/shop", &[], &texts);
         assert_eq!(world.git(&["remote"]), "");
     }

@@ -153,7 +153,8 @@ impl FakeForge {
         let script = "git init --quiet --initial-branch main && echo theirs >notes.txt && git add notes.txt \
                       && git -c user.name=Bob -c user.email=bob@example.com commit --quiet --message theirs \
                       && git push --quiet \"$0\" main";
-        let pushed = Command::new("sh").args(["-euc", script]).arg(self.repository(path)).current_dir(work.path()).status();
+        let pushed =
+            Command::new("sh").args(["-euc", script]).arg(self.repository(path)).current_dir(work.path()).status();
         assert!(pushed.unwrap().success());
         self.lock_state().head(path).unwrap()
     }
@@ -214,7 +215,8 @@ impl FakeForgeState {
         let folder = self.root.join(format!("{path}.git"));
         init_bare_repository(&folder);
         // Who pushes has shown who they are.
-        let configured = Command::new("git").arg("-C").arg(&folder).args(["config", "http.receivepack", "true"]).status();
+        let configured =
+            Command::new("git").arg("-C").arg(&folder).args(["config", "http.receivepack", "true"]).status();
         assert!(configured.unwrap().success());
         self.repositories.insert(path.to_owned(), visibility.to_owned());
     }
@@ -222,7 +224,8 @@ impl FakeForgeState {
     /// The newest commit of `main`.
     fn head(&self, path: &str) -> Option<String> {
         let folder = self.root.join(format!("{path}.git"));
-        let output = Command::new("git").arg("-C").arg(folder).args(["rev-parse", "--verify", "main"]).output().unwrap();
+        let output =
+            Command::new("git").arg("-C").arg(folder).args(["rev-parse", "--verify", "main"]).output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
     }
 

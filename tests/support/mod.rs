@@ -27,6 +27,7 @@ mod runner_output;
 mod server;
 mod ssh;
 mod supervisord;
+mod template_site;
 mod tracer;
 mod traffic;
 mod unpack;
@@ -66,6 +67,7 @@ pub use self::{
         SshHost, kill_children, make_key, plan_on_host, write_named_ssh_config, write_ssh_config, write_ssh_config_at,
     },
     supervisord::SupervisordServer,
+    template_site::{TEMPLATE_PROJECT, TemplateSite},
     tracer::{TracedCall, TracedRun},
     traffic::{ConstantTraffic, TrafficRate, TrafficReport},
 };

@@ -34,7 +34,8 @@ impl FakeForgeState {
     }
 
     pub(super) fn github_post(&mut self, owner: &str, body: &Value) -> Option<ApiReply> {
-        let headers = vec![("x-oauth-scopes", self.scopes.clone()), ("x-accepted-oauth-scopes", "public_repo, repo".to_owned())];
+        let headers =
+            vec![("x-oauth-scopes", self.scopes.clone()), ("x-accepted-oauth-scopes", "public_repo, repo".to_owned())];
         let is_private = body["private"] == true;
         let has = |scope: &str| self.scopes.split(", ").any(|known| known == scope);
         if !has("repo") && (is_private || !has("public_repo")) {
@@ -46,7 +47,11 @@ impl FakeForgeState {
             let error = json!({
                 "resource": "Repository", "code": "custom", "field": "name", "message": "name already exists on this account",
             });
-            return Some((422, headers, json!({ "message": "Repository creation failed.", "errors": [error], "status": "422" })));
+            return Some((
+                422,
+                headers,
+                json!({ "message": "Repository creation failed.", "errors": [error], "status": "422" }),
+            ));
         }
         let visibility = if is_private { "private" } else { "public" };
         self.add_repository(&path, visibility);

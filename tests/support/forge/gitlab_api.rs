@@ -11,7 +11,9 @@ impl FakeForgeState {
         let decoded: Vec<&str> = decoded.iter().map(String::as_str).collect();
         match decoded.as_slice() {
             ["namespaces", "ann"] => (200, Vec::new(), json!({ "id": 1, "kind": "user", "full_path": "ann" })),
-            ["namespaces", "acme/web"] => (200, Vec::new(), json!({ "id": 7, "kind": "group", "full_path": "acme/web" })),
+            ["namespaces", "acme/web"] => {
+                (200, Vec::new(), json!({ "id": 7, "kind": "group", "full_path": "acme/web" }))
+            }
             ["namespaces", ..] => not_found("Namespace"),
             ["projects", path] => match self.repositories.get(*path) {
                 Some(visibility) => (200, Vec::new(), self.gitlab_project(path, visibility)),

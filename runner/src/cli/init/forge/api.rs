@@ -94,7 +94,9 @@ impl ForgeApi {
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
         }
-        let failed = |error: reqwest::Error| ForgeError::Unreachable { why: self.shown(&error_chain_text(&error.without_url())) };
+        let failed = |error: reqwest::Error| ForgeError::Unreachable {
+            why: self.shown(&error_chain_text(&error.without_url())),
+        };
         let mut answer = request.send().await.map_err(failed)?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let mut content = Vec::new();
@@ -138,7 +140,9 @@ impl ForgeAnswer {
         let said = self.said.clone();
         match self.status {
             401 => ForgeError::Unauthorized { said },
-            _ if self.is_rate_limit() => ForgeError::TooManyCalls { seconds: self.header("retry-after").map(str::to_owned) },
+            _ if self.is_rate_limit() => {
+                ForgeError::TooManyCalls { seconds: self.header("retry-after").map(str::to_owned) }
+            }
             403 => ForgeError::Forbidden { said, missing: None },
             status => ForgeError::Status { status, said },
         }
@@ -183,7 +187,10 @@ mod tests {
                 json!({ "message": { "name": ["has already been taken"], "path": ["is too short"] } }),
                 "name has already been taken; path is too short",
             ),
-            (json!({ "error": "insufficient_scope", "error_description": "The request requires more" }), "The request requires more"),
+            (
+                json!({ "error": "insufficient_scope", "error_description": "The request requires more" }),
+                "The request requires more",
+            ),
             (json!({ "error": "invalid_token" }), "invalid_token"),
             (Value::Null, ""),
         ];

@@ -11,7 +11,11 @@ use super::{
 };
 
 /// What is at the address, for the token's user.
-pub(super) async fn find(api: &ForgeApi, address: &ForgeAddress, is_public: bool) -> Result<FoundRepository, ForgeError> {
+pub(super) async fn find(
+    api: &ForgeApi,
+    address: &ForgeAddress,
+    is_public: bool,
+) -> Result<FoundRepository, ForgeError> {
     let ForgeAddress { owner, name, .. } = address;
     let answer = api.get(&["repos", owner, name], &[]).await?;
     match answer.status {

@@ -10,7 +10,11 @@ use super::{
 };
 
 /// What is at the address, for the token's user.
-pub(super) async fn find(api: &ForgeApi, address: &ForgeAddress, is_public: bool) -> Result<FoundRepository, ForgeError> {
+pub(super) async fn find(
+    api: &ForgeApi,
+    address: &ForgeAddress,
+    is_public: bool,
+) -> Result<FoundRepository, ForgeError> {
     let path = format!("{}/{}", address.owner, address.name);
     let answer = api.get(&["projects", &path], &[]).await?;
     match answer.status {
@@ -57,7 +61,8 @@ async fn create_request(api: &ForgeApi, address: &ForgeAddress, is_public: bool)
             let id = namespace.body["id"].as_u64();
             let id = id.ok_or_else(|| ForgeError::Strange { why: "`id` is missing".to_owned() })?;
             let visibility = if is_public { "public" } else { "private" };
-            let body = json!({ "name": address.name, "path": address.name, "namespace_id": id, "visibility": visibility });
+            let body =
+                json!({ "name": address.name, "path": address.name, "namespace_id": id, "visibility": visibility });
             Ok(CreateRequest { route: vec!["projects".to_owned()], body })
         }
         404 => Err(ForgeError::NoOwner {
