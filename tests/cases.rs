@@ -47,6 +47,7 @@ mod cases {
     mod init_forge;
     mod init_forge_refused;
     mod init_java;
+    mod init_node;
     mod init_php;
     mod init_projects;
     mod init_rails;

@@ -182,6 +182,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
                     "java_template_is_promoted_stopped_by_a_real_request_resumed_and_rolled_back",
                 ),
             ),
+            ("# As root, for node", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
             ("# As root, for php", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
             ("# As root, for rails", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
         ],

@@ -29,7 +29,7 @@ impl ForgeWorld {
     pub(super) fn init(&self, path: &str, more: &[&str]) -> RunnerOutput {
         let (remote, kind) = (self.forge.remote(path), self.forge.kind_name());
         let fixed = ["init", "--template", "static", "--remote", &remote, "--create", "--forge", kind];
-        let output = self.environment.run_in("project", &[&fixed, more].concat());
+        let output = self.environment.run_in("project", &[&fixed[..], more].concat());
         self.assert_no_token(&output);
         output
     }

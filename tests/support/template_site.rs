@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,18 +26,32 @@ pub struct TemplateSite {
 impl TemplateSite {
     /// Writes the template. Its paths below `/srv/shop` are in the folder `srv` of the environment; its servers are those of the test.
     pub fn new(template: &str) -> Self {
+        Self::with_slot_ports(template, &[])
+    }
+
+    /// The same of a template whose slots have these ports: each gets a free one.
+    pub fn with_slot_ports(template: &str, ports: &[&str]) -> Self {
         let environment = TestEnvironment::new();
         fs::create_dir_all(environment.path(TEMPLATE_PROJECT)).unwrap();
         environment.run_in(TEMPLATE_PROJECT, &["init", "--template", template]).assert_exit(0);
         let supervisord = SupervisordServer::new();
         let root = environment.path("srv").display().to_string();
-        let configuration = environment.read(&format!("{TEMPLATE_PROJECT}/deploy/nginx.conf"));
+        let free = free_ports(ports);
+        let with_ports = |text: String| {
+            free.iter().fold(text, |text, (port, free)| {
+                // Their beginnings are never those of another port.
+                let changed = text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{free}"));
+                changed.replace(&format!("port: {port}"), &format!("port: {free}"))
+            })
+        };
+        let configuration = with_ports(environment.read(&format!("{TEMPLATE_PROJECT}/deploy/nginx.conf")));
         let nginx = NginxServer::with_configuration(|port| {
-            configuration.replace("/srv/shop", &root).replace("8080", &format!("127.0.0.1:{port}"))
+            configuration.replace("/srv/shop", &root).replace("listen 8080", &format!("listen 127.0.0.1:{port}"))
         });
         let site = Self { environment, nginx, supervisord };
         site.change_plan(|plan| {
-            plan.replace("/srv/shop", &root)
+            with_ports(plan.to_owned())
+                .replace("/srv/shop", &root)
                 .replace("/etc/supervisor/conf.d", &site.supervisord.path("conf.d").display().to_string())
                 .replace("/run/supervisor.sock", &site.supervisord.path("supervisor.sock").display().to_string())
                 .replace("127.0.0.1:8080", &site.nginx.address())
@@ -111,6 +125,12 @@ impl TemplateSite {
         });
         SteadyVisitor { is_over, answers }
     }
+}
+
+/// Each port with one that nobody listens at.
+fn free_ports<'a>(ports: &[&'a str]) -> Vec<(&'a str, u16)> {
+    let listeners: Vec<_> = ports.iter().map(|port| (*port, TcpListener::bind("127.0.0.1:0").unwrap())).collect();
+    listeners.into_iter().map(|(port, listener)| (port, listener.local_addr().unwrap().port())).collect()
 }
 
 fn request(address: &str, path: &str) -> String {
