@@ -47,7 +47,7 @@ fn templates(root: &Path) -> Result<String> {
 /// What `runner init` writes: the examples that are templates, and what is common to all.
 fn deployment_templates(root: &Path) -> Result<String> {
     let mut files = Vec::new();
-    for folder in ["common", "compose", "container", "django", "java", "php", "python", "rails", "static"] {
+    for folder in ["common", "compose", "container", "django", "java", "node", "php", "python", "rails", "static"] {
         files_below(&root.join("examples").join(folder), &format!("{folder}/"), &mut files)?;
     }
     // `files_below` passes over other hidden files.

@@ -44,7 +44,10 @@ mod cases {
     mod init;
     mod init_containers;
     mod init_django;
+    mod init_forge;
+    mod init_forge_refused;
     mod init_java;
+    mod init_node;
     mod init_php;
     mod init_projects;
     mod init_rails;

@@ -167,6 +167,10 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         &[
             ("$ runner init", Tested(INIT, "page_shows_a_proposal_and_a_template")),
             ("$ runner init --template", Tested(INIT, "page_shows_a_proposal_and_a_template")),
+            (
+                "export GITHUB_TOKEN=",
+                Tested("tests/cases/init_forge.rs", "commands_of_the_page_create_a_repository_and_push"),
+            ),
             ("# As root, for static", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
             ("# As deploy, for static", Tested(INIT, "static_template_is_deployed_broken_resumed_and_rolled_back")),
             ("# As root, for django", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
@@ -178,6 +182,7 @@ const PAGES: &[(&str, &[BlockRow])] = &[
                     "java_template_is_promoted_stopped_by_a_real_request_resumed_and_rolled_back",
                 ),
             ),
+            ("# As root, for node", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
             ("# As root, for php", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
             ("# As root, for rails", Tested(INIT, "commands_of_the_page_are_those_of_the_template")),
         ],

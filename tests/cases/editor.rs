@@ -201,7 +201,7 @@ fn comment_of_the_page_names_the_schema() {
 #[test]
 fn templates_have_no_errors_in_an_editor() {
     let environment = TestEnvironment::new();
-    for template in ["compose", "container", "django", "java", "php", "python", "rails", "static"] {
+    for template in ["compose", "container", "django", "java", "node", "php", "python", "rails", "static"] {
         let folder = tempfile::Builder::new().prefix("editor-").tempdir().unwrap();
         let dir = folder.path().display().to_string();
         environment.run(&["init", "--template", template, &dir]).assert_exit(0);

@@ -3,6 +3,7 @@
 //!
 //! The pages of databases are produced in `tests/databases/error_pages.rs`, those of GitHub in `tests/github/error_pages.rs`.
 
+mod forges;
 mod hosts;
 mod journals;
 mod locks;
@@ -23,7 +24,7 @@ use crate::support::{
 /// Where the scenarios are.
 const SCENARIO_FOLDERS: [&str; 3] = ["tests/cases/error_pages", "tests/databases", "tests/github"];
 /// Every scenario ends in a call of one of these functions, with its code.
-const CHECK_CALLS: [&str; 4] = ["check_page", "check_page_of", "check_error", "check_error_page"];
+const CHECK_CALLS: [&str; 5] = ["check_page", "check_page_of", "check_error", "check_error_page", "check_forge_page"];
 
 /// The page shows a command and the error that it ends in.
 #[track_caller]

@@ -47,7 +47,7 @@ fn page_shows_a_proposal_and_a_template() {
 /// That its schema is good, tests/cases/editor.rs asserts.
 #[test]
 fn each_template_is_its_example() {
-    for template in ["compose", "container", "django", "java", "php", "python", "rails", "static"] {
+    for template in ["compose", "container", "django", "java", "node", "php", "python", "rails", "static"] {
         let environment = empty_project();
         let written = environment.run_in(PROJECT, &["init", "--template", template, "--name", "kiosk", "--json"]);
         written.assert_exit(0);
@@ -138,7 +138,7 @@ fn static_template_is_deployed_broken_resumed_and_rolled_back() {
 /// What only root does on a machine; the tests of the templates start servers of their own with the same files.
 #[test]
 fn commands_of_the_page_are_those_of_the_template() {
-    for template in ["static", "django", "java", "php", "rails"] {
+    for template in ["static", "django", "java", "node", "php", "rails"] {
         let commands = fenced_block(PAGE, &format!("# As root, for {template}\n"));
         let example = page_path("examples").join(template);
         let mut copied: Vec<&str> = Vec::new();

@@ -13,7 +13,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{RunnerOutput, TestEnvironment, doc_blocks::fenced_blocks, doc_blocks::page_path, sha256};
+use crate::support::{
+    RunnerOutput, TestEnvironment, TracedCall, doc_blocks::fenced_blocks, doc_blocks::page_path, sha256,
+};
 
 const ARCHIVE: &str = "dist/shop-r1.tar.zst";
 
@@ -178,6 +180,28 @@ fn archive_and_state_inside_the_folder_stay_out() {
         "{:?}",
         files.keys()
     );
+}
+
+/// What a killed call has begun goes away with the next one; what another one is writing stays.
+#[test]
+fn killed_call_leaves_nothing_behind_the_next_one() {
+    let environment = TestEnvironment::new();
+    let is_synced = |call: &TracedCall| call.name == "fsync" && call.text.contains(".tmp");
+    for arguments in [&["pack", "app", "--out", ARCHIVE, "--version", "r1"][..], &["publish", ARCHIVE, "public/"]] {
+        let folder = if arguments[0] == "pack" { "dist" } else { "public" };
+        let left = || environment.list(folder).into_iter().filter(|name| name.ends_with(".tmp")).collect::<Vec<_>>();
+        let run = environment.run_traced(arguments, is_synced).expect("strace works");
+        assert!(run.killed_after.is_some());
+        assert_eq!(left().len(), 1, "{:?}", environment.list(folder));
+        let writing = environment.path(folder).join("shop-r1.tar.zst.0123456789abcdef.tmp");
+        let file = fs::File::create(&writing).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        environment.run(arguments).assert_exit(0);
+        assert_eq!(left(), ["shop-r1.tar.zst.0123456789abcdef.tmp"]);
+        drop(file);
+        environment.run(arguments).assert_exit(0);
+        assert!(left().is_empty());
+    }
 }
 
 #[test]

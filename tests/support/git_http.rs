@@ -123,65 +123,101 @@ impl GitTraffic {
 }
 
 fn serve(stream: &TcpStream, root: &Path, traffic: &GitTraffic) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        match line.trim_end().split_once(':') {
-            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
-            None => break,
-        };
-    }
-    let mut body = Vec::new();
-    if headers.get("transfer-encoding").is_some_and(|encoding| encoding == "chunked") {
-        loop {
-            let mut size = String::new();
-            reader.read_line(&mut size)?;
-            let size = u64::from_str_radix(size.trim(), 16).unwrap_or(0);
-            (&mut reader).take(size).read_to_end(&mut body)?;
-            reader.read_line(&mut String::new())?;
-            if size == 0 {
-                break;
-            }
-        }
-    } else {
-        let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-        (&mut reader).take(length).read_to_end(&mut body)?;
-    }
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let request = GitHttpRequest::read(stream)?;
+    let path = request.path();
     // A body of four bytes is git's question whether it must authenticate.
-    if path.ends_with("/git-receive-pack") && body.len() > 4 && traffic.rejects_push(body.len()) {
+    if path.ends_with("/git-receive-pack") && request.body.len() > 4 && traffic.rejects_push(request.body.len()) {
         let mut stream = stream;
         return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     }
-    let mut backend = Command::new("git");
-    backend.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1").env("REMOTE_USER", "ann");
-    backend.env("REQUEST_METHOD", method).env("PATH_INFO", path).env("QUERY_STRING", query);
-    backend.env("CONTENT_LENGTH", body.len().to_string());
-    for (header, variable) in [
-        ("content-type", "CONTENT_TYPE"),
-        ("content-encoding", "HTTP_CONTENT_ENCODING"),
-        ("git-protocol", "GIT_PROTOCOL"),
-    ] {
-        headers.get(header).map(|value| backend.env(variable, value));
-    }
-    let mut backend = backend.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut stdin = backend.stdin.take().unwrap();
-    let writing = std::thread::spawn(move || stdin.write_all(&body));
-    let answer = backend.wait_with_output()?.stdout;
-    let _ = writing.join();
-    if path.ends_with("/git-upload-pack") {
+    let is_fetch = path.ends_with("/git-upload-pack");
+    let answer = request.ask_backend(root)?;
+    if is_fetch {
         traffic.fetched_bytes.fetch_add(answer.len() as u64, Ordering::SeqCst);
     }
+    write_backend_answer(stream, &answer)
+}
+
+/// A request of git, with its whole body.
+pub(super) struct GitHttpRequest {
+    pub(super) method: String,
+    /// With the query.
+    pub(super) target: String,
+    /// By lower-case names.
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: Vec<u8>,
+}
+
+impl GitHttpRequest {
+    pub(super) fn read(stream: &TcpStream) -> std::io::Result<Self> {
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let mut words = line.split_whitespace();
+        let (method, target) =
+            (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+        let mut headers = BTreeMap::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            match line.trim_end().split_once(':') {
+                Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
+                None => break,
+            };
+        }
+        let mut body = Vec::new();
+        if headers.get("transfer-encoding").is_some_and(|encoding| encoding == "chunked") {
+            loop {
+                let mut size = String::new();
+                reader.read_line(&mut size)?;
+                let size = u64::from_str_radix(size.trim(), 16).unwrap_or(0);
+                (&mut reader).take(size).read_to_end(&mut body)?;
+                reader.read_line(&mut String::new())?;
+                if size == 0 {
+                    break;
+                }
+            }
+        } else {
+            let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+            (&mut reader).take(length).read_to_end(&mut body)?;
+        }
+        Ok(Self { method, target, headers, body })
+    }
+
+    pub(super) fn path(&self) -> &str {
+        self.target.split_once('?').map_or(&self.target, |(path, _)| path)
+    }
+
+    /// What `git http-backend` says about the repositories in a folder.
+    pub(super) fn ask_backend(self, root: &Path) -> std::io::Result<Vec<u8>> {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        let mut backend = Command::new("git");
+        backend.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1");
+        backend.env("REMOTE_USER", "ann").env("REQUEST_METHOD", &self.method);
+        backend.env("PATH_INFO", self.path()).env("QUERY_STRING", query);
+        backend.env("CONTENT_LENGTH", self.body.len().to_string());
+        for (header, variable) in [
+            ("content-type", "CONTENT_TYPE"),
+            ("content-encoding", "HTTP_CONTENT_ENCODING"),
+            ("git-protocol", "GIT_PROTOCOL"),
+        ] {
+            self.headers.get(header).map(|value| backend.env(variable, value));
+        }
+        let mut backend = backend.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut stdin = backend.stdin.take().unwrap();
+        let body = self.body;
+        let writing = std::thread::spawn(move || stdin.write_all(&body));
+        let answer = backend.wait_with_output()?.stdout;
+        let _ = writing.join();
+        Ok(answer)
+    }
+}
+
+/// Writes what `git http-backend` said.
+pub(super) fn write_backend_answer(mut stream: &TcpStream, answer: &[u8]) -> std::io::Result<()> {
     let head = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
     let text = String::from_utf8_lossy(&answer[..head]).into_owned();
     let status = text.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
-    let mut stream = stream;
     write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{text}", answer.len() - head)?;
     stream.write_all(&answer[head..])
 }

@@ -4,6 +4,7 @@ mod archive;
 mod caddy;
 pub mod crafted;
 pub mod doc_blocks;
+mod forge;
 mod git_http;
 mod guest;
 mod guest_fixture;
@@ -26,6 +27,7 @@ mod runner_output;
 mod server;
 mod ssh;
 mod supervisord;
+mod template_site;
 mod tracer;
 mod traffic;
 mod unpack;
@@ -45,6 +47,7 @@ use tempfile::TempDir;
 pub use self::{
     archive::{TestArchiveFormat, release_folder, sha256},
     caddy::CaddyServer,
+    forge::{CreateFault, FORGE_TOKEN, FakeForge, FakeForgeKind},
     git_http::{GitHttpServer, delete_refs, init_bare_repository},
     guest_fixture::{GuestFixture, GuestOutcome},
     host_link::{HostLink, LinkDirection, LinkEnd},
@@ -64,6 +67,7 @@ pub use self::{
         SshHost, kill_children, make_key, plan_on_host, write_named_ssh_config, write_ssh_config, write_ssh_config_at,
     },
     supervisord::SupervisordServer,
+    template_site::{TEMPLATE_PROJECT, TemplateSite},
     tracer::{TracedCall, TracedRun},
     traffic::{ConstantTraffic, TrafficRate, TrafficReport},
 };

@@ -4,6 +4,7 @@
 //! machine itself, which docs/init.md sets up.
 
 mod files;
+mod forge;
 mod languages;
 mod repository;
 mod survey;
@@ -20,6 +21,7 @@ use serde_json::json;
 use crate::report::{self, OutputFormat, json};
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
+use forge::{ForgeKind, ForgeRepository, ReadyRepository};
 use repository::{BRANCH, NewRepository, REMOTE};
 use survey::FolderSurvey;
 use template::{DeploymentTemplate, PlannedFile};
@@ -47,16 +49,25 @@ pub(super) struct InitArgs {
     /// Pushes the first commit to the remote
     #[arg(long, requires = "remote")]
     push: bool,
+    /// Creates the remote's repository at GitHub or GitLab, a private one; needs a token in GITHUB_TOKEN, GH_TOKEN or GITLAB_TOKEN
+    #[arg(long, requires = "remote")]
+    create: bool,
+    /// Creates a repository that everybody can see
+    #[arg(long, requires = "create")]
+    public: bool,
+    /// The kind of forge, if the remote's host is not github.com or gitlab.com
+    #[arg(long, value_name = "KIND", requires = "create")]
+    forge: Option<ForgeKind>,
 }
 
 /// Proposes a template, or writes it.
 ///
 /// # Errors
-/// P0239 when a file exists or cannot be written; P0214.
-pub(super) fn run(args: &InitArgs, form: OutputFormat, out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
+/// P0239 when a file exists or cannot be written; P0114, P0243 and P0244 about the repository at a forge; P0214.
+pub(super) async fn run(args: &InitArgs, form: OutputFormat, out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
     let answer = match args.template {
         None => propose(args, form)?,
-        Some(template) => write(args, template, form)?,
+        Some(template) => write(args, template, form).await?,
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
@@ -102,17 +113,21 @@ fn propose(args: &InitArgs, form: OutputFormat) -> Result<String, Diagnostic> {
 }
 
 /// Writes a template. A folder that it has made for that, and left empty, goes away again.
-fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> Result<String, Diagnostic> {
+async fn write(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> Result<String, Diagnostic> {
     let is_new = !args.dir.exists();
     fs::create_dir_all(&args.dir).map_err(|error| unusable(&args.dir, &error))?;
-    write_in_folder(args, template, form).inspect_err(|_| {
+    write_in_folder(args, template, form).await.inspect_err(|_| {
         if is_new {
             let _ = fs::remove_dir(&args.dir);
         }
     })
 }
 
-fn write_in_folder(args: &InitArgs, template: DeploymentTemplate, form: OutputFormat) -> Result<String, Diagnostic> {
+async fn write_in_folder(
+    args: &InitArgs,
+    template: DeploymentTemplate,
+    form: OutputFormat,
+) -> Result<String, Diagnostic> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => app_name(&args.dir.canonicalize().map_err(|error| unusable(&args.dir, &error))?),
@@ -126,29 +141,73 @@ fn write_in_folder(args: &InitArgs, template: DeploymentTemplate, form: OutputFo
     let message = format!("Deploy {name}, from the template {}", template.name());
     let repository =
         args.remote.as_deref().map(|url| NewRepository::prepare(&args.dir, url, &files, message)).transpose()?;
-    files::write(&args.dir, &files)?;
-    if let Some(repository) = &repository {
-        repository.create(args.push)?;
-    }
-    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    if form == OutputFormat::Json {
-        let repository = repository.map(|_| json!({ "branch": BRANCH, "remote": REMOTE, "pushed": args.push }));
-        let object = json!({ "template": template.name(), "app": name, "files": paths, "repository": repository });
-        return Ok(json::line(&object) + "\n");
-    }
-    let mut answer = format!("wrote the template {} for {name}, {} files\n", template.name(), files.len());
-    let width = files.iter().map(|file| file.path.len()).max().unwrap_or_default().max(MIN_PATH_WIDTH);
-    for file in &files {
-        answer += &format!("  {:<width$} {}\n", file.path, file.purpose());
-    }
-    if repository.is_some() {
-        let pushed = if args.push { "pushed to" } else { "not pushed yet; the remote is" };
-        answer += &format!("committed to {BRANCH}, in a new repository: {pushed} {REMOTE}\n");
-        if !is_empty {
-            answer += "what was here before is not in the commit: `git add` it\n";
+    let at_forge = match (&repository, &args.remote) {
+        (Some(repository), Some(url)) if args.create => {
+            Some(ForgeRepository::prepare(url, args.forge, args.public, repository.head()).await?)
         }
+        (Some(_) | None, Some(_) | None) => None,
+    };
+    files::write(&args.dir, &files)?;
+    let mut ready = None;
+    if let Some(repository) = &repository {
+        repository.commit()?;
+        if let Some(at_forge) = at_forge {
+            ready = Some(at_forge.create().await?);
+        }
+        repository.connect(args.push)?;
     }
-    Ok(answer + "docs/init.md says what to do on the machine; `runner plan` shows what a deployment would do\n")
+    let written = WrittenTemplate { template, name, files: &files, is_empty, ready };
+    Ok(match form {
+        OutputFormat::Json => written.json(args),
+        OutputFormat::Text => written.text(args),
+    })
+}
+
+/// What a call has written.
+struct WrittenTemplate<'a> {
+    template: DeploymentTemplate,
+    name: String,
+    files: &'a [PlannedFile],
+    /// Whether the folder had no application.
+    is_empty: bool,
+    /// The repository at a forge.
+    ready: Option<ReadyRepository>,
+}
+
+impl WrittenTemplate<'_> {
+    fn json(&self, args: &InitArgs) -> String {
+        let repository = args.remote.as_ref().map(|_| {
+            let mut repository = json!({ "branch": BRANCH, "remote": REMOTE, "pushed": args.push });
+            if let Some(ready) = &self.ready {
+                repository["forge"] = ready.json();
+            }
+            repository
+        });
+        let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        let object =
+            json!({ "template": self.template.name(), "app": self.name, "files": paths, "repository": repository });
+        json::line(&object) + "\n"
+    }
+
+    fn text(&self, args: &InitArgs) -> String {
+        let (template, name, count) = (self.template.name(), &self.name, self.files.len());
+        let mut answer = format!("wrote the template {template} for {name}, {count} files\n");
+        let width = self.files.iter().map(|file| file.path.len()).max().unwrap_or_default().max(MIN_PATH_WIDTH);
+        for file in self.files {
+            answer += &format!("  {:<width$} {}\n", file.path, file.purpose());
+        }
+        if let Some(ready) = &self.ready {
+            answer += &format!("{}\n", ready.sentence());
+        }
+        if args.remote.is_some() {
+            let pushed = if args.push { "pushed to" } else { "not pushed yet; the remote is" };
+            answer += &format!("committed to {BRANCH}, in a new repository: {pushed} {REMOTE}\n");
+            if !self.is_empty {
+                answer += "what was here before is not in the commit: `git add` it\n";
+            }
+        }
+        answer + "docs/init.md says what to do on the machine; `runner plan` shows what a deployment would do\n"
+    }
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
@@ -185,8 +244,18 @@ mod tests {
     use super::{template::GITIGNORE, *};
 
     fn init(dir: &Path, template: DeploymentTemplate) -> Result<ExitKind, Diagnostic> {
-        let args = InitArgs { dir: dir.to_owned(), template: Some(template), name: None, remote: None, push: false };
-        run(&args, OutputFormat::Text, &mut Vec::new())
+        let args = InitArgs {
+            dir: dir.to_owned(),
+            template: Some(template),
+            name: None,
+            remote: None,
+            push: false,
+            create: false,
+            public: false,
+            forge: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(run(&args, OutputFormat::Text, &mut Vec::new()))
     }
 
     #[test]

@@ -282,7 +282,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Logs(Deferred(PlanArgs { plan, args })) => logs::run(&args, &plan.store()?, form, out).map_err(one),
         CliCommand::Migrate(Deferred(args)) => block_on(migrate::run(&args, screen, out)),
         CliCommand::Modules(Deferred(PlanArgs { plan, args })) => block_on(modules::run(&args, &plan, screen, out)),
-        CliCommand::Init(Deferred(args)) => init::run(&args, form, out).map_err(one),
+        CliCommand::Init(Deferred(args)) => block_on(async { init::run(&args, form, out).await.map_err(one) }),
         CliCommand::NewStep(Deferred(args)) => new_step::run(&args, form, out).map_err(one),
         CliCommand::Journal(Deferred(command)) => journal::run(&command, form, out).map_err(one),
         CliCommand::Lock(Deferred(command)) => block_on(lock::run(&command, form, line_width, out)),

@@ -91,6 +91,9 @@ pub(super) fn run(args: &PackArgs, screen: &CommandOutput, out: &mut dyn Write) 
             if let Some(folder) = archive.parent() {
                 std::fs::create_dir_all(folder).map_err(PackError::Output)?;
             }
+            for own in [archive, &checksum(archive)].into_iter().chain(&place.listing) {
+                atomic_file::remove_abandoned(own);
+            }
             let (staged, packed) = StagedFile::fill(archive, |file| ::pack::pack(&request, file))?;
             (packed, Some(staged))
         }

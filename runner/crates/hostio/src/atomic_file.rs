@@ -1,7 +1,7 @@
 //! Files that are written as a whole: under a temporary name in the same directory, synced, renamed, the directory synced.
 //!
 //! Invariant: a reader, also one after a power loss, finds the old content or all of the new one. A killed process leaves
-//! at most a file that ends in `.tmp`. Deliberately absent: appending, and directories.
+//! at most a file that ends in `.tmp`, which [`remove_abandoned`] knows by its lock. Deliberately absent: appending, and directories.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags},
+    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, flock, fstat, openat, unlinkat},
     io::Errno,
 };
 
@@ -74,10 +74,36 @@ pub fn remove_staged(dir: &impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()>
         let entry = entry?;
         let found = OsStr::from_bytes(entry.file_name().to_bytes());
         if is_staged(found, name.as_ref()) {
-            rustix::fs::unlinkat(dir, found, AtFlags::empty())?;
+            unlinkat(dir, found, AtFlags::empty())?;
         }
     }
     Ok(())
+}
+
+/// Removes what killed processes left of the file at a path under temporary names. What a process is still writing stays, and so does what
+/// can't be removed.
+pub fn remove_abandoned(path: &Path) {
+    let Some(name) = path.file_name() else { return };
+    let Ok(dir) = File::open(folder_of(path)) else { return };
+    let Ok(entries) = Dir::read_from(&dir) else { return };
+    for entry in entries.flatten() {
+        let found = OsStr::from_bytes(entry.file_name().to_bytes());
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if is_staged(found, name)
+            && let Ok(file) = openat(&dir, found, flags, Mode::empty())
+            // Its writer has the lock as long as it lives. Without locks, nothing is known.
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            let _ = unlinkat(&dir, found, AtFlags::empty());
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        Some(_) | None => Path::new("."),
+    }
 }
 
 /// Whether a name is a temporary one of this file: `<name>.<16 hexadecimal digits>.tmp`.
@@ -93,6 +119,8 @@ pub struct StagedFile {
     staged_name: OsString,
     name: OsString,
     is_placed: bool,
+    /// Has the lock that says that its writer lives.
+    file: File,
 }
 
 impl StagedFile {
@@ -113,14 +141,19 @@ impl StagedFile {
         fill: impl FnOnce(&mut File) -> Result<T, E>,
     ) -> Result<(Self, T), E> {
         let name = path.file_name().ok_or_else(|| io::Error::from(Errno::INVAL))?;
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            Some(_) | None => Path::new("."),
-        };
+        let folder = File::open(folder_of(path))?;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
-        let (staged, mut file) = Self::open_in(&File::open(folder)?, name, mode)?;
-        let filled = fill(&mut file)?;
-        file.sync_all()?;
+        let mut staged = loop {
+            let staged = Self::open_in(&folder, name, mode)?;
+            // Some filesystems have no locks: there, nobody removes it, either.
+            let _ = flock(&staged.file, FlockOperation::LockExclusive);
+            // Another process may have removed it before it was locked.
+            if fstat(&staged.file).map_err(io::Error::from)?.st_nlink > 0 {
+                break staged;
+            }
+        };
+        let filled = fill(&mut staged.file)?;
+        staged.file.sync_all()?;
         Ok((staged, filled))
     }
 
@@ -129,21 +162,21 @@ impl StagedFile {
     /// # Errors
     /// The file cannot be written.
     pub fn write_in(dir: &impl AsFd, name: impl AsRef<OsStr>, parts: &[&[u8]], mode: Mode) -> io::Result<Self> {
-        let (staged, mut file) = Self::open_in(dir, name, mode)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
+        let mut staged = Self::open_in(dir, name, mode)?;
+        parts.iter().try_for_each(|part| staged.file.write_all(part))?;
+        staged.file.sync_all()?;
         Ok(staged)
     }
 
-    fn open_in(dir: &impl AsFd, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<(Self, File)> {
+    fn open_in(dir: &impl AsFd, name: impl AsRef<OsStr>, mode: Mode) -> io::Result<Self> {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
         let mut staged_name = name.as_ref().to_owned();
         staged_name.push(format!(".{:016x}.tmp", u64::from_ne_bytes(nonce)));
         let dir = dir.as_fd().try_clone_to_owned()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&dir, &staged_name, flags, mode)?);
-        Ok((Self { dir, staged_name, name: name.as_ref().to_owned(), is_placed: false }, file))
+        let file = File::from(openat(&dir, &staged_name, flags, mode)?);
+        Ok(Self { dir, staged_name, name: name.as_ref().to_owned(), is_placed: false, file })
     }
 
     /// The path of the content until it is placed, for the path of its directory.
@@ -194,7 +227,7 @@ impl StagedFile {
 impl Drop for StagedFile {
     fn drop(&mut self) {
         if !self.is_placed {
-            let _ = rustix::fs::unlinkat(&self.dir, &self.staged_name, AtFlags::empty());
+            let _ = unlinkat(&self.dir, &self.staged_name, AtFlags::empty());
         }
     }
 }
@@ -233,6 +266,42 @@ mod tests {
         let mut left = names(folder.path());
         left.sort();
         assert_eq!(left, ["f", "f.0123456789abcdeg.tmp", "f.tmp", "f.x.0123456789abcdef.tmp"]);
+    }
+
+    #[test]
+    fn files_whose_writer_is_gone_are_removed_and_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        for name in ["f.0123456789abcdef.tmp", "f.x.0123456789abcdef.tmp", "g.0123456789abcdef.tmp"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink("g.0123456789abcdef.tmp", folder.path().join("f.fedcba9876543210.tmp")).unwrap();
+        let written = StagedFile::write(&path, b"x").unwrap();
+        remove_abandoned(&path);
+        assert!(written.staged_path(folder.path()).exists());
+        drop(written);
+        let mut left = names(folder.path());
+        left.sort();
+        assert_eq!(left, ["f.fedcba9876543210.tmp", "f.x.0123456789abcdef.tmp", "g.0123456789abcdef.tmp"]);
+        remove_abandoned(&folder.path().join("missing/f"));
+    }
+
+    /// Of many that write and remove at the same time, none loses its file.
+    #[test]
+    fn file_that_is_being_written_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        remove_abandoned(&path);
+                        replace_file(&path, b"x").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(names(folder.path()), ["f"]);
     }
 
     #[test]

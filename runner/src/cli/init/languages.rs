@@ -8,6 +8,7 @@ use super::{
     survey::{FolderSurvey, MANIFESTS, TemplateProposal},
     template::DeploymentTemplate,
 };
+use contract::text::escape_line;
 
 /// What pip installs from, and what writes it.
 const HASHED_REQUIREMENTS: &str =
@@ -249,11 +250,40 @@ impl FolderSurvey {
                 proposal.propose(DeploymentTemplate::Static, "package.json: it has a script `build` and none called `start`".to_owned());
                 proposal.note("in build.sh, run `npm ci && npm run build` first, and name the folder that it writes instead of `site`");
             }
-            (true, false) => proposal.note("package.json: there is no template for Node yet; docs/recipes/node-systemd.md deploys it"),
+            (true, false) => {
+                proposal.propose(
+                    DeploymentTemplate::Node,
+                    "package.json: Node can serve it, with a script called `start` and none called `build`".to_owned(),
+                );
+                if proposal.template == Some(DeploymentTemplate::Node) {
+                    self.node_notes(&package, proposal);
+                }
+            }
             (true, true) => proposal.note(
-                "package.json: it has scripts `build` and `start`. If Node serves it, see docs/recipes/node-systemd.md; if the build is a static site, choose static",
+                "package.json: it has scripts `build` and `start`. If Node serves it, choose node, with `npm ci && npm run build` in build.sh; if the build is a static site, choose static",
             ),
             (false, false) => {}
         }
+    }
+
+    fn node_notes(&self, package: &Value, proposal: &mut TemplateProposal) {
+        match package["scripts"]["start"].as_str() {
+            Some("node server.js") => {}
+            Some(start) => proposal.note(&format!(
+                "in deploy.yml, replace `server.js` with what the script `start` runs: `{}`",
+                escape_line(start)
+            )),
+            None => proposal.note("in deploy.yml, replace `server.js` with what the script `start` runs"),
+        }
+        match self.first(&["package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml"]) {
+            Some("yarn.lock") => proposal.note("in deploy.yml, replace `npm ci` with `yarn install --immutable`"),
+            Some("pnpm-lock.yaml") => {
+                proposal.note("in deploy.yml, replace `npm ci` with `pnpm install --frozen-lockfile --prod`");
+            }
+            Some(_) => {}
+            None => proposal.note("the release needs package-lock.json: `npm install --package-lock-only` writes it"),
+        }
+        proposal.note("the application must listen at the port that the variable PORT names");
+        proposal.note(HEALTH);
     }
 }

@@ -1,7 +1,8 @@
 //! The repository of `--remote`: the first commit has what `init` wrote, and `origin` is the remote.
 //!
-//! Invariant: where a repository is already, nothing is written, unless an earlier call of the same command began it. Deliberately absent: files that `init` did not write, in the commit; a
-//! repository at a forge; and a push, unless `--push` asks for it.
+//! Invariant: where a repository is already, nothing is written, unless an earlier call of the same command began it. Deliberately absent: files
+//! that `init` did not write, in the commit; a push, unless `--push` asks for it; and the repository at a forge, which [`super::forge`] creates
+//! between the commit and the remote.
 
 use std::{
     io,
@@ -75,7 +76,7 @@ impl<'a> NewRepository<'a> {
         Ok(repository)
     }
 
-    /// Whether the repository of the folder has nothing but what `create` makes, as far as a call came.
+    /// Whether the repository of the folder has nothing but what `commit` and `connect` make, as far as a call came.
     fn is_begun(&self) -> bool {
         // Without it, git would answer for a repository further up.
         self.dir.join(".git/HEAD").is_file() && self.has_nothing_else().unwrap_or(false)
@@ -116,16 +117,32 @@ impl<'a> NewRepository<'a> {
         self.git(&["config", "--local", "--get", &format!("remote.{REMOTE}.url")])
     }
 
-    /// Makes what is missing of it, and pushes if that is asked for.
+    /// The commit that an earlier call has made.
+    pub(super) fn head(&self) -> Option<String> {
+        // Without it, git would answer for a repository further up.
+        let is_begun = self.dir.join(".git/HEAD").is_file();
+        let head = is_begun.then(|| self.git(&["rev-parse", "--quiet", "--verify", "HEAD^{commit}"]).ok())??;
+        Some(head.trim_end().to_owned())
+    }
+
+    /// Makes the repository and its commit, as far as they are missing.
     ///
     /// # Errors
     /// P0239: what git could not do. The files stay.
-    pub(super) fn create(&self, is_pushed: bool) -> Result<(), Diagnostic> {
+    pub(super) fn commit(&self) -> Result<(), Diagnostic> {
         self.change(&["init", "--quiet", "--initial-branch", BRANCH])?;
         if !self.has_commit() {
             self.change(&[&["add", "--force", "--"][..], &self.paths].concat())?;
             self.change(&["commit", "--quiet", "--message", &self.message])?;
         }
+        Ok(())
+    }
+
+    /// Names the remote, and pushes if that is asked for.
+    ///
+    /// # Errors
+    /// P0239: what git could not do. The files and the commit stay.
+    pub(super) fn connect(&self, is_pushed: bool) -> Result<(), Diagnostic> {
         if self.remote_url().is_err() {
             self.change(&["remote", "add", "--", REMOTE, &self.url])?;
         }

@@ -220,7 +220,7 @@ mod tests {
         let (python, site) = (Some(DeploymentTemplate::Python), Some(DeploymentTemplate::Static));
         let (container, django) = (Some(DeploymentTemplate::Container), Some(DeploymentTemplate::Django));
         let (java, php) = (Some(DeploymentTemplate::Java), Some(DeploymentTemplate::Php));
-        let rails = Some(DeploymentTemplate::Rails);
+        let (node, rails) = (Some(DeploymentTemplate::Node), Some(DeploymentTemplate::Rails));
         for (files, template, word) in [
             (
                 &[("pyproject.toml", "[project]\ndependencies = [\"Flask\"]\n"), ("migrations/env.py", "")][..],
@@ -230,7 +230,19 @@ mod tests {
             (&[("pyproject.toml", "[project]\nname = 'flask'\n")], None, "nothing says that it serves"),
             (&[("app.py", "")], None, "python-supervisord"),
             (&[("package.json", r#"{"scripts": {"build": "vite build"}}"#)], site, "script `build`"),
-            (&[("package.json", r#"{"scripts": {"start": "node ."}}"#)], None, "node-systemd"),
+            (&[("package.json", r#"{"scripts": {"start": "node ."}}"#)], node, "`npm install --package-lock-only`"),
+            (&[("package.json", r#"{"scripts": {"start": "node app.js"}}"#)], node, "runs: `node app.js`"),
+            (
+                &[("package.json", r#"{"scripts": {"start": "x"}}"#), ("yarn.lock", "")],
+                node,
+                "yarn install --immutable",
+            ),
+            (&[("package.json", r#"{"scripts": {"start": "x", "build": "y"}}"#)], None, "choose node"),
+            (
+                &[("Dockerfile", ""), ("package.json", r#"{"scripts": {"start": "x"}}"#)],
+                container,
+                "node would fit, too",
+            ),
             (&[("composer.json", "{}"), ("package.json", r#"{"scripts": {"build": "vite build"}}"#)], None, "serves"),
             (
                 &[

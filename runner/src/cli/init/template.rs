@@ -25,6 +25,8 @@ pub(super) enum DeploymentTemplate {
     Django,
     /// A Java application in several environments
     Java,
+    /// A Node application
+    Node,
     /// A PHP application, such as Laravel's
     Php,
     /// A Rails application
@@ -43,8 +45,17 @@ pub(super) struct PlannedFile {
 }
 
 impl DeploymentTemplate {
-    pub(super) const ALL: [Self; 8] =
-        [Self::Static, Self::Python, Self::Django, Self::Java, Self::Php, Self::Rails, Self::Container, Self::Compose];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Static,
+        Self::Python,
+        Self::Django,
+        Self::Java,
+        Self::Node,
+        Self::Php,
+        Self::Rails,
+        Self::Container,
+        Self::Compose,
+    ];
 
     /// The name, as in `--template` and of its folder.
     pub(super) fn name(self) -> &'static str {
@@ -53,6 +64,7 @@ impl DeploymentTemplate {
             Self::Python => "python",
             Self::Django => "django",
             Self::Java => "java",
+            Self::Node => "node",
             Self::Php => "php",
             Self::Rails => "rails",
             Self::Container => "container",
@@ -69,6 +81,7 @@ impl DeploymentTemplate {
             }
             Self::Django => "Django with its migrations and static files, under supervisord in two slots behind nginx",
             Self::Java => "a jar through dev, test, pre and prod, under supervisord in two slots behind nginx",
+            Self::Node => "Node with the packages of its lock file, under supervisord in two slots behind nginx",
             Self::Php => {
                 "PHP-FPM behind nginx, switched by one link, with Composer's packages and artisan's migrations"
             }
@@ -97,6 +110,13 @@ impl DeploymentTemplate {
                 "web/wsgi.py",
             ],
             Self::Java => &["src/web/Server.java"],
+            Self::Node => &[
+                "package-lock.json",
+                "package.json",
+                "packages/greeting/index.js",
+                "packages/greeting/package.json",
+                "server.js",
+            ],
             Self::Php => &[
                 "app/Database.php",
                 "artisan",
@@ -138,6 +158,7 @@ impl DeploymentTemplate {
             Self::Python => "/VERSION\n/build/\n*.egg-info/\n__pycache__/\n",
             Self::Django => "/collected/\n/database/\n/secret-key\n/staticfiles.json\n__pycache__/\n",
             Self::Java => "/build/\n",
+            Self::Node => "/.env\nnode_modules/\n",
             Self::Php => "/.env\n/bootstrap/cache/*.php\n/vendor/\n",
             Self::Rails => {
                 "/.bundle/\n/config/assets-manifest.json\n/config/master.key\n/log/\n/public/assets/\n/storage/\n/tmp/\n/vendor/bundle/\n"

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hostio::atomic_file::StagedFile;
+use hostio::atomic_file::{StagedFile, remove_abandoned, replace_file};
 
 use super::{PublishError, PublishSource, Published, snippet};
 use crate::checksum_line;
@@ -17,6 +17,12 @@ pub(super) fn publish(source: &PublishSource, path: &Path) -> Result<Published, 
     let name = path.file_name().ok_or_else(|| PublishError::Invalid(format!("{} is no file", path.display())))?;
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed("create", folder))?;
+    let mut checksum = path.as_os_str().to_owned();
+    checksum.push(".sha256");
+    let checksum = PathBuf::from(checksum);
+    for own in [path, &checksum] {
+        remove_abandoned(own);
+    }
     let was_published = !match path.exists() {
         true => false,
         false => {
@@ -31,12 +37,9 @@ pub(super) fn publish(source: &PublishSource, path: &Path) -> Result<Published, 
             return Err(PublishError::Differs { location, found: found.to_string(), ours: source.digest.clone() });
         }
     }
-    let mut checksum = path.as_os_str().to_owned();
-    checksum.push(".sha256");
-    let checksum = PathBuf::from(checksum);
     let line = checksum_line(&source.digest, &name.to_string_lossy());
     if std::fs::read(&checksum).ok().as_deref() != Some(line.as_bytes()) {
-        hostio::atomic_file::replace_file(&checksum, line.as_bytes()).map_err(failed("write", &checksum))?;
+        replace_file(&checksum, line.as_bytes()).map_err(failed("write", &checksum))?;
     }
     Ok(Published {
         location: format!("file:{}", path.display()),
