@@ -4,7 +4,7 @@
 //! repair takes nothing away that the snapshot still knows. Deliberately absent: what a repair does ([`super::repair`]).
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     slice,
 };
@@ -111,10 +111,11 @@ impl HistoryFolder<'_> {
         damage: Option<JournalDamage<'_>>,
     ) -> Result<Vec<StateFinding>, StateError> {
         let Some(damage) = damage else { return Ok(Vec::new()) };
-        let listed = self.loose.iter().map(|(epoch, _)| *epoch).chain(self.indexed_epochs()?);
-        let epochs: BTreeSet<u64> = listed.filter(|epoch| *epoch <= snapshot_epoch).collect();
-        let journals = epochs.into_iter().map(|epoch| self.folder.join(journal_name(epoch)));
-        let found = damaged_journals(&journals.collect::<Vec<_>>(), before)?;
+        let indexed = self.indexed_epochs()?.into_iter().map(|epoch| (epoch, self.folder.join(journal_name(epoch))));
+        // A journal that is here may have another name than its epoch gives.
+        let mut journals: BTreeMap<u64, PathBuf> = indexed.chain(self.loose.iter().cloned()).collect();
+        journals.retain(|epoch, _| *epoch <= snapshot_epoch);
+        let found = damaged_journals(&journals.into_values().collect::<Vec<_>>(), before)?;
         if found.is_empty() {
             // Lines that contradict each other may follow each other all the same.
             return Ok(vec![damage.covered_by_snapshot()]);
