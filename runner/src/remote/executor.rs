@@ -46,8 +46,13 @@ use crate::{
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
-/// How long an answer may take beyond the time that the call itself may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an answer may take beyond the time that the call itself may take: its programs end within 4.5 s then, and what they wrote is
+/// read for 1 s. The rest is for a slow host.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+/// The same for a third-party module, which the host compiles before the first call.
+const COMPILED_ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a host may take to look for what its steps need: it asks their programs for their versions, one after the other.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long it may take to remove old releases.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A clock that is so far off is wrong.
@@ -215,7 +220,7 @@ impl RemoteExecutor {
         }
         let is_asked = |step: &StepId| steps.iter().any(|planned| planned.step.id == *step);
         let answer =
-            connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
+            connection.call(None, CHECK_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
         match answer {
             Ok(AgentAnswer::Checked { problems }) if problems.iter().all(|(step, _)| is_asked(step)) => {
                 Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())
@@ -363,7 +368,15 @@ impl RemoteExecutor {
         sender.send(&shipments).await
     }
 
-    /// Makes a call that changes nothing. A lost connection is dialed once more.
+    /// How long an answer may take beyond the step's own timeout.
+    fn answer_timeout(&self, step: &PlanStep) -> Duration {
+        match self.third_party_modules.get(&module_display_name(&step.uses)) {
+            Some(_) => COMPILED_ANSWER_TIMEOUT,
+            None => ANSWER_TIMEOUT,
+        }
+    }
+
+    /// Makes a call that changes nothing. A lost connection is dialed once more, unless the host had all the time and gave no answer.
     async fn ask(
         &self,
         step: &PlanStep,
@@ -371,16 +384,17 @@ impl RemoteExecutor {
         channel: &CallChannel,
         export: impl Fn() -> Export,
     ) -> Result<AgentAnswer, StepFailure> {
-        let mut tries = 0;
+        let (mut tries, limit) = (0, step.timeout + self.answer_timeout(step));
         loop {
             let (connection, shipped) = self.ship(step, config).await.map_err(|error| match error {
                 ShipError::Unreachable(diagnostic) => transient(diagnostic.message),
                 ShipError::Failed(failure) => failure,
             })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
+            let called = Instant::now();
+            match connection.call(Some(channel.clone()), limit, request).await {
                 Ok(answer) => return Ok(answer),
-                Err(ConnectionError::Lost(_)) if tries == 0 => tries += 1,
+                Err(ConnectionError::Lost(_)) if tries == 0 && called.elapsed() < limit => tries += 1,
                 Err(error) => return Err(transient(format!("{}: {error}", self.host.name))),
             }
         }
@@ -406,7 +420,8 @@ impl RemoteExecutor {
                 ShipError::Failed(failure) => failure,
             })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            let calling = self.call_confirmed(&connection, step.timeout, channel, confirmed.as_ref(), request);
+            let called = Instant::now();
+            let calling = self.call_confirmed(&connection, step, channel, confirmed.as_ref(), request);
             let error = match calling.await {
                 Ok(answer) => {
                     if let Some(key) = key {
@@ -422,11 +437,16 @@ impl RemoteExecutor {
                 Err(error) => error,
             };
             last = error.to_string();
+            let had_all_time = called.elapsed() >= step.timeout + self.answer_timeout(step);
             match self.recall_after_loss(step_target, key, before.as_ref(), confirmed.as_ref(), &last).await {
                 Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { outcome }),
                 Recalled::Undone => {
                     let Some(call) = confirmed else { return Ok(AgentAnswer::Reverted { failure: None }) };
                     return Ok(AgentAnswer::Outcome { outcome: self.not_confirmed(&call, None) });
+                }
+                Recalled::NeverArrived if had_all_time => {
+                    let message = format!("{}: {last}, and has no record of the call", self.host.name);
+                    return Err(StepFailure::new(FailureKind::NotBegun, message));
                 }
                 Recalled::NeverArrived => {}
                 Recalled::Unknown(why) => {

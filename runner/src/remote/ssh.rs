@@ -27,8 +27,11 @@ use crate::agent::{self, wire::AGENT_MARK};
 
 /// How long it may take until the agent says hello, without the time to send the binary.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest time to send the binary.
+/// The longest time to send the binary, and how long the host may take none of it.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
+/// How much of the binary is sent at once, in bytes.
+const UPLOAD_PIECE_BYTES: usize = 256 << 10;
 /// What a login shell may print before the agent begins, in bytes.
 pub(super) const MAX_NOISE_BYTES: usize = 64 << 10;
 /// What of ssh's errors is shown, in bytes.
@@ -36,6 +39,8 @@ const MAX_STDERR_BYTES: usize = 8 << 10;
 
 /// The last error of ssh if the connection through a jump host ended before it began.
 const CLOSED_BY_JUMP: &str = "Connection closed by UNKNOWN port 65535";
+/// What ssh calls a server that it reached through another program.
+const UNKNOWN_SERVER: &str = "UNKNOWN port";
 
 pub(super) const HERE_MARK: &str = "PAWL-HERE";
 const NEED_MARK: &str = "PAWL-NEED";
@@ -60,7 +65,7 @@ const OPTIONS: [&str; 9] = [
 /// right one comes first, then that binary, unless it is there. What the agent keeps is for its user alone; what the steps make has the modes that
 /// the user's umask gives, as on this machine.
 const SCRIPT: &str = concat!(
-    "printf \"\\nPAWL-HERE\\n\"; u=$(umask); umask 077; a=; f=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "printf \"\\nPAWL-HERE\\n\"; u=$(umask); umask 077; a=; f=; e=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
@@ -68,8 +73,8 @@ const SCRIPT: &str = concat!(
     "k=$(df -Pk \"$p\" 2>/dev/null | tail -n 1 | (read -r x y z k w; printf %s \"$k\")); ",
     "if [ \"$k\" -lt \"$3\" ] 2>/dev/null; then f=\"$p\"; continue; fi; ",
     "t=\"$p/.test-$$\"; printf \"#\\041/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
-    "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
-    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL %s\\n\" \"${f:+room }${f:-folder}\"; exit 1; fi; ",
+    "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; e=\"${e:+$e, }$p\"; done; ",
+    "if [ -z \"$a\" ]; then if [ -n \"$f\" ]; then f=\"room $f\"; else f=\"folder $e\"; fi; printf \"\\nPAWL-FAIL %s\\n\" \"$f\"; exit 1; fi; ",
     "if [ -x \"$a\" ]; then umask $u; exec \"$a\" agent; fi; ",
     "m=cat; for b in gzip zstd; do if command -v $b >/dev/null 2>&1; then m=\"$b -dc\"; fi; done; ",
     "c=unknown; if b=$(getconf GNU_LIBC_VERSION 2>/dev/null); then c=\"${b##* }\"; fi; ",
@@ -140,7 +145,29 @@ pub(super) fn run_script(
     Ok(HostCommand { child, stdin, stdout: BufReader::new(stdout), stderr: SshErrors::read(stderr) })
 }
 
-/// Connects to a host, and starts its agent.
+/// Why a host was not reached.
+pub(super) struct DialError {
+    pub(super) diagnostic: Diagnostic,
+    /// Who hung up before anybody logged in, and may let another connection in a moment later; none if it failed otherwise.
+    pub(super) hang_up: Option<HangUp>,
+}
+
+/// Who hung up, as sshd does beyond its `MaxStartups`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HangUp {
+    /// The host itself.
+    OfHost,
+    /// The host or a jump host on the way to it.
+    OnTheWay,
+}
+
+impl From<Diagnostic> for DialError {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self { diagnostic, hang_up: None }
+    }
+}
+
+/// Connects to a host, and starts its agent. Tells when somebody has logged in, and when the binary is sent.
 ///
 /// # Errors
 /// The host can't be reached, or can't run the agent: what happened, and what helps.
@@ -148,24 +175,29 @@ pub(super) async fn reach(
     host: &PlanHost,
     options: &SshOptions,
     binaries: &AgentBinaries,
+    tell_login: &dyn Fn(),
     tell_upload: &dyn Fn(usize),
-) -> Result<AgentConnection, Diagnostic> {
+) -> Result<AgentConnection, DialError> {
     let binary = binaries.own().map_err(|error| unreadable(&error))?;
     let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
     let loader = binary.facts.loader.as_deref().filter(is_plain).unwrap_or("-");
     let words = format!("{loader} {}", binary.megabytes() * 1000);
     let HostCommand { child, stdin, stdout, stderr } = run_script(host, options, &binary, SCRIPT, &words)?;
-    match start((host, binaries, Arc::clone(&binary)), stdin, stdout, child, tell_upload).await {
-        Ok(connection) => Ok(connection),
-        Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
-        Err(AgentStartError::Unusable { what, folder }) => {
-            Err(unusable((host, &binary), &what, &folder, &stderr.said().await))
+    let error = match start((host, binaries, Arc::clone(&binary)), stdin, stdout, child, (tell_login, tell_upload)).await {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    let diagnostic = match error {
+        AgentStartError::Diagnosed(diagnostic) => *diagnostic,
+        AgentStartError::Unusable { what, folder } => {
+            unusable((host, &binary), &what, &folder, &stderr.said().await)
         }
-        Err(AgentStartError::Ended { noise, has_begun: true }) => Err(no_agent(host, &noise, &stderr.said().await)),
-        Err(AgentStartError::Ended { noise, has_begun: false }) => {
-            Err(explain((host, options), &noise, &stderr.said().await))
+        AgentStartError::Ended { noise, has_begun: true } => no_agent(host, &noise, &stderr.said().await),
+        AgentStartError::Ended { noise, has_begun: false } => {
+            return Err(explain((host, options), &noise, &stderr.said().await));
         }
-    }
+    };
+    Err(diagnostic.into())
 }
 
 enum AgentStartError {
@@ -187,12 +219,12 @@ async fn start(
     mut stdin: ChildStdin,
     mut stdout: BufReader<ChildStdout>,
     child: Child,
-    tell_upload: &dyn Fn(usize),
+    (tell_login, tell_upload): (&dyn Fn(), &dyn Fn(usize)),
 ) -> Result<AgentConnection, AgentStartError> {
     let (mut noise, mut has_begun) = (String::new(), false);
     let mut deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
     // What the host unpacks the binary with, once it has been offered.
-    let mut unpacker = None;
+    let (mut unpacker, mut is_sent) = (None, false);
     loop {
         let line = match tokio::time::timeout_at(deadline, next_line(&mut stdout)).await {
             Ok(Ok(Some(line))) => line,
@@ -201,11 +233,13 @@ async fn start(
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             [AGENT_MARK] => break,
-            [HERE_MARK] => has_begun = true,
+            [HERE_MARK] if !has_begun => {
+                has_begun = true;
+                tell_login();
+            }
             [NEED_MARK, arch, method, libc] if unpacker.is_none() => {
                 binary = binary_for(host, binaries, arch, libc).map_err(diagnosed)?;
                 let method = Unpacker::parse(method);
-                deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
                 let packed = Arc::clone(&binary);
                 let packing = tokio::task::spawn_blocking(move || packed.packed(method).map(<[u8]>::len));
                 let length = packing.await.map_err(io::Error::other).and_then(|length| length);
@@ -213,15 +247,15 @@ async fn start(
                 unpacker = Some((method, length));
                 // If it fails, the host says why.
                 let _ = stdin.write_all(format!("{} {length}\n", file_digest(&binary)).as_bytes()).await;
+                // To compress it may have taken a while here.
+                deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
             }
-            [SEND_MARK] if let Some((method, length)) = unpacker => {
+            [SEND_MARK] if let (Some((method, length)), false) = (unpacker, is_sent) => {
+                is_sent = true;
                 tell_upload(length / 1_000_000);
-                let sent = async {
-                    stdin.write_all(binary.packed(method)?).await?;
-                    stdin.flush().await
-                };
-                deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
-                let _ = tokio::time::timeout(UPLOAD_TIMEOUT, sent).await;
+                let packed = binary.packed(method).map_err(|error| diagnosed(unreadable(&error)))?;
+                let _ = tokio::time::timeout(UPLOAD_TIMEOUT, send_binary(&mut stdin, packed)).await;
+                deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
             }
             [FAIL_MARK, what, folder @ ..] => {
                 return Err(AgentStartError::Unusable { what: (*what).to_owned(), folder: folder.join(" ") });
@@ -239,6 +273,17 @@ async fn start(
     })?;
     check_build(host, &binary, &connection).map_err(diagnosed)?;
     Ok(connection)
+}
+
+/// Sends the binary. If the host stops taking it, or there is no room for it, the host says so, or nothing more.
+async fn send_binary(stdin: &mut ChildStdin, packed: &[u8]) {
+    for piece in packed.chunks(UPLOAD_PIECE_BYTES) {
+        match tokio::time::timeout(UPLOAD_SILENCE, stdin.write_all(piece)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+    let _ = tokio::time::timeout(UPLOAD_SILENCE, stdin.flush()).await;
 }
 
 /// Refuses an agent of another build.
@@ -334,7 +379,13 @@ impl SshErrors {
 }
 
 /// The error of a connection that ended before anything ran on the host, by what ssh said.
-pub(super) fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
+pub(super) fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> DialError {
+    let diagnostic = diagnose((host, options), noise, stderr);
+    let hang_up = hang_up(stderr).filter(|_| diagnostic.code == ErrorCode::HostUnreachable);
+    DialError { diagnostic, hang_up }
+}
+
+fn diagnose((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
     let PlanHost { name, address, .. } = host;
     let said = |text: &str| stderr.contains(text);
     let shown =
@@ -379,10 +430,14 @@ pub(super) fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, st
         let message = format!("host {shown} can't be reached: there is no ssh configuration {config}");
         let hint = format!("create {config}, or correct `ssh: {{ config: … }}` in the plan");
         Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
-    } else if is_hung_up(stderr) {
-        let message = format!("host {shown} hung up before the login");
+    } else if let Some(hang_up) = hang_up(stderr) {
+        let (who, whose) = match hang_up {
+            HangUp::OfHost => (format!("host {shown}"), "there"),
+            HangUp::OnTheWay => (format!("host {shown} or a jump host on the way to it"), "on both"),
+        };
+        let message = format!("{who} hung up before the login");
         let hint = format!(
-            "check sshd there: too many connections may wait for their login (`MaxStartups`), or it lets nobody in from here; {log_in}"
+            "check sshd {whose}: too many connections may wait for their login (`MaxStartups`), or it lets nobody in from here; {log_in}"
         );
         Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
     } else {
@@ -395,14 +450,29 @@ pub(super) fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, st
     }
 }
 
-/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
-/// refused login, which must not be tried again.
-pub(super) fn is_hung_up(said: &str) -> bool {
-    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
-    words.iter().any(|word| said.contains(word)) && !said.contains("UNKNOWN")
+/// Who hung up before anybody logged in; none if ssh says another reason, such as a refused login, which must not be tried again.
+fn hang_up(said: &str) -> Option<HangUp> {
+    let says_one_of = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if !says_one_of(&["kex_exchange_identification", "Connection closed by", "Connection reset by"]) {
+        return None;
+    }
+    if !said.contains(UNKNOWN_SERVER) {
+        return Some(HangUp::OfHost);
+    }
+    // What became of a jump host's own connection is said before.
+    let is_other_reason = says_one_of(&[
+        "Permission denied",
+        "verification failed",
+        "forwarding failed",
+        "open failed",
+        "refused",
+        "timed out",
+        "Could not resolve",
+        "No route",
+    ]);
+    (!is_other_reason).then_some(HangUp::OnTheWay)
 }
 
-/// The jump host that ssh's errors name, and the command that prints its key.
 /// The jump host that ssh's errors name, and the command that prints its key. A host can write such errors too, and users paste commands.
 fn jump_host(stderr: &str) -> Option<(String, String)> {
     let name = stderr.lines().find_map(|line| {
@@ -422,12 +492,14 @@ fn jump_host(stderr: &str) -> Option<(String, String)> {
     Some((name.to_owned(), scan))
 }
 
-/// The line of ssh's errors that says most: a key that can't be loaded or is not known, else the last one.
+/// The line of ssh's errors that says most: a key that can't be loaded or is not known, else the last one. That the connection through
+/// a jump host has ended says less than why.
 fn telling_line(stderr: &str) -> Option<&str> {
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let says_more =
         |line: &&str| ["bad permissions", "host key is known", "Load key"].iter().any(|text| line.contains(text));
-    lines().find(says_more).or_else(|| lines().next_back())
+    let says_why = |line: &&str| !line.contains(UNKNOWN_SERVER) && !line.ends_with("by remote host");
+    lines().find(says_more).or_else(|| lines().rfind(says_why)).or_else(|| lines().next_back())
 }
 
 /// The error of a host on which the script ran, and no agent began.
@@ -497,6 +569,9 @@ pub(super) fn unusable(
     };
     let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
     let diagnostic = diagnostic.with_cause(cause).with_hint(hint);
+    // Of a folder that can't be written to, there is nothing more to say.
+    let forbids_programs = (what == "folder" && !folder.is_empty()).then(|| format!("no programs may run in {folder}"));
+    let diagnostic = forbids_programs.into_iter().fold(diagnostic, Diagnostic::with_cause);
     telling_line(stderr).into_iter().fold(diagnostic, Diagnostic::with_cause)
 }
 
@@ -518,7 +593,7 @@ mod tests {
         };
         let plan = Plan::parse(source, &request).unwrap();
         let host: &PlanHost = plan.steps[0].remote_host().unwrap();
-        let diagnostic = explain((host, &plan.ssh), "", stderr);
+        let diagnostic = explain((host, &plan.ssh), "", stderr).diagnostic;
         (diagnostic.code, diagnostic.message, diagnostic.hint.unwrap())
     }
 

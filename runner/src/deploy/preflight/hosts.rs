@@ -137,6 +137,58 @@ impl PreparedPlan {
     }
 }
 
+/// What steps on this machine lack.
+#[derive(Default)]
+pub(in crate::deploy) struct LocalProblems {
+    /// Those of the machine itself.
+    pub(in crate::deploy) here: Vec<Diagnostic>,
+    /// Those of hosts that are this machine (`at: local`), each of which may be left behind as any other host.
+    pub(in crate::deploy) on_hosts: BTreeMap<TargetName, Vec<Diagnostic>>,
+}
+
+impl LocalProblems {
+    /// What steps on this machine need besides their directories.
+    pub(super) async fn on_machine<'p>(plan: &Plan, steps: impl Iterator<Item = &'p PlannedStep>) -> Self {
+        let mut found = Self::default();
+        for planned in steps {
+            found.add(planned, machine_problems(plan, std::iter::once(planned)).await);
+        }
+        found
+    }
+
+    /// What `problems` finds for each step.
+    pub(super) fn find<'p>(
+        steps: impl Iterator<Item = &'p PlannedStep>,
+        problems: impl Fn(&PlannedStep) -> Vec<Diagnostic>,
+    ) -> Self {
+        let mut found = Self::default();
+        steps.for_each(|planned| found.add(planned, problems(planned)));
+        found
+    }
+
+    /// All of them.
+    pub(super) fn all(self) -> Vec<Diagnostic> {
+        self.here.into_iter().chain(self.on_hosts.into_values().flatten()).collect()
+    }
+
+    fn add(&mut self, planned: &PlannedStep, problems: Vec<Diagnostic>) {
+        match &planned.step.host {
+            Some(host) if !problems.is_empty() => self.on_hosts.entry(host.name.clone()).or_default().extend(problems),
+            Some(_) | None => self.here.extend(problems),
+        }
+    }
+}
+
+/// Adds the problems of hosts to those of others, or of the same.
+pub(super) fn add_problems(
+    to: &mut BTreeMap<TargetName, Vec<Diagnostic>>,
+    problems: BTreeMap<TargetName, Vec<Diagnostic>>,
+) {
+    for (host, problems) in problems {
+        to.entry(host).or_default().extend(problems);
+    }
+}
+
 /// Whether the host of a step is one of those that take part.
 pub(super) fn is_in_limit(planned: &PlannedStep, limit: Option<&BTreeSet<TargetName>>) -> bool {
     limit.is_none_or(|limit| limit.contains(&planned.host_name()))
