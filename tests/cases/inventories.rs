@@ -105,16 +105,16 @@ fn program_gets_what_the_plan_gives_it() {
 #[test]
 fn program_ends_with_the_runner_that_is_interrupted() {
     let environment = environment();
-    environment.write_program("inventory.sh", "#!/bin/sh\nsleep 1000 & echo $$ $! > pids.new; mv pids.new pids; wait\n");
+    environment
+        .write_program("inventory.sh", "#!/bin/sh\nsleep 1000 & echo $$ $! > pids.new; mv pids.new pids; wait\n");
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let mut child = environment.start(&["--local", "--release", "r1", "--env", "prod"]);
         wait_until("the program runs", || environment.exists("pids"));
         let pids = environment.read("pids");
         kill_process(Pid::from_child(&child), signal).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
-        let has_ended = |pid: &str| {
-            std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
-        };
+        let has_ended =
+            |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
         wait_until("the program has ended with what it started", || pids.split_whitespace().all(has_ended));
         std::fs::remove_file(environment.path("pids")).unwrap();
     }

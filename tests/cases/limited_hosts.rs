@@ -130,7 +130,8 @@ fn a_rollback_of_some_hosts_is_finished_by_the_next_one() {
     let environment = fleet();
     environment.deploy("r1", &[]).assert_exit(0);
     environment.deploy("r2", &[]).assert_exit(0);
-    let shown = || ["web-1", "web-2", "worker-1"].map(|host| environment.read(&format!("deploy/{host}/current/VERSION")));
+    let shown =
+        || ["web-1", "web-2", "worker-1"].map(|host| environment.read(&format!("deploy/{host}/current/VERSION")));
     let back = environment.run(&["rollback", "--local", "--limit", "canary", "--json"]);
     back.assert_exit(0);
     let mut acted = back.decisions_on_targets();

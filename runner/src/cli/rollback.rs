@@ -190,7 +190,11 @@ async fn deploy_release(
         plan,
         release: RequestedRelease { label, digest },
         commit,
-        preflight: PreflightOptions { scope, limit: orders.limit.clone(), ..xdg_dirs::preflight_options(screen.notifier()) },
+        preflight: PreflightOptions {
+            scope,
+            limit: orders.limit.clone(),
+            ..xdg_dirs::preflight_options(screen.notifier())
+        },
         overrides: orders,
         verified_deployment,
         wait: wait.wait(),

@@ -171,7 +171,8 @@ impl PreparedPlan {
                 .await
                 .map_err(|diagnostic| vec![diagnostic])?;
         if scope == PreflightScope::Machine {
-            let unreadable = |planned: &PlannedStep| resources::unreadable_dirs(&prepared.plan, std::iter::once(planned));
+            let unreadable =
+                |planned: &PlannedStep| resources::unreadable_dirs(&prepared.plan, std::iter::once(planned));
             let unreadable = LocalProblems::find(prepared.local_steps(), unreadable);
             problems.extend(unreadable.here);
             hosts::add_problems(&mut local_host_problems, unreadable.on_hosts);
@@ -264,24 +265,6 @@ impl PreparedPlan {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// The same for a deployment, which may leave some hosts behind.
-    ///
-    /// # Errors
-    /// As [`check_resources`](Self::check_resources).
-    pub(super) async fn check_resources_of_deployment(&self) -> Result<(), Vec<Diagnostic>> {
-        let unusable = |planned: &PlannedStep| {
-            resources::check_resources(&self.plan, std::iter::once(planned)).err().unwrap_or_default()
-        };
-        let local = LocalProblems::find(self.local_steps(), unusable);
-        if !local.here.is_empty() {
-            return Err(local.all());
-        }
-        let mut on_hosts = self.check_hosts(CheckedResources::Created).await;
-        hosts::add_problems(&mut on_hosts, local.on_hosts);
-        let problems = self.leave_behind_or_refuse(on_hosts);
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
-    }
-
     /// The steps on another host.
     fn steps_on<'s>(&'s self, name: &'s TargetName) -> impl Iterator<Item = &'s PlannedStep> {
         self.all_steps().filter(move |planned| planned.step.remote_host().is_some_and(|host| host.name == *name))
@@ -319,12 +302,6 @@ impl PreparedPlan {
     pub fn first_step_after_setup(&self) -> Option<usize> {
         let count = self.steps.iter().take_while(|planned| is_setup(&self.plan, planned)).count();
         (count > 0).then_some(count)
-    }
-
-    /// What the steps after the setup steps need on this machine and lack, once those have run.
-    pub(super) async fn problems_after_setup(&self) -> LocalProblems {
-        let after_setup = self.local_steps().filter(|planned| !is_setup(&self.plan, planned));
-        LocalProblems::on_machine(&self.plan, after_setup).await
     }
 
     /// Checks the migrations of all steps.
@@ -489,7 +466,8 @@ impl UnresolvedPlan {
         }
         let problems = in_order_of_the_plan(problems);
         secrets::short_secret_notices(&plan.secrets, &job_secrets).into_iter().for_each(|notice| notify(notice));
-        if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty() && local_host_problems.is_empty())
+        if let Some(notice) =
+            pins.missing_lockfile_notice().filter(|_| problems.is_empty() && local_host_problems.is_empty())
         {
             notify(notice);
         }

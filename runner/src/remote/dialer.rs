@@ -2,7 +2,7 @@
 //!
 //! Hosts that the same server hangs up on are dialed again one after the other: each waits until the one before has logged in. A host is
 //! given up when its server hung up [`MAX_TRIES`] times and let nobody in meanwhile. Deliberately absent: what a hang-up looks like, which
-//! is [`ssh`]'s.
+//! [`dial_error`](super::dial_error) knows.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,8 +18,8 @@ use tokio::sync::{Mutex, Semaphore};
 use super::{
     AgentConnection, HostSurvey,
     agent_binary::AgentBinaries,
-    ssh::{self, DialError, HangUp},
-    survey,
+    dial_error::{DialError, HangUp},
+    ssh, survey,
 };
 use contract::diagnostic::Diagnostic;
 use plan::{PlanHost, SshOptions};
@@ -76,9 +76,8 @@ impl Dialer {
     /// # Errors
     /// The host can't be reached, or can't run the agent.
     pub async fn survey(&self, host: &PlanHost, place: &AgentPlace) -> Result<HostSurvey, Diagnostic> {
-        let ask = async |tell_login: &dyn Fn()| {
-            survey::ask(host, &self.options, &self.binaries, place, tell_login).await
-        };
+        let ask =
+            async |tell_login: &dyn Fn()| survey::ask(host, &self.options, &self.binaries, place, tell_login).await;
         self.try_again(host, ask).await
     }
 

@@ -219,8 +219,7 @@ impl RemoteExecutor {
             checked.push(CheckedStep { step: planned.step.clone(), upstream, shipped });
         }
         let is_asked = |step: &StepId| steps.iter().any(|planned| planned.step.id == *step);
-        let answer =
-            connection.call(None, CHECK_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
+        let answer = connection.call(None, CHECK_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
         match answer {
             Ok(AgentAnswer::Checked { problems }) if problems.iter().all(|(step, _)| is_asked(step)) => {
                 Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())

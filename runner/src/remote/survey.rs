@@ -15,7 +15,8 @@ use plan::{PlanHost, SshOptions};
 use super::{
     AgentConnection, ConnectionError,
     agent_binary::{AgentBinaries, own_arch},
-    ssh::{self, DialError, HELLO_TIMEOUT, HERE_MARK, HostCommand, MAX_NOISE_BYTES},
+    dial_error::{self, DialError},
+    ssh::{self, HELLO_TIMEOUT, HERE_MARK, HostCommand, MAX_NOISE_BYTES},
 };
 use crate::agent::wire::{AGENT_MARK, AgentAnswer, AgentPlace, Problem, ToAgent};
 
@@ -135,13 +136,13 @@ impl HostSurvey {
     /// What keeps the agent from running there, as far as it can be known without sending it.
     fn check(&self, host: &PlanHost, binaries: &AgentBinaries) -> Result<(), Diagnostic> {
         let binary = binaries.for_arch(&self.architecture).map_err(|error| ssh::unreadable(&error))?;
-        let binary = binary.ok_or_else(|| ssh::other_architecture(host, &self.architecture, &own_arch()))?;
+        let binary = binary.ok_or_else(|| dial_error::other_architecture(host, &self.architecture, &own_arch()))?;
         if self.agent_folder.path.is_empty() {
-            return Err(ssh::unusable((host, &binary), "folder", &self.noexec_folders.join(", "), ""));
+            return Err(dial_error::unusable((host, &binary), "folder", &self.noexec_folders.join(", "), ""));
         }
         let is_full = self.agent_folder.free_bytes.is_some_and(|free| free < binary.megabytes() as u64 * 1_000_000);
         if is_full && self.agent != AgentPresence::ThisBuild {
-            return Err(ssh::unusable((host, &binary), "room", &self.agent_folder.path, ""));
+            return Err(dial_error::unusable((host, &binary), "room", &self.agent_folder.path, ""));
         }
         Ok(())
     }
@@ -184,8 +185,8 @@ pub(super) async fn ask(
     let HeardLines { survey: mut found, noise, has_begun, .. } = heard;
     if !is_complete {
         return Err(match has_begun {
-            true => ssh::no_agent(host, &noise, &stderr.said().await).into(),
-            false => ssh::explain((host, options), &noise, &stderr.said().await),
+            true => dial_error::no_agent(host, &noise, &stderr.said().await).into(),
+            false => dial_error::explain((host, options), &noise, &stderr.said().await),
         });
     }
     tell_login();
@@ -194,7 +195,7 @@ pub(super) async fn ask(
         let connection = AgentConnection::open(stdout, stdin, child).await;
         found.live = match connection {
             Ok(connection) => Some(recall(host, binaries, &connection, place).await?),
-            Err(_) => return Err(ssh::no_agent(host, &noise, &stderr.said().await).into()),
+            Err(_) => return Err(dial_error::no_agent(host, &noise, &stderr.said().await).into()),
         };
     }
     Ok(found)

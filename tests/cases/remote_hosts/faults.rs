@@ -92,7 +92,8 @@ fn home_and_cache_that_can_only_be_read() {
 fn no_folder_in_which_programs_can_run() {
     let mounts = "mount -t tmpfs -o noexec pawl ROOT/mount; mount -t tmpfs -o noexec pawl /var/tmp";
     let host = SshHost::with_mounts(mounts, "XDG_CACHE_HOME=ROOT/mount HOME=ROOT/mount XDG_RUNTIME_DIR=");
-    let cause = format!("no programs may run in {}/pawl, {0}/.cache/pawl, /var/tmp/pawl-", host.path("mount").display());
+    let cause =
+        format!("no programs may run in {}/pawl, {0}/.cache/pawl, /var/tmp/pawl-", host.path("mount").display());
     let words = ["no writable folder that allows programs to run", &cause, "not mounted `noexec`"];
     let environment = fleet(&[&host]);
     assert_refused(&environment, &host, "P0263", &words);

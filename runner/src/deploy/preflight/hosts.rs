@@ -10,7 +10,7 @@ use journal::{StepTarget, event::JournalHeader};
 use plan::{Plan, PlanStep};
 use sandbox::ModuleDescription;
 
-use super::{PlannedStep, PreparedPlan, machine_problems, resources};
+use super::{PlannedStep, PreparedPlan, is_setup, machine_problems, resources};
 use crate::{
     agent::wire::BeginSession,
     deploy::{ReleaseDirs, conclusion::redacted},
@@ -54,6 +54,30 @@ impl PreparedPlan {
             self.left_behind.borrow_mut().insert(name, problem);
         }
         Vec::new()
+    }
+
+    /// Checks the [resources](Self::check_resources) for a deployment, which may leave some hosts behind.
+    ///
+    /// # Errors
+    /// The resources that are missing or unusable, each with its location in the plan.
+    pub(in crate::deploy) async fn check_resources_of_deployment(&self) -> Result<(), Vec<Diagnostic>> {
+        let unusable = |planned: &PlannedStep| {
+            resources::check_resources(&self.plan, std::iter::once(planned)).err().unwrap_or_default()
+        };
+        let local = LocalProblems::find(self.local_steps(), unusable);
+        if !local.here.is_empty() {
+            return Err(local.all());
+        }
+        let mut on_hosts = self.check_hosts(CheckedResources::Created).await;
+        add_problems(&mut on_hosts, local.on_hosts);
+        let problems = self.leave_behind_or_refuse(on_hosts);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// What the steps after the setup steps need on this machine and lack, once those have run.
+    pub(in crate::deploy) async fn problems_after_setup(&self) -> LocalProblems {
+        let after_setup = self.local_steps().filter(|planned| !is_setup(&self.plan, planned));
+        LocalProblems::on_machine(&self.plan, after_setup).await
     }
 
     /// What the steps of each other host need there and lack, or why it can't be worked on. All hosts are asked at once.

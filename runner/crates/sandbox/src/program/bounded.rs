@@ -51,8 +51,9 @@ impl BoundedProgram {
         };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let ended = {
-            let reading =
-                async { tokio::join!(read_start(out, &mut stdout, max_bytes), read_start(error, &mut stderr, max_bytes)) };
+            let reading = async {
+                tokio::join!(read_start(out, &mut stdout, max_bytes), read_start(error, &mut stderr, max_bytes))
+            };
             tokio::pin!(reading);
             tokio::time::timeout(limit, async {
                 tokio::select! {
