@@ -11,6 +11,7 @@ mod confirmation;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    io,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -32,7 +33,7 @@ use self::confirmation::ConfirmedCall;
 use super::{
     AgentConnection, ConnectionError, DecomposedArchives, Dialer, FileHashes,
     sending::{ContentSender, SendError},
-    shipping::{self, ThirdPartyModules},
+    shipping::{self, Shipment, ThirdPartyModules},
     survey::clock_warning,
 };
 use crate::{
@@ -197,7 +198,14 @@ impl RemoteExecutor {
         if !problems.is_empty() {
             return Ok(problems);
         }
-        let mut connection = self.connect().await?;
+        // The files that are sent are hashed while ssh logs in; what can't be read is an error when it is sent.
+        let hashing = async {
+            for planned in steps {
+                drop(self.collect(&planned.step, &planned.step.with).await);
+            }
+        };
+        let (connection, ()) = futures_util::future::join(self.connect(), hashing).await;
+        let mut connection = connection?;
         let mut checked = Vec::new();
         for planned in steps {
             let shipped = match self.ship(&planned.step, &planned.step.with).await {
@@ -355,16 +363,27 @@ impl RemoteExecutor {
         if !step.grants.dirs.values().any(|grant| grant.is_relative) {
             return Ok(ShippedDirs::new());
         }
-        // Reading much must not keep the connections of all hosts silent.
-        let (owned, description, config) = (step.clone(), self.description(step).clone(), config.clone());
-        let hashes = Arc::clone(&self.hashes);
-        let collecting = tokio::task::spawn_blocking(move || shipping::collect(&owned, &description, &config, &hashes));
-        let collected = collecting.await.expect("collecting files does not panic");
-        let shipments = collected.map_err(|(path, error)| {
+        let shipments = self.collect(step, config).await.map_err(|(path, error)| {
             let message = format!("can't read {}: {error}", path.display());
             SendError::Failed(StepFailure::new(FailureKind::NotFound, message))
         })?;
         sender.send(&shipments).await
+    }
+
+    /// The files of this machine that a step reads, by their hashes.
+    async fn collect(
+        &self,
+        step: &PlanStep,
+        config: &Value,
+    ) -> Result<BTreeMap<GrantName, Shipment>, (PathBuf, io::Error)> {
+        if !step.grants.dirs.values().any(|grant| grant.is_relative) {
+            return Ok(BTreeMap::new());
+        }
+        // Reading much must not keep the connections of all hosts silent.
+        let (owned, description, config) = (step.clone(), self.description(step).clone(), config.clone());
+        let hashes = Arc::clone(&self.hashes);
+        let collecting = tokio::task::spawn_blocking(move || shipping::collect(&owned, &description, &config, &hashes));
+        collecting.await.expect("collecting files does not panic")
     }
 
     /// How long an answer may take beyond the step's own timeout.
