@@ -285,6 +285,28 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_hangs_up_is_told_from_one_that_refuses() {
+        let closed = "kex_exchange_identification: Connection closed by remote host\n";
+        let by_host = format!("{closed}Connection closed by 10.0.0.7 port 22");
+        let on_the_way = format!("{closed}Connection closed by UNKNOWN port 65535");
+        let by_jump = format!("{closed}Connection closed by 10.0.0.1 port 22\n{on_the_way}");
+        for (said, expected) in [
+            (by_host, Some(HangUp::OfHost)),
+            ("kex_exchange_identification: read: Connection reset by peer".to_owned(), Some(HangUp::OfHost)),
+            (on_the_way.clone(), Some(HangUp::OnTheWay)),
+            (by_jump.clone(), Some(HangUp::OnTheWay)),
+            (format!("deploy@jump: Permission denied (publickey).\n{on_the_way}"), None),
+            (format!("channel 0: open failed: connect failed: No route to host\n{on_the_way}"), None),
+            ("ssh: connect to host inner port 22: Connection refused".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(hang_up(&said), expected, "{said}");
+        }
+        assert_eq!(telling_line(&by_jump), Some("Connection closed by 10.0.0.1 port 22"));
+        assert_eq!(telling_line(&on_the_way), Some("Connection closed by UNKNOWN port 65535"));
+    }
+
+    #[test]
     fn missing_configuration_is_said() {
         let (code, message, hint) = explained("Can't open user config file /etc/s/config: No such file or directory");
         assert_eq!(code, ErrorCode::HostUnreachable);
