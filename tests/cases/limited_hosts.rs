@@ -142,7 +142,7 @@ fn a_rollback_of_some_hosts_is_finished_by_the_next_one() {
     let history = environment.run(&["history", "--json"]).json();
     assert_eq!((&history[0]["order"], &history[0]["verified"]), (&"rollback".into(), &false.into()));
     let status = environment.run(&["status"]).stdout;
-    assert!(status.contains("r1 on web-2; r2 on web-1, worker-1"), "{status}");
+    assert!(status.contains("r2 on web-1, worker-1; r1 on web-2"), "{status}");
     let hosts = environment.run(&["status", "--json"]).json()[0]["hosts"].clone();
     let state_of = |name: &str| {
         let host = hosts.as_array().unwrap().iter().find(|host| host["name"] == name).unwrap();
