@@ -146,7 +146,7 @@ fn hosts_of_this_machine_that_lack_something_count_as_others_do() {
     let environment = local_fleet(4, "{ on: web, max-failures: 2 }", "");
     let check =
         "  check: { on: web, program: [\"${{ host.vars.root }}-check\"], trust: host, with: { repeatable: true } }\n";
-    environment.edit("deploy.yml", "  restart:\n", &format!("{check}  restart:\n"));
+    environment.edit("deploy.yml", "  migrate:\n", &format!("{check}  migrate:\n"));
     for number in [1, 3, 4] {
         environment.write_program(&format!("deploy/web-{number}-check"), "#!/bin/sh\n");
     }

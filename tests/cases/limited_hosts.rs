@@ -137,7 +137,7 @@ fn a_rollback_of_some_hosts_is_finished_by_the_next_one() {
     let mut acted = back.decisions_on_targets();
     acted.retain(|decision| !decision.ends_with("skip"));
     assert_eq!(acted, ["pull web-2 run", "switch web-2 run", "verify web-2 run"]);
-    assert_eq!(shown(), ["r2\n", "r1\n", "r2\n"]);
+    assert_eq!(shown(), ["r2", "r1", "r2"]);
     assert_eq!(environment.read("here/told"), "r1\nr2\n", "this machine takes no part");
     let history = environment.run(&["history", "--json"]).json();
     assert_eq!((&history[0]["order"], &history[0]["verified"]), (&"rollback".into(), &false.into()));
@@ -154,9 +154,9 @@ fn a_rollback_of_some_hosts_is_finished_by_the_next_one() {
     // There is nothing before r1 for the one that shows it.
     environment.run(&["rollback", "--local", "--limit", "web-2"]).assert_exit(2).assert_stderr_contains("P0217");
     environment.run(&["rollback", "--local", "--limit", "web-1"]).assert_exit(0);
-    assert_eq!(shown(), ["r1\n", "r1\n", "r2\n"]);
+    assert_eq!(shown(), ["r1", "r1", "r2"]);
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(shown(), ["r1\n", "r1\n", "r1\n"]);
+    assert_eq!(shown(), ["r1", "r1", "r1"]);
     assert_eq!(environment.run(&["status", "--json"]).json()[0]["live"]["verified"], true);
 }
 
@@ -166,10 +166,10 @@ fn a_canary_goes_back_to_what_the_others_show() {
     let environment = fleet();
     environment.deploy("r1", &[]).assert_exit(0);
     environment.deploy("r2", &["--limit", "canary"]).assert_exit(0);
-    assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r2\n");
+    assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r2");
     environment.write("deploy/web-2/current.file", "");
     environment.run(&["rollback", "--local", "--limit", "canary"]).assert_exit(0);
-    assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r1\n");
+    assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r1");
     let unknown = environment.run(&["rollback", "--local", "--limit", "canaries"]);
     unknown.assert_exit(2).assert_stderr_contains("P0265").assert_stderr_contains("did you mean `canary`?");
 }

@@ -181,8 +181,10 @@ fn an_answer_that_never_comes_is_not_waited_for_again() {
     fleet.environment.edit("deploy.yml", "  restart:\n", "  restart:\n    timeout: 2s\n");
     let began = Instant::now();
     let failed = fleet.deploy("r1", "no-answer");
-    failed.assert_exit(1).assert_stderr_contains("web-2: the connection ended: the host gave no answer for 14 s");
-    failed.assert_stderr_contains("has no record of the call");
+    failed.assert_exit(1).assert_stderr_contains("FAIL   restart@web-2");
+    failed.assert_stderr_contains(
+        "web-2: the connection ended: the host gave no answer for [TIME], and has no record of the call",
+    );
     assert!(began.elapsed() < Duration::from_secs(28), "it was waited for once: {:?}", began.elapsed());
     assert_eq!(fs::read_to_string(fleet.honest.path("srv/restarted")).unwrap(), "r1\n");
 }

@@ -100,7 +100,9 @@ fn no_folder_in_which_programs_can_run() {
     // Which `runner hosts` says without writing there.
     let survey = environment.run(&["hosts"]);
     survey.assert_exit(1).assert_stderr_contains("P0263");
-    words.iter().for_each(|words| drop(survey.assert_stderr_contains(words)));
+    for words in words {
+        survey.assert_stderr_contains(words);
+    }
     assert!(survey.stdout.lines().any(|line| line.contains("web-1") && line.contains("P0263")), "{}", survey.stdout);
 }
 
