@@ -1,8 +1,11 @@
 //! Hosts that a file or a program lists.
 
-use expect_test::expect;
+use std::os::unix::process::ExitStatusExt as _;
 
-use crate::support::TestEnvironment;
+use expect_test::expect;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{TestEnvironment, wait_until};
 
 const PLAN: &str = r#"version: 1
 app: shop
@@ -96,6 +99,26 @@ fn program_gets_what_the_plan_gives_it() {
     let refused = environment.run(&["plan", "--env", "prod", "--release", "r1"]);
     refused.assert_exit(2);
     refused.assert_stderr_contains("it wrote: *** is refused");
+}
+
+/// The runner has nothing to save yet, so the signal ends it as it ends any program: a shell says 130 or 143.
+#[test]
+fn program_ends_with_the_runner_that_is_interrupted() {
+    let environment = environment();
+    environment
+        .write_program("inventory.sh", "#!/bin/sh\nsleep 1000 & echo $$ $! > pids.new; mv pids.new pids; wait\n");
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        let mut child = environment.start(&["--local", "--release", "r1", "--env", "prod"]);
+        wait_until("the program runs", || environment.exists("pids"));
+        let pids = environment.read("pids");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
+        let has_ended =
+            |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+        wait_until("the program has ended with what it started", || pids.split_whitespace().all(has_ended));
+        std::fs::remove_file(environment.path("pids")).unwrap();
+    }
+    assert!(!environment.exists(".pawl"), "nothing was touched");
 }
 
 #[test]

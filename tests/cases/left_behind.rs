@@ -140,6 +140,39 @@ fn the_others_go_on_and_only_what_is_missing_runs_after_the_repair() {
     assert_eq!(environment.run(&["status", "--json"]).json()[0]["live"]["verified"], true);
 }
 
+/// What is missing is found early, and costs the host that lacks it, also if that is this machine.
+#[test]
+fn hosts_of_this_machine_that_lack_something_count_as_others_do() {
+    let environment = local_fleet(4, "{ on: web, max-failures: 2 }", "");
+    let check =
+        "  check: { on: web, program: [\"${{ host.vars.root }}-check\"], trust: host, with: { repeatable: true } }\n";
+    environment.edit("deploy.yml", "  migrate:\n", &format!("{check}  migrate:\n"));
+    for number in [1, 3, 4] {
+        environment.write_program(&format!("deploy/web-{number}-check"), "#!/bin/sh\n");
+    }
+    environment.write("deploy/web-3", "not a folder");
+    let failed = environment.deploy("r1", &[]);
+    failed.assert_exit(1);
+    assert_eq!(left_behind(&failed), ["web-2", "web-3"]);
+    assert_eq!(shown_here(&environment, 4), "r1 - - r1");
+    failed.assert_stderr_contains("2 of 4 hosts of `web` were left behind");
+    failed.assert_stderr_contains("web-2-check");
+    failed.assert_stderr_contains("caused by: web-3: directory `app` of step `pull`");
+    assert!(!environment.exists("deploy/web-2"), "nothing was made for it");
+
+    // One more than the plan allows: nothing begins.
+    environment.edit("deploy.yml", "max-failures: 2", "max-failures: 1");
+    let refused = environment.run(&["--local", "--release", "r2"]);
+    refused.assert_exit(2);
+    refused.assert_stderr_contains("web-2-check");
+    assert_eq!(shown_here(&environment, 4), "r1 - - r1");
+
+    environment.write_program("deploy/web-2-check", "#!/bin/sh\n");
+    fs::remove_file(environment.path("deploy/web-3")).unwrap();
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(shown_here(&environment, 4), "r1 r1 r1 r1");
+}
+
 /// In a job on GitHub, the log and the page name the host.
 #[test]
 fn the_page_of_a_job_names_the_hosts() {

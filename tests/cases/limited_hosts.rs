@@ -123,3 +123,102 @@ steps:
     .assert_eq(&refused.stderr_snapshot());
     environment.deploy("r1", &["--limit", "web,local"]).assert_exit(0);
 }
+
+/// A rollback of some hosts changes what those show. The next one takes the others to the same release, and verifies it.
+#[test]
+fn a_rollback_of_some_hosts_is_finished_by_the_next_one() {
+    let environment = fleet();
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.deploy("r2", &[]).assert_exit(0);
+    let shown =
+        || ["web-1", "web-2", "worker-1"].map(|host| environment.read(&format!("deploy/{host}/current/VERSION")));
+    let back = environment.run(&["rollback", "--local", "--limit", "canary", "--json"]);
+    back.assert_exit(0);
+    let mut acted = back.decisions_on_targets();
+    acted.retain(|decision| !decision.ends_with("skip"));
+    assert_eq!(acted, ["pull web-2 run", "switch web-2 run", "verify web-2 run"]);
+    assert_eq!(shown(), ["r2", "r1", "r2"]);
+    assert_eq!(environment.read("here/told"), "r1\nr2\n", "this machine takes no part");
+    let history = environment.run(&["history", "--json"]).json();
+    assert_eq!((&history[0]["order"], &history[0]["verified"]), (&"rollback".into(), &false.into()));
+    let status = environment.run(&["status"]).stdout;
+    assert!(status.contains("r2 on web-1, worker-1; r1 on web-2"), "{status}");
+    let hosts = environment.run(&["status", "--json"]).json()[0]["hosts"].clone();
+    let state_of = |name: &str| {
+        let host = hosts.as_array().unwrap().iter().find(|host| host["name"] == name).unwrap();
+        (host["live"]["label"].clone(), host["state"].clone())
+    };
+    assert_eq!(state_of("web-2"), ("r1".into(), "done".into()));
+    assert_eq!(state_of("web-1"), ("r2".into(), "behind".into()));
+
+    // There is nothing before r1 for the one that shows it.
+    environment.run(&["rollback", "--local", "--limit", "web-2"]).assert_exit(2).assert_stderr_contains("P0217");
+    environment.run(&["rollback", "--local", "--limit", "web-1"]).assert_exit(0);
+    assert_eq!(shown(), ["r1", "r1", "r2"]);
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(shown(), ["r1", "r1", "r1"]);
+    assert_eq!(environment.run(&["status", "--json"]).json()[0]["live"]["verified"], true);
+}
+
+/// A release that was tried on some hosts only goes back there to what the others show.
+#[test]
+fn a_canary_goes_back_to_what_the_others_show() {
+    let environment = fleet();
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.deploy("r2", &["--limit", "canary"]).assert_exit(0);
+    assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r2");
+    environment.write("deploy/web-2/current.file", "");
+    environment.run(&["rollback", "--local", "--limit", "canary"]).assert_exit(0);
+    assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r1");
+    let unknown = environment.run(&["rollback", "--local", "--limit", "canaries"]);
+    unknown.assert_exit(2).assert_stderr_contains("P0265").assert_stderr_contains("did you mean `canary`?");
+}
+
+/// The part of a promotion never counts as verified, so the environment after it waits for the whole.
+#[test]
+fn a_promotion_to_some_hosts_is_no_step_of_the_order() {
+    let environment = TestEnvironment::with_plan(
+        r#"version: 1
+app: shop
+dirs: { app: "${{ host.vars.root }}", dist: "./dist:ro" }
+environments:
+  test: { hosts: { web: [{ at: local, name: web-t, vars: { root: ./deploy/test } }] } }
+  pre:
+    after: test
+    hosts:
+      web:
+        - { at: local, name: web-1, vars: { root: ./deploy/pre-1 } }
+        - { at: local, name: web-2, vars: { root: ./deploy/pre-2 }, labels: [canary] }
+  prod: { after: pre, hosts: { web: [{ at: local, name: web-p, vars: { root: ./deploy/prod } }] } }
+steps:
+  pull:
+    on: web
+    with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
+    grants: { dirs: [app, dist] }
+  switch: { on: web, with: { link: current }, grants: { dirs: [app] } }
+"#,
+    );
+    environment.pack("r1");
+    environment.deploy("r1", &["--env", "test"]).assert_exit(0);
+    let promote = |more: &[&str]| environment.run(&[&["promote", "--local"], more].concat());
+    let unknown = promote(&["--from", "test", "--to", "pre", "--limit", "web-t"]);
+    unknown.assert_exit(2).assert_stderr_contains("P0265").assert_stderr_contains("no host, group or label of pre");
+    let part = promote(&["--from", "test", "--to", "pre", "--limit", "canary", "--json"]);
+    part.assert_exit(0);
+    assert_eq!(part.decisions_on_targets(), ["pull web-2 run", "switch web-2 run"]);
+    assert!(!environment.exists("deploy/pre-1"), "not even a folder is made on another host");
+    promote(&["--from", "pre", "--to", "prod"]).assert_exit(2).assert_stderr_contains("P0222");
+    environment.write("deploy/pre-1/current/file", "");
+    let failed = promote(&["--from", "test", "--to", "pre", "--limit", "web,!canary"]);
+    failed.assert_exit(1);
+    failed.assert_stderr_contains(
+        "then run `runner promote --local --from test --to pre --release r1 --limit 'web,!canary'` again",
+    );
+    std::fs::remove_dir_all(environment.path("deploy/pre-1/current")).unwrap();
+    let whole = promote(&["--from", "test", "--to", "pre", "--json"]);
+    whole.assert_exit(0);
+    let mut acted = whole.decisions_on_targets();
+    acted.retain(|decision| decision.ends_with("run"));
+    assert_eq!(acted, ["switch web-1 run"]);
+    promote(&["--from", "pre", "--to", "prod"]).assert_exit(0);
+}

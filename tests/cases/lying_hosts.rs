@@ -1,6 +1,10 @@
 //! A host that lies: between its sshd and its agent is a program that falsifies what the agent answers. It harms its own records only.
 
-use std::{fs, process::Child};
+use std::{
+    fs,
+    process::Child,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -168,6 +172,21 @@ fn a_lie_harms_the_liar_alone() {
         fleet.environment.run(&check).assert_exit(0);
     }
     assert!(untold.is_empty(), "{}", untold.join("\n"));
+}
+
+/// A host says all the time that it is there, and never how the step ended: that costs the step's timeout and 12 s, once.
+#[test]
+fn an_answer_that_never_comes_is_not_waited_for_again() {
+    let fleet = Fleet::new();
+    fleet.environment.edit("deploy.yml", "  restart:\n", "  restart:\n    timeout: 2s\n");
+    let began = Instant::now();
+    let failed = fleet.deploy("r1", "no-answer");
+    failed.assert_exit(1).assert_stderr_contains("FAIL   restart@web-2");
+    failed.assert_stderr_contains(
+        "web-2: the connection ended: the host gave no answer for [TIME], and has no record of the call",
+    );
+    assert!(began.elapsed() < Duration::from_secs(28), "it was waited for once: {:?}", began.elapsed());
+    assert_eq!(fs::read_to_string(fleet.honest.path("srv/restarted")).unwrap(), "r1\n");
 }
 
 /// A lie that nobody asked about is not heard.

@@ -52,7 +52,7 @@ def lie(name, message, honest):
         if name == "foreign-records":
             records = message["records"] + json.load(open(FOLDER + "/records"))
             return [frame({**message, "records": records})]
-        if name in ("endless-messages", "long-output", "no-base64"):
+        if name in ("endless-messages", "long-output", "no-base64", "no-answer"):
             return [frame({**message, "records": []})]
         if name == "two-sessions":
             return [honest, honest]
@@ -75,6 +75,8 @@ def lie(name, message, honest):
         hashes = {f"{number:06}": "0" * 64 for number in range(50_000)}
         return [frame({**message, "answer": {"answer": "input-hashes", "hashes": hashes}})]
     if answer == "outcome":
+        if name == "no-answer":
+            return []
         if name == "secret-receipt":
             return [succeeded(call, {"found": open(FOLDER + "/secret").read()})]
         if name == "encoded-secret":

@@ -119,11 +119,7 @@ async fn deploy_plan(args: &DeployArgs, setup: SetupMode, screen: &CommandOutput
     if let Some(release) = &args.release.release {
         again += &format!(" --release {release}");
     }
-    if let Some(limit) = &limit {
-        // A shell takes `!` and spaces for something else.
-        let is_plain = !limit.contains(|c: char| c == '!' || c.is_whitespace());
-        again += &if is_plain { format!(" --limit {limit}") } else { format!(" --limit '{limit}'") };
-    }
+    again += &args.hosts.as_argument();
     let job = DeployRequest {
         plan,
         release: RequestedRelease { label, digest: None },

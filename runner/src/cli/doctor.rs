@@ -132,10 +132,11 @@ impl Examination<'_> {
             }
         };
         let steps = loaded.loadable_steps();
-        if loaded.problems.is_empty() {
+        let problems = loaded.all_problems();
+        if problems.is_empty() {
             self.passed("steps", format!("{} loaded, with all required grants", steps.steps.len()));
         } else {
-            self.failed("steps", loaded.problems.clone());
+            self.failed("steps", problems.clone());
         }
         // Sources and directories may be named after the release.
         let Some(label) = label else {
@@ -145,7 +146,7 @@ impl Examination<'_> {
         let release = loaded.resolve_release(RequestedRelease { label, digest: None }).await;
         match release {
             // It is an error of the plan, and was reported as one.
-            Err(error) if loaded.problems.iter().any(|problem| marked_range(problem) == marked_range(&error)) => {
+            Err(error) if problems.iter().any(|problem| marked_range(problem) == marked_range(&error)) => {
                 self.not_checked(&["release"], "its source has an error");
             }
             release => {

@@ -179,8 +179,12 @@ impl HostView {
             Ok(None) => field("state", "this machine"),
             Ok(Some(survey)) => {
                 let HostSurvey { user, architecture, agent_folder, state_folder, clock_difference, .. } = survey;
+                let noexec = survey.noexec_folders.join(", ");
                 field("user", &format!("{user}, {architecture}"));
                 field("agent", &format!("{}, {} free in {}", self.state(), size(agent_folder), agent_folder.path));
+                if !noexec.is_empty() {
+                    field("noexec", &format!("no programs may run in {noexec}"));
+                }
                 field("records", &format!("{} free in {}", size(state_folder), state_folder.path));
                 field("clock", &format!("{clock_difference:+} s"));
             }
@@ -254,6 +258,7 @@ mod tests {
             architecture: "x86_64".to_owned(),
             clock_difference,
             agent: AgentPresence::ThisBuild,
+            noexec_folders: Vec::new(),
             agent_folder: SurveyedFolder { path: "/var/lib/app/.cache/pawl".to_owned(), free_bytes },
             state_folder: SurveyedFolder {
                 path: "/var/lib/app/.local/state/pawl".to_owned(),

@@ -1,7 +1,8 @@
 //! Reads the inventories of an environment: files, and what programs print.
 //!
 //! Invariant: each is read once in a process, so that all that is decided from it is decided from the same list. A program runs for a
-//! limited time, in the plan's folder, with the environment variables that the plan gives it. Deliberately absent: what a list means.
+//! limited time, in the plan's folder, with the environment variables that the plan gives it; it ends with this process, by Ctrl-C too.
+//! Deliberately absent: what a list means.
 
 use std::{
     cell::RefCell,
@@ -20,9 +21,7 @@ use contract::{
 };
 use journal::Redactor;
 use plan::{InventorySource, InventoryText, PlanSource};
-use sandbox::with_default_variables;
-
-use crate::deploy::run_bounded;
+use sandbox::{BoundedProgram, with_default_variables};
 
 /// How long a program may take to print an inventory.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -138,13 +137,16 @@ fn run(plan: &PlanSource, arguments: &[String], env: &BTreeMap<String, Secret>) 
     // Relative to the plan's folder, as the programs of steps are; a plain name is looked up on the `PATH`.
     let program = if program.contains('/') { plan.folder.join(program) } else { PathBuf::from(program) };
     let variables = env.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect();
-    let mut command = tokio::process::Command::new(program);
-    command.args(rest).env_clear().envs(with_default_variables(variables)).current_dir(&plan.folder);
-    command.stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let program = BoundedProgram {
+        program: program.into_os_string().into_string().map_err(|_| "its path is not UTF-8")?,
+        arguments: rest.to_vec(),
+        environment: with_default_variables(variables),
+        working_dir: plan.folder.clone(),
+    };
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(run_bounded(command, PROGRAM_TIMEOUT, MAX_BYTES + 1))
+        runtime.block_on(program.run(PROGRAM_TIMEOUT, MAX_BYTES + 1))
     };
     std::thread::spawn(run).join().unwrap_or_else(|_| Err("its thread ended".to_owned()))
 }

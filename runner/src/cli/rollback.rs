@@ -1,5 +1,7 @@
 //! `runner rollback` deploys an earlier verified release again; `runner promote` deploys the live, verified release of one
-//! environment to another. Both are deployments whose release digest is known in advance.
+//! environment to another. Both are deployments whose release digest is known in advance, also to some of the hosts.
+
+use std::collections::BTreeSet;
 
 use super::{
     attempts, ci,
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::deploy::{DeployOverrides, PreflightOptions, RequestedRelease, UnrecordedRelease};
 use contract::{
-    Label,
+    Label, TargetName,
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
 use journal::{
@@ -36,6 +38,8 @@ pub(super) struct RollbackArgs {
     to: Option<Label>,
     #[command(flatten)]
     selection: selection::SelectionArgs,
+    #[command(flatten)]
+    hosts: selection::LimitArgs,
     #[command(flatten)]
     wait: LockWaitArgs,
 }
@@ -61,6 +65,8 @@ pub(super) struct PromoteArgs {
     #[command(flatten)]
     selection: selection::SelectionArgs,
     #[command(flatten)]
+    hosts: selection::LimitArgs,
+    #[command(flatten)]
     wait: LockWaitArgs,
 }
 
@@ -83,14 +89,16 @@ async fn roll_back(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKi
     ci::download_journals(&args.plan, args.wait.wait()).await.map_err(one)?;
     let store = args.plan.store()?;
     let state = attempts::load_state(&store).map_err(one)?;
-    let release = release_to_restore(&state, args.to.as_ref(), &store);
+    let chosen = args.hosts.limit.as_deref().map(|limit| chosen_hosts(&args.plan, limit)).transpose()?;
+    let release = release_to_restore(&state, args.to.as_ref(), chosen.as_ref(), &store);
     let release = release.map_err(|error| one(with_unrecorded_release(error, &args.plan, &state)))?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let mut again = deploy::command_line("rollback", args.local, &args.plan);
-    again += &format!(" --to {}", release.label);
+    again += &format!(" --to {}{}", release.label, args.hosts.as_argument());
     // A deployment that was running then may have changed what is live, even if none began since.
     let expected_last_line = state.last_line_hash;
-    let orders = DeployOverrides { command: Some(ROLLBACK), expected_last_line, ..args.selection.overrides() };
+    let limit = args.hosts.limit.clone();
+    let orders = DeployOverrides { command: Some(ROLLBACK), limit, expected_last_line, ..args.selection.overrides() };
     deploy_release(&args.plan, (release, commit), (orders, None), &args.wait, &again, screen).await
 }
 
@@ -122,21 +130,21 @@ pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Resul
         VerifiedDeployment::read(&store, &args.from, from.plan_for(&release.label).ok(), &release).map_err(one)?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let again = format!(
-        "{} --from {} --to {} --release {}",
+        "{} --from {} --to {} --release {}{}",
         deploy::command_line("promote", args.local, &PlanSourceArgs { environment: None, ..to.clone() }),
         args.from,
         args.to,
-        release.label
+        release.label,
+        args.hosts.as_argument()
     );
-    deploy_release(
-        &to,
-        (release, commit),
-        (DeployOverrides { command: Some("promote"), ..args.selection.overrides() }, Some(verified_deployment)),
-        &args.wait,
-        &again,
-        screen,
-    )
-    .await
+    let limit = args.hosts.limit.clone();
+    let orders = DeployOverrides { command: Some("promote"), limit, ..args.selection.overrides() };
+    deploy_release(&to, (release, commit), (orders, Some(verified_deployment)), &args.wait, &again, screen).await
+}
+
+/// The hosts that `--limit` chooses.
+fn chosen_hosts(plan: &PlanSourceArgs, limit: &str) -> Result<BTreeSet<TargetName>, Vec<Diagnostic>> {
+    plan.plan_for(&source::placeholder_label())?.limited_hosts(limit).map_err(|error| vec![error])
 }
 
 /// Refuses a promotion to the same environment, or to one that comes before.
@@ -182,7 +190,11 @@ async fn deploy_release(
         plan,
         release: RequestedRelease { label, digest },
         commit,
-        preflight: PreflightOptions { scope, ..xdg_dirs::preflight_options(screen.notifier()) },
+        preflight: PreflightOptions {
+            scope,
+            limit: orders.limit.clone(),
+            ..xdg_dirs::preflight_options(screen.notifier())
+        },
         overrides: orders,
         verified_deployment,
         wait: wait.wait(),
@@ -192,8 +204,13 @@ async fn deploy_release(
     deploy::deploy(job, screen).await
 }
 
-/// The requested verified release, or the rollback target.
-fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &StateStore) -> Result<Release, Diagnostic> {
+/// The requested verified release, or the rollback target of the chosen hosts; none: of all.
+fn release_to_restore(
+    state: &JournalState,
+    asked: Option<&Label>,
+    chosen: Option<&BTreeSet<TargetName>>,
+    store: &StateStore,
+) -> Result<Release, Diagnostic> {
     let head = &state.head;
     let is_live = |release: &Release| head.live.as_ref().is_some_and(|live| live.is_same(release));
     let name =
@@ -228,14 +245,11 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
             }
         };
     }
-    // A rollback that was interrupted continues to its target.
-    if let Some(last) = state.attempts.last()
-        && last.command.as_deref() == Some(ROLLBACK)
-        && matches!(last.exit, None | Some(ExitKind::Interrupted))
-    {
-        return Ok(last.header.release.clone());
+    let live = chosen.map_or(head.live.as_ref(), |hosts| head.agreed_on(hosts));
+    if let Some(release) = unfinished_rollback(state, live) {
+        return Ok(release.clone());
     }
-    match head.rollback_target() {
+    match head.rollback_target_from(live) {
         Some(release) => Ok(release.clone()),
         None => none(format!("{} has no verified release to go back to", store.resource())),
     }
@@ -245,6 +259,16 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
 fn is_other_number(one: &str, other: &str) -> bool {
     let is_same_kind = |(one, other): (char, char)| one == other || one.is_ascii_digit() && other.is_ascii_digit();
     one.len() == other.len() && one.chars().zip(other.chars()).all(is_same_kind)
+}
+
+/// The target of the last rollback, if that was interrupted, or has left out hosts that do not show it yet.
+fn unfinished_rollback<'s>(state: &'s JournalState, live: Option<&Release>) -> Option<&'s Release> {
+    let last = state.attempts.last().filter(|last| last.command.as_deref() == Some(ROLLBACK))?;
+    let target = &last.header.release;
+    let is_interrupted = matches!(last.exit, None | Some(ExitKind::Interrupted));
+    let is_partial = last.exit == Some(ExitKind::Success) && !last.verified;
+    let is_shown = live.is_some_and(|live| live.is_same(target));
+    (is_interrupted || is_partial && !is_shown).then_some(target)
 }
 
 /// Adds what is live without a record.

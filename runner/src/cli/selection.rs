@@ -36,6 +36,16 @@ pub(super) struct LimitArgs {
     pub(super) limit: Option<String>,
 }
 
+impl LimitArgs {
+    /// The option as a command line has it, with a space before it; empty without one.
+    pub(super) fn as_argument(&self) -> String {
+        let Some(limit) = &self.limit else { return String::new() };
+        // A shell takes `!` and spaces for something else.
+        let is_plain = !limit.contains(|c: char| c == '!' || c.is_whitespace());
+        if is_plain { format!(" --limit {limit}") } else { format!(" --limit '{limit}'") }
+    }
+}
+
 impl SelectionArgs {
     pub(super) fn overrides(&self) -> DeployOverrides {
         let selection = match (&self.start_from, &self.until, &self.only) {

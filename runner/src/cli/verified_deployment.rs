@@ -154,7 +154,8 @@ impl VerifiedDeployment {
     /// The inputs of steps that are others now.
     async fn changed_inputs(&self, prepared: &PreparedPlan) -> Vec<String> {
         let mut changed = Vec::new();
-        for planned in &prepared.steps {
+        // What other hosts have is not needed, and they are not dialed.
+        for planned in prepared.steps.iter().filter(|planned| prepared.takes_part(planned)) {
             let Some(verified) = self.fingerprints.get(&planned.step_target) else { continue };
             // A file that can't be read is reported by the step that reads it.
             let inputs = known_inputs(prepared, planned).await;

@@ -48,7 +48,8 @@ pub(super) fn check_assumed_steps(
         matches!(disposition(*index), StepDisposition::Evaluate { .. }) && prepared.takes_part(planned)
     };
     let mut problems = Vec::new();
-    for (_, assumed) in steps().filter(is_assumed) {
+    // What a rollback never runs is not expected to have run for its release.
+    for (_, assumed) in steps().filter(is_assumed).filter(|(_, planned)| !overrides.leaves_out_of_rollback(planned)) {
         if recorded_receipt(state, assumed, &prepared.release).is_some() {
             continue;
         }
@@ -101,7 +102,7 @@ pub(super) fn check_rollback_lookups(
         let id = &left_out.step.id;
         let recorded = state.authenticated_receipt(&left_out.step_target);
         let is_unknown = |name: &str| recorded.is_none_or(|receipt| !receipt.outputs.contains_key(name));
-        for (_, later) in evaluated() {
+        for (_, later) in evaluated().filter(|(_, planned)| prepared.takes_part(planned)) {
             let Some(name) = looked_up_outputs(later, left_out).find(|name| is_unknown(name)) else { continue };
             let message = format!(
                 "step `{}` looks up `steps.{id}.{name}`, which is not recorded, and a rollback does not run `{id}`",

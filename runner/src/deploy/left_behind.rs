@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AttemptError, PlannedStep, attempt::RunningAttempt, error::listed, rollback};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, error::listed, preflight::LocalProblems, rollback};
 use contract::{
     HostGroup, TargetName,
     diagnostic::{Diagnostic, ErrorCode},
@@ -99,6 +99,21 @@ impl RunningAttempt<'_> {
             return Err(AttemptError::Host(problems.fold(first, |first, other| first.with_cause(other.message))));
         }
         problems.into_iter().try_for_each(|(host, problem)| self.leave_behind(host, in_one_line(&problem), None))
+    }
+
+    /// Leaves the hosts behind that lack something once the setup steps have run, if the plan allows that.
+    pub(super) fn leave_behind_after_setup(&self, problems: LocalProblems) -> Result<(), AttemptError> {
+        let LocalProblems { here, on_hosts } = problems;
+        if here.is_empty() && self.may_go_on_without(on_hosts.keys(), None) {
+            let mut on_hosts = on_hosts.into_iter();
+            return on_hosts.try_for_each(|(host, problems)| match problems.first() {
+                Some(first) => self.leave_behind(host, in_one_line(first), None),
+                None => Ok(()),
+            });
+        }
+        let mut problems = here.into_iter().chain(on_hosts.into_values().flatten());
+        let Some(first) = problems.next() else { return Ok(()) };
+        Err(AttemptError::Plan(problems.fold(first, |first, other| first.with_cause(other.message))))
     }
 
     /// Leaves a host behind that was lost before a step began there that runs once for its group, if the plan allows that: another host

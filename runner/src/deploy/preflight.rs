@@ -46,6 +46,7 @@ pub use hosts::host_problems;
 
 use crate::remote::{DecomposedArchives, Dialer, FileHashes, RemoteExecutor};
 use hosts::CheckedResources;
+pub(super) use hosts::LocalProblems;
 use machine::MachineCheck;
 use modules::LoadedModules;
 use planner::{StepPlanner, phase_order_error, upstream_of};
@@ -165,15 +166,23 @@ impl PreparedPlan {
         options: PreflightOptions,
     ) -> Result<Self, Vec<Diagnostic>> {
         let scope = options.scope;
-        let UnresolvedPlan { mut prepared, mut problems } =
+        let UnresolvedPlan { mut prepared, mut problems, mut local_host_problems } =
             UnresolvedPlan::load(plan, requested.label.clone(), options)
                 .await
                 .map_err(|diagnostic| vec![diagnostic])?;
         if scope == PreflightScope::Machine {
-            problems.extend(resources::unreadable_dirs(&prepared.plan, prepared.local_steps()));
+            let unreadable =
+                |planned: &PlannedStep| resources::unreadable_dirs(&prepared.plan, std::iter::once(planned));
+            let unreadable = LocalProblems::find(prepared.local_steps(), unreadable);
+            problems.extend(unreadable.here);
+            hosts::add_problems(&mut local_host_problems, unreadable.on_hosts);
         }
         if problems.is_empty() {
-            problems = prepared.leave_behind_or_refuse(prepared.check_hosts(CheckedResources::Existing).await);
+            let mut on_hosts = prepared.check_hosts(CheckedResources::Existing).await;
+            hosts::add_problems(&mut on_hosts, local_host_problems);
+            problems = prepared.leave_behind_or_refuse(on_hosts);
+        } else {
+            problems.extend(local_host_problems.into_values().flatten());
         }
         if !problems.is_empty() {
             return Err(in_order_of_the_plan(problems));
@@ -256,24 +265,18 @@ impl PreparedPlan {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// The same for a deployment, which may leave some hosts behind.
-    ///
-    /// # Errors
-    /// As [`check_resources`](Self::check_resources).
-    pub(super) async fn check_resources_of_deployment(&self) -> Result<(), Vec<Diagnostic>> {
-        resources::check_resources(&self.plan, self.local_steps())?;
-        let problems = self.leave_behind_or_refuse(self.check_hosts(CheckedResources::Created).await);
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
-    }
-
     /// The steps on another host.
     fn steps_on<'s>(&'s self, name: &'s TargetName) -> impl Iterator<Item = &'s PlannedStep> {
         self.all_steps().filter(move |planned| planned.step.remote_host().is_some_and(|host| host.name == *name))
     }
 
-    /// The steps on this machine that take part, followed by those of the hooks.
+    /// The steps on this machine that take part, without those of hosts that are left behind, followed by those of the hooks.
     fn local_steps(&self) -> impl Iterator<Item = &PlannedStep> {
-        let is_local_step = |planned: &&PlannedStep| planned.step.remote_host().is_none() && self.takes_part(planned);
+        let left_behind = self.left_behind();
+        let is_local_step = move |planned: &&PlannedStep| {
+            let is_used = self.takes_part(planned) && !left_behind.contains_key(&planned.host_name());
+            planned.step.remote_host().is_none() && is_used
+        };
         let PlannedHooks { before, after, on_failure } = &self.hooks;
         self.steps.iter().filter(is_local_step).chain(before).chain(after).chain(on_failure)
     }
@@ -299,17 +302,6 @@ impl PreparedPlan {
     pub fn first_step_after_setup(&self) -> Option<usize> {
         let count = self.steps.iter().take_while(|planned| is_setup(&self.plan, planned)).count();
         (count > 0).then_some(count)
-    }
-
-    /// Checks what the steps after the setup steps need on this machine, once those have run.
-    ///
-    /// # Errors
-    /// The first error, with the others as its causes.
-    pub(super) async fn check_machine_after_setup(&self) -> Result<(), Diagnostic> {
-        let after_setup = self.local_steps().filter(|planned| !is_setup(&self.plan, planned));
-        let mut problems = machine_problems(&self.plan, after_setup).await.into_iter();
-        let Some(first) = problems.next() else { return Ok(()) };
-        Err(problems.fold(first, |first, other| first.with_cause(other.message)))
     }
 
     /// Checks the migrations of all steps.
@@ -414,7 +406,9 @@ impl PreparedPlan {
 pub struct UnresolvedPlan {
     prepared: PreparedPlan,
     /// The errors that were found, each with its location in the plan.
-    pub problems: Vec<Diagnostic>,
+    problems: Vec<Diagnostic>,
+    /// What the steps of hosts that are this machine lack here. A deployment may leave those behind.
+    local_host_problems: BTreeMap<TargetName, Vec<Diagnostic>>,
 }
 
 impl UnresolvedPlan {
@@ -458,6 +452,7 @@ impl UnresolvedPlan {
         let all = || steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
         problems.extend(lookups::unknown_outputs(&plan, &steps, all()));
         problems.extend(secrets::secret_problems(&plan, &label, all(), &redactor));
+        let mut local_host_problems = BTreeMap::new();
         if scope == PreflightScope::Machine {
             // What comes after setup steps is checked after them.
             let has_setup = steps.first().is_some_and(|first| is_setup(&plan, first));
@@ -465,11 +460,15 @@ impl UnresolvedPlan {
             let all = taking_part.chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
             let local = all.filter(|planned| planned.step.remote_host().is_none());
             let checked = local.filter(|planned| !has_setup || is_setup(&plan, planned));
-            problems.extend(machine_problems(&plan, checked).await);
+            let LocalProblems { here, on_hosts } = LocalProblems::on_machine(&plan, checked).await;
+            problems.extend(here);
+            local_host_problems = on_hosts;
         }
         let problems = in_order_of_the_plan(problems);
         secrets::short_secret_notices(&plan.secrets, &job_secrets).into_iter().for_each(|notice| notify(notice));
-        if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
+        if let Some(notice) =
+            pins.missing_lockfile_notice().filter(|_| problems.is_empty() && local_host_problems.is_empty())
+        {
             notify(notice);
         }
         let release = Release { label, digest: None };
@@ -503,7 +502,7 @@ impl UnresolvedPlan {
             left_behind,
             notify,
         };
-        Ok(Self { prepared, problems })
+        Ok(Self { prepared, problems, local_host_problems })
     }
 
     /// Resolves the release to its digest.
@@ -512,6 +511,13 @@ impl UnresolvedPlan {
     /// The source of the release is missing, or its digest is not the requested one.
     pub async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
         self.prepared.resolve_release(requested).await
+    }
+
+    /// The errors that were found, each with its location in the plan: in the plan's order, with those of hosts that are this machine.
+    #[must_use]
+    pub fn all_problems(&self) -> Vec<Diagnostic> {
+        let on_hosts = self.local_host_problems.values().flatten();
+        in_order_of_the_plan(self.problems.iter().chain(on_hosts).cloned().collect())
     }
 
     /// The plan with those steps whose modules could be loaded.

@@ -150,7 +150,8 @@ async fn run_step(
     let prepared = attempt.prepared();
     if prepared.first_step_after_setup() == Some(step.index) && !std::mem::replace(&mut checks.is_machine_checked, true)
     {
-        prepared.check_machine_after_setup().await.map_err(AttemptError::Plan)?;
+        let problems = prepared.problems_after_setup().await;
+        attempt.leave_behind_after_setup(problems)?;
     }
     let is_rollback = attempt.overrides().command == Some(ROLLBACK);
     if step.on.iter().any(|planned| planned.description.phase != StepPhase::Prepare) && !is_rollback {
@@ -163,7 +164,10 @@ async fn run_step(
     let included = step.on.iter().filter(|planned| is_included(&planned.step_target.target));
     let (included, left_out): (Vec<_>, Vec<_>) = included.partition(|planned| prepared.takes_part(planned));
     for planned in left_out {
-        let outputs = assumed_outputs(&attempt.state(), planned, &attempt.header.release);
+        let outputs = match attempt.overrides().leaves_out_of_rollback(planned) {
+            true => receipt_in_rollback(&attempt.state(), planned).outputs,
+            false => assumed_outputs(&attempt.state(), planned, &attempt.header.release),
+        };
         if !outputs.is_empty() {
             attempt.outputs.insert(&planned.step_target, outputs);
         }
@@ -288,7 +292,7 @@ async fn check_late_migrations(
     let prepared = attempt.prepared();
     for planned in &prepared.steps {
         let is_late = planned.description.behaviors.migrates.is_some() && !planned.step.pending.is_empty();
-        if !is_late || checked.contains(&planned.step_target) {
+        if !is_late || checked.contains(&planned.step_target) || attempt.placed(planned).is_none() {
             continue;
         }
         // Until all its lookups are known, there is nothing to check.

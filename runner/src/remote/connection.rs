@@ -31,8 +31,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a session may take to begin: a former agent may still hold the lock.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a host may take nothing of what is sent to it.
-const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a host may take nothing of what is sent to it: a frame with a piece of a file, of 64 KiB.
+const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many frames may wait to be written.
 const WAITING_FRAMES: usize = 8;
 

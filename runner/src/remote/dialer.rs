@@ -1,20 +1,32 @@
 //! Dials hosts: only some at once, and again a moment later where a server takes no more connections now.
+//!
+//! Hosts that the same server hangs up on are dialed again one after the other: each waits until the one before has logged in. A host is
+//! given up when its server hung up [`MAX_TRIES`] times and let nobody in meanwhile. Deliberately absent: what a hang-up looks like, which
+//! [`dial_error`](super::dial_error) knows.
 
 use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
-use super::{AgentConnection, HostSurvey, agent_binary::AgentBinaries, ssh, survey};
-use contract::diagnostic::{Diagnostic, ErrorCode};
+use super::{
+    AgentConnection, HostSurvey,
+    agent_binary::AgentBinaries,
+    dial_error::{DialError, HangUp},
+    ssh, survey,
+};
+use contract::diagnostic::Diagnostic;
 use plan::{PlanHost, SshOptions};
 
 use crate::agent::wire::AgentPlace;
 
-/// How often a host is dialed whose server hangs up at once.
+/// How often a host is dialed whose server hangs up at once and lets nobody in.
 const MAX_TRIES: u32 = 5;
 /// How long to wait then; each further wait is twice as long, and a random part longer.
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
@@ -24,6 +36,19 @@ pub struct Dialer {
     options: SshOptions,
     binaries: AgentBinaries,
     permits: Semaphore,
+    /// How many logins there were.
+    logins: Cell<u64>,
+    /// For each server that has hung up, the turn of those hosts that it hung up on.
+    turns: RefCell<BTreeMap<BusyServer, Arc<Mutex<()>>>>,
+}
+
+/// A server that hung up.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum BusyServer {
+    /// That of an address.
+    Host(String),
+    /// One on the way: ssh does not say which.
+    JumpHost,
 }
 
 impl Dialer {
@@ -31,7 +56,8 @@ impl Dialer {
     #[must_use]
     pub fn new(options: SshOptions, cache_dir: Option<PathBuf>) -> Self {
         let permits = Semaphore::new(options.dials);
-        Self { options, binaries: AgentBinaries::new(cache_dir), permits }
+        let (logins, turns) = (Cell::default(), RefCell::default());
+        Self { options, binaries: AgentBinaries::new(cache_dir), permits, logins, turns }
     }
 
     /// Connects to a host, and starts its agent.
@@ -39,7 +65,10 @@ impl Dialer {
     /// # Errors
     /// The host can't be reached, or can't run the agent.
     pub async fn dial(&self, host: &PlanHost, tell_upload: &dyn Fn(usize)) -> Result<AgentConnection, Diagnostic> {
-        self.try_again(async || ssh::reach(host, &self.options, &self.binaries, tell_upload).await).await
+        let reach = async |tell_login: &dyn Fn()| {
+            ssh::reach(host, &self.options, &self.binaries, tell_login, tell_upload).await
+        };
+        self.try_again(host, reach).await
     }
 
     /// Asks a host what it has, and changes nothing there. `place` is where its agent keeps the records of an environment.
@@ -47,31 +76,59 @@ impl Dialer {
     /// # Errors
     /// The host can't be reached, or can't run the agent.
     pub async fn survey(&self, host: &PlanHost, place: &AgentPlace) -> Result<HostSurvey, Diagnostic> {
-        self.try_again(async || survey::ask(host, &self.options, &self.binaries, place).await).await
+        let ask =
+            async |tell_login: &dyn Fn()| survey::ask(host, &self.options, &self.binaries, place, tell_login).await;
+        self.try_again(host, ask).await
     }
 
-    async fn try_again<T>(&self, dial: impl AsyncFn() -> Result<T, Diagnostic>) -> Result<T, Diagnostic> {
-        let mut pause = FIRST_PAUSE;
-        let mut tries = 1;
+    /// Dials until a server does not hang up, or has too often. `dial` tells when it has logged in.
+    async fn try_again<T>(
+        &self,
+        host: &PlanHost,
+        dial: impl AsyncFn(&dyn Fn()) -> Result<T, DialError>,
+    ) -> Result<T, Diagnostic> {
+        let (mut pause, mut tries, mut known_logins) = (FIRST_PAUSE, 0, self.logins.get());
+        let mut queue: Option<Arc<Mutex<()>>> = None;
         loop {
+            let turn = match &queue {
+                Some(queue) => Some(Arc::clone(queue).lock_owned().await),
+                None => None,
+            };
             let permit = self.permits.acquire().await;
-            let dialed = dial().await;
-            drop(permit);
-            match dialed {
-                Err(diagnostic) if is_hung_up(&diagnostic) && tries < MAX_TRIES => {
-                    tokio::time::sleep(pause + pause.mul_f64(random_fraction())).await;
-                    pause *= 2;
-                    tries += 1;
-                }
-                dialed => return dialed,
+            // The next one of its queue need not wait until the agent runs.
+            let turn = Cell::new(turn);
+            let tell_login = || {
+                self.logins.set(self.logins.get() + 1);
+                drop(turn.take());
+            };
+            let dialed = dial(&tell_login).await;
+            drop((permit, turn.take()));
+            let (diagnostic, hang_up) = match dialed {
+                Ok(reached) => return Ok(reached),
+                Err(DialError { diagnostic, hang_up: None }) => return Err(diagnostic),
+                Err(DialError { diagnostic, hang_up: Some(hang_up) }) => (diagnostic, hang_up),
+            };
+            if self.logins.get() != known_logins {
+                (pause, tries, known_logins) = (FIRST_PAUSE, 0, self.logins.get());
             }
+            tries += 1;
+            if tries == MAX_TRIES {
+                return Err(diagnostic);
+            }
+            queue = Some(self.queue_of(host, hang_up));
+            tokio::time::sleep(pause + pause.mul_f64(random_fraction())).await;
+            pause *= 2;
         }
     }
-}
 
-/// Whether the server hung up, and may let another connection in a moment later.
-fn is_hung_up(diagnostic: &Diagnostic) -> bool {
-    diagnostic.code == ErrorCode::HostUnreachable && diagnostic.causes.iter().any(|cause| ssh::is_hung_up(cause))
+    /// The queue of the hosts that the same server hung up on.
+    fn queue_of(&self, host: &PlanHost, hang_up: HangUp) -> Arc<Mutex<()>> {
+        let server = match hang_up {
+            HangUp::OfHost => BusyServer::Host(host.address.to_string()),
+            HangUp::OnTheWay => BusyServer::JumpHost,
+        };
+        Arc::clone(self.turns.borrow_mut().entry(server).or_default())
+    }
 }
 
 /// From 0 to 1.

@@ -11,6 +11,7 @@ mod confirmation;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    io,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -32,7 +33,7 @@ use self::confirmation::ConfirmedCall;
 use super::{
     AgentConnection, ConnectionError, DecomposedArchives, Dialer, FileHashes,
     sending::{ContentSender, SendError},
-    shipping::{self, ThirdPartyModules},
+    shipping::{self, Shipment, ThirdPartyModules},
     survey::clock_warning,
 };
 use crate::{
@@ -46,8 +47,13 @@ use crate::{
 /// How often a lost host is dialed again, and for how long.
 const MAX_DIALS: u32 = 3;
 const REDIAL_PAUSE: Duration = Duration::from_secs(1);
-/// How long an answer may take beyond the time that the call itself may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an answer may take beyond the time that the call itself may take: its programs end within 4.5 s then, and what they wrote is
+/// read for 1 s. The rest is for a slow host.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
+/// The same for a third-party module, which the host compiles before the first call.
+const COMPILED_ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a host may take to look for what its steps need: it asks their programs for their versions, one after the other.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long it may take to remove old releases.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A clock that is so far off is wrong.
@@ -192,7 +198,14 @@ impl RemoteExecutor {
         if !problems.is_empty() {
             return Ok(problems);
         }
-        let mut connection = self.connect().await?;
+        // The files that are sent are hashed while ssh logs in; what can't be read is an error when it is sent.
+        let hashing = async {
+            for planned in steps {
+                drop(self.collect(&planned.step, &planned.step.with).await);
+            }
+        };
+        let (connection, ()) = futures_util::future::join(self.connect(), hashing).await;
+        let mut connection = connection?;
         let mut checked = Vec::new();
         for planned in steps {
             let shipped = match self.ship(&planned.step, &planned.step.with).await {
@@ -214,8 +227,7 @@ impl RemoteExecutor {
             checked.push(CheckedStep { step: planned.step.clone(), upstream, shipped });
         }
         let is_asked = |step: &StepId| steps.iter().any(|planned| planned.step.id == *step);
-        let answer =
-            connection.call(None, ANSWER_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
+        let answer = connection.call(None, CHECK_TIMEOUT, |call| ToAgent::Check { call, steps: checked, create }).await;
         match answer {
             Ok(AgentAnswer::Checked { problems }) if problems.iter().all(|(step, _)| is_asked(step)) => {
                 Ok(problems.into_iter().map(|(step, problem)| (step, self.diagnostic(&problem))).collect())
@@ -351,19 +363,38 @@ impl RemoteExecutor {
         if !step.grants.dirs.values().any(|grant| grant.is_relative) {
             return Ok(ShippedDirs::new());
         }
-        // Reading much must not keep the connections of all hosts silent.
-        let (owned, description, config) = (step.clone(), self.description(step).clone(), config.clone());
-        let hashes = Arc::clone(&self.hashes);
-        let collecting = tokio::task::spawn_blocking(move || shipping::collect(&owned, &description, &config, &hashes));
-        let collected = collecting.await.expect("collecting files does not panic");
-        let shipments = collected.map_err(|(path, error)| {
+        let shipments = self.collect(step, config).await.map_err(|(path, error)| {
             let message = format!("can't read {}: {error}", path.display());
             SendError::Failed(StepFailure::new(FailureKind::NotFound, message))
         })?;
         sender.send(&shipments).await
     }
 
-    /// Makes a call that changes nothing. A lost connection is dialed once more.
+    /// The files of this machine that a step reads, by their hashes.
+    async fn collect(
+        &self,
+        step: &PlanStep,
+        config: &Value,
+    ) -> Result<BTreeMap<GrantName, Shipment>, (PathBuf, io::Error)> {
+        if !step.grants.dirs.values().any(|grant| grant.is_relative) {
+            return Ok(BTreeMap::new());
+        }
+        // Reading much must not keep the connections of all hosts silent.
+        let (owned, description, config) = (step.clone(), self.description(step).clone(), config.clone());
+        let hashes = Arc::clone(&self.hashes);
+        let collecting = tokio::task::spawn_blocking(move || shipping::collect(&owned, &description, &config, &hashes));
+        collecting.await.expect("collecting files does not panic")
+    }
+
+    /// How long an answer may take beyond the step's own timeout.
+    fn answer_timeout(&self, step: &PlanStep) -> Duration {
+        match self.third_party_modules.get(&module_display_name(&step.uses)) {
+            Some(_) => COMPILED_ANSWER_TIMEOUT,
+            None => ANSWER_TIMEOUT,
+        }
+    }
+
+    /// Makes a call that changes nothing. A lost connection is dialed once more, unless the host had all the time and gave no answer.
     async fn ask(
         &self,
         step: &PlanStep,
@@ -371,16 +402,17 @@ impl RemoteExecutor {
         channel: &CallChannel,
         export: impl Fn() -> Export,
     ) -> Result<AgentAnswer, StepFailure> {
-        let mut tries = 0;
+        let (mut tries, limit) = (0, step.timeout + self.answer_timeout(step));
         loop {
             let (connection, shipped) = self.ship(step, config).await.map_err(|error| match error {
                 ShipError::Unreachable(diagnostic) => transient(diagnostic.message),
                 ShipError::Failed(failure) => failure,
             })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            match connection.call(Some(channel.clone()), step.timeout + ANSWER_TIMEOUT, request).await {
+            let called = Instant::now();
+            match connection.call(Some(channel.clone()), limit, request).await {
                 Ok(answer) => return Ok(answer),
-                Err(ConnectionError::Lost(_)) if tries == 0 => tries += 1,
+                Err(ConnectionError::Lost(_)) if tries == 0 && called.elapsed() < limit => tries += 1,
                 Err(error) => return Err(transient(format!("{}: {error}", self.host.name))),
             }
         }
@@ -406,7 +438,8 @@ impl RemoteExecutor {
                 ShipError::Failed(failure) => failure,
             })?;
             let request = |call| ToAgent::Call { call, step: Box::new(step.clone()), shipped, export: export() };
-            let calling = self.call_confirmed(&connection, step.timeout, channel, confirmed.as_ref(), request);
+            let called = Instant::now();
+            let calling = self.call_confirmed(&connection, step, channel, confirmed.as_ref(), request);
             let error = match calling.await {
                 Ok(answer) => {
                     if let Some(key) = key {
@@ -422,11 +455,16 @@ impl RemoteExecutor {
                 Err(error) => error,
             };
             last = error.to_string();
+            let had_all_time = called.elapsed() >= step.timeout + self.answer_timeout(step);
             match self.recall_after_loss(step_target, key, before.as_ref(), confirmed.as_ref(), &last).await {
                 Recalled::Ended(outcome) => return Ok(AgentAnswer::Outcome { outcome }),
                 Recalled::Undone => {
                     let Some(call) = confirmed else { return Ok(AgentAnswer::Reverted { failure: None }) };
                     return Ok(AgentAnswer::Outcome { outcome: self.not_confirmed(&call, None) });
+                }
+                Recalled::NeverArrived if had_all_time => {
+                    let message = format!("{}: {last}, and has no record of the call", self.host.name);
+                    return Err(StepFailure::new(FailureKind::NotBegun, message));
                 }
                 Recalled::NeverArrived => {}
                 Recalled::Unknown(why) => {

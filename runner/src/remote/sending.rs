@@ -56,6 +56,19 @@ pub(super) enum SendError {
     Failed(StepFailure),
 }
 
+/// Why no chunks are sent.
+enum ChunksNotSent {
+    /// The host has no chunks, or the archive can't be taken apart.
+    NoUse,
+    Error(SendError),
+}
+
+impl From<SendError> for ChunksNotSent {
+    fn from(error: SendError) -> Self {
+        Self::Error(error)
+    }
+}
+
 impl From<ConnectionError> for SendError {
     fn from(error: ConnectionError) -> Self {
         Self::Lost(error.to_string())
@@ -137,12 +150,20 @@ impl ContentSender<'_> {
     /// Sends the chunks of an archive that the host lacks. Returns whether it has the archive now.
     async fn send_chunks(&self, file: &OfferedFile, path: &Path) -> Result<bool, SendError> {
         let step = Box::new(self.step.clone());
-        match self.ask(|call| ToAgent::FindSeeds { call, step }).await? {
-            AgentAnswer::Seeds { bytes: 0 } => return Ok(false),
-            AgentAnswer::Seeds { .. } => {}
-            answer => return Err(unexpected(answer)),
-        }
-        let Some(archive) = self.archives.get(file, path).await else { return Ok(false) };
+        // The host reads its releases, while the archive is taken apart here.
+        let seeds = async {
+            match self.ask(|call| ToAgent::FindSeeds { call, step }).await? {
+                AgentAnswer::Seeds { bytes: 0 } => Err(ChunksNotSent::NoUse),
+                AgentAnswer::Seeds { .. } => Ok(()),
+                answer => Err(ChunksNotSent::Error(unexpected(answer))),
+            }
+        };
+        let archive = async { self.archives.get(file, path).await.ok_or(ChunksNotSent::NoUse) };
+        let archive = match futures_util::future::try_join(seeds, archive).await {
+            Ok(((), archive)) => archive,
+            Err(ChunksNotSent::NoUse) => return Ok(false),
+            Err(ChunksNotSent::Error(error)) => return Err(error),
+        };
         let (offered, sizes) = (Box::new(archive.offered.clone()), archive.recipe.sizes());
         self.connection.send(wire::message_frame(&ToAgent::Recipe { archive: offered, sizes })).await?;
         for piece in archive.recipe.parts().into_iter().flat_map(|part| part.chunks(PIECE_BYTES)) {

@@ -21,21 +21,22 @@ use tokio::{
 use super::{
     AgentConnection, ConnectionError,
     agent_binary::{AgentBinaries, AgentBinary, GlibcVersion, Unpacker, own_arch},
-    plain_text, sudo,
+    dial_error::{DialError, explain, no_agent, other_architecture, unusable},
+    plain_text,
 };
 use crate::agent::{self, wire::AGENT_MARK};
 
 /// How long it may take until the agent says hello, without the time to send the binary.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest time to send the binary.
+/// The longest time to send the binary, and how long the host may take none of it.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
+const UPLOAD_SILENCE: Duration = Duration::from_secs(60);
+/// How much of the binary is sent at once, in bytes.
+const UPLOAD_PIECE_BYTES: usize = 256 << 10;
 /// What a login shell may print before the agent begins, in bytes.
 pub(super) const MAX_NOISE_BYTES: usize = 64 << 10;
 /// What of ssh's errors is shown, in bytes.
 const MAX_STDERR_BYTES: usize = 8 << 10;
-
-/// The last error of ssh if the connection through a jump host ended before it began.
-const CLOSED_BY_JUMP: &str = "Connection closed by UNKNOWN port 65535";
 
 pub(super) const HERE_MARK: &str = "PAWL-HERE";
 const NEED_MARK: &str = "PAWL-NEED";
@@ -60,7 +61,7 @@ const OPTIONS: [&str; 9] = [
 /// right one comes first, then that binary, unless it is there. What the agent keeps is for its user alone; what the steps make has the modes that
 /// the user's umask gives, as on this machine.
 const SCRIPT: &str = concat!(
-    "printf \"\\nPAWL-HERE\\n\"; u=$(umask); umask 077; a=; f=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "printf \"\\nPAWL-HERE\\n\"; u=$(umask); umask 077; a=; f=; e=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "mkdir -p \"$p\" 2>/dev/null || continue; if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; ",
@@ -68,8 +69,8 @@ const SCRIPT: &str = concat!(
     "k=$(df -Pk \"$p\" 2>/dev/null | tail -n 1 | (read -r x y z k w; printf %s \"$k\")); ",
     "if [ \"$k\" -lt \"$3\" ] 2>/dev/null; then f=\"$p\"; continue; fi; ",
     "t=\"$p/.test-$$\"; printf \"#\\041/bin/sh\\nexit 7\\n\" 2>/dev/null >\"$t\" || continue; chmod 700 \"$t\"; ",
-    "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; done; ",
-    "if [ -z \"$a\" ]; then printf \"\\nPAWL-FAIL %s\\n\" \"${f:+room }${f:-folder}\"; exit 1; fi; ",
+    "\"$t\" 2>/dev/null; r=$?; rm -f \"$t\"; if [ $r = 7 ]; then a=\"$p/agent-$1\"; break; fi; e=\"${e:+$e, }$p\"; done; ",
+    "if [ -z \"$a\" ]; then if [ -n \"$f\" ]; then f=\"room $f\"; else f=\"folder $e\"; fi; printf \"\\nPAWL-FAIL %s\\n\" \"$f\"; exit 1; fi; ",
     "if [ -x \"$a\" ]; then umask $u; exec \"$a\" agent; fi; ",
     "m=cat; for b in gzip zstd; do if command -v $b >/dev/null 2>&1; then m=\"$b -dc\"; fi; done; ",
     "c=unknown; if b=$(getconf GNU_LIBC_VERSION 2>/dev/null); then c=\"${b##* }\"; fi; ",
@@ -140,7 +141,7 @@ pub(super) fn run_script(
     Ok(HostCommand { child, stdin, stdout: BufReader::new(stdout), stderr: SshErrors::read(stderr) })
 }
 
-/// Connects to a host, and starts its agent.
+/// Connects to a host, and starts its agent. Tells when somebody has logged in, and when the binary is sent.
 ///
 /// # Errors
 /// The host can't be reached, or can't run the agent: what happened, and what helps.
@@ -148,24 +149,28 @@ pub(super) async fn reach(
     host: &PlanHost,
     options: &SshOptions,
     binaries: &AgentBinaries,
+    tell_login: &dyn Fn(),
     tell_upload: &dyn Fn(usize),
-) -> Result<AgentConnection, Diagnostic> {
+) -> Result<AgentConnection, DialError> {
     let binary = binaries.own().map_err(|error| unreadable(&error))?;
     let is_plain = |loader: &&str| loader.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
     let loader = binary.facts.loader.as_deref().filter(is_plain).unwrap_or("-");
     let words = format!("{loader} {}", binary.megabytes() * 1000);
     let HostCommand { child, stdin, stdout, stderr } = run_script(host, options, &binary, SCRIPT, &words)?;
-    match start((host, binaries, Arc::clone(&binary)), stdin, stdout, child, tell_upload).await {
-        Ok(connection) => Ok(connection),
-        Err(AgentStartError::Diagnosed(diagnostic)) => Err(*diagnostic),
-        Err(AgentStartError::Unusable { what, folder }) => {
-            Err(unusable((host, &binary), &what, &folder, &stderr.said().await))
+    let error =
+        match start((host, binaries, Arc::clone(&binary)), stdin, stdout, child, (tell_login, tell_upload)).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+    let diagnostic = match error {
+        AgentStartError::Diagnosed(diagnostic) => *diagnostic,
+        AgentStartError::Unusable { what, folder } => unusable((host, &binary), &what, &folder, &stderr.said().await),
+        AgentStartError::Ended { noise, has_begun: true } => no_agent(host, &noise, &stderr.said().await),
+        AgentStartError::Ended { noise, has_begun: false } => {
+            return Err(explain((host, options), &noise, &stderr.said().await));
         }
-        Err(AgentStartError::Ended { noise, has_begun: true }) => Err(no_agent(host, &noise, &stderr.said().await)),
-        Err(AgentStartError::Ended { noise, has_begun: false }) => {
-            Err(explain((host, options), &noise, &stderr.said().await))
-        }
-    }
+    };
+    Err(diagnostic.into())
 }
 
 enum AgentStartError {
@@ -187,12 +192,12 @@ async fn start(
     mut stdin: ChildStdin,
     mut stdout: BufReader<ChildStdout>,
     child: Child,
-    tell_upload: &dyn Fn(usize),
+    (tell_login, tell_upload): (&dyn Fn(), &dyn Fn(usize)),
 ) -> Result<AgentConnection, AgentStartError> {
     let (mut noise, mut has_begun) = (String::new(), false);
     let mut deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
     // What the host unpacks the binary with, once it has been offered.
-    let mut unpacker = None;
+    let (mut unpacker, mut is_sent) = (None, false);
     loop {
         let line = match tokio::time::timeout_at(deadline, next_line(&mut stdout)).await {
             Ok(Ok(Some(line))) => line,
@@ -201,11 +206,13 @@ async fn start(
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             [AGENT_MARK] => break,
-            [HERE_MARK] => has_begun = true,
+            [HERE_MARK] if !has_begun => {
+                has_begun = true;
+                tell_login();
+            }
             [NEED_MARK, arch, method, libc] if unpacker.is_none() => {
                 binary = binary_for(host, binaries, arch, libc).map_err(diagnosed)?;
                 let method = Unpacker::parse(method);
-                deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
                 let packed = Arc::clone(&binary);
                 let packing = tokio::task::spawn_blocking(move || packed.packed(method).map(<[u8]>::len));
                 let length = packing.await.map_err(io::Error::other).and_then(|length| length);
@@ -213,15 +220,15 @@ async fn start(
                 unpacker = Some((method, length));
                 // If it fails, the host says why.
                 let _ = stdin.write_all(format!("{} {length}\n", file_digest(&binary)).as_bytes()).await;
+                // To compress it may have taken a while here.
+                deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
             }
-            [SEND_MARK] if let Some((method, length)) = unpacker => {
+            [SEND_MARK] if let (Some((method, length)), false) = (unpacker, is_sent) => {
+                is_sent = true;
                 tell_upload(length / 1_000_000);
-                let sent = async {
-                    stdin.write_all(binary.packed(method)?).await?;
-                    stdin.flush().await
-                };
-                deadline = tokio::time::Instant::now() + UPLOAD_TIMEOUT;
-                let _ = tokio::time::timeout(UPLOAD_TIMEOUT, sent).await;
+                let packed = binary.packed(method).map_err(|error| diagnosed(unreadable(&error)))?;
+                let _ = tokio::time::timeout(UPLOAD_TIMEOUT, send_binary(&mut stdin, packed)).await;
+                deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
             }
             [FAIL_MARK, what, folder @ ..] => {
                 return Err(AgentStartError::Unusable { what: (*what).to_owned(), folder: folder.join(" ") });
@@ -239,6 +246,17 @@ async fn start(
     })?;
     check_build(host, &binary, &connection).map_err(diagnosed)?;
     Ok(connection)
+}
+
+/// Sends the binary. If the host stops taking it, or there is no room for it, the host says so, or nothing more.
+async fn send_binary(stdin: &mut ChildStdin, packed: &[u8]) {
+    for piece in packed.chunks(UPLOAD_PIECE_BYTES) {
+        match tokio::time::timeout(UPLOAD_SILENCE, stdin.write_all(piece)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+    let _ = tokio::time::timeout(UPLOAD_SILENCE, stdin.flush()).await;
 }
 
 /// Refuses an agent of another build.
@@ -330,234 +348,5 @@ impl SshErrors {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.reading).await;
         let text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         plain_text(String::from_utf8_lossy(&text).trim())
-    }
-}
-
-/// The error of a connection that ended before anything ran on the host, by what ssh said.
-pub(super) fn explain((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str) -> Diagnostic {
-    let PlanHost { name, address, .. } = host;
-    let said = |text: &str| stderr.contains(text);
-    let shown =
-        if name.as_str() == address.to_string() { format!("`{name}`") } else { format!("`{name}` ({address})") };
-    let log_in = format!("`{}` must log in without a prompt", ssh_command(address, options));
-    let how = if said("IDENTIFICATION HAS CHANGED") { "has changed" } else { "is not known" };
-    if let Some(diagnostic) = sudo::explain((host, options), &shown, stderr) {
-        return diagnostic;
-    }
-    let is_key_refused = said("IDENTIFICATION HAS CHANGED") || said("Host key verification failed");
-    let diagnostic = if is_key_refused && stderr.lines().next_back().map(str::trim) == Some(CLOSED_BY_JUMP) {
-        let jump = jump_host(stderr);
-        let shown_jump = jump.as_ref().map_or_else(String::new, |(name, _)| format!(" `{name}`"));
-        let message = format!("the key of the jump host{shown_jump} on the way to host {shown} {how}");
-        let scan = jump.map_or_else(String::new, |(_, scan)| format!(" (`{scan}`)"));
-        let hint = format!(
-            "compare its key with the host's own, then add it{scan} to the file that `UserKnownHostsFile` in the ssh configuration names: \
-             ssh does not use the plan's `known-hosts:` for a jump host"
-        );
-        Diagnostic::new(ErrorCode::HostKeyUnknown, message).with_hint(hint)
-    } else if is_key_refused {
-        let hint = format!(
-            "compare the key that the host sends with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host; if they match, add it: `{}`",
-            keyscan_command(address, options)
-        );
-        Diagnostic::new(ErrorCode::HostKeyUnknown, format!("the key of host {shown} {how}")).with_hint(hint)
-    } else if said("Permission denied (") {
-        let message = format!("host {shown} refused the login");
-        Diagnostic::new(ErrorCode::HostLoginRefused, message).with_hint(format!("check the user and the key: {log_in}"))
-    } else if noise.len() > MAX_NOISE_BYTES {
-        let message = format!("the login shell of host {shown} says more than {} KiB first", MAX_NOISE_BYTES >> 10);
-        let hint = "let the files that it reads, such as `.bashrc`, say nothing without a terminal".to_owned();
-        let cause = format!("it said: {}", first_line(noise));
-        Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
-    } else if stderr.is_empty() && !noise.trim().is_empty() {
-        let message = format!("host {shown} did not start the agent: it ran another program");
-        let hint = "remove the `ForceCommand` or `command=` of this key, or let it run `/bin/sh`".to_owned();
-        let cause = format!("it said: {}", first_line(noise));
-        Diagnostic::new(ErrorCode::HostUnusable, message).with_cause(cause).with_hint(hint)
-    } else if let (true, Some(config)) = (said("Can't open user config file"), &options.config) {
-        let config = config.display();
-        let message = format!("host {shown} can't be reached: there is no ssh configuration {config}");
-        let hint = format!("create {config}, or correct `ssh: {{ config: … }}` in the plan");
-        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
-    } else if is_hung_up(stderr) {
-        let message = format!("host {shown} hung up before the login");
-        let hint = format!(
-            "check sshd there: too many connections may wait for their login (`MaxStartups`), or it lets nobody in from here; {log_in}"
-        );
-        Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
-    } else {
-        let hint = format!("check that it is up: {log_in}");
-        Diagnostic::new(ErrorCode::HostUnreachable, format!("host {shown} can't be reached")).with_hint(hint)
-    };
-    match telling_line(stderr) {
-        Some(line) => diagnostic.with_cause(format!("ssh: {}", line.trim_start_matches("ssh: "))),
-        None => diagnostic,
-    }
-}
-
-/// Whether the server hung up before anybody logged in, as sshd does beyond its `MaxStartups`. That of a jump host is not known from a
-/// refused login, which must not be tried again.
-pub(super) fn is_hung_up(said: &str) -> bool {
-    let words = ["kex_exchange_identification", "Connection closed by", "Connection reset by"];
-    words.iter().any(|word| said.contains(word)) && !said.contains("UNKNOWN")
-}
-
-/// The jump host that ssh's errors name, and the command that prints its key.
-/// The jump host that ssh's errors name, and the command that prints its key. A host can write such errors too, and users paste commands.
-fn jump_host(stderr: &str) -> Option<(String, String)> {
-    let name = stderr.lines().find_map(|line| {
-        let (_, unknown) = line.split_once(" host key is known for ").unzip();
-        let (_, changed) = line.split_once("Host key for ").unzip();
-        unknown.and_then(|rest| rest.split_once(" and ")).or_else(|| changed.and_then(|rest| rest.split_once(" has ")))
-    });
-    let name = name?.0.trim();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-:[]".contains(c);
-    if name.starts_with('-') || !name.chars().all(is_name) {
-        return None;
-    }
-    let scan = match name.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
-        Some((host, port)) => format!("ssh-keyscan -p {port} {host}"),
-        None => format!("ssh-keyscan {name}"),
-    };
-    Some((name.to_owned(), scan))
-}
-
-/// The line of ssh's errors that says most: a key that can't be loaded or is not known, else the last one.
-fn telling_line(stderr: &str) -> Option<&str> {
-    let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
-    let says_more =
-        |line: &&str| ["bad permissions", "host key is known", "Load key"].iter().any(|text| line.contains(text));
-    lines().find(says_more).or_else(|| lines().next_back())
-}
-
-/// The error of a host on which the script ran, and no agent began.
-pub(super) fn no_agent(host: &PlanHost, noise: &str, stderr: &str) -> Diagnostic {
-    let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
-    let said = telling_line(stderr).or_else(|| noise.lines().map(str::trim).rfind(|line| !line.is_empty()));
-    let diagnostic = said.into_iter().fold(diagnostic, Diagnostic::with_cause);
-    diagnostic.with_hint(match stderr.contains("GLIBC_") {
-        true => "its C library is older than this machine's: use a released binary, which needs no C library",
-        false => "delete `agent-…` in the folder `pawl` of the user's cache on the host, then run the command again",
-    })
-}
-
-/// The command that logs in as the runner does.
-fn ssh_command(address: &HostAddress, options: &SshOptions) -> String {
-    let mut words = vec!["ssh".to_owned()];
-    words.extend(options.config.as_ref().map(|file| format!("-F {}", file.display())));
-    words.extend(options.known_hosts.as_ref().map(|file| format!("-o UserKnownHostsFile={}", file.display())));
-    if let HostAddress::Ssh { user, port, .. } = address {
-        words.extend(port.map(|port| format!("-p {port}")));
-        words.extend(user.as_ref().map(|user| format!("-l {user}")));
-    }
-    words.push(address.host().to_owned());
-    words.join(" ")
-}
-
-/// The command that adds the key of a host to the file of known keys.
-fn keyscan_command(address: &HostAddress, options: &SshOptions) -> String {
-    let port = match address {
-        HostAddress::Ssh { port: Some(port), .. } => format!("-p {port} "),
-        HostAddress::Ssh { port: None, .. } | HostAddress::Local => String::new(),
-    };
-    let file = options.known_hosts.as_ref().map_or("~/.ssh/known_hosts".to_owned(), |file| file.display().to_string());
-    format!("ssh-keyscan {port}{} >> {file}", address.host())
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
-}
-
-pub(super) fn other_architecture(host: &PlanHost, theirs: &str, ours: &str) -> Diagnostic {
-    let message = format!("host `{}` is `{theirs}`, and this runner is for `{ours}`", host.name);
-    let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, message);
-    match AgentBinary::path(theirs) {
-        Ok(path) => diagnostic.with_cause(format!("there is no {}", path.display())).with_hint(format!(
-            "put the runner for `{theirs}` there, of this version ({}); or deploy from a machine with that architecture",
-            env!("CARGO_PKG_VERSION")
-        )),
-        Err(error) => diagnostic.with_cause(error).with_hint("deploy from a machine with that architecture"),
-    }
-}
-
-pub(super) fn unusable(
-    (host, binary): (&PlanHost, &AgentBinary),
-    what: &str,
-    folder: &str,
-    stderr: &str,
-) -> Diagnostic {
-    let (cause, hint) = match what {
-        "folder" => (
-            "the user has no writable folder that allows programs to run",
-            "the agent needs one of `$XDG_CACHE_HOME`, `~/.cache`, `$XDG_RUNTIME_DIR` and `/var/tmp`: writable, and not mounted `noexec`"
-                .to_owned(),
-        ),
-        "room" => ("no folder for it has enough room", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
-        _ => ("the runner's binary could not be stored there", format!("free at least {} MB in {folder} on the host", binary.megabytes())),
-    };
-    let diagnostic = Diagnostic::new(ErrorCode::HostUnusable, format!("host `{}` can't run the agent", host.name));
-    let diagnostic = diagnostic.with_cause(cause).with_hint(hint);
-    telling_line(stderr).into_iter().fold(diagnostic, Diagnostic::with_cause)
-}
-
-#[cfg(test)]
-mod tests {
-    use plan::{Plan, PlanRequest, PlanSource};
-
-    use super::*;
-
-    /// The error and the hint of a connection to `root@inner` that ended with these errors of ssh.
-    fn explained(stderr: &str) -> (ErrorCode, String, String) {
-        let text = "version: 1\napp: shop\nenvironments:\n  test:\n    ssh: { config: /etc/s/config, known-hosts: /etc/s/known }\n    hosts: { web: [\"ssh://root@inner\"] }\nsteps:\n  a: { program: [/bin/true], trust: host, on: web }\n";
-        let source = PlanSource { path: "deploy.yml".into(), folder: "/plans".into(), text: text.into() };
-        let request = PlanRequest {
-            environment: None,
-            release: &"r1".parse().unwrap(),
-            env: &|_| None,
-            inventory: &plan::no_inventory,
-        };
-        let plan = Plan::parse(source, &request).unwrap();
-        let host: &PlanHost = plan.steps[0].remote_host().unwrap();
-        let diagnostic = explain((host, &plan.ssh), "", stderr);
-        (diagnostic.code, diagnostic.message, diagnostic.hint.unwrap())
-    }
-
-    #[test]
-    fn key_of_a_jump_host_is_not_that_of_the_host() {
-        let refused = "and you have requested strict checking.\nHost key verification failed.\n";
-        let closed = "Connection closed by UNKNOWN port 65535";
-        let (code, message, hint) =
-            explained(&format!("No ED25519 host key is known for [jump.example.com]:2222 {refused}{closed}"));
-        assert_eq!(code, ErrorCode::HostKeyUnknown);
-        assert!(
-            message.starts_with("the key of the jump host `[jump.example.com]:2222` on the way to host "),
-            "{message}"
-        );
-        assert!(
-            hint.contains("`ssh-keyscan -p 2222 jump.example.com`") && hint.contains("`UserKnownHostsFile`"),
-            "{hint}"
-        );
-        assert!(!hint.contains("/etc/s/known"), "{hint}");
-        let changed = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\nHost key for jump has changed ";
-        let (_, message, hint) = explained(&format!("{changed}{refused}{closed}"));
-        assert!(message.contains("jump host `jump`") && message.ends_with("has changed"), "{message}");
-        assert!(hint.contains("`ssh-keyscan jump`"), "{hint}");
-        // What no host is called is in no command.
-        for name in ["jump; reboot", "-f /etc/shadow"] {
-            let (_, _, hint) = explained(&format!("No ED25519 host key is known for {name} {refused}{closed}"));
-            assert!(!hint.contains("ssh-keyscan") && !hint.contains(name), "{hint}");
-        }
-        // The host itself.
-        let (_, message, hint) = explained(&format!("No ED25519 host key is known for inner {refused}"));
-        assert!(!message.contains("jump"), "{message}");
-        assert!(hint.contains("`ssh-keyscan inner >> /etc/s/known`"), "{hint}");
-    }
-
-    #[test]
-    fn missing_configuration_is_said() {
-        let (code, message, hint) = explained("Can't open user config file /etc/s/config: No such file or directory");
-        assert_eq!(code, ErrorCode::HostUnreachable);
-        assert!(message.ends_with("there is no ssh configuration /etc/s/config"), "{message}");
-        assert!(hint.starts_with("create /etc/s/config"), "{hint}");
     }
 }

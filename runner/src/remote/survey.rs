@@ -15,28 +15,38 @@ use plan::{PlanHost, SshOptions};
 use super::{
     AgentConnection, ConnectionError,
     agent_binary::{AgentBinaries, own_arch},
+    dial_error::{self, DialError},
     ssh::{self, HELLO_TIMEOUT, HERE_MARK, HostCommand, MAX_NOISE_BYTES},
 };
 use crate::agent::wire::{AGENT_MARK, AgentAnswer, AgentPlace, Problem, ToAgent};
 
 const FACT_MARK: &str = "PAWL-FACT";
+/// The most folders that an agent may be in.
+const MAX_FOLDERS: usize = 4;
 /// How long an agent may take to read its records.
 const RECALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Prints facts, one a line, then becomes the agent if it is there. `$1` is the binary's digest, `$2` the place of the records. The
-/// folder of the agent is the one that the script of [`ssh`] would take, as far as that can be known without writing to it.
+/// Prints facts, one a line, then becomes the agent if it is there. `$1` is the binary's digest, `$2` the place of the records, `$3`
+/// the binary's size in KiB. The folder of the agent is the one that the script of [`ssh`] would take, as far as that can be known without writing to it.
 const SCRIPT: &str = concat!(
     "printf \"\\nPAWL-HERE\\n\"; f() { printf \"PAWL-FACT %s %s\\n\" \"$1\" \"$2\"; }; ",
     // The nearest folder that exists.
     "n() { q=\"$1\"; until [ -e \"$q\" ]; do q=\"${q%/*}\"; [ -n \"$q\" ] || q=/; done; printf \"%s\" \"$q\"; }; ",
+    // Whether no programs may run in it: by the options of the mount that it is on.
+    "x() { q=$(cd \"$(n \"$1\")\" 2>/dev/null && pwd -P); o=; l=0; while read -r d m t z y; do case \"${q%/}/\" in \"${m%/}\"/*) ",
+    "if [ ${#m} -ge $l ]; then l=${#m}; o=\"$z\"; fi ;; esac; done 2>/dev/null </proc/mounts; ",
+    "case \",$o,\" in *,noexec,*) return 0 ;; esac; return 1; }; ",
     "r() { df -Pk \"$(n \"$1\")\" 2>/dev/null | tail -n 1; }; ",
     "f clock \"$(date +%s)\"; f user \"$(id -un)\"; f arch \"$(uname -m)\"; ",
-    "a=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
+    "a=; w=; for b in \"$XDG_CACHE_HOME\" \"$HOME/.cache\" \"$XDG_RUNTIME_DIR\" /var/tmp; do ",
     "case \"$b\" in /*) ;; *) continue ;; esac; p=\"$b/pawl\"; ",
     "if [ \"$b\" = /var/tmp ]; then p=\"/var/tmp/pawl-$(id -u)\"; fi; ",
     "[ -w \"$(n \"$p\")\" ] || continue; ",
     "if [ -e \"$p\" ]; then if [ -L \"$p\" ]; then continue; fi; [ -O \"$p\" ] || continue; fi; ",
-    "a=\"$p\"; break; done; ",
+    "if x \"$p\"; then f noexec \"$p\"; continue; fi; ",
+    "k=$(r \"$p\" | (read -r d m t k z; printf %s \"$k\")); if [ -x \"$p/agent-$1\" ]; then :; ",
+    "elif [ \"$k\" -lt \"$3\" ] 2>/dev/null; then w=\"$p\"; continue; fi; ",
+    "a=\"$p\"; break; done; a=\"${a:-$w}\"; ",
     "if [ -n \"$a\" ]; then f folder \"$a\"; f folder-room \"$(r \"$a\")\"; fi; ",
     "case \"$XDG_STATE_HOME\" in /*) s=\"$XDG_STATE_HOME\" ;; *) s=\"$HOME/.local/state\" ;; esac; ",
     "s=\"$s/pawl/hosts/$2\"; f state \"$s\"; f state-room \"$(r \"$s\")\"; ",
@@ -54,6 +64,8 @@ pub struct HostSurvey {
     /// How far the host's clock is ahead of this machine's, in seconds, more or less one.
     pub clock_difference: i64,
     pub agent: AgentPresence,
+    /// Folders that it could be in otherwise, and in which no programs may run.
+    pub noexec_folders: Vec<String>,
     /// Where the agent is, or would be sent to.
     pub agent_folder: SurveyedFolder,
     /// Where the host's own records of this environment are, or would be.
@@ -105,6 +117,7 @@ impl HostSurvey {
                 let difference = |clock: i64| clock.saturating_sub(clock::now().as_second());
                 self.clock_difference = value.parse().map(difference).unwrap_or_default();
             }
+            "noexec" if self.noexec_folders.len() < MAX_FOLDERS => self.noexec_folders.push(value.to_owned()),
             "folder" => value.clone_into(&mut self.agent_folder.path),
             "folder-room" => self.agent_folder.free_bytes = free_bytes(value),
             "state" => value.clone_into(&mut self.state_folder.path),
@@ -123,13 +136,13 @@ impl HostSurvey {
     /// What keeps the agent from running there, as far as it can be known without sending it.
     fn check(&self, host: &PlanHost, binaries: &AgentBinaries) -> Result<(), Diagnostic> {
         let binary = binaries.for_arch(&self.architecture).map_err(|error| ssh::unreadable(&error))?;
-        let binary = binary.ok_or_else(|| ssh::other_architecture(host, &self.architecture, &own_arch()))?;
+        let binary = binary.ok_or_else(|| dial_error::other_architecture(host, &self.architecture, &own_arch()))?;
         if self.agent_folder.path.is_empty() {
-            return Err(ssh::unusable((host, &binary), "folder", "", ""));
+            return Err(dial_error::unusable((host, &binary), "folder", &self.noexec_folders.join(", "), ""));
         }
         let is_full = self.agent_folder.free_bytes.is_some_and(|free| free < binary.megabytes() as u64 * 1_000_000);
         if is_full && self.agent != AgentPresence::ThisBuild {
-            return Err(ssh::unusable((host, &binary), "room", &self.agent_folder.path, ""));
+            return Err(dial_error::unusable((host, &binary), "room", &self.agent_folder.path, ""));
         }
         Ok(())
     }
@@ -151,11 +164,12 @@ pub(super) async fn ask(
     options: &SshOptions,
     binaries: &AgentBinaries,
     place: &AgentPlace,
-) -> Result<HostSurvey, Diagnostic> {
-    // Names have nothing that a shell would take for something else.
-    let words = format!("{}/{}/{}", place.target, place.app, place.environment);
+    tell_login: &dyn Fn(),
+) -> Result<HostSurvey, DialError> {
     let HostCommand { child, stdin, mut stdout, stderr } = {
         let own = binaries.own().map_err(|error| ssh::unreadable(&error))?;
+        // Names have nothing that a shell would take for something else.
+        let words = format!("{}/{}/{} {}", place.target, place.app, place.environment, own.megabytes() * 1000);
         ssh::run_script(host, options, &own, SCRIPT, &words)?
     };
     let mut heard = HeardLines::default();
@@ -171,16 +185,17 @@ pub(super) async fn ask(
     let HeardLines { survey: mut found, noise, has_begun, .. } = heard;
     if !is_complete {
         return Err(match has_begun {
-            true => ssh::no_agent(host, &noise, &stderr.said().await),
-            false => ssh::explain((host, options), &noise, &stderr.said().await),
+            true => dial_error::no_agent(host, &noise, &stderr.said().await).into(),
+            false => dial_error::explain((host, options), &noise, &stderr.said().await),
         });
     }
+    tell_login();
     found.check(host, binaries)?;
     if found.agent == AgentPresence::ThisBuild {
         let connection = AgentConnection::open(stdout, stdin, child).await;
         found.live = match connection {
             Ok(connection) => Some(recall(host, binaries, &connection, place).await?),
-            Err(_) => return Err(ssh::no_agent(host, &noise, &stderr.said().await)),
+            Err(_) => return Err(dial_error::no_agent(host, &noise, &stderr.said().await).into()),
         };
     }
     Ok(found)
@@ -251,7 +266,7 @@ mod tests {
     #[test]
     fn facts_are_read_out_of_what_a_shell_prints() {
         let mut heard = HeardLines::default();
-        let lines = "Welcome!\nPAWL-FACT user liar\n\nPAWL-HERE\nPAWL-FACT user deploy\nPAWL-FACT folder /home/a b/.cache/pawl\n\
+        let lines = "Welcome!\nPAWL-FACT user liar\n\nPAWL-HERE\nPAWL-FACT user deploy\nPAWL-FACT noexec /tmp\nPAWL-FACT folder /home/a b/.cache/pawl\n\
                      PAWL-FACT folder-room /dev/my disk 100 50 48 51% /\nPAWL-FACT state-room none\nPAWL-FACT agent other\n";
         assert!(!lines.lines().any(|line| heard.is_last(line)));
         assert!(heard.is_last("PAWL-FACT end ."));
@@ -259,6 +274,7 @@ mod tests {
         assert_eq!((survey.user.as_str(), survey.agent), ("deploy", AgentPresence::OtherBuild));
         let folder = SurveyedFolder { path: "/home/a b/.cache/pawl".to_owned(), free_bytes: Some(48 << 10) };
         assert_eq!((&survey.agent_folder, survey.state_folder.free_bytes), (&folder, None));
+        assert_eq!(survey.noexec_folders, ["/tmp"]);
     }
 
     /// It must pass through every login shell.

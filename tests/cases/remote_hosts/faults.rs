@@ -3,7 +3,7 @@
 use std::{fs, io::Read as _, net::TcpStream, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::{fleet, plan};
-use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until};
+use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until, write_ssh_config};
 
 /// A deployment to the host works, and leaves no agent behind.
 #[track_caller]
@@ -64,6 +64,12 @@ fn agent_goes_where_it_can_run_and_has_room() {
          mount -t tmpfs -o ro pawl ROOT/home; mount -t tmpfs -o size=1m pawl ROOT/runtime; mount -t tmpfs pawl /var/tmp";
     let variables = "XDG_CACHE_HOME=ROOT/mount HOME=ROOT/home XDG_RUNTIME_DIR=ROOT/runtime";
     let host = SshHost::with_mounts(mounts, variables);
+    // Before anything is there, `runner hosts` names the same folder.
+    let survey = fleet(&[&host]).run(&["hosts", "--json"]);
+    survey.assert_exit(0);
+    let folder = survey.json()["hosts"][0]["agent-folder"]["path"].as_str().unwrap().to_owned();
+    assert!(folder.starts_with("/var/tmp/pawl-"), "{folder}");
+    fs::remove_dir_all(host.path("srv")).unwrap();
     let environment = assert_usable(&host);
     let again = environment.run(&["--local", "--release", "r1"]);
     again.assert_exit(0);
@@ -86,8 +92,18 @@ fn home_and_cache_that_can_only_be_read() {
 fn no_folder_in_which_programs_can_run() {
     let mounts = "mount -t tmpfs -o noexec pawl ROOT/mount; mount -t tmpfs -o noexec pawl /var/tmp";
     let host = SshHost::with_mounts(mounts, "XDG_CACHE_HOME=ROOT/mount HOME=ROOT/mount XDG_RUNTIME_DIR=");
-    let words = ["no writable folder that allows programs to run", "not mounted `noexec`"];
-    assert_refused(&fleet(&[&host]), &host, "P0263", &words);
+    let cause =
+        format!("no programs may run in {}/pawl, {0}/.cache/pawl, /var/tmp/pawl-", host.path("mount").display());
+    let words = ["no writable folder that allows programs to run", &cause, "not mounted `noexec`"];
+    let environment = fleet(&[&host]);
+    assert_refused(&environment, &host, "P0263", &words);
+    // Which `runner hosts` says without writing there.
+    let survey = environment.run(&["hosts"]);
+    survey.assert_exit(1).assert_stderr_contains("P0263");
+    for words in words {
+        survey.assert_stderr_contains(words);
+    }
+    assert!(survey.stdout.lines().any(|line| line.contains("web-1") && line.contains("P0263")), "{}", survey.stdout);
 }
 
 #[test]
@@ -138,20 +154,53 @@ fn other_login_shells() {
     }
 }
 
-/// sshd drops connections beyond `MaxStartups` before their login. They are dialed again.
-#[test]
-fn server_that_lets_few_in_at_once() {
-    let host = SshHost::with_options("MaxStartups 3:100:3");
-    let environment = fleet(&[&host]);
-    // The same server under eight names, each with a folder of its own.
+/// One server under so many names, each with a folder of its own.
+fn fleet_of_one(host: &SshHost, count: usize) -> TestEnvironment {
+    let environment = fleet(&[host]);
     let named = |line: &str| match line.split_once("name: web-").and_then(|(_, rest)| rest.split_once(',')) {
         Some((number, _)) => line.replace("/srv }", &format!("/srv-{number} }}")),
         None => line.to_owned(),
     };
-    let lines: Vec<_> = plan(&[&host; 8]).lines().map(named).collect();
+    let lines: Vec<_> = plan(&vec![host; count]).lines().map(named).collect();
     environment.write("deploy.yml", lines.join("\n"));
-    environment.deploy("r1", &["--until", "pull"]).assert_exit(0);
-    assert!(host.read("sshd.log").contains("MaxStartups"), "{}", host.read("sshd.log"));
+    environment
+}
+
+/// sshd drops connections beyond `MaxStartups` before their login. They are dialed again.
+#[test]
+fn server_that_lets_few_in_at_once() {
+    for few in ["3:100:3", "1:100:1"] {
+        let host = SshHost::with_options(&format!("MaxStartups {few}"));
+        fleet_of_one(&host, 8).deploy("r1", &["--until", "pull"]).assert_exit(0);
+        assert!(host.read("sshd.log").contains("MaxStartups"), "{}", host.read("sshd.log"));
+    }
+}
+
+/// More hosts than tries: they take turns.
+#[test]
+fn jump_host_that_lets_one_in_at_once() {
+    let (jump, host) = (SshHost::with_options("MaxStartups 1:100:1"), SshHost::new());
+    let environment = fleet_of_one(&host, 16);
+    write_ssh_config(&environment.path(""), &[&jump, &host]);
+    let behind = format!(
+        "Host jump\n  HostName 127.0.0.1\n  Port {}\nHost inner\n  HostName 127.0.0.1\n  Port {}\n  ProxyJump jump\n",
+        jump.port(),
+        host.port()
+    );
+    environment.write("ssh_config", format!("{}{behind}", environment.read("ssh_config")));
+    environment.write("deploy.yml", environment.read("deploy.yml").replace(&host.address(), "inner"));
+    let survey = environment.run(&["hosts", "--json"]);
+    survey.assert_exit(0);
+    assert_eq!(survey.json()["hosts"].as_array().unwrap().len(), 16);
+    assert!(jump.read("sshd.log").contains("MaxStartups"), "{}", jump.read("sshd.log"));
+    // A login that the jump host refuses is not tried again.
+    jump.allow_logins(false);
+    let logins = |log: &str| log.matches("Connection closed by authenticating user").count();
+    let before = logins(&jump.read("sshd.log"));
+    environment.write("deploy.yml", environment.read("deploy.yml").replace("ssh: {", "ssh: { dials: 1,"));
+    let refused = environment.run(&["hosts"]);
+    refused.assert_exit(1).assert_stderr_contains("P0262").assert_stderr_contains("Permission denied");
+    assert!(logins(&jump.read("sshd.log")) - before <= 16, "{}", jump.read("sshd.log"));
 }
 
 #[test]

@@ -72,6 +72,14 @@ impl EnvironmentHead {
         self.live.is_none() && self.live_on.values().any(Option::is_some)
     }
 
+    /// The release that all of these targets show, as far as they show any; none if they show different ones.
+    #[must_use]
+    pub fn agreed_on(&self, targets: &BTreeSet<TargetName>) -> Option<&Release> {
+        let mut shown = targets.iter().filter_map(|target| self.live_on(target));
+        let first = shown.next()?;
+        shown.all(|release| release.is_same(first)).then_some(first)
+    }
+
     /// All releases that users may see.
     pub fn shown_releases(&self) -> impl Iterator<Item = &Release> {
         self.live.iter().chain(self.live_on.values().flatten())
@@ -114,7 +122,13 @@ impl EnvironmentHead {
     /// The target of a rollback: the last verified release before the live one, without withdrawn ones.
     #[must_use]
     pub fn rollback_target(&self) -> Option<&Release> {
-        let is_live = |release: &Release| self.live.as_ref().is_some_and(|live| live.is_same(release));
+        self.rollback_target_from(self.live.as_ref())
+    }
+
+    /// The same for targets that show a release; none if they show different ones.
+    #[must_use]
+    pub fn rollback_target_from(&self, live: Option<&Release>) -> Option<&Release> {
+        let is_live = |release: &Release| live.is_some_and(|live| live.is_same(release));
         let is_withdrawn = |release: &Release| self.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
         let until = self.verified.iter().position(is_live).unwrap_or(self.verified.len());
         self.verified[..until].iter().rev().find(|release| !is_withdrawn(release))

@@ -183,8 +183,7 @@ impl process::Host for HostState {
             arguments: command.arguments,
             stdin: command.stdin,
             terminal: options.tty,
-            step: self.gate.step().clone(),
-            records: self.channel.program_records().cloned(),
+            records: self.channel.program_records().map(|path| (Arc::clone(path), self.gate.step().clone())),
         };
         let search_path = start.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         let _running = self.programs.enter();

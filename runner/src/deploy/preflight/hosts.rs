@@ -10,7 +10,7 @@ use journal::{StepTarget, event::JournalHeader};
 use plan::{Plan, PlanStep};
 use sandbox::ModuleDescription;
 
-use super::{PlannedStep, PreparedPlan, machine_problems, resources};
+use super::{PlannedStep, PreparedPlan, is_setup, machine_problems, resources};
 use crate::{
     agent::wire::BeginSession,
     deploy::{ReleaseDirs, conclusion::redacted},
@@ -54,6 +54,30 @@ impl PreparedPlan {
             self.left_behind.borrow_mut().insert(name, problem);
         }
         Vec::new()
+    }
+
+    /// Checks the [resources](Self::check_resources) for a deployment, which may leave some hosts behind.
+    ///
+    /// # Errors
+    /// The resources that are missing or unusable, each with its location in the plan.
+    pub(in crate::deploy) async fn check_resources_of_deployment(&self) -> Result<(), Vec<Diagnostic>> {
+        let unusable = |planned: &PlannedStep| {
+            resources::check_resources(&self.plan, std::iter::once(planned)).err().unwrap_or_default()
+        };
+        let local = LocalProblems::find(self.local_steps(), unusable);
+        if !local.here.is_empty() {
+            return Err(local.all());
+        }
+        let mut on_hosts = self.check_hosts(CheckedResources::Created).await;
+        add_problems(&mut on_hosts, local.on_hosts);
+        let problems = self.leave_behind_or_refuse(on_hosts);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// What the steps after the setup steps need on this machine and lack, once those have run.
+    pub(in crate::deploy) async fn problems_after_setup(&self) -> LocalProblems {
+        let after_setup = self.local_steps().filter(|planned| !is_setup(&self.plan, planned));
+        LocalProblems::on_machine(&self.plan, after_setup).await
     }
 
     /// What the steps of each other host need there and lack, or why it can't be worked on. All hosts are asked at once.
@@ -134,6 +158,58 @@ impl PreparedPlan {
         };
         let used = self.plan.secrets.iter().filter(is_used);
         used.map(|(name, secret)| (name.clone(), secret.reveal().to_owned())).collect()
+    }
+}
+
+/// What steps on this machine lack.
+#[derive(Default)]
+pub(in crate::deploy) struct LocalProblems {
+    /// Those of the machine itself.
+    pub(in crate::deploy) here: Vec<Diagnostic>,
+    /// Those of hosts that are this machine (`at: local`), each of which may be left behind as any other host.
+    pub(in crate::deploy) on_hosts: BTreeMap<TargetName, Vec<Diagnostic>>,
+}
+
+impl LocalProblems {
+    /// What steps on this machine need besides their directories.
+    pub(super) async fn on_machine<'p>(plan: &Plan, steps: impl Iterator<Item = &'p PlannedStep>) -> Self {
+        let mut found = Self::default();
+        for planned in steps {
+            found.add(planned, machine_problems(plan, std::iter::once(planned)).await);
+        }
+        found
+    }
+
+    /// What `problems` finds for each step.
+    pub(super) fn find<'p>(
+        steps: impl Iterator<Item = &'p PlannedStep>,
+        problems: impl Fn(&PlannedStep) -> Vec<Diagnostic>,
+    ) -> Self {
+        let mut found = Self::default();
+        steps.for_each(|planned| found.add(planned, problems(planned)));
+        found
+    }
+
+    /// All of them.
+    pub(super) fn all(self) -> Vec<Diagnostic> {
+        self.here.into_iter().chain(self.on_hosts.into_values().flatten()).collect()
+    }
+
+    fn add(&mut self, planned: &PlannedStep, problems: Vec<Diagnostic>) {
+        match &planned.step.host {
+            Some(host) if !problems.is_empty() => self.on_hosts.entry(host.name.clone()).or_default().extend(problems),
+            Some(_) | None => self.here.extend(problems),
+        }
+    }
+}
+
+/// Adds the problems of hosts to those of others, or of the same.
+pub(super) fn add_problems(
+    to: &mut BTreeMap<TargetName, Vec<Diagnostic>>,
+    problems: BTreeMap<TargetName, Vec<Diagnostic>>,
+) {
+    for (host, problems) in problems {
+        to.entry(host).or_default().extend(problems);
     }
 }
 

@@ -31,8 +31,14 @@ impl MigrationPreflight<'_> {
     /// Checks the migrations of all steps.
     pub(super) async fn check(&self, steps: &[PlannedStep]) -> Result<(), Vec<Diagnostic>> {
         let mut by_target: BTreeMap<&TargetName, Vec<&PlannedStep>> = BTreeMap::new();
-        // A configuration that needs outputs of other steps can't be checked yet.
-        for planned in steps.iter().filter(|planned| planned.step.pending.is_empty()) {
+        let left_behind = self.prepared.left_behind();
+        let is_worked_on = |planned: &&PlannedStep| {
+            self.prepared.takes_part(planned) && !left_behind.contains_key(&planned.host_name())
+        };
+        // What runs once for a group runs on the next host. A configuration that needs outputs of other steps can't be checked yet.
+        let placed =
+            steps.iter().filter_map(|planned| std::iter::once(planned).chain(&planned.stand_ins).find(is_worked_on));
+        for planned in placed.filter(|planned| planned.step.pending.is_empty()) {
             by_target.entry(&planned.step_target.target).or_default().push(planned);
         }
         // A host answers one question after the other.

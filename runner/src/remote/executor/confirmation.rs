@@ -64,17 +64,18 @@ impl RemoteExecutor {
     pub(super) async fn call_confirmed(
         &self,
         connection: &AgentConnection,
-        timeout: Duration,
+        step: &PlanStep,
         channel: &CallChannel,
         confirmed: Option<&ConfirmedCall>,
         request: impl FnOnce(CallId) -> ToAgent,
     ) -> Result<AgentAnswer, ConnectionError> {
+        let (timeout, answer_timeout) = (step.timeout, self.answer_timeout(step));
         let Some(confirmed) = confirmed else {
-            return connection.call(Some(channel.clone()), timeout + ANSWER_TIMEOUT, request).await;
+            return connection.call(Some(channel.clone()), timeout + answer_timeout, request).await;
         };
         let (tell, told) = oneshot::channel();
         // To undo it may take as long as the step itself.
-        let limit = timeout * 2 + confirmed.within + ANSWER_TIMEOUT;
+        let limit = timeout * 2 + confirmed.within + answer_timeout;
         let answer = connection.call_to_confirm(Some(channel.clone()), limit, Some(tell), request);
         let confirming = async {
             if told.await.is_ok() {

@@ -7,6 +7,7 @@
 //! starts only after its guard is on record, so the next attempt finds what an earlier one left ([`records`]). Deliberately absent:
 //! grants, which are checked before.
 
+mod bounded;
 mod capture;
 mod file_format;
 pub(crate) mod guard;
@@ -17,6 +18,7 @@ mod records;
 mod running;
 mod terminal;
 
+pub use bounded::BoundedProgram;
 pub(crate) use capture::CapturedOutput;
 pub use file_format::FileFormat;
 pub use guard::{GUARD_ARGUMENT, run_program_guard};

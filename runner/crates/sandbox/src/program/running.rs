@@ -40,9 +40,8 @@ pub(crate) struct ProgramStart {
     pub(crate) working_dir: Option<PathBuf>,
     /// Whether its output goes to a pseudo-terminal.
     pub(crate) terminal: bool,
-    /// The step that starts it, and the file that says so while it runs.
-    pub(crate) step: StepId,
-    pub(crate) records: Option<Arc<Path>>,
+    /// The file that says so while it runs, and the step that starts it.
+    pub(crate) records: Option<(Arc<Path>, StepId)>,
 }
 
 /// Why a program did not start.
@@ -114,7 +113,7 @@ impl RunningProgram {
         let mut guard = command.spawn().map_err(StartError::Guard)?;
         // It holds the program's ends of the streams.
         drop(command);
-        let mut records = start.records.as_ref().map(|path| ProgramRecords::new(path, &start.step));
+        let mut records = start.records.as_ref().map(|(path, step)| ProgramRecords::new(path, step));
         if let (Some(records), Some(pid)) = (&mut records, guard.id()) {
             records.add_guard(pid).map_err(StartError::Record)?;
         }
@@ -160,6 +159,11 @@ impl RunningProgram {
             ended if ended.is_empty() => Err(io::Error::other("the guard of the program has ended")),
             line => Ok(serde_json::from_slice(&line)?),
         }
+    }
+
+    /// Its process group, until it ends.
+    pub(super) fn group(&self) -> Option<Pid> {
+        self.group
     }
 
     /// Asks the program's whole group to end, by SIGTERM; the guard kills it if it takes longer than 4 s.
