@@ -58,7 +58,8 @@ pub(super) struct WhyArgs {
 ///
 /// As JSON, one object a line and target: `{step, target, epoch, run, attempt, release, decision, because, words, changed:
 /// [{component, old, new}], probe: {finding, question, took-ms, words}, record: {status, run, attempt, epoch, release,
-/// began}, resolved: {as, by, message, epoch, at}, outcome: {result, took-ms, failure}, again: {release, outcome}, undone}`. A missing value is null.
+/// began}, resolved: {as, by, message, epoch, at}, outcome: {result, took-ms, failure}, again: {release, outcome}, undone}`. A missing
+/// value is null.
 ///
 /// # Errors
 /// P0210 when the attempt has no such step; otherwise as [`read_attempt`].

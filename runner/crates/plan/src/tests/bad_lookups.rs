@@ -384,7 +384,7 @@ fn step_with_a_wrong_key_of_its_own_is_readable() {
                 b: { uses: x, trust: hots, grants: { programs: [tar] } }\n  c: { uses: x, grants: { programs: [tar] } }\n";
     let errors = parse(text).unwrap_err();
     assert_eq!(errors.errors.len(), 6, "{errors}");
-    let part = errors.readable_part.expect("all steps are readable");
+    let part = errors.readable_part.as_ref().expect("all steps are readable");
     assert_eq!(part.steps.iter().map(|step| step.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"], "{errors}");
 }
 
