@@ -167,10 +167,9 @@ fn a_canary_goes_back_to_what_the_others_show() {
     environment.deploy("r1", &[]).assert_exit(0);
     environment.deploy("r2", &["--limit", "canary"]).assert_exit(0);
     assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r2");
-    environment.write("deploy/web-2/current.file", "");
     environment.run(&["rollback", "--local", "--limit", "canary"]).assert_exit(0);
     assert_eq!(environment.read("deploy/web-2/current/VERSION"), "r1");
-    let unknown = environment.run(&["rollback", "--local", "--limit", "canaries"]);
+    let unknown = environment.run(&["rollback", "--local", "--limit", "canry"]);
     unknown.assert_exit(2).assert_stderr_contains("P0265").assert_stderr_contains("did you mean `canary`?");
 }
 
