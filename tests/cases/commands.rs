@@ -92,7 +92,7 @@ fn journal_check_detects_a_flipped_byte() {
     expect![[r#"
         .pawl/shop/test/attempt-000001.journal
           sound
-          format 1.7, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
+          format 1.8, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
     "#]]
     .assert_eq(&good.stdout_snapshot());
 

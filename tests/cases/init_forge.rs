@@ -107,8 +107,10 @@ fn public_repository_is_created_for_an_organization_or_a_group() {
 #[test]
 fn commands_of_the_page_create_a_repository_and_push() {
     let mut world = ForgeWorld::new(FakeForgeKind::Github);
-    world.environment.set_variable("GITHUB_TOKEN", "");
+    let variable = world.forge.token_variable();
+    world.environment.set_variable(variable, "");
     let commands = fenced_block("docs/init.md", "export GITHUB_TOKEN=").replace('…', FORGE_TOKEN);
+    let commands = commands.replace("GITHUB_TOKEN", variable);
     let remote = format!("{} --forge github", world.forge.remote("acme/shop"));
     let commands = commands.replace("git@github.com:acme/shop.git", &remote);
     let script = format!("PATH=$(dirname \"$0\"):$PATH\ncd project\n{commands}");

@@ -117,7 +117,7 @@ impl FakeForge {
     /// The variable that the runner takes the token from.
     pub fn token_variable(&self) -> &'static str {
         match self.kind {
-            FakeForgeKind::Github => "GITHUB_TOKEN",
+            FakeForgeKind::Github => "GITHUB_ENTERPRISE_TOKEN",
             FakeForgeKind::Gitlab => "GITLAB_TOKEN",
         }
     }

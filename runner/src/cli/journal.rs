@@ -309,13 +309,13 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   sound
-                  format 1.7, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.8, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   sound
-                  format 1.7, 11 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+                  format 1.8, 11 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
                 attempt-000003.journal
                   sound
-                  format 1.7, 14 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+                  format 1.8, 14 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
             "#]],
         );
     }
@@ -330,7 +330,7 @@ mod tests {
             expect![[r#"
                 attempt-000003.journal
                   sound
-                  format 1.7, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+                  format 1.8, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
                   the attempts before it were not given; checked from its first line on
             "#]],
         );
@@ -347,10 +347,10 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   sound
-                  format 1.7, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.8, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   sound, except for an incomplete last line of 465 bytes, which is ignored
-                  format 1.7, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+                  format 1.8, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
             "#]],
         );
     }
@@ -366,7 +366,7 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   sound
-                  format 1.7, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.8, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   empty: its attempt never began
             "#]],
@@ -387,7 +387,7 @@ mod tests {
                 attempt-000001.journal
                   CORRUPT at line 2: its stated checksum is 28c04271, but its content has
                   d7e732c6 (P0602)
-                  format 1.7, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.8, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   NOT CHECKED: it follows a corrupt or unreadable journal
             "#]],
@@ -410,7 +410,7 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   CORRUPT at line 2: expected line 1, found line 2 (P0603)
-                  format 1.7, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.8, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
             "#]],
         );
     }

@@ -23,7 +23,7 @@ use contract::{
 };
 use journal::{
     JournalEvent, RecordStatus, Redactor, StepRecord, StepStatus, StepTarget,
-    event::{Decision, FILE_PREFIX, Fingerprint, INPUT_PREFIX, JournalEntry, JournalHeader, ProbeInput, Release},
+    event::{Decision, Fingerprint, INPUT_PREFIX, JournalEntry, JournalHeader, ProbeInput, Release, file_component},
     state::AttemptSummary,
 };
 use state::{RecordedAttempt, StateStore};
@@ -84,8 +84,8 @@ pub(super) fn run(
     }
     let asked = on_target;
     let commands = CommandCompletion::new(plan.plan.as_deref(), plan.environment.as_deref());
-    let gather = |place| Ok(StepEvidence::gather(place, &reading, resolution_before(store, &reading, place)?));
-    let evidence = asked.into_iter().map(gather).collect::<Result<Vec<_>, Diagnostic>>()?;
+    let gather = |place| StepEvidence::gather(place, &reading, resolution_before(store, &reading, place));
+    let evidence: Vec<_> = asked.into_iter().map(gather).collect();
     let answer: String = match form {
         OutputFormat::Text if evidence.len() > MAX_TARGET_LINES => many_text(&evidence, &commands, line_width),
         OutputFormat::Text => {
@@ -324,7 +324,7 @@ impl<'a> StepEvidence<'a> {
         let components = old.difference(new).into_iter().flat_map(|component| {
             let input = component.strip_prefix(INPUT_PREFIX).unwrap_or_default();
             let files = old.changed_files(new, input);
-            let files = files.into_iter().map(|path| format!("{FILE_PREFIX}{input}/{path}")).collect::<Vec<_>>();
+            let files = files.into_iter().map(|path| file_component(input, &path)).collect::<Vec<_>>();
             iter::once(component).chain(files)
         });
         components.map(change).collect()

@@ -14,12 +14,18 @@ use contract::{
     Digest, StepId, TargetName,
     hash::{Blake3Hash, InputHash},
 };
-use journal::event::{FILE_PREFIX, Fingerprint, INPUT_PREFIX, Release};
+use journal::event::{Fingerprint, INPUT_PREFIX, Release, file_component};
 use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope, SecretAccess, StepGrants};
 
 /// The version of the contract that fingerprints name for modules that were built for it or an older one: runners that knew no newer one named
 /// it for all modules, and a module's fingerprint must not change when the runner learns another version.
 const OLDEST_NAMED_CONTRACT: Version = Version::new(0, 1, 1);
+
+/// How many bytes of an intent the files of inputs may take: it is one line of the journal.
+const MAX_FILES_BYTES: usize = 12 << 10;
+
+/// What a hash takes there, with the punctuation.
+const HASH_BYTES: usize = 70;
 
 /// The component about the outputs of the steps that a step depends on.
 pub(super) const UPSTREAM: &str = "upstream";
@@ -58,13 +64,15 @@ pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
     Fingerprint(components)
 }
 
-/// The components of inputs, by their names in the configuration.
+/// The components of inputs, by their names in the configuration. Files are named if there are few of them in all.
 pub(crate) fn input_fingerprint(inputs: BTreeMap<String, InputHash>) -> Fingerprint {
-    let mut components = BTreeMap::new();
+    let (mut components, mut all_files) = (BTreeMap::new(), BTreeMap::new());
     for (name, InputHash { hash, files }) in inputs {
-        let files = files.into_iter().map(|(path, hash)| (format!("{FILE_PREFIX}{name}/{path}"), hash));
-        components.extend(files);
+        all_files.extend(files.into_iter().map(|(path, hash)| (file_component(&name, &path), hash)));
         components.insert(format!("{INPUT_PREFIX}{name}"), hash);
+    }
+    if all_files.keys().map(|name| name.len() + HASH_BYTES).sum::<usize>() <= MAX_FILES_BYTES {
+        components.extend(all_files);
     }
     Fingerprint(components)
 }

@@ -541,20 +541,11 @@ fn targets_of(plan: &Plan) -> BTreeMap<StepId, BTreeSet<TargetName>> {
     targets
 }
 
-/// What steps need on this machine and lack.
-async fn machine_problems<'p>(plan: &Plan, steps: impl Iterator<Item = &'p PlannedStep>) -> Vec<Diagnostic> {
-    let (steps, mut problems) = (steps.collect::<Vec<_>>(), Vec::new());
-    for planned in &steps {
-        let check = MachineCheck::new(plan, planned);
-        problems.extend(check.problems());
-        problems.extend(check.version_problems().await);
-    }
-    if problems.iter().any(|problem: &Diagnostic| problem.code == ErrorCode::ProgramUnusable) {
-        // All of them are told at once: the first one keeps nobody from seeing the others.
-        let unusable = steps.iter().flat_map(|planned| MachineCheck::unusable_programs(plan, planned));
-        let told: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
-        problems.extend(unusable.filter(|problem| !told.contains(&problem.message)));
-    }
+/// What a step needs on this machine and lacks.
+async fn machine_problems(plan: &Plan, planned: &PlannedStep) -> Vec<Diagnostic> {
+    let check = MachineCheck::new(plan, planned);
+    let mut problems = check.problems();
+    problems.extend(check.version_problems().await);
     problems
 }
 

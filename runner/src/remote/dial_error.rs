@@ -125,6 +125,9 @@ fn hang_up(said: &str) -> Option<HangUp> {
         "timed out",
         "Could not resolve",
         "No route",
+        "Too many authentication failures",
+        "not found",
+        "not known",
     ]);
     (!is_other_reason).then_some(HangUp::OnTheWay)
 }

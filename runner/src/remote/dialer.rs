@@ -36,8 +36,8 @@ pub struct Dialer {
     options: SshOptions,
     binaries: AgentBinaries,
     permits: Semaphore,
-    /// How many logins there were.
-    logins: Cell<u64>,
+    /// How many logins each server let in.
+    logins: RefCell<BTreeMap<BusyServer, u64>>,
     /// For each server that has hung up, the turn of those hosts that it hung up on.
     turns: RefCell<BTreeMap<BusyServer, Arc<Mutex<()>>>>,
 }
@@ -51,12 +51,22 @@ enum BusyServer {
     JumpHost,
 }
 
+impl BusyServer {
+    /// The one that hung up on a host.
+    fn of(host: &PlanHost, hang_up: HangUp) -> Self {
+        match hang_up {
+            HangUp::OfHost => Self::Host(host.address.to_string()),
+            HangUp::OnTheWay => Self::JumpHost,
+        }
+    }
+}
+
 impl Dialer {
     /// A dialer that calls ssh with these options. What it finds out about the runner's binary is kept in `cache_dir`.
     #[must_use]
     pub fn new(options: SshOptions, cache_dir: Option<PathBuf>) -> Self {
         let permits = Semaphore::new(options.dials);
-        let (logins, turns) = (Cell::default(), RefCell::default());
+        let (logins, turns) = (RefCell::default(), RefCell::default());
         Self { options, binaries: AgentBinaries::new(cache_dir), permits, logins, turns }
     }
 
@@ -87,7 +97,7 @@ impl Dialer {
         host: &PlanHost,
         dial: impl AsyncFn(&dyn Fn()) -> Result<T, DialError>,
     ) -> Result<T, Diagnostic> {
-        let (mut pause, mut tries, mut known_logins) = (FIRST_PAUSE, 0, self.logins.get());
+        let (mut pause, mut tries, mut known_logins) = (FIRST_PAUSE, 0, BTreeMap::new());
         let mut queue: Option<Arc<Mutex<()>>> = None;
         loop {
             let turn = match &queue {
@@ -98,7 +108,9 @@ impl Dialer {
             // The next one of its queue need not wait until the agent runs.
             let turn = Cell::new(turn);
             let tell_login = || {
-                self.logins.set(self.logins.get() + 1);
+                for server in [BusyServer::Host(host.address.to_string()), BusyServer::JumpHost] {
+                    *self.logins.borrow_mut().entry(server).or_default() += 1;
+                }
                 drop(turn.take());
             };
             let dialed = dial(&tell_login).await;
@@ -108,25 +120,24 @@ impl Dialer {
                 Err(DialError { diagnostic, hang_up: None }) => return Err(diagnostic),
                 Err(DialError { diagnostic, hang_up: Some(hang_up) }) => (diagnostic, hang_up),
             };
-            if self.logins.get() != known_logins {
-                (pause, tries, known_logins) = (FIRST_PAUSE, 0, self.logins.get());
+            let server = BusyServer::of(host, hang_up);
+            let logins = self.logins.borrow().get(&server).copied().unwrap_or_default();
+            // It lets others in, one after the other.
+            if known_logins.insert(server.clone(), logins).is_some_and(|known| known != logins) {
+                (pause, tries) = (FIRST_PAUSE, 0);
             }
             tries += 1;
             if tries == MAX_TRIES {
                 return Err(diagnostic);
             }
-            queue = Some(self.queue_of(host, hang_up));
+            queue = Some(self.queue_of(server));
             tokio::time::sleep(pause + pause.mul_f64(random_fraction())).await;
             pause *= 2;
         }
     }
 
     /// The queue of the hosts that the same server hung up on.
-    fn queue_of(&self, host: &PlanHost, hang_up: HangUp) -> Arc<Mutex<()>> {
-        let server = match hang_up {
-            HangUp::OfHost => BusyServer::Host(host.address.to_string()),
-            HangUp::OnTheWay => BusyServer::JumpHost,
-        };
+    fn queue_of(&self, server: BusyServer) -> Arc<Mutex<()>> {
         Arc::clone(self.turns.borrow_mut().entry(server).or_default())
     }
 }

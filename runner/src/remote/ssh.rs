@@ -227,8 +227,10 @@ async fn start(
                 is_sent = true;
                 tell_upload(length / 1_000_000);
                 let packed = binary.packed(method).map_err(|error| diagnosed(unreadable(&error)))?;
+                let began = tokio::time::Instant::now();
                 let _ = tokio::time::timeout(UPLOAD_TIMEOUT, send_binary(&mut stdin, packed)).await;
-                deadline = tokio::time::Instant::now() + HELLO_TIMEOUT;
+                // On a slow link, the last pieces are still on their way.
+                deadline = tokio::time::Instant::now() + HELLO_TIMEOUT + began.elapsed();
             }
             [FAIL_MARK, what, folder @ ..] => {
                 return Err(AgentStartError::Unusable { what: (*what).to_owned(), folder: folder.join(" ") });

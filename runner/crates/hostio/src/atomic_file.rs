@@ -143,18 +143,21 @@ impl StagedFile {
         let name = path.file_name().ok_or_else(|| io::Error::from(Errno::INVAL))?;
         let folder = File::open(folder_of(path))?;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
-        let mut staged = loop {
-            let staged = Self::open_in(&folder, name, mode)?;
-            // Some filesystems have no locks: there, nobody removes it, either.
-            let _ = flock(&staged.file, FlockOperation::LockExclusive);
-            // Another process may have removed it before it was locked.
-            if fstat(&staged.file).map_err(io::Error::from)?.st_nlink > 0 {
-                break staged;
-            }
-        };
+        let mut staged = Self::open_locked_in(&folder, name, mode)?;
+        // Another process may have removed it before it was locked; then nobody removes the next one, which it does not see.
+        if fstat(&staged.file).map_err(io::Error::from)?.st_nlink == 0 {
+            staged = Self::open_locked_in(&folder, name, mode)?;
+        }
         let filled = fill(&mut staged.file)?;
         staged.file.sync_all()?;
         Ok((staged, filled))
+    }
+
+    fn open_locked_in(dir: &impl AsFd, name: &OsStr, mode: Mode) -> io::Result<Self> {
+        let staged = Self::open_in(dir, name, mode)?;
+        // Some filesystems have no locks: there, nobody removes it, either.
+        let _ = flock(&staged.file, FlockOperation::LockExclusive);
+        Ok(staged)
     }
 
     /// Writes and syncs the parts of a file of an open directory.

@@ -32,7 +32,8 @@ use contract::{
 ///   `stale`, `made-elsewhere` and `invalid-input`; `confirmed` in `resolved`.
 /// - 1.6: targets besides `local`; `exposes` in the steps of `plan`; the reason `host-record`. Each target has its own live release.
 /// - 1.7: `further` and `targets-of` in the steps of `plan`; the event `host-left-behind`; `limit` among the overrides, with `hosts`; the reasons `not-confirmed` and `rehearsal-failed`.
-pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 7 };
+/// - 1.8: `file:` components in fingerprints, which decide nothing.
+pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 8 };
 
 /// The first format whose control values are what the step got and returned.
 pub const FIRST_EXACT_FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
@@ -361,7 +362,8 @@ pub struct PlanStepRecord {
 /// What comes before the name of an input in a fingerprint.
 pub const INPUT_PREFIX: &str = "input:";
 
-/// What comes before the path of a file that is part of an input. It only says which file changed; the input's own component decides.
+/// What comes before `INPUT//PATH`, a file that is part of an input. It only says which file changed; the input's own component decides. Since
+/// 1.8.
 pub const FILE_PREFIX: &str = "file:";
 
 /// The hash of each component that a step depends on, so that [`Fingerprint::difference`] can name the changed ones.
@@ -380,7 +382,7 @@ impl Fingerprint {
     /// The paths of an input's files that differ, in order. Empty if one of the fingerprints names no file of it.
     #[must_use]
     pub fn changed_files(&self, other: &Self, input: &str) -> Vec<String> {
-        let prefix = format!("{FILE_PREFIX}{input}/");
+        let prefix = file_component(input, "");
         let [ours, others] = [self, other].map(|fingerprint| fingerprint.with_prefix(&prefix));
         if ours.is_empty() || others.is_empty() {
             return Vec::new();
@@ -401,6 +403,12 @@ impl Fingerprint {
         let lines: String = deciding.map(|(name, hash)| format!("{name} {hash}\n")).collect();
         Blake3Hash::of(lines.as_bytes())
     }
+}
+
+/// The name of the component about a file of an input.
+#[must_use]
+pub fn file_component(input: &str, path: &str) -> String {
+    format!("{FILE_PREFIX}{input}//{path}")
 }
 
 /// Whether a component of a fingerprint is compared, and not only there to name a file that changed.
@@ -510,8 +518,8 @@ mod tests {
             Fingerprint(components.iter().map(hash).collect())
         };
         let unnamed = of(&[("input:sql", "1")]);
-        let old = of(&[("file:sql/a", "a"), ("file:sql/b", "b"), ("file:sqlite/c", "c"), ("input:sql", "1")]);
-        let new = of(&[("file:sql/b", "changed"), ("file:sql/d", "d"), ("input:sql", "2")]);
+        let old = of(&[("file:sql//a", "a"), ("file:sql//b", "b"), ("file:sql/c//c", "c"), ("input:sql", "1")]);
+        let new = of(&[("file:sql//b", "changed"), ("file:sql//d", "d"), ("input:sql", "2")]);
         assert_eq!(old.difference(&unnamed), [""; 0]);
         assert_eq!(old.digest(), unnamed.digest());
         assert_eq!(old.difference(&new), ["input:sql"]);

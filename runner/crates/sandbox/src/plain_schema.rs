@@ -143,6 +143,10 @@ fn are_distinct(items: &[Value]) -> bool {
 /// Whether a value certainly violates a schema.
 fn refuses(schema: &Value, value: &Value) -> bool {
     let Value::Object(keywords) = schema else { return *schema == Value::Bool(false) };
+    // Draft 7 ignores what stands beside a reference.
+    if keywords.contains_key("$ref") {
+        return false;
+    }
     keywords.iter().any(|(keyword, operand)| match keyword.as_str() {
         "required" => value.as_object().zip(operand.as_array()).is_some_and(|(members, names)| {
             names.iter().any(|name| name.as_str().is_some_and(|name| !members.contains_key(name)))
@@ -227,6 +231,7 @@ mod tests {
             json!({ "uniqueItems": false }),
             json!({ "const": "ab" }),
             json!({ "const": 1 }),
+            json!({ "not": { "$ref": "#/definitions/any", "type": "string" }, "definitions": { "any": {} } }),
             json!({ "minProperties": 2 }),
             json!({ "propertyNames": { "enum": ["a", "b"] } }),
             json!({ "dependencies": { "a": ["cc"], "b": { "required": ["c"] } } }),
@@ -271,6 +276,7 @@ mod tests {
             for second in schemas() {
                 let mut both = first.as_object().unwrap().clone();
                 both.extend(second.as_object().unwrap().clone());
+                both.insert("$schema".to_owned(), json!("http://json-schema.org/draft-07/schema#"));
                 let schema = Value::Object(both);
                 let validator = jsonschema::validator_for(&schema).unwrap();
                 for value in values() {

@@ -142,16 +142,24 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when no file can be read.
     pub fn inspect_remote_files(&self) -> Result<Vec<RemoteDamage>, StateError> {
-        let mut damages = Vec::new();
         if self.remote.is_none() {
-            return Ok(damages);
+            return Ok(Vec::new());
         }
-        self.with_local_copy(None, |copy, remote, record| {
-            let read = ManifestFiles::of(record).read(remote, record)?;
-            damages = read.into_iter().filter_map(|(file, content)| file.damage(copy, content.as_deref())).collect();
-            Ok(())
-        })?;
-        Ok(damages)
+        for attempt in 1.. {
+            let (mut damages, mut is_current) = (Vec::new(), true);
+            self.with_local_copy(None, |copy, remote, record| {
+                let read = ManifestFiles::of(record).read(remote, record)?;
+                let damage = |(file, content): (ManifestFile, Option<Vec<u8>>)| file.damage(copy, content.as_deref());
+                damages = read.into_iter().filter_map(damage).collect();
+                // Files that another machine has replaced meanwhile are gone.
+                is_current = damages.is_empty() || remote.read_record()?.version == record.version;
+                Ok(())
+            })?;
+            if is_current || attempt == MAX_PULL_ATTEMPTS {
+                return Ok(damages);
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Makes the local copy the remote's: journals of another history are moved away, and what they say has begun is noted.

@@ -53,16 +53,19 @@ impl ToCoordinator {
 impl AgentAnswer {
     fn within_limits(self) -> Self {
         match self {
-            Self::InputHashes { ref hashes } => {
-                let listed = |(name, input): (&String, &InputHash)| {
-                    let paths = input.files.keys().map(|path| name.len() + path.len() + INPUT_BYTES);
-                    name.len() + INPUT_BYTES + paths.sum::<usize>()
-                };
-                let bytes = hashes.iter().map(listed).sum();
-                match length_failure("list of input files", MAX_INPUTS_BYTES, bytes) {
-                    Some(failure) => Self::Failed { failure },
-                    None => self,
+            Self::InputHashes { mut hashes } => {
+                let bytes = hashes.keys().map(|name| name.len() + INPUT_BYTES).sum();
+                if let Some(failure) = length_failure("list of input files", MAX_INPUTS_BYTES, bytes) {
+                    return Self::Failed { failure };
                 }
+                let files = |(name, input): (&String, &InputHash)| {
+                    input.files.keys().map(|path| name.len() + path.len() + INPUT_BYTES).sum::<usize>()
+                };
+                // They only say which file changed.
+                if hashes.iter().map(files).sum::<usize>() > MAX_INPUTS_BYTES {
+                    hashes.values_mut().for_each(|input| input.files.clear());
+                }
+                Self::InputHashes { hashes }
             }
             Self::InputUnreadable { message, hint } => Self::InputUnreadable { message: cut(message), hint: cut(hint) },
             Self::Preview { ref changes } => {

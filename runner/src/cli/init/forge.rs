@@ -117,7 +117,7 @@ impl ForgeRepository {
             FoundRepository::Missing(request) => create(&api, &address, is_public, &request).await,
         };
         let result = match created {
-            Ok(repository) => Ok(ready(repository, true)),
+            Ok(repository) => repository.check(is_public, own_head.as_deref()).map(|()| ready(repository, true)),
             // It came into being meanwhile, or can't be seen.
             Err(ForgeError::NameTaken { said }) => match find(&api, &address, is_public).await {
                 Ok(FoundRepository::Existing(repository)) => {
@@ -167,19 +167,18 @@ impl ReadyRepository {
 
 /// The first variable with a token for the forge, and the token.
 fn token(address: &ForgeAddress) -> Result<(&'static str, Secret), Diagnostic> {
-    let variables = address.kind.token_variables();
+    let variables = address.token_variables();
     let set = |name: &&'static str| Some((*name, env_variable(name).filter(|token| !token.is_empty())?));
     match variables.iter().find_map(set) {
         Some((name, token)) => Ok((name, Secret::new(token))),
         None => {
             let name = variables[variables.len() - 1];
             let message = format!("{address} can't be created without a token: {name} is not set");
-            let hint = match address.kind {
-                ForgeKind::Github => {
-                    "set GITHUB_TOKEN or GH_TOKEN to a token with the scope `repo`, or for a fine-grained one `Administration: write`"
-                }
-                ForgeKind::Gitlab => "set GITLAB_TOKEN to a token with the scope `api`",
+            let rights = match address.kind {
+                ForgeKind::Github => "`repo`, or for a fine-grained one `Administration: write`",
+                ForgeKind::Gitlab => "`api`",
             };
+            let hint = format!("set {} to a token with the scope {rights}", variables.join(" or "));
             Err(Diagnostic::new(ErrorCode::MissingSecret, message).with_hint(hint))
         }
     }

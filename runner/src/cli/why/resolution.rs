@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::report::messages;
-use contract::{diagnostic::Diagnostic, text::format_time};
+use contract::text::format_time;
 use journal::{
     JournalEvent, RecordOrigin, StepTarget,
     event::{JournalEntry, Resolution},
@@ -44,15 +44,12 @@ impl RecordedResolution {
     }
 }
 
-/// What an operator said of a step between its record and an attempt.
-///
-/// # Errors
-/// P06xx when a journal can't be read.
+/// What an operator said of a step between its record and an attempt. None if the journal with it can't be read: it may be an old one.
 pub(super) fn resolution_before(
     store: &StateStore,
     attempt: &RecordedAttempt,
     step: &StepTarget,
-) -> Result<Option<RecordedResolution>, Diagnostic> {
+) -> Option<RecordedResolution> {
     let record = attempt.before.records.get(step);
     let epoch = match record.map(|record| &record.origin) {
         Some(RecordOrigin::Operator { epoch }) => Some(*epoch),
@@ -63,9 +60,7 @@ pub(super) fn resolution_before(
             let mut resolved = later.filter(|earlier| earlier.resolved_step.as_ref() == Some(step));
             resolved.next().map(|earlier| earlier.header.epoch)
         }
-    };
-    let Some(epoch) = epoch else { return Ok(None) };
-    let recorded = store.recorded_attempt(AttemptChoice::Epoch(epoch)).map_err(|error| Diagnostic::from(&error))?;
-    let entries = recorded.map(|recorded| recorded.entries).unwrap_or_default();
-    Ok(entries.iter().find_map(|entry| RecordedResolution::of_entry(entry, epoch, step)))
+    }?;
+    let recorded = store.recorded_attempt(AttemptChoice::Epoch(epoch)).ok()??;
+    recorded.entries.iter().find_map(|entry| RecordedResolution::of_entry(entry, epoch, step))
 }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use contract::{
     Digest, StepId, TargetName,
-    diagnostic::{Diagnostic, Notice},
+    diagnostic::{Diagnostic, ErrorCode, Notice},
 };
 use journal::{StepTarget, event::JournalHeader};
 use plan::{Plan, PlanStep};
 use sandbox::ModuleDescription;
 
-use super::{PlannedStep, PreparedPlan, is_setup, machine_problems, resources};
+use super::{PlannedStep, PreparedPlan, is_setup, machine::MachineCheck, machine_problems, resources};
 use crate::{
     agent::wire::BeginSession,
     deploy::{ReleaseDirs, conclusion::redacted},
@@ -173,11 +173,21 @@ pub(in crate::deploy) struct LocalProblems {
 impl LocalProblems {
     /// What steps on this machine need besides their directories.
     pub(super) async fn on_machine<'p>(plan: &Plan, steps: impl Iterator<Item = &'p PlannedStep>) -> Self {
-        let mut found = Self::default();
-        for planned in steps {
-            found.add(planned, machine_problems(plan, std::iter::once(planned)).await);
+        let (steps, mut found) = (steps.collect::<Vec<_>>(), Vec::new());
+        for planned in &steps {
+            found.push(machine_problems(plan, planned).await);
         }
-        found
+        if found.iter().flatten().any(|problem| problem.code == ErrorCode::ProgramUnusable) {
+            // All of them are told at once: the first one keeps nobody from seeing the others.
+            for (planned, problems) in steps.iter().zip(&mut found) {
+                let unusable = MachineCheck::unusable_programs(plan, planned);
+                let told: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
+                problems.extend(unusable.into_iter().filter(|problem| !told.contains(&problem.message)));
+            }
+        }
+        let mut local = Self::default();
+        steps.into_iter().zip(found).for_each(|(planned, problems)| local.add(planned, problems));
+        local
     }
 
     /// What `problems` finds for each step.
@@ -251,7 +261,7 @@ pub async fn host_problems(
             true => resources::check_resources(&plan, of_step).err().unwrap_or_default(),
             false => resources::unreadable_dirs(&plan, of_step),
         };
-        let found = resources.into_iter().chain(machine_problems(&plan, std::iter::once(planned)).await);
+        let found = resources.into_iter().chain(machine_problems(&plan, planned).await);
         problems.extend(found.map(|problem| (planned.step.id.clone(), problem)));
     }
     problems

@@ -268,7 +268,7 @@ fn an_unknown_major_version_is_refused() {
 #[test]
 fn a_newer_minor_version_is_read_and_not_continued() {
     let newer = JournalHeader {
-        format: super::super::event::JournalFormat { major: 1, minor: 8 },
+        format: super::super::event::JournalFormat { major: 1, minor: 9 },
         ..header(2, AttemptNumber::FIRST.next())
     };
     let folder = tempfile::tempdir().unwrap();
@@ -301,7 +301,7 @@ fn undecodable_events() -> [Value; 3] {
 
 #[test]
 fn unknown_values_of_a_newer_minor_version_are_not_corruption() {
-    let format = super::super::event::JournalFormat { major: 1, minor: 8 };
+    let format = super::super::event::JournalFormat { major: 1, minor: 9 };
     for event in undecodable_events() {
         let folder = tempfile::tempdir().unwrap();
         let newer = JournalHeader { format, ..header(2, AttemptNumber::FIRST.next()) };
@@ -336,7 +336,7 @@ fn an_unreadable_header_of_a_newer_minor_version_is_newer() {
     let folder = tempfile::tempdir().unwrap();
     let paths = with_second(folder.path(), header(2, AttemptNumber::FIRST), &[]);
     fs::write(&paths[1], "").unwrap();
-    append_json(&paths, &json!({ "type": "started", "magic": MAGIC, "format": { "major": 1, "minor": 8 }, "who": [] }));
+    append_json(&paths, &json!({ "type": "started", "magic": MAGIC, "format": { "major": 1, "minor": 9 }, "who": [] }));
     assert_eq!(code(&load(&paths).unwrap_err()), ("P0604", 65));
 }
 

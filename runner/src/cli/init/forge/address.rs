@@ -44,12 +44,18 @@ impl ForgeKind {
             Self::Gitlab => "gitlab",
         }
     }
+}
 
-    /// The variables with a token, in the order in which the forge's own program reads them.
-    pub(super) fn token_variables(self) -> &'static [&'static str] {
-        match self {
-            Self::Github => &["GH_TOKEN", "GITHUB_TOKEN"],
-            Self::Gitlab => &["GITLAB_TOKEN"],
+impl ForgeAddress {
+    /// The variables with a token, in the order in which the forge's own program reads them. As `gh` does it, a token of github.com, which
+    /// each job of GitHub Actions may have, goes to no other host.
+    pub(super) fn token_variables(&self) -> &'static [&'static str] {
+        match self.kind {
+            ForgeKind::Github if self.host == "github.com" || self.host.ends_with(".ghe.com") => {
+                &["GH_TOKEN", "GITHUB_TOKEN"]
+            }
+            ForgeKind::Github => &["GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"],
+            ForgeKind::Gitlab => &["GITLAB_TOKEN"],
         }
     }
 }

@@ -98,7 +98,7 @@ impl ForgeApi {
             why: self.shown(&error_chain_text(&error.without_url())),
         };
         let mut answer = request.send().await.map_err(failed)?;
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let (status, headers) = (answer.status().as_u16(), self.without_token(answer.headers()));
         let mut content = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
             if content.len() + chunk.len() > MAX_ANSWER_BYTES {
@@ -106,9 +106,20 @@ impl ForgeApi {
             }
             content.extend_from_slice(&chunk);
         }
-        let body = serde_json::from_slice(&content).unwrap_or(Value::Null);
+        let content = String::from_utf8_lossy(&content).replace(self.token.reveal(), "***");
+        let body = serde_json::from_str(&content).unwrap_or(Value::Null);
         let said = self.shown(&reason(&body));
         Ok(ForgeAnswer { status, headers, body, said })
+    }
+
+    /// The headers that may be shown.
+    fn without_token(&self, headers: &HeaderMap) -> HeaderMap {
+        let says_token = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).contains(self.token.reveal());
+        headers
+            .iter()
+            .filter(|(_, value)| !says_token(value))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     }
 
     /// A text of the forge as one line without the token.

@@ -57,7 +57,8 @@ pub(super) fn existing(answer: &ForgeAnswer, head: Option<String>) -> Result<Exi
 async fn create_request(api: &ForgeApi, address: &ForgeAddress, is_public: bool) -> Result<CreateRequest, ForgeError> {
     let namespace = api.get(&["namespaces", &address.owner], &[]).await?;
     match namespace.status {
-        200 => {
+        // A name of digits may be taken for an id.
+        200 if namespace.text("full_path").is_none_or(|path| path.eq_ignore_ascii_case(&address.owner)) => {
             let id = namespace.body["id"].as_u64();
             let id = id.ok_or_else(|| ForgeError::Strange { why: "`id` is missing".to_owned() })?;
             let visibility = if is_public { "public" } else { "private" };
@@ -65,7 +66,7 @@ async fn create_request(api: &ForgeApi, address: &ForgeAddress, is_public: bool)
                 json!({ "name": address.name, "path": address.name, "namespace_id": id, "visibility": visibility });
             Ok(CreateRequest { route: vec!["projects".to_owned()], body })
         }
-        404 => Err(ForgeError::NoOwner {
+        200 | 404 => Err(ForgeError::NoOwner {
             what: "user or group",
             owner: address.owner.clone(),
             login: "this token".to_owned(),
