@@ -38,7 +38,10 @@ fn node_template_is_deployed_broken_resumed_and_rolled_back() {
     site.write("server.js", &server.replace("require('greeting')", "require('greetings')"));
     site.build("r3");
     let failed = site.deploy("r3");
-    failed.assert_exit(1).assert_stderr_contains("step `start` failed").assert_stderr_contains("Cannot find module");
+    failed
+        .assert_exit(1)
+        .assert_stderr_contains("step `start` failed")
+        .assert_stderr_contains("in slot b: it ended: exit status 1");
     site.assert_greeting("Hello from shop, release r1");
 
     site.write("server.js", &server);
