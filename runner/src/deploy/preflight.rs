@@ -30,7 +30,7 @@ use std::{
 use super::{Executor, ModulePins, PinPolicy, executor::LocalExecutor, fingerprint, modules};
 use contract::{
     Digest, Label, Secret, StepId, TargetName,
-    diagnostic::{Diagnostic, ErrorCode, Notice},
+    diagnostic::{Diagnostic, Notice},
     hash::Blake3Hash,
 };
 use journal::{
