@@ -16,7 +16,7 @@ mod page;
 #[path = "recipes/python_slots.rs"]
 mod python_slots;
 
-use std::{fs, path::Path};
+use std::fs;
 
 use serde_json::Value;
 

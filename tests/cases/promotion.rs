@@ -105,7 +105,7 @@ fn add_many_files(environment: &TestEnvironment) {
     for number in 10..300 {
         environment.write(
             &format!("migrations/{number:04}_nothing.sql"),
-            &format!("CREATE TABLE nothing_{number} (id INTEGER);\n"),
+            format!("CREATE TABLE nothing_{number} (id INTEGER);\n"),
         );
     }
     environment.git(&["add", "migrations"]);

@@ -74,6 +74,7 @@ fn test_command() -> Command {
             format!("target.\"cfg(all())\".runner = ['timeout', '--foreground', '--verbose', '{MAX_MINUTES}m']");
         cargo.args(["--config", &runner]);
     }
+    #[expect(clippy::disallowed_methods, reason = "nothing stands outside of xtask to pass it on")]
     if env::var_os(TEST_THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         cargo.env(TEST_THREADS, (cores * TESTS_PER_CORE).to_string());

@@ -35,6 +35,7 @@ mod inventory;
 mod journal;
 mod lock;
 mod logs;
+mod masked_reporter;
 mod migrate;
 mod modules;
 mod new_step;

@@ -10,11 +10,12 @@ use std::{
 
 use super::{
     github::{self, JobSummaryFile},
+    masked_reporter::MaskedReporter,
     plan_file::CommandCompletion,
 };
 use crate::report::{
-    self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, MaskedReporter,
-    OutputFormat, TerminalReporter, Verbosity,
+    self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, OutputFormat,
+    TerminalReporter, Verbosity,
     github::{GroupedLogReporter, JobContext, JobSummaryReporter, PageSources, WorkflowOutput},
     json, messages,
 };
@@ -23,9 +24,17 @@ use contract::{
     diagnostic::{Diagnostic, ExitKind, NoticeSeverity},
     text,
 };
-use journal::{JournalState, Redactor, event::JournalHeader};
+use journal::{JournalState, Redactor, event::JournalHeader, state::AttemptSummary};
 use sandbox::NoticeHandler;
 use state::StateStore;
+
+/// What the next attempt continues after, for its heading.
+fn continues_after(last: &AttemptSummary) -> String {
+    match &last.resolved_step {
+        Some(step_target) => messages::continues_after_resolution(&last.header.by, step_target),
+        None => messages::continues_after(last.exit, last.failed_step.as_ref()),
+    }
+}
 
 /// The options for the amount and the form of output.
 #[derive(Debug, clap::Args)]
@@ -144,7 +153,7 @@ impl CommandOutput {
             verbosity: self.verbosity,
             color: self.color,
             interactive: self.interactive_mode,
-            continues_after: last.map(messages::continues_after),
+            continues_after: last.map(continues_after),
             logs_command: self.commands.text("`runner logs`"),
         };
         let reporter: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {

@@ -13,7 +13,6 @@ use contract::{
 use journal::{
     FindingSummary,
     event::{Decision, DecisionReason, Resolution, StepTarget},
-    state::AttemptSummary,
 };
 
 /// The most changed components that a phrase names; `why` lists all.
@@ -263,16 +262,15 @@ pub fn result_at_step(exit: Option<ExitKind>, verified: bool, failed_step: Optio
     }
 }
 
-/// The event that an attempt continues after, for its heading: "`migrate` failed".
+/// What an operator did that an attempt continues after, for its heading.
 #[must_use]
-pub fn continues_after(last: &AttemptSummary) -> String {
-    if let Some(step_target) = &last.resolved_step {
-        return format!("{} resolved {step_target}", last.header.by);
-    }
-    continues_after_end(last.exit, last.failed_step.as_ref())
+pub fn continues_after_resolution(by: &str, step_target: &StepTarget) -> String {
+    format!("{by} resolved {step_target}")
 }
 
-fn continues_after_end(exit: Option<ExitKind>, failed_step: Option<&StepTarget>) -> String {
+/// The event that an attempt continues after, for its heading: "`migrate` failed".
+#[must_use]
+pub fn continues_after(exit: Option<ExitKind>, failed_step: Option<&StepTarget>) -> String {
     match (exit, failed_step) {
         (Some(ExitKind::Failed | ExitKind::RolledBack), Some(step_target)) => format!("{step_target} failed"),
         (Some(ExitKind::InDoubt), Some(step_target)) => format!("{step_target} was stopped"),
@@ -412,7 +410,7 @@ mod tests {
         );
         assert_eq!(result_at_step(None, false, Some(&step_target)), "interrupted at `migrate`");
         assert_eq!(result_at_step(Some(ExitKind::Success), true, None), "deployed");
-        assert_eq!(continues_after_end(Some(ExitKind::Failed), Some(&step_target)), "`migrate` failed");
-        assert_eq!(continues_after_end(None, None), "an interruption");
+        assert_eq!(continues_after(Some(ExitKind::Failed), Some(&step_target)), "`migrate` failed");
+        assert_eq!(continues_after(None, None), "an interruption");
     }
 }

@@ -24,7 +24,6 @@ mod fold;
 mod formatter;
 pub mod github;
 pub mod json;
-mod masked;
 pub mod messages;
 mod output_throttle;
 mod progress_line;
@@ -36,7 +35,6 @@ mod tests;
 pub use contract::render::ColorMode;
 pub use fold::{MAX_TARGET_LINES, name_targets};
 pub use json::JsonLinesReporter;
-pub use masked::MaskedReporter;
 pub use terminal::{InteractiveMode, ReportOptions, TerminalReporter, Verbosity};
 
 /// A report of an attempt while it runs.

@@ -15,7 +15,9 @@ fn check(steps_and_more: &str, texts: &[&str]) {
 fn check_in(environment: &TestEnvironment, command: &[&str], texts: &[&str]) {
     let refused = environment.run(command);
     refused.assert_exit(2);
-    texts.iter().for_each(|text| drop(refused.assert_stderr_contains(text)));
+    for text in texts {
+        refused.assert_stderr_contains(text);
+    }
     assert_eq!(refused.stderr.matches("error[").count(), 1, "{}", refused.stderr);
 }
 

@@ -149,7 +149,7 @@ impl StateStore {
             let (mut damages, mut is_current) = (Vec::new(), true);
             self.with_local_copy(None, |copy, remote, record| {
                 let read = ManifestFiles::of(record).read(remote, record)?;
-                let damage = |(file, content): (ManifestFile, Option<Vec<u8>>)| file.damage(copy, content.as_deref());
+                let damage = |read: ReadFile| read.file.damage(copy, read.content.as_deref());
                 damages = read.into_iter().filter_map(damage).collect();
                 // Files that another machine has replaced meanwhile are gone.
                 is_current = damages.is_empty() || remote.read_record()?.version == record.version;
@@ -271,6 +271,13 @@ impl ManifestFile {
     }
 }
 
+/// A file that was read.
+struct ReadFile {
+    file: ManifestFile,
+    /// None if it can't be read.
+    content: Option<Vec<u8>>,
+}
+
 /// The files that a manifest names, each with its parts in the remote.
 struct ManifestFiles {
     files: Vec<(ManifestFile, Vec<String>)>,
@@ -301,11 +308,7 @@ impl ManifestFiles {
     }
 
     /// Reads all of them; without a content those that can't be read, unless that are all.
-    fn read(
-        self,
-        remote: &mut dyn RemoteStorage,
-        record: &RemoteRecord,
-    ) -> Result<Vec<(ManifestFile, Option<Vec<u8>>)>, StateError> {
+    fn read(self, remote: &mut dyn RemoteStorage, record: &RemoteRecord) -> Result<Vec<ReadFile>, StateError> {
         let (mut read, mut failed) = (Vec::new(), None);
         let all: Vec<String> = self.files.iter().flat_map(|(_, parts)| parts.clone()).collect();
         // Many files take one call, and only a call that fails is made again for each.
@@ -316,14 +319,14 @@ impl ManifestFiles {
                 None => remote.read_files(record, &parts),
             };
             let content = content.map(|contents| contents.concat()).map_err(|error| failed = Some(error)).ok();
-            read.push((file, content));
+            read.push(ReadFile { file, content });
         }
         for (file, archive) in self.archives {
             let content = remote.read_archive(&archive).map_err(|error| failed = Some(error)).ok();
-            read.push((file, content));
+            read.push(ReadFile { file, content });
         }
         match failed {
-            Some(error) if read.iter().all(|(_, content)| content.is_none()) => Err(error),
+            Some(error) if read.iter().all(|read: &ReadFile| read.content.is_none()) => Err(error),
             Some(_) | None => Ok(read),
         }
     }

@@ -11,17 +11,17 @@ use journal::{
 };
 use serde_json::{Map, Value};
 
-use super::{CommandConclusion, DeploymentReporter};
+use crate::report::{CommandConclusion, DeploymentReporter};
 
 /// Passes entries on, with masked receipts.
-pub struct MaskedReporter<R> {
+pub(super) struct MaskedReporter<R> {
     redactor: Redactor,
     reporter: R,
 }
 
 impl<R: DeploymentReporter> MaskedReporter<R> {
     /// Masks for this reporter.
-    pub fn new(redactor: Redactor, reporter: R) -> Self {
+    pub(super) fn new(redactor: Redactor, reporter: R) -> Self {
         Self { redactor, reporter }
     }
 }
