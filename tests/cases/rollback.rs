@@ -150,5 +150,5 @@ fn misspelled_release_of_a_rollback_is_corrected() {
     // Another number is another release, and not `r1` misspelled.
     let other = environment.run(&["rollback", "--local", "--to", "r9"]);
     other.assert_exit(2).assert_stderr_contains("verified here, oldest first: `r1`, `r2`, which is live");
-    other.assert_stderr_contains("hint: use one of `r1`: `runner rollback --to r1 --local`");
+    other.assert_stderr_contains("hint: use `r1`: `runner rollback --to r1 --local`");
 }

@@ -203,7 +203,7 @@ impl WrittenTemplate<'_> {
             let pushed = if args.push { "pushed to" } else { "not pushed yet; the remote is" };
             answer += &format!("committed to {BRANCH}, in a new repository: {pushed} {REMOTE}\n");
             if !self.is_empty {
-                answer += "what was here before is not in the commit: `git add` it\n";
+                answer += "what was here before is not in the commit: add it with `git add .`\n";
             }
         }
         answer + "docs/init.md says what to do on the machine; `runner plan` shows what a deployment would do\n"

@@ -236,6 +236,9 @@ fn release_to_restore(
                     (Some(near), _) => {
                         format!("did you mean `{near}`? `runner {ROLLBACK} --to {near}` goes back to it")
                     }
+                    (None, Some(last)) if labels().count() == 1 => {
+                        format!("use `{last}`: `runner {ROLLBACK} --to {last}`")
+                    }
                     (None, Some(last)) => {
                         format!("use one of {}: `runner {ROLLBACK} --to {last}`", plan::quoted_list(labels()))
                     }

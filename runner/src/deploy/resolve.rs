@@ -108,7 +108,7 @@ impl<'a> AttemptView<'a> {
     ) -> Result<ResolvedStep<'r>, AttemptError> {
         let step = &planned.step;
         let scanner = self.prepared.redactor.scanner();
-        // What only explains a change refuses no deployment.
+        // A value that only explains a change must not make a deployment fail.
         for input in inputs.values_mut() {
             if input.files.keys().any(|path| scanner.find_in_text(path).is_some()) {
                 input.files.clear();

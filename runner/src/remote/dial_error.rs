@@ -93,7 +93,7 @@ fn diagnose((host, options): (&PlanHost, &SshOptions), noise: &str, stderr: &str
         };
         let message = format!("{who} hung up before the login");
         let hint = format!(
-            "check sshd {whose}: too many connections may wait for their login (`MaxStartups`), or it lets nobody in from here; {log_in}"
+            "check sshd {whose}: it may have too many logins pending (`MaxStartups`), or refuse connections from this machine; {log_in}"
         );
         Diagnostic::new(ErrorCode::HostUnreachable, message).with_hint(hint)
     } else {

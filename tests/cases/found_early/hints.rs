@@ -91,6 +91,9 @@ fn program_without_words() {
 fn port_zero() {
     check(
         "steps:\n  verify: { with: { tcp: [\"localhost:0\"] } }\n",
-        &["`localhost:0` has no port: 0 is none", "hint: write the port that the server listens on"],
+        &[
+            "`localhost:0` has the port 0, on which nothing can listen",
+            "hint: write the port that the server listens on",
+        ],
     );
 }

@@ -106,6 +106,9 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// How often a temporary file is made again that another process has removed. Some filesystems say that of every file.
+const MAX_REMOVALS: usize = 100;
+
 /// Whether a name is a temporary one of this file: `<name>.<16 hexadecimal digits>.tmp`.
 fn is_staged(found: &OsStr, name: &OsStr) -> bool {
     let rest = found.as_bytes().strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
@@ -144,8 +147,11 @@ impl StagedFile {
         let folder = File::open(folder_of(path))?;
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
         let mut staged = Self::open_locked_in(&folder, name, mode)?;
-        // Another process may have removed it before it was locked; then nobody removes the next one, which it does not see.
-        if fstat(&staged.file).map_err(io::Error::from)?.st_nlink == 0 {
+        for _ in 0..MAX_REMOVALS {
+            // Another process may have removed it before it was locked.
+            if fstat(&staged.file).map_err(io::Error::from)?.st_nlink > 0 {
+                break;
+            }
             staged = Self::open_locked_in(&folder, name, mode)?;
         }
         let filled = fill(&mut staged.file)?;

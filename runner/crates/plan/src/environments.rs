@@ -154,7 +154,7 @@ fn unknown_environment(name: &str, possible: &[&DeclaredEnvironment<'_>]) -> Pla
     let names = || possible.iter().map(|environment| environment.name.as_str());
     let hint = match (closest_match(name, names()), possible) {
         (Some(near), _) => format!("did you mean `{near}`?"),
-        (None, []) => "remove it: the others come after this one, or there are none".to_owned(),
+        (None, []) => "remove `after`: no other environment can come before this one".to_owned(),
         (None, _) => format!("use one of {}", quoted_list(names())),
     };
     PlanError::new(ErrorCode::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)

@@ -48,7 +48,7 @@ pub(super) fn syntax_hint(text: &str, at: usize, info: &str) -> Option<SyntaxHin
             hint: "write a space after the colon, not a tab".to_owned(),
         });
     }
-    if info.contains("flow") {
+    if info.contains("flow") || info.contains("illegal placement of ':'") {
         let open = unclosed_bracket(&text[..at]).filter(|open| *open < line.start)?;
         let hint = format!("close this `{}`", &text[open..=open]);
         return Some(SyntaxHint { span: open..open + 1, hint });
@@ -59,7 +59,8 @@ pub(super) fn syntax_hint(text: &str, at: usize, info: &str) -> Option<SyntaxHin
         let (above, here) = (indentation(&text[previous.clone()]), before.len());
         let number = 1 + text[..previous.start].matches('\n').count();
         let hint = format!("indent it with {above} spaces, as line {number}");
-        return (above != here).then(|| SyntaxHint { span: at..at + 1, hint });
+        let end = at + rest.chars().next().map_or(0, char::len_utf8);
+        return (above != here).then(|| SyntaxHint { span: at..end, hint });
     }
     if info.contains("simple key") {
         return missing_colon(text, previous);
@@ -238,6 +239,7 @@ mod tests {
             ("steps:\n  a:\n    b: [c]\n      d: e\n", "indent it with 4 spaces, as line 3"),
             ("steps:\n  a: { b: [\"c]\"\n  d: {}\n", "close this `[`"),
             ("a: [b\nc: d\n", "close this `[`"),
+            ("a:\n    b: c\n  é: d\n", "indent it with 4 spaces, as line 2"),
             ("version: 1\napp shop\nsteps: {}\n", "write a colon after the key: `app: shop`"),
         ] {
             assert_eq!(hint(text).as_deref(), Some(expected), "{text}");

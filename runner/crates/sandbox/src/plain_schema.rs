@@ -41,7 +41,7 @@ fn satisfies(keywords: &Map<String, Value>, keyword: &str, operand: &Value, valu
             other.next().is_some_and(|schema| accepts(schema, value)) && other.next().is_none()
         }),
         "not" => refuses(operand, value),
-        // It counts with its `then`. An `else` is not accepted.
+        // Checked together with its `then`; a schema with `else` is left to the full validator.
         "if" => true,
         "then" => keywords.get("if").is_none_or(|condition| refuses(condition, value)) || accepts(operand, value),
         _ => match value {

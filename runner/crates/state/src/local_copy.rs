@@ -255,7 +255,7 @@ impl ManifestFile {
         let what = match content {
             Some(content) if self.is_right(content) => return None,
             Some(content) if (content.len() as u64) < self.bytes => "it is cut short",
-            Some(_) => "it has another content than the record says",
+            Some(_) => "its content differs from what the record says",
             None => "it is missing",
         };
         let path = copy.folder.join(&self.name);

@@ -253,7 +253,7 @@ impl FolderSurvey {
             (true, false) => {
                 proposal.propose(
                     DeploymentTemplate::Node,
-                    "package.json: Node can serve it, with a script called `start` and none called `build`".to_owned(),
+                    "package.json: it has a script `start` and none called `build`, so Node can serve it".to_owned(),
                 );
                 if proposal.template == Some(DeploymentTemplate::Node) {
                     self.node_notes(&package, proposal);
@@ -270,20 +270,24 @@ impl FolderSurvey {
         match package["scripts"]["start"].as_str() {
             Some("node server.js") => {}
             Some(start) => proposal.note(&format!(
-                "in deploy.yml, replace `server.js` with what the script `start` runs: `{}`",
+                "in deploy.yml, replace `/usr/bin/node server.js` with what the script `start` runs, with the full path of its program: `{}`",
                 escape_line(start)
             )),
-            None => proposal.note("in deploy.yml, replace `server.js` with what the script `start` runs"),
+            None => proposal.note("in deploy.yml, replace `/usr/bin/node server.js` with what the script `start` runs, with the full path of its program"),
         }
         match self.first(&["package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml"]) {
-            Some("yarn.lock") => proposal.note("in deploy.yml, replace `npm ci` with `yarn install --immutable`"),
+            Some("yarn.lock") => {
+                proposal.note("in deploy.yml, replace `npm ci` and its options with `yarn install --immutable`")
+            }
             Some("pnpm-lock.yaml") => {
-                proposal.note("in deploy.yml, replace `npm ci` with `pnpm install --frozen-lockfile --prod`");
+                proposal.note(
+                    "in deploy.yml, replace `npm ci` and its options with `pnpm install --frozen-lockfile --prod`",
+                );
             }
             Some(_) => {}
             None => proposal.note("the release needs package-lock.json: `npm install --package-lock-only` writes it"),
         }
-        proposal.note("the application must listen at the port that the variable PORT names");
+        proposal.note("the application must listen on the port in the variable PORT");
         proposal.note(HEALTH);
     }
 }

@@ -13,7 +13,8 @@ use plan::{DirAccess, Plan, PlanStep};
 const MIN_FREE_BYTES: u64 = 32 << 20;
 
 /// What helps where a directory can't be written to, such as one that is mounted for reading.
-const READ_ONLY_HINT: &str = "let this user write there; or add `:ro` to the directory, if the step only reads it";
+const READ_ONLY_HINT: &str =
+    "give this user write access to it; or, if the step only reads it, add `:ro` to the directory";
 
 /// Checks that granted directories and the folders of SQLite databases can be used and have free space. Creates the
 /// writable ones.

@@ -281,7 +281,7 @@ fn a_newer_minor_version_is_read_and_not_continued() {
     let begun = Journal::create(&next, header(3, AttemptNumber::FIRST), loaded, Redactor::default(), Box::new(|_| {}));
     let Err(error) = begun else { panic!("it was continued") };
     assert_eq!(code(&error), ("P0604", 65));
-    assert!(error.to_string().contains("attempt-000002.journal was written by a newer runner (format 1.8)"), "{error}");
+    assert!(error.to_string().contains("attempt-000002.journal was written by a newer runner (format 1.9)"), "{error}");
     assert!(!next.exists());
 }
 

@@ -90,7 +90,10 @@ impl ForgeAddress {
                 return Err(problem(format!("{host} is {}, and `--forge` says {}", known.name(), chosen.name()), hint));
             }
             (chosen, known) => chosen.or(known).ok_or_else(|| {
-                problem(format!("it is unknown which forge {host} is"), "add `--forge github` or `--forge gitlab`")
+                problem(
+                    format!("it is not known whether {host} is GitHub or GitLab"),
+                    "add `--forge github` or `--forge gitlab`",
+                )
             })?,
         };
         let (owner, name) = owner_and_name(kind, &path)?;

@@ -32,7 +32,7 @@ pub(super) enum ForgeError {
     /// The name is taken by what the token may not see.
     #[error("the name is taken by a repository that the token can't see{}", after_colon(.said))]
     NameTaken { said: String },
-    #[error("the forge got too many calls{}", pause(.seconds.as_deref()))]
+    #[error("the forge limits the number of calls{}", pause(.seconds.as_deref()))]
     TooManyCalls { seconds: Option<String> },
     #[error("the forge answered with status {status}{}", after_colon(.said))]
     Status { status: u16, said: String },
@@ -73,15 +73,15 @@ impl ForgeError {
             Self::Forbidden { .. } => {
                 format!("use a token in {variable} with {rights}, of a user who may create repositories for {}, {again}", address.owner)
             }
-            Self::NoOwner { .. } => "correct the address, or use a token of a member".to_owned(),
+            Self::NoOwner { .. } => "correct the owner in the address, or use the token of one of its members".to_owned(),
             Self::NameTaken { .. } => "choose another name in the address, or use a token that can see it".to_owned(),
             Self::TooManyCalls { .. } => format!("wait, {again}"),
             Self::Status { status, .. } if *status >= 500 => format!("wait until {} works again, {again}", address.host),
             Self::Status { .. } | Self::Strange { .. } => {
-                format!("check that {} is {}, or create the repository by hand and leave out `--create`", address.host, address.kind.name())
+                format!("check that {} is {}, or create the repository by hand, and leave out `--create`, `--public` and `--forge`", address.host, address.kind.name())
             }
             Self::HasCommits { .. } => {
-                "choose another name in the address; or clone that repository, and run `runner init` in it without `--remote`".to_owned()
+                "choose another name in the address; or clone that repository, and run `runner init --template TEMPLATE` there".to_owned()
             }
             Self::NotPrivate { .. } => {
                 "make it private, or choose another name; if everybody may see the files, add `--public`".to_owned()

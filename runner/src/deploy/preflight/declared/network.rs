@@ -36,7 +36,7 @@ impl DeclaredStep<'_> {
         match check_http_grants(&grants.http, method.unwrap_or("GET"), url) {
             // No grant can name it.
             Err(NetError::OriginNotGranted { origin, .. }) if origin.ends_with(":0") => {
-                let why = format!("`{url}` has no port: 0 is none");
+                let why = format!("`{url}` has the port 0, on which nothing can listen");
                 Some(self.invalid(value, &why, "not a port", "write the port that the server listens on"))
             }
             Err(NetError::OriginNotGranted { origin, .. }) => {
@@ -64,7 +64,7 @@ impl DeclaredStep<'_> {
         match check_tcp_grants(&grants.tcp, address) {
             // No grant can name it.
             Err(NetError::PeerNotGranted { peer }) if peer.ends_with(":0") => {
-                let why = format!("`{address}` has no port: 0 is none");
+                let why = format!("`{address}` has the port 0, on which nothing can listen");
                 Some(self.invalid(value, &why, "not a port", "write the port that the server listens on"))
             }
             Err(NetError::PeerNotGranted { peer }) => {
