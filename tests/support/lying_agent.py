@@ -72,7 +72,7 @@ def lie(name, message, honest):
             problem = {**problem, "causes": [open(FOLDER + "/secret").read()]}
             return [frame({**message, "answer": {"answer": "checked", "problems": [["restart", problem]]}})]
     if answer == "input-hashes" and name == "many-inputs":
-        hashes = {f"{number:06}": "0" * 64 for number in range(50_000)}
+        hashes = {f"{number:06}": {"hash": "0" * 64} for number in range(50_000)}
         return [frame({**message, "answer": {"answer": "input-hashes", "hashes": hashes}})]
     if answer == "outcome":
         if name == "no-answer":
