@@ -156,7 +156,7 @@ fn forge_that_cannot_be_reached_is_found_before_anything_is_written() {
 fn address_that_is_none_of_a_forge_is_refused_before_anything_is_asked() {
     let world = ForgeWorld::new(FakeForgeKind::Github);
     let cases = [
-        ("https://git.example/ann/shop.git", &[][..], "it is unknown which forge git.example is"),
+        ("https://git.example/ann/shop.git", &[][..], "it is not known whether git.example is GitHub or GitLab"),
         ("http://git.example/ann/shop.git", &["--forge", "github"], "over http, others could read the token"),
         ("https://ann:pass@github.com/ann/shop.git", &[], "a name or a password before the host"),
         ("../shop.git", &[], "it is a path of this machine"),

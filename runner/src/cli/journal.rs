@@ -385,8 +385,8 @@ mod tests {
             ExitKind::Journal,
             expect![[r#"
                 attempt-000001.journal
-                  CORRUPT at line 2: its stated checksum is 28c04271, but its content has
-                  d7e732c6 (P0602)
+                  CORRUPT at line 2: its stated checksum is b869d346, but its content has
+                  335eb60d (P0602)
                   format 1.8, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   NOT CHECKED: it follows a corrupt or unreadable journal

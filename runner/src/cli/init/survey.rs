@@ -231,7 +231,7 @@ mod tests {
             (&[("app.py", "")], None, "python-supervisord"),
             (&[("package.json", r#"{"scripts": {"build": "vite build"}}"#)], site, "script `build`"),
             (&[("package.json", r#"{"scripts": {"start": "node ."}}"#)], node, "`npm install --package-lock-only`"),
-            (&[("package.json", r#"{"scripts": {"start": "node app.js"}}"#)], node, "runs: `node app.js`"),
+            (&[("package.json", r#"{"scripts": {"start": "node app.js"}}"#)], node, "program: `node app.js`"),
             (
                 &[("package.json", r#"{"scripts": {"start": "x"}}"#), ("yarn.lock", "")],
                 node,

@@ -227,7 +227,10 @@ mod tests {
         for (remote, kind, expected) in cases {
             assert_eq!(read(remote, Some(kind)), expected, "{remote}");
         }
-        assert_eq!(read("https://git.example/ann/shop", None), "it is unknown which forge git.example is");
+        assert_eq!(
+            read("https://git.example/ann/shop", None),
+            "it is not known whether git.example is GitHub or GitLab"
+        );
         let contradicted = read("https://github.com/ann/shop", Some(ForgeKind::Gitlab));
         assert_eq!(contradicted, "github.com is github, and `--forge` says gitlab");
     }
