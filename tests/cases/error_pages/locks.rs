@@ -117,10 +117,11 @@ fn p0503_lost_lock() {
     second.write("go", "");
     second.output_of(next).assert_exit(0);
     lost.assert_exit(5);
-    let (by, _) = lost.stderr.split_once(" released it at ").expect("the message says who released the lock");
-    let (_, by) = by.rsplit_once("caused by: ").unwrap();
+    let (before, after) = lost.stderr.split_once(" released it at ").expect("the message says who released the lock");
+    let (_, by) = before.rsplit_once("caused by: ").unwrap();
+    let (at, _) = after.split_once(": it hangs").expect("the message says when, and why");
     let mut shown = repository.shown(&first);
-    shown.push((by.to_owned(), "ann@host"));
+    shown.extend([(by.to_owned(), "ann@host"), (at.to_owned(), "2026-11-29T12:38:18.635Z")]);
     check_error_page("P0503", None, &lost.stderr, &shown);
 }
 
