@@ -92,12 +92,13 @@ fn not_yaml() {
     check(
         "version: 1\nsteps: [a\napp: x\n",
         expect![[r#"
-        error[P0101]: the plan is not valid YAML
-         --> deploy.yml:3:4
-          |
-        3 | app: x
-          |    ^ illegal placement of ':' indicator
-    "#]],
+            error[P0101]: the plan is not valid YAML
+             --> deploy.yml:2:8
+              |
+            2 | steps: [a
+              |        ^ illegal placement of ':' indicator
+              hint: close this `[`
+        "#]],
     );
     check(
         "a: 1\n---\nb: 1\n",
