@@ -81,7 +81,7 @@ impl ForgeError {
                 format!("check that {} is {}, or create the repository by hand, and leave out `--create`, `--public` and `--forge`", address.host, address.kind.name())
             }
             Self::HasCommits { .. } => {
-                "choose another name in the address; or clone that repository, and run `runner init --template TEMPLATE` there".to_owned()
+                "choose another name in the address; or clone that repository, and run `runner init` there".to_owned()
             }
             Self::NotPrivate { .. } => {
                 "make it private, or choose another name; if everybody may see the files, add `--public`".to_owned()
