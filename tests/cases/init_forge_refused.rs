@@ -52,7 +52,7 @@ fn token_that_is_missing_or_wrong_is_found_before_anything_is_written() {
 #[test]
 fn token_without_the_scope_leaves_the_commit_and_one_with_it_goes_on() {
     let cases = [
-        (FakeForgeKind::Github, "gist", "repo", "the token lacks the scope `repo`; it has `gist`"),
+        (FakeForgeKind::Github, "gist", "repo", "the token lacks the scope `repo`; its scopes: `gist`"),
         (FakeForgeKind::Github, "public_repo", "repo", "the token lacks the scope `repo`; it has `public_repo`"),
         (FakeForgeKind::Github, "", "repo", "the token lacks the scope `repo`; it has none"),
         (FakeForgeKind::Gitlab, "read_api", "api", "the token lacks the scope `api`"),
@@ -86,7 +86,7 @@ fn user_who_may_not_create_repositories_is_told_what_the_forge_says() {
             &world,
             path,
             &[],
-            &["error[P0243]", "too many calls, and asks to wait 7 s", "hint: wait, and repeat"],
+            &["error[P0243]", "limits the number of calls, and asks to wait 7 s", "hint: wait, and repeat"],
         );
     }
 }
@@ -98,7 +98,7 @@ fn owner_that_does_not_exist_is_found_before_anything_is_written() {
         (FakeForgeKind::Gitlab, "the forge has no user or group called bob, or does not show it to this token"),
     ] {
         let world = ForgeWorld::new(kind);
-        assert_refused(&world, "bob/shop", &[], &["error[P0243]", said, "or use a token of a member"]);
+        assert_refused(&world, "bob/shop", &[], &["error[P0243]", said, "or use the token of one of its members"]);
         assert_nothing_written(&world);
     }
 }
