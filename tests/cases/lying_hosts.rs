@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{RunnerOutput, SshHost, TestEnvironment, wait_until, write_ssh_config};
+use crate::support::{RunnerOutput, SshHost, TestEnvironment, write_ssh_config};
 
 const SECRET: &str = "correct-horse-battery";
 const OTHER_SECRET: &str = "of-the-honest-host-alone";
@@ -108,14 +108,14 @@ fn peak_memory_kib(process: &Child) -> std::thread::JoinHandle<u64> {
     let path = format!("/proc/{}/status", process.id());
     std::thread::spawn(move || {
         let mut peak = 0;
-        wait_until("the process has ended", || {
+        loop {
             let status = fs::read_to_string(&path).unwrap_or_default();
             let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
             let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-            peak = now.unwrap_or(0).max(peak);
-            now.is_none()
-        });
-        peak
+            let Some(now) = now else { return peak };
+            peak = now.max(peak);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     })
 }
 

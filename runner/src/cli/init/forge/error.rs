@@ -67,18 +67,31 @@ impl ForgeError {
         };
         let again = "and repeat the same command: it goes on where it stopped";
         match self {
-            Self::Setup { .. } => format!("check {variable}, and that the system has ca-certificates; or set SSL_CERT_FILE"),
+            Self::Setup { .. } => {
+                format!("check {variable}, and that the system has ca-certificates; or set SSL_CERT_FILE")
+            }
             Self::Unreachable { .. } => format!("check the address and the network, {again}"),
             Self::Unauthorized { .. } => format!("put a valid token with {rights} into {variable}, {again}"),
             Self::Forbidden { .. } => {
-                format!("use a token in {variable} with {rights}, of a user who may create repositories for {}, {again}", address.owner)
+                format!(
+                    "use a token in {variable} with {rights}, of a user who may create repositories for {}, {again}",
+                    address.owner
+                )
             }
-            Self::NoOwner { .. } => "correct the owner in the address, or use the token of one of its members".to_owned(),
+            Self::NoOwner { .. } => {
+                "correct the owner in the address, or use the token of one of its members".to_owned()
+            }
             Self::NameTaken { .. } => "choose another name in the address, or use a token that can see it".to_owned(),
             Self::TooManyCalls { .. } => format!("wait, {again}"),
-            Self::Status { status, .. } if *status >= 500 => format!("wait until {} works again, {again}", address.host),
+            Self::Status { status, .. } if *status >= 500 => {
+                format!("wait until {} works again, {again}", address.host)
+            }
             Self::Status { .. } | Self::Strange { .. } => {
-                format!("check that {} is {}, or create the repository by hand, and leave out `--create`, `--public` and `--forge`", address.host, address.kind.name())
+                format!(
+                    "check that {} is {}, or create the repository by hand, and leave out `--create`, `--public` and `--forge`",
+                    address.host,
+                    address.kind.name()
+                )
             }
             Self::HasCommits { .. } => {
                 "choose another name in the address; or clone that repository, and run `runner init` there".to_owned()
