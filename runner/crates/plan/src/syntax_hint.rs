@@ -60,7 +60,7 @@ pub(super) fn syntax_hint(text: &str, at: usize, info: &str) -> Option<SyntaxHin
         let number = 1 + text[..previous.start].matches('\n').count();
         let hint = format!("indent it with {above} spaces, as line {number}");
         let end = at + rest.chars().next().map_or(0, char::len_utf8);
-        return (above != here).then(|| SyntaxHint { span: at..end, hint });
+        return (above != here).then_some(SyntaxHint { span: at..end, hint });
     }
     if info.contains("simple key") {
         return missing_colon(text, previous);
