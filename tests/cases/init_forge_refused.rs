@@ -53,8 +53,8 @@ fn token_that_is_missing_or_wrong_is_found_before_anything_is_written() {
 fn token_without_the_scope_leaves_the_commit_and_one_with_it_goes_on() {
     let cases = [
         (FakeForgeKind::Github, "gist", "repo", "the token lacks the scope `repo`; its scopes: `gist`"),
-        (FakeForgeKind::Github, "public_repo", "repo", "the token lacks the scope `repo`; it has `public_repo`"),
-        (FakeForgeKind::Github, "", "repo", "the token lacks the scope `repo`; it has none"),
+        (FakeForgeKind::Github, "public_repo", "repo", "the token lacks the scope `repo`; its scopes: `public_repo`"),
+        (FakeForgeKind::Github, "", "repo", "the token lacks the scope `repo`; its scopes: none"),
         (FakeForgeKind::Gitlab, "read_api", "api", "the token lacks the scope `api`"),
     ];
     for (kind, scopes, enough, said) in cases {
