@@ -134,6 +134,25 @@ impl ForgeAnswer {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// The newest commit in a list of them, by the key of its hash; none if the forge answers that the repository is empty.
+    pub(super) fn newest_commit(&self, hash_key: &str, empty_status: u16) -> Result<Option<String>, ForgeError> {
+        match self.status {
+            200 => {
+                let commits = self.body.as_array();
+                let strange = || ForgeError::Strange { why: "it has no list of commits".to_owned() };
+                let newest = commits.ok_or_else(strange)?.first();
+                Ok(newest.map(|commit| commit[hash_key].as_str().unwrap_or("unknown").to_owned()))
+            }
+            status if status == empty_status => Ok(None),
+            _ => Err(self.error()),
+        }
+    }
+
+    /// A text that each such answer has.
+    pub(super) fn needed_text(&self, key: &str) -> Result<String, ForgeError> {
+        self.text(key).map(str::to_owned).ok_or_else(|| missing(key))
+    }
+
     /// A text in the answer.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         self.body.get(key)?.as_str()
@@ -158,6 +177,11 @@ impl ForgeAnswer {
             status => ForgeError::Status { status, said },
         }
     }
+}
+
+/// The error of an answer without something that each such answer has.
+pub(super) fn missing(key: &str) -> ForgeError {
+    ForgeError::Strange { why: format!("`{key}` is missing") }
 }
 
 /// The texts of an error. GitHub has `message`, and `errors` with a `message` each; GitLab has a `message`, which may list what is wrong with

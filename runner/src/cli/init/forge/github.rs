@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     CreateRequest, ExistingRepository, FoundRepository,
     address::ForgeAddress,
-    api::{ForgeAnswer, ForgeApi},
+    api::{ForgeAnswer, ForgeApi, missing},
     error::ForgeError,
 };
 
@@ -21,34 +21,20 @@ pub(super) async fn find(
     match answer.status {
         200 => {
             let commits = api.get(&["repos", owner, name, "commits"], &[("per_page", "1")]).await?;
-            Ok(FoundRepository::Existing(existing(&answer, newest_commit(&commits)?)?))
+            // For an empty repository, GitHub answers 409.
+            Ok(FoundRepository::Existing(existing(&answer, commits.newest_commit("sha", 409)?)?))
         }
         404 => Ok(FoundRepository::Missing(create_request(api, address, is_public).await?)),
         _ => Err(answer.error()),
     }
 }
 
-/// The newest commit of the default branch; none of an empty repository, for which GitHub answers 409.
-fn newest_commit(answer: &ForgeAnswer) -> Result<Option<String>, ForgeError> {
-    match answer.status {
-        409 => Ok(None),
-        200 => {
-            let commits = answer.body.as_array();
-            let commits = commits.ok_or_else(|| ForgeError::Strange { why: "it has no list of commits".to_owned() })?;
-            Ok(commits.first().map(|commit| commit["sha"].as_str().unwrap_or("unknown").to_owned()))
-        }
-        _ => Err(answer.error()),
-    }
-}
-
 /// A repository as GitHub describes it.
 pub(super) fn existing(answer: &ForgeAnswer, head: Option<String>) -> Result<ExistingRepository, ForgeError> {
-    let strange = |key: &str| ForgeError::Strange { why: format!("`{key}` is missing") };
-    let is_private = answer.body["private"].as_bool().ok_or_else(|| strange("private"))?;
+    let is_private = answer.body["private"].as_bool().ok_or_else(|| missing("private"))?;
     // GitHub Enterprise has `internal`, too.
     let visibility = answer.text("visibility").unwrap_or(if is_private { "private" } else { "public" });
-    let page = answer.text("html_url").ok_or_else(|| strange("html_url"))?;
-    Ok(ExistingRepository { head, visibility: visibility.to_owned(), page: page.to_owned() })
+    Ok(ExistingRepository { head, visibility: visibility.to_owned(), page: answer.needed_text("html_url")? })
 }
 
 async fn create_request(api: &ForgeApi, address: &ForgeAddress, is_public: bool) -> Result<CreateRequest, ForgeError> {

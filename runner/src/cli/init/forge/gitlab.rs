@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     CreateRequest, ExistingRepository, FoundRepository,
     address::ForgeAddress,
-    api::{ForgeAnswer, ForgeApi},
+    api::{ForgeAnswer, ForgeApi, missing},
     error::ForgeError,
 };
 
@@ -21,7 +21,11 @@ pub(super) async fn find(
         200 => {
             let head = match answer.body["empty_repo"].as_bool() {
                 Some(true) => None,
-                Some(false) | None => newest_commit(api, &path).await?,
+                Some(false) | None => {
+                    let commits = api.get(&["projects", &path, "repository", "commits"], &[("per_page", "1")]).await?;
+                    // For an empty repository, GitLab answers 404.
+                    commits.newest_commit("id", 404)?
+                }
             };
             Ok(FoundRepository::Existing(existing(&answer, head)?))
         }
@@ -31,27 +35,10 @@ pub(super) async fn find(
     }
 }
 
-/// The newest commit of the default branch; none of an empty repository, for which GitLab answers 404.
-async fn newest_commit(api: &ForgeApi, path: &str) -> Result<Option<String>, ForgeError> {
-    let answer = api.get(&["projects", path, "repository", "commits"], &[("per_page", "1")]).await?;
-    match answer.status {
-        404 => Ok(None),
-        200 => {
-            let commits = answer.body.as_array();
-            let commits = commits.ok_or_else(|| ForgeError::Strange { why: "it has no list of commits".to_owned() })?;
-            Ok(commits.first().map(|commit| commit["id"].as_str().unwrap_or("unknown").to_owned()))
-        }
-        _ => Err(answer.error()),
-    }
-}
-
 /// A project as GitLab describes it.
 pub(super) fn existing(answer: &ForgeAnswer, head: Option<String>) -> Result<ExistingRepository, ForgeError> {
-    let text = |key: &str| {
-        let text = answer.text(key).map(str::to_owned);
-        text.ok_or_else(|| ForgeError::Strange { why: format!("`{key}` is missing") })
-    };
-    Ok(ExistingRepository { head, visibility: text("visibility")?, page: text("web_url")? })
+    let (visibility, page) = (answer.needed_text("visibility")?, answer.needed_text("web_url")?);
+    Ok(ExistingRepository { head, visibility, page })
 }
 
 async fn create_request(api: &ForgeApi, address: &ForgeAddress, is_public: bool) -> Result<CreateRequest, ForgeError> {
@@ -60,7 +47,7 @@ async fn create_request(api: &ForgeApi, address: &ForgeAddress, is_public: bool)
         // A name of digits may be taken for an id.
         200 if namespace.text("full_path").is_none_or(|path| path.eq_ignore_ascii_case(&address.owner)) => {
             let id = namespace.body["id"].as_u64();
-            let id = id.ok_or_else(|| ForgeError::Strange { why: "`id` is missing".to_owned() })?;
+            let id = id.ok_or_else(|| missing("id"))?;
             let visibility = if is_public { "public" } else { "private" };
             let body =
                 json!({ "name": address.name, "path": address.name, "namespace_id": id, "visibility": visibility });
