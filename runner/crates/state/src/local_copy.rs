@@ -142,11 +142,12 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when no file can be read.
     pub fn inspect_remote_files(&self) -> Result<Vec<RemoteDamage>, StateError> {
+        let mut damages = Vec::new();
         if self.remote.is_none() {
-            return Ok(Vec::new());
+            return Ok(damages);
         }
-        for attempt in 1.. {
-            let (mut damages, mut is_current) = (Vec::new(), true);
+        for _ in 0..MAX_PULL_ATTEMPTS {
+            let mut is_current = true;
             self.with_local_copy(None, |copy, remote, record| {
                 let read = ManifestFiles::of(record).read(remote, record)?;
                 let damage = |read: ReadFile| read.file.damage(copy, read.content.as_deref());
@@ -155,11 +156,11 @@ impl StateStore {
                 is_current = damages.is_empty() || remote.read_record()?.version == record.version;
                 Ok(())
             })?;
-            if is_current || attempt == MAX_PULL_ATTEMPTS {
-                return Ok(damages);
+            if is_current {
+                break;
             }
         }
-        Ok(Vec::new())
+        Ok(damages)
     }
 
     /// Makes the local copy the remote's: journals of another history are moved away, and what they say has begun is noted.
