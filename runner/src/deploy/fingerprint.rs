@@ -21,10 +21,7 @@ use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope,
 /// it for all modules, and a module's fingerprint must not change when the runner learns another version.
 const OLDEST_NAMED_CONTRACT: Version = Version::new(0, 1, 1);
 
-/// How many bytes of an intent the files of inputs may take: it is one line of the journal.
-const MAX_FILES_BYTES: usize = 12 << 10;
-
-/// What a hash takes there, with the punctuation.
+/// What a hash takes in an intent, with the punctuation.
 const HASH_BYTES: usize = 70;
 
 /// The component about the outputs of the steps that a step depends on.
@@ -71,7 +68,7 @@ pub(crate) fn input_fingerprint(inputs: BTreeMap<String, InputHash>) -> Fingerpr
         all_files.extend(files.into_iter().map(|(path, hash)| (file_component(&name, &path), hash)));
         components.insert(format!("{INPUT_PREFIX}{name}"), hash);
     }
-    if all_files.keys().map(|name| name.len() + HASH_BYTES).sum::<usize>() <= MAX_FILES_BYTES {
+    if all_files.keys().map(|name| name.len() + HASH_BYTES).sum::<usize>() <= InputHash::MAX_FILES_BYTES {
         components.extend(all_files);
     }
     Fingerprint(components)

@@ -63,6 +63,12 @@ pub struct InputHash {
     pub files: BTreeMap<String, Blake3Hash>,
 }
 
+impl InputHash {
+    /// How many bytes the names and hashes of files may take to be there: about a hundred files. The intent with them is one line of the
+    /// journal.
+    pub const MAX_FILES_BYTES: usize = 12 << 10;
+}
+
 impl From<Blake3Hash> for InputHash {
     fn from(hash: Blake3Hash) -> Self {
         Self { hash, files: BTreeMap::new() }

@@ -22,9 +22,6 @@ use contract::hash::{Blake3Hash, InputHash};
 /// The largest file whose text is kept, in bytes.
 pub const MAX_SNAPSHOT_TEXT_BYTES: u64 = 256 << 20;
 
-/// How long the list of a directory's files may be, in bytes, to be part of its hash: about a hundred files. It is in the journal.
-const MAX_NAMED_BYTES: usize = 12 << 10;
-
 /// The number of files from which several threads pay off.
 const PARALLEL_READ_THRESHOLD: usize = 128;
 
@@ -232,7 +229,7 @@ fn hash_sized(file: cap_std::fs::File, size: u64) -> io::Result<Blake3Hash> {
 fn input_hash(files: Vec<(&str, Blake3Hash)>) -> InputHash {
     let all: String = files.iter().map(|(path, hash)| format!("{hash} {path}\n")).collect();
     let hash = Blake3Hash::of(all.as_bytes());
-    let is_named = all.len() <= MAX_NAMED_BYTES;
+    let is_named = all.len() <= InputHash::MAX_FILES_BYTES;
     let files = files.into_iter().filter(|_| is_named).map(|(path, hash)| (path.to_owned(), hash)).collect();
     InputHash { hash, files }
 }
