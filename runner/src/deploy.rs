@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 mod after_undo;
 mod assumed_steps;
 mod attempt;
-mod bounded_program;
 mod call;
 mod conclusion;
 mod environment;
@@ -44,7 +43,6 @@ mod steps;
 mod undo;
 mod unrecorded_release;
 
-pub(crate) use bounded_program::run_bounded;
 pub use error::{AttemptError, migration_diagnostic};
 pub use executor::Executor;
 pub(crate) use fingerprint::input_fingerprint;

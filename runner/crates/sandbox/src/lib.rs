@@ -63,7 +63,7 @@ pub use migrations::open_migrations;
 pub use modules::{NoticeHandler, RegistryError, UserPaths};
 pub use program::{
     BoundedProgram, FileFormat, GUARD_ARGUMENT, LeftoverProgram, ProcessIdentity, ProgramFault, end_leftover_programs,
-    find_program, run_program_guard, usual_path,
+    find_program, run_bounded, run_program_guard, usual_path,
 };
 pub use program_inputs::resolve_in_plan;
 pub use schema_violation::SchemaViolation;

@@ -7,12 +7,11 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::EnvGrant;
-use sandbox::{DeclaredValue, ValueKind, with_default_variables};
+use sandbox::{DeclaredValue, ValueKind, run_bounded, with_default_variables};
 use semver::{Version, VersionReq};
 use tokio::process::Command;
 
 use super::{declared::KnownText, machine::MachineCheck, span_of};
-use crate::deploy::run_bounded;
 
 /// How long a program may take to print its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,19 +1,23 @@
-//! Runs a program under a guard for what it prints, for a limited time.
+//! Runs a program for what it prints, for a limited time: under a guard, or by itself.
 //!
-//! Invariant: when it has run, or this process has died, nothing of its process group is left. Deliberately absent: records, since no
-//! later process looks for it.
+//! Invariant: when it has run, nothing of its process group is left; with a guard, also if this process has died. Deliberately absent:
+//! records, since no later process looks for it.
 
 use std::{
+    io,
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
-    process::{ExitStatus, Output},
+    process::{ExitStatus, Output, Stdio},
     time::Duration,
 };
 
-use rustix::process::{Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Command,
+};
 
-use super::{ProgramPipes, ProgramStart, RunningProgram};
+use super::{ProgramExit, ProgramPipes, ProgramStart, RunningProgram};
 
 /// How long its pipes are still read once it has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
@@ -45,43 +49,103 @@ impl BoundedProgram {
         };
         let (mut running, pipes) = RunningProgram::start(start).await.map_err(|error| error.to_string())?;
         let group = running.group();
-        let (out, error) = match pipes {
-            ProgramPipes::Pipes(out, error) => (out, error),
-            ProgramPipes::Terminal(_) => return Err("it got a terminal".to_owned()),
+        let ProgramPipes::Pipes(out, error) = pipes else { return Err("it got a terminal".to_owned()) };
+        let wait = async || {
+            // As wait(2) encodes it.
+            let status = |exit: ProgramExit| exit.signal.unwrap_or_else(|| exit.status.unwrap_or_default() << 8);
+            running.wait().await.map(|exit| ExitStatus::from_raw(status(exit)))
         };
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let ended = {
-            let reading = async {
-                tokio::join!(read_start(out, &mut stdout, max_bytes), read_start(error, &mut stderr, max_bytes))
-            };
-            tokio::pin!(reading);
-            tokio::time::timeout(limit, async {
-                tokio::select! {
-                    exit = running.wait() => {
-                        // What it left behind may hold the pipes.
-                        let _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut reading).await;
-                        exit
-                    }
-                    _ = &mut reading => running.wait().await,
-                }
-            })
-            .await
-        };
-        if let Some(group) = group {
-            // Nobody may be left in it.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let exit = match ended {
-            Ok(exit) => exit.map_err(|error| error.to_string())?,
-            Err(_) => return Err(format!("it did not end within {} s", limit.as_secs())),
-        };
-        // As wait(2) has it.
-        let status = exit.signal.unwrap_or_else(|| exit.status.unwrap_or_default() << 8);
-        Ok(Output { status: ExitStatus::from_raw(status), stdout, stderr })
+        output_until_end((Some(out), Some(error)), wait, group, (limit, max_bytes)).await
     }
 }
 
-async fn read_start(pipe: impl AsyncRead + Unpin, into: &mut Vec<u8>, max_bytes: u64) {
-    // What can't be read is not there.
-    let _ = pipe.take(max_bytes).read_to_end(into).await;
+/// Runs a program without a guard to its end, and ends what it leaves behind. Of what it prints to each stream, `max_bytes` from the
+/// beginning are kept.
+///
+/// # Errors
+/// It can't be started, or does not end in time.
+pub async fn run_bounded(mut command: Command, limit: Duration, max_bytes: u64) -> Result<Output, String> {
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let pipes = (child.stdout.take(), child.stderr.take());
+    output_until_end(pipes, async || child.wait().await, group, (limit, max_bytes)).await
+}
+
+/// What a program prints until it has ended, by `wait`; its group is ended then, and after `limit`.
+async fn output_until_end(
+    (out, error): (Option<impl AsyncRead + Unpin>, Option<impl AsyncRead + Unpin>),
+    mut wait: impl AsyncFnMut() -> io::Result<ExitStatus>,
+    group: Option<Pid>,
+    (limit, max_bytes): (Duration, u64),
+) -> Result<Output, String> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let ended = {
+        let reading =
+            async { tokio::join!(read_start(out, &mut stdout, max_bytes), read_start(error, &mut stderr, max_bytes)) };
+        tokio::pin!(reading);
+        tokio::time::timeout(limit, async {
+            tokio::select! {
+                status = wait() => {
+                    // What it left behind may hold the pipes.
+                    let _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut reading).await;
+                    status
+                }
+                _ = &mut reading => wait().await,
+            }
+        })
+        .await
+    };
+    if let Some(group) = group {
+        // Nobody may be left in it.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    match ended {
+        Ok(Ok(status)) => Ok(Output { status, stdout, stderr }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("it did not end within {} s", limit.as_secs())),
+    }
+}
+
+async fn read_start(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, max_bytes: u64) {
+    if let Some(pipe) = pipe {
+        // What can't be read is not there.
+        let _ = pipe.take(max_bytes).read_to_end(into).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null());
+        command
+    }
+
+    #[tokio::test]
+    async fn program_that_does_not_end_in_time_is_ended_with_what_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        let ended = run_bounded(shell(&script), Duration::from_secs(1), 100).await;
+        assert_eq!(ended.unwrap_err(), "it did not end within 1 s");
+        let pid = std::fs::read_to_string(pid).unwrap();
+        let is_gone =
+            || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).map_or(true, |stat| stat.contains(") Z "));
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !is_gone() {
+            assert!(std::time::Instant::now() < deadline, "process {pid} goes on");
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_beginning_of_a_long_output_is_kept() {
+        let ended = run_bounded(shell("echo abcdef; echo 12 >&2"), Duration::from_secs(60), 4).await.unwrap();
+        assert_eq!((&*ended.stdout, &*ended.stderr, ended.status.success()), (&b"abcd"[..], &b"12\n"[..], true));
+    }
 }

@@ -18,7 +18,7 @@ mod records;
 mod running;
 mod terminal;
 
-pub use bounded::BoundedProgram;
+pub use bounded::{BoundedProgram, run_bounded};
 pub(crate) use capture::CapturedOutput;
 pub use file_format::FileFormat;
 pub use guard::{GUARD_ARGUMENT, run_program_guard};
