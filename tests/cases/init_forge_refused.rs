@@ -173,7 +173,7 @@ fn address_that_is_none_of_a_forge_is_refused_before_anything_is_asked() {
     assert!(world.forge.calls().is_empty());
 }
 
-/// A repository of somebody else is no reason to ask a forge for anything.
+/// In a repository of somebody else, no forge is asked for anything.
 #[test]
 fn existing_remote_with_another_address_is_refused_before_anything_is_asked() {
     let world = ForgeWorld::new(FakeForgeKind::Github);

@@ -164,14 +164,20 @@ fn list_of_begun_steps_that_is_unreadable_counts_for_all_steps() {
     assert!(!environment.exists(&path), "the journal has them now");
 }
 
+/// A machine with a release to deploy to a target, and its state in a repository.
+fn machine_with_repository(repository: &Path, target: &Path) -> TestEnvironment {
+    init_bare_repository(repository);
+    let machine = TestEnvironment::new();
+    machine.edit("deploy.yml", "app: shop\n", &format!("app: shop\nstate: git:{}\n", repository.display()));
+    machine.edit("deploy.yml", "root: ./deploy/test", &format!("root: {}", target.display()));
+    machine.pack("r1");
+    machine
+}
+
 #[test]
 fn state_that_another_machine_went_on_with_is_sound() {
     let (remote, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    init_bare_repository(remote.path());
-    let first = TestEnvironment::new();
-    first.edit("deploy.yml", "app: shop\n", &format!("app: shop\nstate: git:{}\n", remote.path().display()));
-    first.edit("deploy.yml", "root: ./deploy/test", &format!("root: {}", target.path().display()));
-    first.pack("r1");
+    let first = machine_with_repository(remote.path(), target.path());
     let (second, third) = (first.another_machine(), first.another_machine());
     first.deploy("r1", &[]).assert_exit(0);
     second.deploy("r1", &[]).assert_exit(0);
@@ -221,11 +227,7 @@ fn remove_from_data(repository: &Path, name: &str) {
 #[test]
 fn old_journal_that_a_repository_lost_is_told() {
     let (remote, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    init_bare_repository(remote.path());
-    let first = TestEnvironment::new();
-    first.edit("deploy.yml", "app: shop\n", &format!("app: shop\nstate: git:{}\n", remote.path().display()));
-    first.edit("deploy.yml", "root: ./deploy/test", &format!("root: {}", target.path().display()));
-    first.pack("r1");
+    let first = machine_with_repository(remote.path(), target.path());
     for _ in 0..3 {
         first.deploy("r1", &[]).assert_exit(0);
     }

@@ -143,7 +143,7 @@ fn are_distinct(items: &[Value]) -> bool {
 /// Whether a value certainly violates a schema.
 fn refuses(schema: &Value, value: &Value) -> bool {
     let Value::Object(keywords) = schema else { return *schema == Value::Bool(false) };
-    // Draft 7 ignores what stands beside a reference.
+    // Draft 7 ignores what stands next to a reference.
     if keywords.contains_key("$ref") {
         return false;
     }
