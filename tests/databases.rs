@@ -31,6 +31,8 @@ mod migration_fixture;
 mod normalize;
 #[path = "databases/operator.rs"]
 mod operator;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "kills/rng.rs"]
 mod rng;
 #[path = "databases/secrecy.rs"]

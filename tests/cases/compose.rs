@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::{
     DockerRegistry, PodmanEngine, RunnerOutput, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
-    plan_on_host, wait_until, write_ssh_config,
+    free_port, plan_on_host, wait_until, write_ssh_config,
 };
 
 const PAGE: &str = "docs/compose.md";
@@ -28,7 +28,7 @@ struct ComposeSite {
 
 fn world() -> ComposeSite {
     let environment = TestEnvironment::with_plan("");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
     let mut world =
         ComposeSite { environment, podman: PodmanEngine::new(), registry, port, project: format!("shop{port}") };

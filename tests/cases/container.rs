@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use super::switch_traffic::measured::{SwitchLoad, SwitchWay};
 use crate::support::{
-    DockerRegistry, PodmanEngine, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block,
+    DockerRegistry, PodmanEngine, SshHost, TestEnvironment, TestRegistryAuth, doc_blocks::fenced_block, free_ports,
     write_ssh_config,
 };
 use world::{answer_at, running, world};
@@ -136,7 +136,7 @@ fn commands_of_the_page_run_each_step_alone() {
 #[test]
 fn container_starts_on_a_host_by_its_agent() {
     let (host, podman) = (SshHost::new(), PodmanEngine::new());
-    let [a, b] = podman.free_ports();
+    let [a, b] = free_ports();
     let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
     let mut environment = TestEnvironment::with_plan(&format!(
         r#"version: 1

@@ -6,7 +6,9 @@ use std::{
     net::TcpStream,
 };
 
-use crate::support::{CaddyServer, DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth};
+use crate::support::{
+    CaddyServer, DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth, free_ports,
+};
 
 /// The folder of the application.
 const PROJECT: &str = "project/shop";
@@ -28,7 +30,7 @@ impl ContainerProject {
         environment.run_in(PROJECT, &["init", "--template", template]).assert_exit(0);
         let podman = PodmanEngine::new();
         let registry = DockerRegistry::start(TestRegistryAuth::Anonymous);
-        let ports = podman.free_ports().map(|port| port.to_string());
+        let ports = free_ports::<2>().map(|port| port.to_string());
         let root = environment.path("srv").display().to_string();
         let adapted = |path: &str, more: &[(&str, &str)]| {
             let mut text = environment.read(&format!("{PROJECT}/{path}"));

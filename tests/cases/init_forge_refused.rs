@@ -8,7 +8,7 @@ use std::{
 use serde_json::json;
 
 use super::init_forge::{BOTH, ForgeWorld};
-use crate::support::{CreateFault, FakeForgeKind, TestEnvironment};
+use crate::support::{CreateFault, FakeForgeKind, TestEnvironment, free_port};
 
 /// The texts are in what was said to people.
 #[track_caller]
@@ -140,12 +140,10 @@ fn answer_that_is_not_that_of_a_forge_is_said() {
     assert_nothing_written(&world);
 }
 
-/// A listener whose port nobody has.
 #[test]
 fn forge_that_cannot_be_reached_is_found_before_anything_is_written() {
     let world = ForgeWorld::new(FakeForgeKind::Gitlab);
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let remote = format!("http://{address}/ann/shop.git");
+    let remote = format!("http://127.0.0.1:{}/ann/shop.git", free_port());
     let arguments = ["init", "--template", "static", "--remote", &remote, "--create", "--forge", "gitlab"];
     let refused = world.environment.run_in("project", &arguments);
     refused.assert_exit(2).assert_stderr_contains("error[P0243]").assert_stderr_contains("the forge can't be reached");

@@ -4,11 +4,11 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
 use crate::support::{
-    NginxServer, RunnerOutput, SupervisordServer, TestEnvironment, doc_blocks::fenced_block, wait_until,
+    NginxServer, RunnerOutput, SupervisordServer, TestEnvironment, doc_blocks::fenced_block, free_ports, wait_until,
 };
 
 /// The folder of the application.
@@ -106,12 +106,6 @@ impl JavaShop {
             answer.split("\"release\": \"").nth(1).unwrap().split('"').next().unwrap().to_owned()
         })
     }
-}
-
-/// Ports that nobody listens at.
-fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 #[test]

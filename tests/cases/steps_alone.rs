@@ -2,9 +2,11 @@
 //!
 //! The commands of systemd.md, container.md, compose.md, pull.md and verify.md are run in the files of these modules.
 
-use std::{fs, net::TcpListener};
+use std::fs;
 
-use crate::support::{NginxServer, RunnerOutput, SupervisordServer, TestEnvironment, doc_blocks::fenced_block};
+use crate::support::{
+    NginxServer, RunnerOutput, SupervisordServer, TestEnvironment, doc_blocks::fenced_block, free_ports,
+};
 
 /// Runs the command of a page, with these texts replaced.
 #[track_caller]
@@ -37,9 +39,7 @@ fn configure_runs_alone() {
 #[test]
 fn supervisord_runs_alone() {
     let (environment, supervisord) = (TestEnvironment::with_plan(""), SupervisordServer::new());
-    let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [a, b] = ports.each_ref().map(|listener| listener.local_addr().unwrap().port().to_string());
-    drop(ports);
+    let [a, b] = free_ports().map(|port| port.to_string());
     let root = environment.path("srv");
     fs::create_dir(&root).unwrap();
     let replacements = [

@@ -6,7 +6,7 @@ mod reloads;
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -19,7 +19,7 @@ use self::measured::{SwitchLoad, SwitchWay};
 use crate::support::{
     TestEnvironment,
     doc_blocks::{fenced_blocks, page_path},
-    wait_until,
+    free_ports, wait_until,
 };
 
 /// A proxy, until it is dropped.
@@ -32,8 +32,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     pub(super) fn new() -> Self {
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [port, admin] = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let [port, admin] = free_ports();
         Self { folder: tempfile::tempdir().unwrap(), port, admin, child: None }
     }
 

@@ -1,8 +1,6 @@
 //! `run_verify`: HTTP, TCP, files and SQL; what fails is named with what was expected and what was found.
 
-use std::net::TcpListener;
-
-use crate::support::{HttpReply, HttpTestServer, RunnerOutput, TestEnvironment};
+use crate::support::{HttpReply, HttpTestServer, RunnerOutput, TestEnvironment, free_port};
 
 /// Verifies with this `with`, against a server and a database with one row.
 fn run_verify(server: &HttpTestServer, with: &str) -> RunnerOutput {
@@ -101,8 +99,7 @@ fn only_failed_checks_are_reported() {
 #[test]
 fn closed_port_fails_verification() {
     let server = healthy_service();
-    // Bound and dropped at once: free, as far as anyone knows.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = format!("127.0.0.1:{}", free_port());
     let plan = format!(
         "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 1, tcp: [\"{free}\"] }}\n    grants: {{ tcp: [\"{free}\"] }}\n"
     );

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     migration_fixture::{MigrationFixture, wait_until},
+    ports::free_ports,
     server::{TestDatabase, TestDbEngine},
 };
 
@@ -38,10 +39,6 @@ struct Afternoon {
     servers: Vec<Child>,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn start(program: &str, arguments: &[&str]) -> Child {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -51,7 +48,7 @@ fn start(program: &str, arguments: &[&str]) -> Child {
 impl Afternoon {
     fn new(databases: &[TestDatabase; 2]) -> Self {
         let shop = MigrationFixture::new(&databases[0], "");
-        let (ports, inner): ([u16; 2], [u16; 2]) = ([free_port(), free_port()], [free_port(), free_port()]);
+        let (ports, inner): ([u16; 2], [u16; 2]) = (free_ports(), free_ports());
         for folder in ["app", "dist", "deploy/test", "deploy/prod", "ops"] {
             fs::create_dir_all(shop.path(folder)).unwrap();
         }

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::{
     migration_fixture::{MigrationFixture, run_process, wait_until},
+    ports::free_port,
     server::{PASSWORD, TestDatabase, TestDbEngine, TestDbServer},
 };
 
@@ -193,7 +194,7 @@ pub(crate) struct Pooler {
 impl Pooler {
     pub(crate) fn start(database: &TestDatabase, mode: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let server = database.server.as_ref().unwrap().port();
         fs::write(folder.path().join("users"), format!("\"postgres\" \"{PASSWORD}\"\n")).unwrap();
         fs::write(

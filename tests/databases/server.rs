@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -13,6 +13,8 @@ use std::{
 };
 
 use tempfile::TempDir;
+
+use crate::ports::free_port;
 
 /// What the tests' accounts are let in with; it must appear nowhere.
 pub const PASSWORD: &str = "pw-k3ep/Me@Hidden?";
@@ -67,10 +69,6 @@ pub fn postgres_program(name: &str) -> PathBuf {
         .collect();
     versions.sort();
     versions.pop().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl TestDbServer {

@@ -8,13 +8,14 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Read as _,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support::free_port;
 
 pub(super) const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const MIGRATION: &str = "migrations/0003_orders.sql";
@@ -245,10 +246,6 @@ pub(super) fn release_archive(label: &str) -> Vec<u8> {
         builder.append_data(&mut header, name, text.as_bytes()).unwrap();
     }
     zstd::encode_all(&builder.into_inner().unwrap()[..], 0).unwrap()
-}
-
-pub(super) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A program with nothing from this machine but `PATH`.

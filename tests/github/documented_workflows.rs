@@ -10,8 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::act::{REPOSITORY, copy_dir, free_port, hermetic_command};
-use crate::support::init_bare_repository;
+use super::act::{REPOSITORY, copy_dir, hermetic_command};
+use crate::support::{free_port, init_bare_repository};
 
 /// A workflow of a page.
 struct DocumentedWorkflow {

@@ -1,9 +1,6 @@
 //! What goes wrong with the service: each fault with its outcome, and with how often was asked.
 
-use std::{
-    net::TcpListener,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use contract::{
@@ -13,8 +10,9 @@ use contract::{
 use state::artifacts::{ArtifactAccess, ArtifactError, ArtifactInfo, ArtifactStore, CallLimits};
 
 use super::artifacts::{ArtifactApis, FAST_RETRIES, access, artifact_names, block_on, client, pseudo_random_bytes};
-use crate::artifact_service::{
-    FakeArtifactService, FakeServiceCall, InjectedFault, REST_TOKEN, SIGNATURE, runtime_token,
+use crate::{
+    artifact_service::{FakeArtifactService, FakeServiceCall, InjectedFault, REST_TOKEN, SIGNATURE, runtime_token},
+    support::free_port,
 };
 
 /// The code and the exit code; fails when a secret is in any form of the error.
@@ -380,8 +378,7 @@ fn slow_service_succeeds() {
 
 #[test]
 fn unreachable_service_is_reported() {
-    // A port that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let access = ArtifactAccess {
         results_url: format!("http://127.0.0.1:{port}"),
         runtime_token: Secret::new(runtime_token()),

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command, Stdio},
 };
 
@@ -19,7 +19,7 @@ impl CaddyServer {
     /// Serves as this Caddyfile says, which is given its port.
     pub fn new(caddyfile: impl FnOnce(u16) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::ports::free_port();
         let path = folder.path().join("Caddyfile");
         fs::write(&path, format!("{{\n\tadmin off\n\tauto_https off\n}}\n{}", caddyfile(port))).unwrap();
         let mut command = Command::new("caddy");

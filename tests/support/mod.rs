@@ -19,6 +19,7 @@ mod normalize;
 mod package_machine;
 mod php_fpm;
 mod podman;
+mod ports;
 mod proxy;
 mod pypi;
 mod registry;
@@ -57,6 +58,7 @@ pub use self::{
     package_machine::{DebFixture, PackageMachine},
     php_fpm::PhpFpmServer,
     podman::PodmanEngine,
+    ports::{free_port, free_ports},
     proxy::{FaultyProxy, ProxyFault},
     pypi::{PypiAuth, PypiServer},
     registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},

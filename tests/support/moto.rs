@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -17,7 +17,7 @@ pub struct MotoServer {
 
 impl MotoServer {
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::ports::free_port();
         let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
         let mut command = Command::new(target.join("tools/moto/bin/python"));
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/support/moto_server.py")).arg(port.to_string());

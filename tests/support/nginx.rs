@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -68,7 +68,7 @@ impl NginxServer {
     }
 
     fn serving(folder: TempDir, lines: impl FnOnce(&str, u16) -> String) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::ports::free_port();
         let root = folder.path().display().to_string();
         let lines = lines(&root, port);
         let configuration = format!(

@@ -88,15 +88,6 @@ impl PodmanEngine {
         fs::set_permissions(self.folder.path().join("helpers/netavark"), executable).unwrap();
     }
 
-    /// Two ports of the machine that nothing listens at. They are below those that the system gives out, so that no other test gets them
-    /// meanwhile.
-    pub fn free_ports(&self) -> [u16; 2] {
-        let first = 10_000 + self.number.local_addr().unwrap().port() % 11_000 * 2;
-        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        let pairs = (first..32_000).step_by(2).map(|port| [port, port + 1]);
-        pairs.into_iter().find(|pair| pair.iter().all(|port| is_free(*port))).unwrap()
-    }
-
     /// Starts the service. It runs already, unless [`stop_service`](Self::stop_service) has ended it.
     pub fn serve(&mut self) {
         let mut command = self.command(&["system", "service", "--time", "0"]);

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Cursor, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -35,7 +35,7 @@ impl PypiServer {
     /// One with gunicorn, Django, and setuptools, which builds packages.
     pub fn start(auth: PypiAuth) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::ports::free_port();
         fs::create_dir(folder.path().join("packages")).unwrap();
         for wheel in
             fs::read_dir(installed_tools().join("wheels")).expect("`cargo xtask setup` downloads the wheels").flatten()

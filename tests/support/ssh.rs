@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -110,7 +110,7 @@ impl SshHost {
 
     /// Starts sshd, which finds its files in `etc`, by a command that lacks its arguments.
     fn serve(folder: TempDir, root: Option<HostRoot>, etc: &str, options: &str, command: Command) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::ports::free_port();
         let configuration = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {etc}/host-key\nAuthorizedKeysFile {etc}/user-key.pub\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n\

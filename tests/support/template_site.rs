@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +36,7 @@ impl TemplateSite {
         environment.run_in(TEMPLATE_PROJECT, &["init", "--template", template]).assert_exit(0);
         let supervisord = SupervisordServer::new();
         let root = environment.path("srv").display().to_string();
-        let free = free_ports(ports);
+        let free: Vec<_> = ports.iter().map(|port| (*port, super::ports::free_port())).collect();
         let with_ports = |text: String| {
             free.iter().fold(text, |text, (port, free)| {
                 // Their beginnings are never those of another port.
@@ -128,12 +128,6 @@ impl TemplateSite {
         });
         SteadyVisitor { is_over, answers }
     }
-}
-
-/// Each port with one that nobody listens at.
-fn free_ports<'a>(ports: &[&'a str]) -> Vec<(&'a str, u16)> {
-    let listeners: Vec<_> = ports.iter().map(|port| (*port, TcpListener::bind("127.0.0.1:0").unwrap())).collect();
-    listeners.into_iter().map(|(port, listener)| (port, listener.local_addr().unwrap().port())).collect()
 }
 
 fn request(address: &str, path: &str) -> String {

@@ -9,13 +9,13 @@ use crate::{
         Proxy,
         measured::{SwitchLoad, SwitchWay},
     },
-    support::wait_until,
+    support::{free_ports, wait_until},
 };
 
 /// Measures it with the application of this world's containers.
 pub(super) fn measure(load: SwitchLoad, world: &ContainerSite) {
     let podman = &world.podman;
-    let ports = podman.free_ports();
+    let ports: [u16; 2] = free_ports();
     for release in ["r1", "r2"] {
         podman.build(&format!("rollout-{release}"), &format!("ENV RELEASE={release} BEHAVIOR=slow"));
     }

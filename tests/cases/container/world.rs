@@ -9,7 +9,7 @@ use std::{
 use super::PAGE;
 use crate::support::{
     CaddyServer, DockerRegistry, PodmanEngine, RunnerOutput, TestEnvironment, TestRegistryAuth,
-    doc_blocks::fenced_block, wait_until,
+    doc_blocks::fenced_block, free_ports, wait_until,
 };
 
 /// The plan of the page, with the folders and addresses of a test, a podman, a registry, and Caddy as the page configures it.
@@ -25,7 +25,7 @@ pub(super) struct ContainerSite {
 pub(super) fn world() -> ContainerSite {
     let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
     let podman = PodmanEngine::new();
-    let ports = podman.free_ports();
+    let ports = free_ports();
     let root = environment.path("srv").display().to_string();
     let caddy = CaddyServer::new(|port| {
         let mut text = fenced_block(PAGE, "http://:8080").replace("/srv/shop", &root);

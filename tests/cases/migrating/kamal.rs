@@ -8,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use super::PLAN;
 use crate::support::{
     CaddyServer, ConstantTraffic, DockerRegistry, PodmanEngine, SshHost, TestEnvironment, TestRegistryAuth,
-    TrafficRate, doc_blocks::fenced_block, write_named_ssh_config,
+    TrafficRate, doc_blocks::fenced_block, free_ports, write_named_ssh_config,
 };
 
 const PAGE: &str = "docs/migrating/kamal.md";
@@ -27,7 +27,7 @@ struct KamalMachine {
 fn machine() -> KamalMachine {
     let (host, podman) = (SshHost::new(), PodmanEngine::new());
     let registry = DockerRegistry::start(TestRegistryAuth::Basic);
-    let [a, b] = podman.free_ports().map(|port| port.to_string());
+    let [a, b] = free_ports::<2>().map(|port| port.to_string());
     let root = host.path("srv").display().to_string();
     fs::create_dir_all(host.path("srv/storage")).unwrap();
     let caddy = CaddyServer::new(|port| {

@@ -1,15 +1,13 @@
 //! What goes wrong with a publication: who does not answer, wrong checksums, no room, and two at the same moment.
 
-use std::{fs, net::TcpListener};
+use std::fs;
 
 use super::{ARCHIVE, PACK, packed, publish};
-use crate::support::{MotoServer, NginxServer, TestEnvironment, aws_variables, sha256};
+use crate::support::{MotoServer, NginxServer, TestEnvironment, aws_variables, free_port, sha256};
 
 #[test]
 fn servers_that_are_down_are_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let address = format!("127.0.0.1:{}", free_port());
     std::thread::scope(|scope| {
         for target in ["http://ADDRESS/x/", "oci://ADDRESS/shop:r1", "s3://acme-state/x/"] {
             let target = target.replace("ADDRESS", &address);

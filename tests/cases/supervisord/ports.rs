@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{PAGE, SupervisedSite, names, world};
-use crate::support::{NginxServer, doc_blocks::fenced_block, wait_until};
+use crate::support::{NginxServer, doc_blocks::fenced_block, free_ports, wait_until};
 
 /// Has a port. It closes each connection without a word until a file is there; then it answers as a healthy release would.
 pub(in crate::cases) const SQUATTER: &str = r#"import os, socket, sys
@@ -119,9 +119,7 @@ fn taken_port_is_told() {
 /// release that serves.
 #[test]
 fn port_that_is_taken_silently_leaves_nothing() {
-    let [a, b] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let ports = [&a, &b].map(|listener| listener.local_addr().unwrap().port());
-    drop((a, b));
+    let ports = free_ports();
     let world = SupervisedSite::with_ports(ports);
     world.deploy("r1").assert_exit(0);
     world.pack("r2", "works");
