@@ -26,6 +26,9 @@ const LOG: &str = ".pawl/shop/default/attempt-000001.log";
 /// From the kill of a runner to the end of its program, which has 10 s to end by itself.
 const MAX_ORPHAN_TIME: Duration = Duration::from_secs(12);
 
+/// A timeout of 1 s, and less than the 4 s that a program then has to end by itself.
+const MAX_STOP_TIME: Duration = Duration::from_secs(4);
+
 /// A plan whose step `build` runs a script.
 fn plan(with: &str, more: &str) -> String {
     format!(
@@ -301,6 +304,19 @@ fn output_is_kept_after_a_timeout_and_an_exit_status_is_a_clean_failure() {
         assert!(message.starts_with(&start) && message.ends_with(reason), "{message}");
         assert!(environment.run(&["logs"]).stdout.contains("said before"));
     }
+}
+
+/// Here the runner is the first process of a container, and nobody else asks how an orphan ended.
+#[test]
+fn program_that_was_stopped_is_not_waited_for_where_nobody_reaps_its_processes() {
+    let environment = environment("", "sleep 60\necho never\n");
+    environment.edit("deploy.yml", "    trust: host\n", "    trust: host\n    timeout: 1s\n");
+    let script = r#"exec unshare --pid --fork --mount-proc --kill-child "$@""#;
+    environment.run_in_mount_namespace(script, DEPLOY).assert_exit(1).assert_stderr_contains("after its timeout of 1s");
+    let recorded = events(&environment, JOURNAL);
+    let outcome = recorded.iter().find(|event| event["type"] == "outcome").unwrap();
+    let took = Duration::from_millis(outcome["took-ms"].as_u64().unwrap());
+    assert!(took < MAX_STOP_TIME, "{took:?}");
 }
 
 /// The text of the lines of `runner logs` that a program wrote, and how many are said to be left out.
