@@ -1,6 +1,7 @@
 //! Releases that start as containers of a real podman behind Caddy, beside the one that serves.
 
 mod failures;
+mod kills;
 mod rollout;
 mod world;
 

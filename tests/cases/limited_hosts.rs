@@ -160,6 +160,21 @@ fn a_rollback_of_some_hosts_is_finished_by_the_next_one() {
     assert_eq!(environment.run(&["status", "--json"]).json()[0]["live"]["verified"], true);
 }
 
+/// What one host was led back to by hand may be older than the release that a rollback of all goes to.
+#[test]
+fn a_rollback_says_which_hosts_it_takes_forward() {
+    let environment = fleet();
+    ["r3", "r4"].map(|release| environment.pack(release));
+    ["r1", "r2", "r3"].map(|release| environment.deploy(release, &[]).assert_exit(0));
+    environment.run(&["rollback", "--local", "--limit", "web-2", "--to", "r1"]).assert_exit(0);
+    environment.deploy("r4", &["--limit", "web-1"]).assert_exit(0);
+    let back = environment.run(&["rollback", "--local"]);
+    back.assert_exit(0).assert_stderr_contains("warning: web-2 shows r1: this rollback goes forward to r3 there");
+    for host in ["web-1", "web-2", "worker-1"] {
+        assert_eq!(environment.read(&format!("deploy/{host}/current/VERSION")), "r3");
+    }
+}
+
 /// A release that was tried on some hosts only goes back there to what the others show.
 #[test]
 fn a_canary_goes_back_to_what_the_others_show() {

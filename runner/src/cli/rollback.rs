@@ -17,7 +17,7 @@ use super::{
 use crate::deploy::{DeployOverrides, PreflightOptions, RequestedRelease, UnrecordedRelease};
 use contract::{
     Label, TargetName,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice},
 };
 use journal::{
     JournalState,
@@ -93,6 +93,11 @@ async fn roll_back(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKi
     let release = release_to_restore(&state, args.to.as_ref(), chosen.as_ref(), &store);
     let release = release.map_err(|error| one(with_unrecorded_release(error, &args.plan, &state)))?;
     let commit = state.commit_of(&release).map(str::to_owned);
+    if args.to.is_none()
+        && let Some(warning) = forward_warning(&state, &release, chosen.as_ref())
+    {
+        screen.notifier()(Notice::warning(warning));
+    }
     let mut again = deploy::command_line("rollback", args.local, &args.plan);
     again += &format!(" --to {}{}", release.label, args.hosts.as_argument());
     // A deployment that was running then may have changed what is live, even if none began since.
@@ -256,6 +261,18 @@ fn release_to_restore(
         Some(release) => Ok(release.clone()),
         None => none(format!("{} has no verified release to go back to", store.resource())),
     }
+}
+
+/// Says which hosts a rollback does not lead back: those that show a release from before its target.
+fn forward_warning(state: &JournalState, release: &Release, chosen: Option<&BTreeSet<TargetName>>) -> Option<String> {
+    let shown = state.head.showing_earlier_than(release);
+    let shown = shown.filter(|(target, _)| chosen.is_none_or(|hosts| hosts.contains(target)));
+    let shown: Vec<_> = shown.map(|(target, shown)| format!("{target} shows {}", shown.label)).collect();
+    if shown.is_empty() {
+        return None;
+    }
+    let (label, shown) = (&release.label, shown.join(", "));
+    Some(format!("{shown}: this rollback goes forward to {label} there; `--limit` leaves hosts out"))
 }
 
 /// Whether two labels have other digits in the same places: that names another release, and is no misspelling.

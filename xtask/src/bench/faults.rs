@@ -39,7 +39,7 @@ impl FaultPart {
             ],
             Self::Hosts => vec![tests("cases", &["host_faults", "--test-threads=1"], "all")],
             Self::Databases => vec![tests("databases", &["kills_on", "--nocapture", "--test-threads=1"], "300")],
-            Self::Serving => vec![tests("cases", &["serving_kills"], "200")],
+            Self::Serving => vec![tests("cases", &["serving_kills", "container::kills"], "200")],
         }
     }
 }

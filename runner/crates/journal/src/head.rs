@@ -134,6 +134,17 @@ impl EnvironmentHead {
         self.verified[..until].iter().rev().find(|release| !is_withdrawn(release))
     }
 
+    /// The targets that show a release which was verified before this one, each with that release.
+    pub fn showing_earlier_than<'h>(
+        &'h self,
+        release: &Release,
+    ) -> impl Iterator<Item = (&'h TargetName, &'h Release)> {
+        let position = |of: &Release| self.verified.iter().position(|verified| verified.is_same(of));
+        let until = position(release);
+        let shown = self.live_on.iter().filter_map(|(target, shown)| Some((target, shown.as_ref()?)));
+        shown.filter(move |(_, shown)| position(shown) < until && position(shown).is_some())
+    }
+
     /// Records that a release was live with every check passed.
     pub(super) fn record_verified(&mut self, release: Release, is_rollback: bool) {
         let position = self.verified.iter().position(|verified| verified.is_same(&release));
