@@ -74,6 +74,7 @@ mod cases {
     mod oci_pulls;
     mod other_ci;
     mod packages;
+    mod packages_dnf;
     mod packing;
     mod pasted_commands;
     mod pinned_modules;

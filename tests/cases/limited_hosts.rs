@@ -164,8 +164,11 @@ fn a_rollback_of_some_hosts_is_finished_by_the_next_one() {
 #[test]
 fn a_rollback_says_which_hosts_it_takes_forward() {
     let environment = fleet();
-    ["r3", "r4"].map(|release| environment.pack(release));
-    ["r1", "r2", "r3"].map(|release| environment.deploy(release, &[]).assert_exit(0));
+    environment.pack("r3");
+    environment.pack("r4");
+    for release in ["r1", "r2", "r3"] {
+        environment.deploy(release, &[]).assert_exit(0);
+    }
     environment.run(&["rollback", "--local", "--limit", "web-2", "--to", "r1"]).assert_exit(0);
     environment.deploy("r4", &["--limit", "web-1"]).assert_exit(0);
     let back = environment.run(&["rollback", "--local"]);

@@ -24,6 +24,7 @@ mod proxy;
 mod pypi;
 mod registry;
 mod relay;
+mod rpm;
 mod runner_output;
 mod server;
 mod ssh;
@@ -63,6 +64,7 @@ pub use self::{
     pypi::{PypiAuth, PypiServer},
     registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},
     relay::TcpRelay,
+    rpm::RpmFixture,
     runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
     ssh::{

@@ -15,7 +15,8 @@ mkdir "$folder/upper" "$folder/work" "$root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/work" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-for d in run tmp srv opt etc/apt var/lib/apt var/cache/apt var/lib/dpkg; do
+for d in run tmp srv opt etc/apt var/lib/apt var/cache/apt var/lib/dpkg etc/dnf etc/yum.repos.d etc/rpm var/lib/dnf var/cache/dnf var/lib/rpm; do
+  mkdir -p "$root/$d"
   mount -t tmpfs tmpfs "$root/$d"
 done
 chmod 1777 "$root/tmp"
@@ -27,5 +28,9 @@ mount --bind "$runner" "$root/usr/local/bin/runner"
 mount --bind "$test" "$root$test"
 mount --bind "$test/repository" "$root/repository"
 echo 'deb [trusted=yes] copy:/repository ./' >"$root/etc/apt/sources.list"
+# As on Fedora; Debian's rpm has its database in the user's home.
+echo '%_dbpath /var/lib/rpm' >"$root/etc/rpm/macros"
+printf '[main]\ngpgcheck=0\nreposdir=/etc/yum.repos.d\nplugins=0\n' >"$root/etc/dnf/dnf.conf"
+printf '[shop]\nname=shop\nbaseurl=file:///repository\nmetadata_expire=never\n' >"$root/etc/yum.repos.d/shop.repo"
 # The first process reaps the others.
 exec chroot "$root" sh -c 'echo booted; while :; do sleep 1 & wait $!; done'

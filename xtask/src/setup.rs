@@ -178,11 +178,13 @@ fn debian_package(program: &str) -> &str {
     match program {
         "ansible-playbook" => "ansible-core",
         "cap" => "capistrano",
+        "createrepo_c" => "createrepo-c",
         "ip" => "iproute2",
         "javac" => "default-jdk-headless",
         "mariadb" => "mariadb-client",
         "mariadbd" => "mariadb-server",
         "node" => "nodejs",
+        "rpmbuild" => "rpm",
         "ssh" => "openssh-client",
         "sshd" => "openssh-server",
         "supervisord" => "supervisor",

@@ -6,6 +6,10 @@
 //! are. Without a version of its own, a package is installed once and then left to the machine's updates.
 
 mod apt;
+mod apt_symptoms;
+mod dnf;
+mod dnf_symptoms;
+mod manager;
 mod package;
 mod simulation;
 mod symptoms;
@@ -20,6 +24,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use apt::AptClient;
+use dnf::DnfClient;
+use manager::PackageClient;
 use package::{InstalledPackage, PackageStatus, WantedPackage};
 
 /// The module `packages`.
@@ -30,9 +36,9 @@ pub struct PackagesStep;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PackagesConfig {
-    /// The package manager, of which there is one so far.
-    #[serde(default, rename = "manager")]
-    pub _manager: PackageManager,
+    /// The package manager.
+    #[serde(default)]
+    pub manager: PackageManager,
     /// The packages, `NAME=VERSION`.
     pub install: Vec<String>,
     /// Whether a package may have no version.
@@ -59,6 +65,17 @@ pub enum PackageManager {
     /// That of Debian and Ubuntu.
     #[default]
     Apt,
+    /// That of Fedora, RHEL and its relatives.
+    Dnf,
+}
+
+impl PackagesConfig {
+    fn client(&self) -> Box<dyn PackageClient + '_> {
+        match self.manager {
+            PackageManager::Apt => Box::new(AptClient::new(self)),
+            PackageManager::Dnf => Box::new(DnfClient::new(self)),
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -96,49 +113,51 @@ impl Step for PackagesStep {
     fn preview(input: &Input<PackagesConfig>) -> Result<Vec<Change>, Failure> {
         WantedPackage::parse_all(&input.config)?;
         // A preview runs no program, so it can't tell what is there.
-        let command = format!("apt-get install {}", input.config.install.join(" "));
+        let command = format!("{} install {}", input.config.client().name(), input.config.install.join(" "));
         Ok(vec![Change::new(ChangeAction::Run, command, "only what is missing; a rollback does not undo it")])
     }
 
     fn rehearse(input: &Input<PackagesConfig>) -> Result<(), Failure> {
         let wanted = WantedPackage::parse_all(&input.config)?;
-        let apt = AptClient::new(&input.config);
-        let installed = apt.installed(&wanted)?;
+        let client = input.config.client();
+        let installed = client.installed(&wanted)?;
         let missing = package::missing(&wanted, &installed);
-        let unfinished = apt.unfinished()?;
+        let unfinished = client.unfinished()?;
         if missing.is_empty() {
-            return if unfinished.is_empty() { Ok(()) } else { apt.check_root(&wanted) };
+            return if unfinished.is_empty() { Ok(()) } else { client.check_root(&wanted) };
         }
         if !unfinished.is_empty() {
-            log::warn(format!("{}; the step runs `dpkg --configure -a` first", not_finished(&unfinished)));
+            let first = client.finishing_command();
+            log::warn(format!("{}; the step runs `{first}` first", not_finished(&unfinished)));
         }
-        let unknown = apt.unknown_versions(&missing)?;
+        let unknown = manager::unknown_versions(&missing, &client.available(&missing)?, input.config.update);
         if let (Some(first), true) = (unknown.first(), input.config.update) {
             log::warn(format!("{}; the step fetches the lists first, so this can't be rehearsed", first.message));
-            return apt.check_root(&wanted);
+            return client.check_root(&wanted);
         }
-        apt.check(&wanted, &installed, unknown)
+        manager::check(&*client, &wanted, &installed, unknown)
     }
 
     fn apply(input: &Input<PackagesConfig>) -> Result<Receipt, Failure> {
         let wanted = WantedPackage::parse_all(&input.config)?;
-        let apt = AptClient::new(&input.config);
-        let (before, unfinished) = (apt.installed(&wanted)?, apt.unfinished()?);
+        let client = input.config.client();
+        let (before, unfinished) = (client.installed(&wanted)?, client.unfinished()?);
         if unfinished.is_empty() && package::missing(&wanted, &before).is_empty() {
             log::info("all packages are installed");
             return Ok(receipt(input).note("ran", false));
         }
         if !unfinished.is_empty() {
-            log::warn(format!("{}; running `dpkg --configure -a` first", not_finished(&unfinished)));
-            apt.finish_interrupted()?;
+            log::warn(format!("{}; running `{}` first", not_finished(&unfinished), client.finishing_command()));
+            client.finish_interrupted()?;
         }
-        install(&apt, &wanted, input.config.update)?;
-        let after = apt.installed(&wanted)?;
+        install(&*client, &wanted, input.config.update)?;
+        let after = client.installed(&wanted)?;
         match package::missing(&wanted, &after).first() {
             None => Ok(receipt(input).note("changed", package::changes(&wanted, &before, &after))),
             Some(missing) => {
                 let status = missing.status(&after).describe(missing);
-                let message = format!("apt-get did not install {}, and gave no error: {status}", missing.text());
+                let (name, text) = (client.name(), missing.text());
+                let message = format!("{name} did not install {text}, and gave no error: {status}");
                 Err(Failure::permanent(message).hint("read its output with `runner logs`"))
             }
         }
@@ -146,10 +165,10 @@ impl Step for PackagesStep {
 
     fn probe(input: &Input<PackagesConfig>) -> Result<Finding, Failure> {
         let wanted = WantedPackage::parse_all(&input.config)?;
-        let apt = AptClient::new(&input.config);
-        Ok(match found(&wanted, &apt.installed(&wanted)?) {
+        let client = input.config.client();
+        Ok(match found(&wanted, &client.installed(&wanted)?) {
             // What a killed call has begun includes packages that these need.
-            FoundPackages::All if apt.unfinished()?.is_empty() => Finding::Held(receipt(input)),
+            FoundPackages::All if client.unfinished()?.is_empty() => Finding::Held(receipt(input)),
             FoundPackages::All | FoundPackages::Some => Finding::Absent,
             FoundPackages::Others(others) => Finding::Drifted(others),
         })
@@ -157,22 +176,18 @@ impl Step for PackagesStep {
 }
 
 /// Installs what is missing, if nothing speaks against it.
-fn install(apt: &AptClient<'_>, wanted: &[WantedPackage], update: bool) -> Result<(), Failure> {
-    let installed = apt.installed(wanted)?;
+fn install(client: &dyn PackageClient, wanted: &[WantedPackage], update: bool) -> Result<(), Failure> {
+    let installed = client.installed(wanted)?;
     let missing = package::missing(wanted, &installed);
     if missing.is_empty() {
         return Ok(());
     }
     if update {
-        apt.update()?;
+        client.update()?;
     }
-    apt.check(wanted, &installed, apt.unknown_versions(&missing)?)?;
-    let half = missing.into_iter().filter(|package| package.is_half_installed(&installed));
-    let half: Vec<WantedPackage> = half.cloned().collect();
-    if !half.is_empty() {
-        apt.install_again(&half)?;
-    }
-    apt.install(wanted, &installed)
+    let unknown = manager::unknown_versions(&missing, &client.available(&missing)?, update);
+    manager::check(client, wanted, &installed, unknown)?;
+    client.install(wanted, &installed)
 }
 
 /// Their installation was interrupted, or goes on right now.

@@ -134,6 +134,16 @@ pub(crate) fn changes(wanted: &[WantedPackage], before: &[InstalledPackage], aft
     changed.map(|(package, old, new)| format!("{} {old} -> {new}", package.name).into()).collect()
 }
 
+/// What a package manager is told, so that packages of any version stay at theirs.
+pub(crate) fn as_installed(wanted: &[WantedPackage], installed: &[InstalledPackage]) -> Vec<WantedPackage> {
+    wanted.iter().map(|package| package.as_installed(installed)).collect()
+}
+
+/// The packages, as the plan names them.
+pub(crate) fn texts(wanted: &[WantedPackage]) -> String {
+    wanted.iter().map(WantedPackage::text).collect::<Vec<_>>().join(" ")
+}
+
 /// Reads what dpkg-query writes: name, selection, state and version, apart by tabs.
 pub(crate) fn parse_installed(text: &str) -> Vec<InstalledPackage> {
     let parse = |line: &str| {

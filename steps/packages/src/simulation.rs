@@ -1,5 +1,7 @@
 //! What apt says that it would do, and which versions it knows.
 
+use crate::manager::AvailableVersion;
+
 /// What `apt-get --simulate` says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AptSimulation {
@@ -7,13 +9,6 @@ pub(crate) struct AptSimulation {
     pub(crate) removed: Vec<String>,
     /// Whether it says that the user is not root.
     pub(crate) is_without_root: bool,
-}
-
-/// A version of a package in the lists.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct AvailableVersion {
-    pub(crate) name: String,
-    pub(crate) version: String,
 }
 
 impl AptSimulation {
@@ -28,17 +23,15 @@ impl AptSimulation {
     }
 }
 
-impl AvailableVersion {
-    /// Reads what `apt-cache madison` writes: lines `NAME | VERSION | SOURCE`, the newest version first.
-    pub(crate) fn parse_all(text: &str) -> Vec<Self> {
-        let parse = |line: &str| {
-            let mut fields = line.split('|').map(str::trim);
-            let (name, version, source) = (fields.next()?, fields.next()?, fields.next()?);
-            // Sources can't be installed.
-            (!source.ends_with("Sources")).then(|| Self { name: name.to_owned(), version: version.to_owned() })
-        };
-        text.lines().filter_map(parse).collect()
-    }
+/// Reads what `apt-cache madison` writes: lines `NAME | VERSION | SOURCE`, the newest version first.
+pub(crate) fn parse_madison(text: &str) -> Vec<AvailableVersion> {
+    let parse = |line: &str| {
+        let mut fields = line.split('|').map(str::trim);
+        let (name, version, source) = (fields.next()?, fields.next()?, fields.next()?);
+        // Sources can't be installed.
+        (!source.ends_with("Sources")).then(|| AvailableVersion { name: name.to_owned(), version: version.to_owned() })
+    };
+    text.lines().filter_map(parse).collect()
 }
 
 #[cfg(test)]
@@ -61,10 +54,8 @@ mod tests {
     #[test]
     fn versions_of_binary_packages_are_read() {
         let text = "    shop-b |        2.0 | file:/repo ./ Packages\n    shop-b |        1.0 | file:/repo ./ Packages\n    shop-b | 3.0 | file:/repo ./ Sources\n";
-        let versions: Vec<String> = AvailableVersion::parse_all(text)
-            .into_iter()
-            .map(|found| format!("{}={}", found.name, found.version))
-            .collect();
+        let versions: Vec<String> =
+            parse_madison(text).into_iter().map(|found| format!("{}={}", found.name, found.version)).collect();
         assert_eq!(versions, ["shop-b=2.0", "shop-b=1.0"]);
     }
 }

@@ -115,15 +115,18 @@ pub(super) static FLEET_PACKAGES: PipTool = PipTool {
     programs: &["pyinfra", "fab"],
 };
 
-/// For `test`: what kills the runner, what tests compare with, login shells, and what lets names and clocks lie to it.
-pub(crate) const TOOLS: [SetupNeed; 17] = [
+/// For `test`: what kills the runner, what tests compare with, login shells, another package manager, and what lets names and clocks lie to it.
+pub(crate) const TOOLS: [SetupNeed; 20] = [
     SetupNeed::Program("caddy"),
+    SetupNeed::Program("createrepo_c"),
+    SetupNeed::Program("dnf"),
     SetupNeed::Program("docker-registry"),
     SetupNeed::Program("faketime"),
     SetupNeed::Program("fish"),
     SetupNeed::Program("git"),
     SetupNeed::Program("haproxy"),
     SetupNeed::Program("nginx"),
+    SetupNeed::Program("rpmbuild"),
     SetupNeed::Program("skopeo"),
     SetupNeed::Program("sqlite3"),
     SetupNeed::Program("ssh"),

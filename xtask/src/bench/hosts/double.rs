@@ -59,7 +59,7 @@ pub(crate) fn run() -> Result<()> {
     let build = env::var(BUILD_VARIABLE)?;
     let latency = Duration::from_millis(env::var(LATENCY_VARIABLE)?.parse()?);
     let (mut from, mut to) = (io::stdin().lock(), io::stdout().lock());
-    to.write_all(b"\nPAWL-AGENT\n")?;
+    to.write_all(b"\nPAWL-HERE\n\nPAWL-AGENT\n")?;
     write_message(&mut to, &json!({ "say": "hello", "build": build }))?;
     while let Some(message) = read_message(&mut from)? {
         let answer = |answer: Value| json!({ "say": "answer", "call": message["call"], "answer": answer });
