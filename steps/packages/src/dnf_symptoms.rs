@@ -92,11 +92,6 @@ pub(crate) fn has_said_no(completion: &Completion) -> bool {
     symptoms::has_sign(completion, &[SAID_NO])
 }
 
-/// Whether only root may do it.
-pub(crate) fn is_without_root(completion: &Completion) -> bool {
-    symptoms::has_sign(completion, WITHOUT_ROOT)
-}
-
 /// The failure of a command: what could not be done, why, and the end of the output.
 pub(crate) fn failure(what: &str, completion: &Completion) -> Failure {
     symptoms::failure_by(SYMPTOMS, what, completion)
@@ -142,6 +137,6 @@ mod tests {
             assert!(failure.message.contains(why), "{}", failure.message);
         }
         let no = Completion { status: 1, stdout: Vec::new(), stderr: b"Operation aborted.\n".to_vec() };
-        assert!(has_said_no(&no) && !is_locked(&no) && !is_without_root(&no));
+        assert!(has_said_no(&no) && !is_locked(&no));
     }
 }
