@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 
 /// The name by which the double is started.
 const NAME: &str = "ssh";
-const BUILD_VARIABLE: &str = "PAWL_DOUBLE_BUILD";
+/// What a real agent of this runner says first, with its clock.
+const HELLO_VARIABLE: &str = "PAWL_DOUBLE_HELLO";
 const LATENCY_VARIABLE: &str = "PAWL_DOUBLE_LATENCY_MS";
 /// The kind of a frame that is a message.
 const MESSAGE: u8 = 0;
@@ -37,37 +38,36 @@ pub(super) fn command(runner: &Path, folder: &Path, latency: Duration) -> Result
         symlink(env::current_exe()?, link)?;
     }
     let mut command = Command::new(runner);
-    command.env("PATH", &programs).env(BUILD_VARIABLE, build_of(runner)?);
+    command.env("PATH", &programs).env(HELLO_VARIABLE, hello_of(runner)?);
     command.env(LATENCY_VARIABLE, latency.as_millis().to_string()).env_remove("LD_LIBRARY_PATH");
     Ok(command)
 }
 
-/// What the runner says which build it is, as an agent.
-fn build_of(runner: &Path) -> Result<String> {
+/// What the runner says first as an agent.
+fn hello_of(runner: &Path) -> Result<String> {
     let mut command = Command::new(runner);
     command.arg("agent").stdin(Stdio::null()).env_remove("LD_LIBRARY_PATH").env("HOME", "/nonexistent");
     let said = command.output()?.stdout;
     let start = said.windows(2).position(|pair| pair == b"{\"").context("an agent says hello")?;
     let end = said[start..].iter().position(|byte| *byte == b'}').context("its hello has an end")?;
-    let hello: Value = serde_json::from_slice(&said[start..=start + end])?;
-    Ok(hello["build"].as_str().context("the hello has the build")?.to_owned())
+    Ok(String::from_utf8(said[start..=start + end].to_vec())?)
 }
 
 /// Answers until nobody asks any more.
 #[expect(clippy::disallowed_methods, reason = "its options come from the bench through the runner")]
 pub(crate) fn run() -> Result<()> {
-    let build = env::var(BUILD_VARIABLE)?;
+    let mut hello: Value = serde_json::from_str(&env::var(HELLO_VARIABLE)?)?;
+    hello["build"] = shipped_build(hello["build"].as_str().unwrap_or_default())?.into();
     let latency = Duration::from_millis(env::var(LATENCY_VARIABLE)?.parse()?);
     let (mut from, mut to) = (io::stdin().lock(), io::stdout().lock());
     to.write_all(b"\nPAWL-HERE\n\nPAWL-AGENT\n")?;
-    write_message(&mut to, &json!({ "say": "hello", "build": build }))?;
+    write_message(&mut to, &hello)?;
     while let Some(message) = read_message(&mut from)? {
         let answer = |answer: Value| json!({ "say": "answer", "call": message["call"], "answer": answer });
         let reply = match message["say"].as_str() {
             Some("begin") => json!({ "say": "begun", "records": [], "attempts": [] }),
             Some("ping") => json!({ "say": "pong" }),
             Some("check") => answer(json!({ "answer": "checked", "problems": [] })),
-            Some("offer") => answer(json!({ "answer": "wanted", "hashes": [] })),
             Some("call") => {
                 thread::sleep(latency);
                 answer(answer_to(&message["export"]))
@@ -79,10 +79,21 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// The build that the runner would send to a host: its own version, with the digest of the binary without symbols, which it keeps.
+#[expect(clippy::disallowed_methods, reason = "the runner passes on where it keeps things")]
+fn shipped_build(own: &str) -> Result<String> {
+    let cache = Path::new(&env::var_os("HOME").context("the runner has a HOME")?).join(".cache/pawl");
+    let facts = cache.join(format!("agent-binary-{}.json", env::consts::ARCH));
+    let facts: Value = serde_json::from_slice(&std::fs::read(facts)?)?;
+    let digest = facts["facts"]["digest"].as_str().context("the runner keeps the digest")?;
+    Ok(format!("{} {digest}", own.split(' ').next().unwrap_or_default()))
+}
+
 fn answer_to(export: &Value) -> Value {
     let receipt = json!({ "outputs": {}, "notes": {} });
     match export["export"].as_str() {
         Some("input-hashes") => json!({ "answer": "input-hashes", "hashes": {} }),
+        Some("rehearse") => json!({ "answer": "rehearsed" }),
         Some("probe") => json!({ "answer": "finding", "finding": { "finding": "held", "receipt": receipt } }),
         Some("apply") => {
             json!({ "answer": "outcome", "outcome": { "result": "succeeded", "receipt": receipt } })
