@@ -360,6 +360,10 @@ const PAGES: &[(&str, &[BlockRow])] = &[
         "docs/packages.md",
         &[
             ("version: 1", Tested(MACHINE_PACKAGES, "plan_of_the_page_installs_the_versions")),
+            (
+                "  packages:\n    trust: host\n",
+                Tested("tests/cases/packages_dnf.rs", "step_of_the_page_installs_the_versions_with_dnf"),
+            ),
             ("runner step packages", Tested(MACHINE_PACKAGES, "command_of_the_page_runs_the_step_alone")),
         ],
     ),
