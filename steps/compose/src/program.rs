@@ -67,24 +67,29 @@ impl<'i> Compose<'i> {
     pub(crate) fn up(&self) -> Result<(), Failure> {
         let timeout = self.timeout();
         let arguments = ["up", "-d", "--no-build", "--remove-orphans", "-t", &timeout];
-        for tries in 1.. {
-            let completion = self.command(&arguments)?.logged().run()?;
-            let outcome = succeeded("compose up", &completion);
-            let Err(failure) = &outcome else { return outcome };
-            let is_port = ["address already in use", "port is already allocated"];
-            if tries == TRIES || !is_port.iter().any(|words| failure.message.contains(words)) {
-                return outcome;
-            }
-            time::sleep(RETRY_WAIT);
-        }
-        Ok(())
+        self.run_with_retry("compose up", &arguments, &["address already in use", "port is already allocated"])
     }
 
     /// Removes all containers and networks. Volumes stay.
     pub(crate) fn down(&self) -> Result<(), Failure> {
         let timeout = self.timeout();
-        let completion = self.command(&["down", "--remove-orphans", "-t", &timeout])?.logged().run()?;
-        succeeded("compose down", &completion)
+        // A container that ends and is started again just now can be neither stopped nor removed for a moment.
+        let signs = ["as it is running", "container state improper", "network is being used"];
+        self.run_with_retry("compose down", &["down", "--remove-orphans", "-t", &timeout], &signs)
+    }
+
+    /// Runs a command, a few times if its failure has one of the signs of what is over soon.
+    fn run_with_retry(&self, what: &str, arguments: &[&str], signs: &[&str]) -> Result<(), Failure> {
+        for tries in 1.. {
+            let completion = self.command(arguments)?.logged().run()?;
+            let outcome = succeeded(what, &completion);
+            let Err(failure) = &outcome else { return outcome };
+            if tries == TRIES || !signs.iter().any(|words| failure.message.contains(words)) {
+                return outcome;
+            }
+            time::sleep(RETRY_WAIT);
+        }
+        Ok(())
     }
 
     fn timeout(&self) -> String {
