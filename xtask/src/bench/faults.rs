@@ -25,7 +25,7 @@ pub(crate) enum FaultPart {
     Hosts,
     /// Kills of migrations
     Databases,
-    /// Kills of a blue/green deployment under load
+    /// Kills of blue/green deployments under load: of programs, and of containers
     Serving,
 }
 
