@@ -1,9 +1,8 @@
 //! Releases that start as containers of a real podman behind Caddy, beside the one that serves.
 
 mod failures;
-mod kills;
 mod rollout;
-mod world;
+pub(super) mod world;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
@@ -14,7 +13,7 @@ use crate::support::{
 };
 use world::{answer_at, running, world};
 
-const PAGE: &str = "docs/container.md";
+pub(super) const PAGE: &str = "docs/container.md";
 
 #[test]
 fn plan_of_the_page_starts_each_release_beside_the_one_that_serves() {

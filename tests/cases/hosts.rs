@@ -130,9 +130,8 @@ fn status_tells_hosts_apart_while_they_differ() {
     let environment = fleet();
     environment.edit("deploy.yml", "on-failure: rollback\n", "");
     environment.deploy("r1", &[]).assert_exit(0);
-    // The link of the second host can't be replaced.
-    std::fs::remove_file(environment.path("deploy/web-2/current")).unwrap();
-    environment.write("deploy/web-2/current/file", "");
+    // The note of the second host can't be written.
+    environment.write("deploy/web-2/.current.switch.new/file", "");
     environment.deploy("r2", &[]).assert_exit(1);
     let status = environment.run(&["status"]);
     expect![[r#"

@@ -113,7 +113,7 @@ fn error_of(output: &RunnerOutput) -> &str {
 fn the_others_go_on_and_only_what_is_missing_runs_after_the_repair() {
     let environment = local_fleet(8, "{ on: web, max-failures: 25% }", "");
     environment.write("deploy/web-3/broken", "");
-    environment.write("deploy/web-5/current/file", "");
+    environment.write("deploy/web-5/.current.switch.new/file", "");
     let failed = environment.deploy("r1", &[]);
     failed.assert_exit(1);
     assert_eq!(shown_here(&environment, 8), "r1 r1 r1 r1 - r1 r1 r1");
@@ -122,7 +122,7 @@ fn the_others_go_on_and_only_what_is_missing_runs_after_the_repair() {
     expect![[r#"
         error[P0264]: 2 of 8 hosts of `web` were left behind
           caused by: web-3: step `restart` failed: `/bin/sh -c 'touch begun; while test -e wait; do sleep 0.02; done; test ! -e broken && echo $(cat current/VERSION) >> restarts'` exited with status 1: it wrote nothing
-          caused by: web-5: step `switch` failed: `app/current` is a file or folder, not a symbolic link; this step does not replace it
+          caused by: web-5: step `switch` failed: cannot write `app/.current.switch`: it is a folder
           hint: fix the cause there, then run `runner --local --release r1` again: it runs what is missing
     "#]].assert_eq(error_of(&failed));
     assert!(!failed.decisions_on_targets().contains(&"verify web-3 run".to_owned()), "nothing more runs there");
@@ -131,7 +131,7 @@ fn the_others_go_on_and_only_what_is_missing_runs_after_the_repair() {
     assert_eq!((&history[0]["exit"], &history[0]["verified"]), (&"failed".into(), &false.into()));
 
     fs::remove_file(environment.path("deploy/web-3/broken")).unwrap();
-    fs::remove_dir_all(environment.path("deploy/web-5/current")).unwrap();
+    fs::remove_dir_all(environment.path("deploy/web-5/.current.switch.new")).unwrap();
     let repaired = environment.deploy("r1", &[]);
     repaired.assert_exit(0);
     assert_eq!(acted(&repaired), ["restart web-3 run", "restart web-5 run", "switch web-5 run"]);

@@ -95,6 +95,45 @@ fn errors_of_templates_and_edits_are_found_beforehand() {
 }
 
 #[test]
+fn owners_of_files_that_do_not_exist_are_found_beforehand() {
+    for (owner, told) in [("owner", "there is no user `nobody-such`"), ("group", "there is no group `nobody-such`")] {
+        let environment = TestEnvironment::with_plan(&format!(
+            r#"version: 1
+app: shop
+steps:
+  configure:
+    trust: host
+    with: {{ templates: {{ conf/site.j2: {{ to: etc/site.conf, {owner}: nobody-such }} }} }}
+    grants: {{ dirs: {{ conf: "./conf:ro" }}, renders: {{ etc: ./etc }} }}
+"#
+        ));
+        environment.write("conf/site.j2", "release {{ release }}\n");
+        fs::create_dir(environment.path("etc")).unwrap();
+        refused(&environment, &[told, "or name another one; then run"]);
+    }
+}
+
+/// A link that `switch` does not replace, since a revert could not restore it.
+#[test]
+fn links_that_are_not_replaced_are_found_beforehand() {
+    let environment = TestEnvironment::with_plan(
+        "version: 1\napp: shop\ndirs: { app: ./app }\nsteps:\n  switch:\n    with: { link: live, to: \"slots/${{ release }}\" }\n    \
+         grants: { dirs: [app] }\n",
+    );
+    for slot in ["a", "b"] {
+        environment.write(&format!("app/slots/{slot}/is-{slot}"), "");
+    }
+    let link = environment.path("app/live");
+    std::os::unix::fs::symlink(environment.path("app/slots/a"), &link).unwrap();
+    refused(&environment, &["`app/live` is a link with an absolute path", "`ln -sfn releases/<name> live`"]);
+    fs::remove_file(&link).unwrap();
+    fs::create_dir(&link).unwrap();
+    refused(&environment, &["`app/live` is a file or folder, not a symbolic link", "move it elsewhere"]);
+    fs::remove_dir(&link).unwrap();
+    environment.deploy("b", &[]).assert_exit(0);
+}
+
+#[test]
 fn switch_is_refused_while_nginx_has_an_error() {
     let environment = environment(
         "wired: { nginx: [NGINX, -T, -q, -p, PREFIX, -e, stderr, -c, CONF] }",

@@ -3,6 +3,7 @@
 mod confirm;
 mod faults;
 mod fence;
+mod limit;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 

@@ -1,9 +1,10 @@
-//! A blue/green deployment under load, of programs below supervisord behind nginx, and of containers of podman behind Caddy: the runner is
-//! killed, and run again. No request is lost, one slot is live, and nothing is left: no process, no container, no socket, no half-written file.
+//! A blue/green deployment under load: the runner is killed, and run again. No request is lost, one slot is live, and nothing is left: no
+//! process, no socket, no half-written file. Below supervisord behind nginx, and, in [`containers`], with podman behind Caddy.
 //!
 //! Points are calls of the runner, chosen by a seed, which is printed: `PAWL_SEED=…` repeats them, and `PAWL_POINTS=200` takes so many
-//! (`cargo xtask bench faults`). Each point kills the deployment of another release. Deliberately absent: kills of the proxies, of supervisord
-//! and of podman.
+//! (`cargo xtask bench faults`). Each point kills the deployment of another release. Deliberately absent: kills of what serves.
+
+mod containers;
 
 use std::{
     collections::BTreeMap,
@@ -35,89 +36,112 @@ const CONFIGURE: &str = r#"  configure:
     grants: { dirs: [dist], renders: { etc: ./etc }, programs: [[/bin/grep, "**"], [/bin/cp, "**"]] }
 "#;
 
-/// What serves, and how it is looked at after a deployment.
-pub(super) trait ServingSite {
+/// What serves, whose deployments are killed.
+trait KilledDeployment {
+    /// What is killed, for the summary.
+    const WHAT: &str;
+    /// How many points are taken when not more are asked for.
+    const POINTS: usize;
+
     fn environment(&self) -> &TestEnvironment;
 
-    /// The address of the proxy in front.
+    /// Where users ask. The answer is the release and `cor`.
     fn address(&self) -> String;
 
-    /// Makes a release, which answers `<label> cor`.
-    fn pack(&self, label: &str);
+    /// Packs the next release; returns its label.
+    fn pack_next(&mut self) -> String;
 
-    /// Fails unless this slot alone is live, and nothing is left of an attempt.
-    fn check_only_live(&self, slot: &str, label: &str);
+    /// Looks at what is there after a whole deployment.
+    fn check_finished(&self, label: &str);
 }
 
-/// The plan of the page with its hook.
-struct SupervisedKills(SupervisedSite);
+/// The plan of the page of supervisord with its hook, and what it answers with.
+struct SupervisedDeployment {
+    site: SupervisedSite,
+    releases: usize,
+}
 
-impl SupervisedKills {
+impl SupervisedDeployment {
     fn new() -> Self {
         let mut site = SupervisedSite::of_page(PAGE);
         let environment = &mut site.environment;
         environment.set_variable("DB_PASSWORD", "correct-horse-battery");
-        use_own_temporary_folder(environment);
+        keep_temporary_files(environment);
         environment.write("dist/site.j2", "release {{ release }}\n");
         let configure = CONFIGURE.replace("ROOT", environment.path("").to_str().unwrap().trim_end_matches('/'));
         environment.edit("deploy.yml", "  start:\n", &format!("{configure}  start:\n"));
         let plan = environment.read("deploy.yml") + &site.hook_of_page(PAGE).replace("drain: 10s", "drain: 300ms");
         site.environment.write("deploy.yml", plan);
-        Self(site)
+        Self { site, releases: 0 }
     }
 }
 
-impl ServingSite for SupervisedKills {
+impl KilledDeployment for SupervisedDeployment {
+    const WHAT: &str = "a blue/green deployment";
+    const POINTS: usize = 8;
+
     fn environment(&self) -> &TestEnvironment {
-        &self.0.environment
+        &self.site.environment
     }
 
     fn address(&self) -> String {
-        self.0.nginx.address()
+        self.site.nginx.address()
     }
 
-    fn pack(&self, label: &str) {
-        self.0.pack(label, "works");
+    fn pack_next(&mut self) -> String {
+        self.releases += 1;
+        let label = format!("r{}", self.releases);
+        self.site.pack(&label, "works");
+        label
     }
 
-    fn check_only_live(&self, slot: &str, label: &str) {
-        let environment = self.environment();
-        assert_eq!(self.0.answer(), format!("{label} cor"));
+    fn check_finished(&self, label: &str) {
+        let environment = &self.site.environment;
+        assert_eq!(self.site.answer(), format!("{label} cor"));
+        let slot = live_slot(environment);
         let name = |end: &str| vec![format!("shop-default-{slot}{end}")];
-        assert_eq!(self.0.running(), (name(" RUNNING"), name(".conf")), "one slot is live");
+        assert_eq!(self.site.running(), (name(" RUNNING"), name(".conf")), "one slot is live");
         assert_eq!(environment.read("told"), format!("release {label}\n"), "the program was told of the new file");
-        wait_until("no process is left but the live one", || processes_in(environment).len() == 1);
-        assert_eq!(sockets_in(environment), [environment.path(format!("srv/slots/{slot}/sock"))]);
-        assert_eq!(unfinished(files_below(&self.0.supervisord_path("conf.d"))), Vec::<PathBuf>::new());
+        wait_until("no process is left but the live one", || processes(environment).len() == 1);
+        assert_eq!(sockets(environment), [environment.path(format!("srv/slots/{slot}/sock"))]);
+        let mut files = files_below(&environment.path(""));
+        files.extend(files_below(&self.site.supervisord_path("conf.d")));
+        assert_nothing_begun(environment, files);
     }
 }
 
-/// What is temporary is then seen.
-pub(super) fn use_own_temporary_folder(environment: &mut TestEnvironment) {
+/// The name of the slot that has the traffic.
+fn live_slot(environment: &TestEnvironment) -> String {
+    let target = fs::read_link(environment.path("srv/live")).unwrap();
+    target.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// The runner's temporary files are in a folder of the site from now on.
+fn keep_temporary_files(environment: &mut TestEnvironment) {
     let temporary = environment.path("tmp");
     fs::create_dir(&temporary).unwrap();
     environment.set_variable("TMPDIR", temporary.to_str().unwrap());
 }
 
 /// The processes that work in the site's folder.
-pub(super) fn processes_in(environment: &TestEnvironment) -> Vec<u32> {
+fn processes(environment: &TestEnvironment) -> Vec<u32> {
     let root = environment.path("").canonicalize().unwrap();
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let works_here = |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&root));
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(works_here).collect()
 }
 
-/// The sockets in the site's folder.
-pub(super) fn sockets_in(environment: &TestEnvironment) -> Vec<PathBuf> {
+fn sockets(environment: &TestEnvironment) -> Vec<PathBuf> {
     let is_socket = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
     files_below(&environment.path("")).into_iter().filter(|path| is_socket(path)).collect()
 }
 
-/// Those files that somebody began to write.
-fn unfinished(mut files: Vec<PathBuf>) -> Vec<PathBuf> {
+/// Fails if one of the files is one that somebody began to write, or if there are temporary files.
+fn assert_nothing_begun(environment: &TestEnvironment, mut files: Vec<PathBuf>) {
     let begun = [".tmp", ".new", ".pawl-new", ".pawl-next", ".part"];
     files.retain(|path| begun.iter().any(|end| path.to_str().is_some_and(|path| path.ends_with(end))));
-    files
+    assert_eq!(files, Vec::<PathBuf>::new());
+    assert!(environment.list("tmp").is_empty(), "{:?}", environment.list("tmp"));
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {
@@ -132,12 +156,12 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Deploys a release, and kills the runner behind a call. Returns how many calls there were, and that one.
-fn kill(site: &impl ServingSite, label: &str, point: Option<usize>) -> (usize, Option<TracedCall>) {
+/// Deploys a release, and kills the runner behind a call. Returns the calls, and that one.
+fn kill(environment: &TestEnvironment, label: &str, point: Option<usize>) -> (usize, Option<TracedCall>) {
     let arguments = ["--local", "--release", label];
-    match site.environment().run_traced(&arguments, |call| Some(call.index) == point) {
+    match environment.run_traced(&arguments, |call| Some(call.index) == point) {
         Some(run) => {
-            let said = site.environment().read("said.txt");
+            let said = environment.read("said.txt");
             assert!(run.killed_after.is_some() || run.status.success(), "{:?}\n{said}", run.status);
             (run.calls.len(), run.killed_after)
         }
@@ -146,36 +170,30 @@ fn kill(site: &impl ServingSite, label: &str, point: Option<usize>) -> (usize, O
 }
 
 /// Deploys a release to the end, and looks at what is there then.
-fn finish(site: &impl ServingSite, label: &str) {
-    let environment = site.environment();
-    environment.deploy(label, &[]).assert_exit(0);
-    let slot = fs::read_link(environment.path("srv/live")).unwrap().file_name().unwrap().to_owned();
-    site.check_only_live(slot.to_str().unwrap(), label);
-    assert_eq!(unfinished(files_below(&environment.path(""))), Vec::<PathBuf>::new());
-    assert!(environment.list("tmp").is_empty(), "{:?}", environment.list("tmp"));
+fn finish(site: &impl KilledDeployment, label: &str) {
+    site.environment().deploy(label, &[]).assert_exit(0);
+    site.check_finished(label);
 }
 
-/// Main property of a deployment of what serves: wherever the runner is killed, users see nothing of it, and the next run finishes. `points`
-/// are taken when not more are asked for.
-pub(super) fn check_kills_under_load(site: &impl ServingSite, what: &str, points: usize) {
+/// Main property of a deployment of what serves: wherever the runner is killed, users see nothing of it, and the next run finishes.
+fn check_kills<D: KilledDeployment>(mut site: D) {
     let began = Instant::now();
     let seed = rng::seed_from_env().unwrap();
-    let mut labels = (1..).map(|number| format!("r{number}")).inspect(|label| site.pack(label));
-    let mut next = || labels.next().unwrap();
-    finish(site, &next());
-    let second = next();
-    let (calls, _) = kill(site, &second, None);
-    finish(site, &second);
-    let points = SplitMix64::new(seed).choose_distinct(point_count().unwrap_or(points), calls);
+    let first = site.pack_next();
+    finish(&site, &first);
+    let second = site.pack_next();
+    let (calls, _) = kill(site.environment(), &second, None);
+    finish(&site, &second);
+    let points = SplitMix64::new(seed).choose_distinct(point_count().unwrap_or(D::POINTS), calls);
     let mut traffic = ConstantTraffic::start(&site.address(), RATE, &format!("{second} cor"));
     let mut kinds = BTreeMap::new();
     for point in &points {
-        let label = next();
+        let label = site.pack_next();
         traffic.move_to(&format!("{label} cor"), || {
-            let (_, killed) = kill(site, &label, Some(*point));
+            let (_, killed) = kill(site.environment(), &label, Some(*point));
             let shown = killed.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
             println!("PAWL_SEED={seed}, {label}: killed behind {shown}");
-            finish(site, &label);
+            finish(&site, &label);
             *kinds.entry(killed.map_or_else(|| "no call".to_owned(), |call| call.name)).or_insert(0) += 1;
         });
     }
@@ -185,20 +203,21 @@ pub(super) fn check_kills_under_load(site: &impl ServingSite, what: &str, points
     let (requests, took, kinds) = (report.requests, began.elapsed().as_secs_f64(), kinds.join(", "));
     writeln!(
         std::io::stderr().lock(),
-        "kills of a blue/green deployment of {what} under load: {} cases of {calls} calls, 0 failed, 0 of {requests} requests lost, \
-         {took:.1} s, PAWL_SEED={seed}; killed behind {kinds}",
+        "kills of {} under load: {} cases of {calls} calls, 0 failed, 0 of {requests} requests lost, {took:.1} s, \
+         PAWL_SEED={seed}; killed behind {kinds}",
+        D::WHAT,
         points.len()
     )
     .unwrap();
 }
 
+#[test]
+fn killed_blue_green_deployment_under_load_is_finished_by_the_next() {
+    check_kills(SupervisedDeployment::new());
+}
+
 /// PAWL_POINTS, if it is a number.
 #[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
 fn point_count() -> Option<usize> {
-    std::env::var("PAWL_POINTS").ok()?.parse().ok()
-}
-
-#[test]
-fn killed_blue_green_deployment_under_load_is_finished_by_the_next() {
-    check_kills_under_load(&SupervisedKills::new(), "programs", 8);
+    std::env::var("PAWL_POINTS").ok().and_then(|points| points.parse().ok())
 }

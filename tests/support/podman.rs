@@ -187,6 +187,26 @@ impl PodmanEngine {
         lines
     }
 
+    /// The interfaces in its network: one for each container.
+    pub fn interfaces(&self) -> Vec<String> {
+        let folder = format!("/sys/class/net/pawl{}/brif", self.number.local_addr().unwrap().port());
+        let found = fs::read_dir(folder).into_iter().flatten().flatten();
+        found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// The processes that watch containers: podman has one for each, which outlives the service.
+    pub fn monitors(&self) -> Vec<u32> {
+        let folder = self.folder.path().to_str().unwrap();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let is_monitor = |pid: &u32| {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let arguments = String::from_utf8_lossy(&arguments);
+            arguments.split('\0').next().is_some_and(|program| program.ends_with("conmon"))
+                && arguments.contains(folder)
+        };
+        processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_monitor).collect()
+    }
+
     /// The digests of the images.
     pub fn images(&self) -> Vec<String> {
         let mut lines: Vec<String> =

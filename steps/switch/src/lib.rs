@@ -108,12 +108,12 @@ impl Step for SwitchStep {
     }
 
     fn rehearse(input: &Input<SwitchConfig>) -> Result<(), Failure> {
+        let managed_link = managed_link(input)?;
+        managed_link.refuse_unmovable()?;
         if let Some(haproxy) = &input.config.haproxy {
             haproxy.check()?;
         }
-        let Some(wired) = &input.config.wired else { return Ok(()) };
-        let dir = input.dir("in", input.config.dir.as_deref(), &[])?;
-        wired.check(&format!("{dir}/{}", fs::relative("link", &input.config.link)?))
+        input.config.wired.as_ref().map_or(Ok(()), |wired| wired.check(&managed_link.path()))
     }
 
     fn apply(input: &Input<SwitchConfig>) -> Result<Receipt, Failure> {
@@ -203,17 +203,23 @@ fn other_release(input: &Input<SwitchConfig>, to: &str) -> Result<Option<String>
     }))
 }
 
-/// Returns the managed link, and the folder that it must point to.
-fn resolve_link(input: &Input<SwitchConfig>) -> Result<(ManagedLink, String), Failure> {
-    let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, to, .. } = &input.config;
+/// Returns the managed link.
+fn managed_link(input: &Input<SwitchConfig>) -> Result<ManagedLink, Failure> {
+    let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, .. } = &input.config;
     let dir = input.dir("in", dir.as_deref(), &[])?;
     let link = fs::relative("link", link)?;
-    let to = match to {
-        Some(to) => fs::relative("to", to)?,
-        None => fs::relative("to", upstream_path(input, &dir)?)?,
-    };
     let epoch = AttemptEpoch { number: input.epoch, lineage: input.lineage.clone() };
-    Ok((ManagedLink::new(dir, link, epoch), to))
+    Ok(ManagedLink::new(dir, link, epoch))
+}
+
+/// Returns the managed link, and the folder that it must point to.
+fn resolve_link(input: &Input<SwitchConfig>) -> Result<(ManagedLink, String), Failure> {
+    let managed_link = managed_link(input)?;
+    let to = match &input.config.to {
+        Some(to) => fs::relative("to", to)?,
+        None => fs::relative("to", upstream_path(input, managed_link.dir())?)?,
+    };
+    Ok((managed_link, to))
 }
 
 /// Returns the `path` that one earlier step returned for this directory.

@@ -104,6 +104,11 @@ impl ManagedLink {
         Self { dir, link, epoch }
     }
 
+    /// Returns the granted directory.
+    pub(crate) fn dir(&self) -> &str {
+        &self.dir
+    }
+
     /// Returns the link, relative to the directory.
     pub(crate) fn link(&self) -> &str {
         &self.link
@@ -123,6 +128,15 @@ impl ManagedLink {
                 Err(failure) => Err(failure),
             },
             Some(FileType::File | FileType::Directory | FileType::Other) => Ok(LinkTarget::NotALink),
+        }
+    }
+
+    /// Refuses what a switch does not replace.
+    pub(crate) fn refuse_unmovable(&self) -> Result<(), Failure> {
+        match self.current_target()? {
+            LinkTarget::Missing | LinkTarget::At(_) => Ok(()),
+            LinkTarget::Outside => Err(self.outside_failure()),
+            LinkTarget::NotALink => Err(self.not_a_link_failure()),
         }
     }
 

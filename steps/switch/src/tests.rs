@@ -418,3 +418,19 @@ fn slot_with_another_release_is_not_switched_to_and_is_drift() {
     std::fs::remove_file(app.join("slots/b/slot.json")).unwrap();
     expect_held(SwitchStep::probe(&next).unwrap());
 }
+
+/// What an earlier step returns is not known in a rehearsal.
+#[test]
+fn rehearsal_refuses_a_link_that_a_switch_does_not_replace() {
+    let (_sandbox, app) = sandbox();
+    let mut input = input('a', "1");
+    input.outputs.clear();
+    SwitchStep::rehearse(&input).unwrap();
+    replace_link_by_hand(&app, &path('b'));
+    SwitchStep::rehearse(&input).unwrap();
+    replace_link_by_hand(&app, "/etc");
+    assert_eq!(SwitchStep::rehearse(&input).unwrap_err().kind, FailureKind::Conflict);
+    std::fs::remove_file(app.join("current")).unwrap();
+    std::fs::create_dir(app.join("current")).unwrap();
+    assert_eq!(SwitchStep::rehearse(&input).unwrap_err().kind, FailureKind::Conflict);
+}

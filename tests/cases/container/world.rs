@@ -13,16 +13,16 @@ use crate::support::{
 };
 
 /// The plan of the page, with the folders and addresses of a test, a podman, a registry, and Caddy as the page configures it.
-pub(super) struct ContainerSite {
-    pub(super) environment: TestEnvironment,
-    pub(super) podman: PodmanEngine,
-    pub(super) registry: DockerRegistry,
-    pub(super) caddy: CaddyServer,
+pub(in crate::cases) struct ContainerSite {
+    pub(in crate::cases) environment: TestEnvironment,
+    pub(in crate::cases) podman: PodmanEngine,
+    pub(in crate::cases) registry: DockerRegistry,
+    pub(in crate::cases) caddy: CaddyServer,
     /// The ports of the slots.
-    pub(super) ports: [u16; 2],
+    pub(in crate::cases) ports: [u16; 2],
 }
 
-pub(super) fn world() -> ContainerSite {
+pub(in crate::cases) fn world() -> ContainerSite {
     let environment = TestEnvironment::with_plan(&fenced_block(PAGE, "version: 1"));
     let podman = PodmanEngine::new();
     let ports = free_ports();
@@ -48,7 +48,7 @@ pub(super) fn world() -> ContainerSite {
 
 impl ContainerSite {
     /// A text of the page with what this test has.
-    pub(super) fn adapted(&self, text: &str) -> String {
+    pub(in crate::cases) fn adapted(&self, text: &str) -> String {
         let root = self.environment.path("srv").display().to_string();
         let [a, b] = self.ports.map(|port| port.to_string());
         let socket = self.podman.socket().display().to_string();
@@ -69,7 +69,7 @@ impl ContainerSite {
     }
 
     /// Builds the image of a release, pushes it, and writes what the plan reads.
-    pub(super) fn pack(&self, release: &str, behavior: &str) {
+    pub(in crate::cases) fn pack(&self, release: &str, behavior: &str) {
         let lines =
             format!("ENV RELEASE={release} BEHAVIOR={behavior}\nLABEL org.opencontainers.image.version={release}");
         self.podman.build(release, &lines);
@@ -77,17 +77,17 @@ impl ContainerSite {
         self.environment.write(&format!("dist/shop-{release}.image"), format!("{name}\n"));
     }
 
-    pub(super) fn deploy(&self, release: &str) -> RunnerOutput {
+    pub(in crate::cases) fn deploy(&self, release: &str) -> RunnerOutput {
         self.environment.deploy(release, &[])
     }
 
     /// What a visitor gets.
-    pub(super) fn answer(&self) -> String {
+    pub(in crate::cases) fn answer(&self) -> String {
         answer_at(&self.caddy.address())
     }
 
     /// Deploys a release, and kills the runner after a time.
-    pub(super) fn kill_after(&self, release: &str, moment: Duration) {
+    pub(in crate::cases) fn kill_after(&self, release: &str, moment: Duration) {
         let began = Instant::now();
         let mut killed = self.environment.start(&["--local", "--release", release]);
         wait_until("the moment", || began.elapsed() >= moment || killed.try_wait().unwrap().is_some());
@@ -97,7 +97,7 @@ impl ContainerSite {
 }
 
 /// The body of an answer.
-pub(super) fn answer_at(address: &str) -> String {
+pub(in crate::cases) fn answer_at(address: &str) -> String {
     let mut connection = TcpStream::connect(address).unwrap();
     connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -106,6 +106,6 @@ pub(super) fn answer_at(address: &str) -> String {
 }
 
 /// The containers of releases in the slots, as [`PodmanEngine::containers`] has them.
-pub(super) fn running(slots: &[(&str, &str)]) -> Vec<String> {
+pub(in crate::cases) fn running(slots: &[(&str, &str)]) -> Vec<String> {
     slots.iter().map(|(slot, release)| format!("shop-default-start-{slot}-{release} running")).collect()
 }

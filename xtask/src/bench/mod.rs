@@ -58,7 +58,7 @@ pub(crate) enum BenchmarkName {
     Steps,
     /// 1,000 migrations on PostgreSQL, and runs at once, beside psql, sqlx-cli, dbmate and refinery
     Databases,
-    /// Kills at every point of a deployment, at 300 of the migrations of each database, and at 200 of a blue/green deployment under load
+    /// Kills at every point of a deployment, at 300 of the migrations of each database, and at 200 of blue/green deployments under load
     Faults,
     /// How long after its timeout a step that hangs is stopped: at most 50 ms
     Deadlines,

@@ -42,6 +42,8 @@ pub enum ValueKind {
     Command,
     /// A mapping of environment variables that the step sets for its programs.
     ProgramEnvironment,
+    /// A text, or a list of texts, with `{port}` for the port of each of the slots.
+    SlotText,
     /// A duration, such as `500ms`.
     Duration,
     /// A duration that one call of the module takes.
@@ -80,6 +82,7 @@ const VALUE_KINDS: &[(&str, ValueKind)] = &[
     ("arguments", ValueKind::Arguments),
     ("command", ValueKind::Command),
     ("program-environment", ValueKind::ProgramEnvironment),
+    ("slot-text", ValueKind::SlotText),
     ("duration", ValueKind::Duration),
     ("call-duration", ValueKind::CallDuration),
     ("earlier-step", ValueKind::EarlierStep),

@@ -184,6 +184,7 @@ impl process::Host for HostState {
             stdin: command.stdin,
             terminal: options.tty,
             records: self.channel.program_records().map(|path| (Arc::clone(path), self.gate.step().clone())),
+            ends_group: false,
         };
         let search_path = start.environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
         let _running = self.programs.enter();

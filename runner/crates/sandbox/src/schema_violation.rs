@@ -53,7 +53,8 @@ pub(super) fn violations_of(error: &ValidationError<'_>, schema: &Value) -> Vec<
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
             let message = format!("`{name}` is missing");
-            vec![SchemaViolation { pointer, message, missing_settings: vec![name], ..SchemaViolation::default() }]
+            let hint = needed_hint(schema, &path, &name);
+            vec![SchemaViolation { pointer, message, hint, missing_settings: vec![name], ..SchemaViolation::default() }]
         }
         ValidationErrorKind::AnyOf { .. } => match missing_of(value_schema) {
             Some(missing) => {
@@ -232,6 +233,14 @@ fn condition_of(schema: &Value, path: &str) -> Option<String> {
     let condition = schema.pointer(object)?.get("if")?;
     let (name, value) = properties_of(condition).find_map(|(name, value)| Some((name, value.get("const")?)))?;
     Some(format!("{name}: {value}"))
+}
+
+/// What a setting is that the `then` of a schema requires.
+fn needed_hint(schema: &Value, path: &str, name: &str) -> Option<String> {
+    let (object, _) = path.strip_suffix("/required")?.rsplit_once("/then")?;
+    let object = object.strip_suffix("/if").unwrap_or(object);
+    let (_, property) = properties_of(schema.pointer(object)?).find(|(known, _)| *known == name)?;
+    Some(format!("add {}", meaning(name, property)?))
 }
 
 fn limits_hint(schema: &Value) -> Option<String> {

@@ -76,6 +76,7 @@ impl<'a> DeclaredStep<'a> {
             ValueKind::SeparatePaths => self.check_separate_paths(value),
             ValueKind::Program | ValueKind::Command => self.check_argv(value),
             ValueKind::ProgramEnvironment => return self.check_program_environment(value),
+            ValueKind::SlotText => self.check_slot_text(value),
             ValueKind::Duration => self.check_duration(value),
             ValueKind::CallDuration => self.check_duration(value).or_else(|| self.check_call_duration(value)),
             ValueKind::VersionRange => self.check_version_range(value),
@@ -121,6 +122,7 @@ impl<'a> DeclaredStep<'a> {
             | ValueKind::Program
             | ValueKind::Command
             | ValueKind::ProgramEnvironment
+            | ValueKind::SlotText
             | ValueKind::Duration
             | ValueKind::CallDuration
             | ValueKind::VersionRange

@@ -11,16 +11,19 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
-    process::Command,
+    process::{Child, Command},
 };
 
 use super::{ProgramExit, ProgramPipes, ProgramStart, RunningProgram};
 
 /// How long its pipes are still read once it has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How often a program without a guard is looked at. Tokio's own wait reaps it at once.
+const END_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A program whose output is wanted.
 pub struct BoundedProgram {
@@ -46,16 +49,16 @@ impl BoundedProgram {
             working_dir: Some(working_dir),
             terminal: false,
             records: None,
+            ends_group: true,
         };
         let (mut running, pipes) = RunningProgram::start(start).await.map_err(|error| error.to_string())?;
-        let group = running.group();
         let ProgramPipes::Pipes(out, error) = pipes else { return Err("it got a terminal".to_owned()) };
         let wait = async || {
             // As wait(2) encodes it.
             let status = |exit: ProgramExit| exit.signal.unwrap_or_else(|| exit.status.unwrap_or_default() << 8);
             running.wait().await.map(|exit| ExitStatus::from_raw(status(exit)))
         };
-        output_until_end((Some(out), Some(error)), wait, group, (limit, max_bytes)).await
+        output_until_end((Some(out), Some(error)), wait, (limit, max_bytes)).await
     }
 }
 
@@ -67,16 +70,41 @@ impl BoundedProgram {
 pub async fn run_bounded(mut command: Command, limit: Duration, max_bytes: u64) -> Result<Output, String> {
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     let pipes = (child.stdout.take(), child.stderr.take());
-    output_until_end(pipes, async || child.wait().await, group, (limit, max_bytes)).await
+    let ended = output_until_end(pipes, async || wait_and_end_group(&mut child).await, (limit, max_bytes)).await;
+    end_group_of(&child);
+    ended
 }
 
-/// What a program prints until it has ended, by `wait`; its group is ended then, and after `limit`.
+/// Waits until a program has ended, ends its group, and only then reaps it: after that, its number may be another group's.
+async fn wait_and_end_group(child: &mut Child) -> io::Result<ExitStatus> {
+    if let Some(pid) = id_of(child) {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        while waitid(WaitId::Pid(pid), options)?.is_none() {
+            tokio::time::sleep(END_POLL_INTERVAL).await;
+        }
+        end_group_of(child);
+    }
+    child.wait().await
+}
+
+/// Kills what is left of the group of a program that was not reaped.
+fn end_group_of(child: &Child) {
+    if let Some(group) = id_of(child) {
+        // Nobody may be left in it.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// The number of a program, unless it was reaped.
+fn id_of(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
+}
+
+/// What a program prints until it has ended, by `wait`, which ends its group.
 async fn output_until_end(
     (out, error): (Option<impl AsyncRead + Unpin>, Option<impl AsyncRead + Unpin>),
     mut wait: impl AsyncFnMut() -> io::Result<ExitStatus>,
-    group: Option<Pid>,
     (limit, max_bytes): (Duration, u64),
 ) -> Result<Output, String> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -96,10 +124,6 @@ async fn output_until_end(
         })
         .await
     };
-    if let Some(group) = group {
-        // Nobody may be left in it.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
     match ended {
         Ok(Ok(status)) => Ok(Output { status, stdout, stderr }),
         Ok(Err(error)) => Err(error.to_string()),

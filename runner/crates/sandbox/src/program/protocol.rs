@@ -24,6 +24,8 @@ pub(super) struct GuardJob {
     pub(super) environment: Vec<(String, String)>,
     /// The length of the standard input, if there is one.
     pub(super) stdin_bytes: Option<usize>,
+    /// Whether what it leaves behind in its group is killed when it ends.
+    pub(super) ends_group: bool,
 }
 
 /// A line from the guard, as JSON.

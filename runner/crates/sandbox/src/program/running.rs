@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    GUARD_ARGUMENT,
+    GUARD_ARGUMENT, ProcessIdentity,
     protocol::{GuardEvent, GuardJob, KILL, TERMINATE},
     records::ProgramRecords,
     terminal,
@@ -42,6 +42,8 @@ pub(crate) struct ProgramStart {
     pub(crate) terminal: bool,
     /// The file that says so while it runs, and the step that starts it.
     pub(crate) records: Option<(Arc<Path>, StepId)>,
+    /// Whether what it leaves behind in its process group is killed when it ends.
+    pub(crate) ends_group: bool,
 }
 
 /// Why a program did not start.
@@ -81,8 +83,8 @@ pub(crate) struct RunningProgram {
     events: BufReader<OwnedReadHalf>,
     /// The beginning of the guard's next line.
     event: Vec<u8>,
-    /// The process group of the program, until it ends.
-    group: Option<Pid>,
+    /// The program, which leads its process group, until it ends.
+    leader: Option<ProcessIdentity>,
     /// Removed with the last program.
     _records: Option<ProgramRecords>,
 }
@@ -125,11 +127,12 @@ impl RunningProgram {
         ours.set_nonblocking(true).map_err(StartError::Guard)?;
         let (events, commands) = UnixStream::from_std(ours).map_err(StartError::Guard)?.into_split();
         let mut running =
-            Self { commands, events: BufReader::new(events), event: Vec::new(), group: None, _records: records };
+            Self { commands, events: BufReader::new(events), event: Vec::new(), leader: None, _records: records };
         running.send_job(&start).await.map_err(StartError::Lost)?;
         match running.next_event().await.map_err(StartError::Lost)? {
             GuardEvent::Started { pid } => {
-                running.group = Pid::from_raw(pid);
+                // One that has ended is left to the guard.
+                running.leader = ProcessIdentity::of(pid.unsigned_abs()).ok();
                 if let Some(records) = &mut running._records {
                     records.add_program(pid.unsigned_abs()).map_err(StartError::Lost)?;
                 }
@@ -146,6 +149,7 @@ impl RunningProgram {
             arguments: start.arguments.clone(),
             environment: start.environment.clone(),
             stdin_bytes: start.stdin.as_ref().map(Vec::len),
+            ends_group: start.ends_group,
         };
         let mut message = serde_json::to_vec(&job)?;
         message.push(b'\n');
@@ -161,11 +165,6 @@ impl RunningProgram {
         }
     }
 
-    /// Its process group, until it ends.
-    pub(super) fn group(&self) -> Option<Pid> {
-        self.group
-    }
-
     /// Asks the program's whole group to end, by SIGTERM; the guard kills it if it takes longer than 4 s.
     pub(crate) fn terminate(&self) {
         // Without a guard, `wait` has reported it.
@@ -176,7 +175,7 @@ impl RunningProgram {
     pub(crate) async fn wait(&mut self) -> io::Result<ProgramExit> {
         match self.next_event().await? {
             GuardEvent::Exited { status, signal } => {
-                self.group = None;
+                self.leader = None;
                 Ok(ProgramExit { status, signal })
             }
             GuardEvent::Started { .. } | GuardEvent::Failed { .. } => Err(io::Error::other("it is started twice")),
@@ -188,8 +187,9 @@ impl Drop for RunningProgram {
     fn drop(&mut self) {
         // A guard that has not told of its program yet gets it too.
         let _ = self.commands.try_write(&[KILL]);
-        if let Some(group) = self.group {
-            // At once, and also without a guard. It may have just ended; then there is nothing to kill.
+        // At once, and also without a guard. Once the leader has ended, only the guard knows whether the group is still its own.
+        let leader = self.leader.take().filter(ProcessIdentity::is_running);
+        if let Some(group) = leader.and_then(|leader| Pid::from_raw(leader.pid().cast_signed())) {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }

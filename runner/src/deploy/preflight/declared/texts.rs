@@ -1,4 +1,4 @@
-//! JSON pointers, durations, versions, and names of steps.
+//! JSON pointers, texts of slots, durations, versions, and names of steps.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -6,6 +6,7 @@ use contract::{StepId, duration::parse_duration, text::format_duration};
 use plan::{closest_match, quoted_list};
 use sandbox::DeclaredValue;
 use semver::VersionReq;
+use serde_json::Value;
 
 use super::{DeclaredStep, KnownText, ValueProblem};
 
@@ -25,6 +26,36 @@ impl DeclaredStep<'_> {
         let inner = pointer.strip_prefix("$.").or_else(|| pointer.strip_prefix('.')).unwrap_or(pointer);
         let meant = if inner.contains('/') { inner.to_owned() } else { inner.replace('.', "/") };
         Some(self.invalid(value, &why, "it must begin with `/`", format!("did you mean `/{meant}`?")))
+    }
+
+    /// Checks that each slot has a port, if the text needs it. Without the setting `slots`, none has one.
+    pub(super) fn check_slot_text(&self, value: &DeclaredValue) -> Option<ValueProblem> {
+        const PORT: &str = "{port}";
+        const SLOTS: &str = "/slots";
+        let needs_port = |pointer: &str, item: &Value| match self.text_at(pointer, item) {
+            Some(KnownText::Whole(text) | KnownText::Prefix(text)) => text.contains(PORT),
+            None => false,
+        };
+        let needed = match value.value.as_ref()? {
+            Value::Array(words) => {
+                words.iter().enumerate().any(|(at, word)| needs_port(&format!("{}/{at}", value.pointer), word))
+            }
+            text @ (Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+                needs_port(&value.pointer, text)
+            }
+        };
+        if !needed || self.step.pending.contains_key(SLOTS) {
+            return None;
+        }
+        let why = match self.step.with.pointer(SLOTS) {
+            None => "the slots have no ports".to_owned(),
+            Some(slots) => {
+                let (name, _) = slots.as_object()?.iter().find(|(_, slot)| slot.get("port").is_none())?;
+                format!("slot `{name}` has no port")
+            }
+        };
+        let hint = "give each slot a port: `slots: { a: { port: 8001 }, b: { port: 8002 } }`";
+        Some(self.invalid(value, &format!("`{PORT}` is not known, because {why}"), "which port?", hint))
     }
 
     pub(super) fn check_duration(&self, value: &DeclaredValue) -> Option<ValueProblem> {
