@@ -1,13 +1,11 @@
 //! Packages that a real apt and dpkg install from a repository of the test's own, on a machine that ends with the test.
 
-use std::process::Child;
-
-use crate::support::{DebFixture, PackageMachine, RunnerOutput, doc_blocks::fenced_block, wait_until};
+use crate::support::{DebFixture, PackageMachine, RunnerOutput, doc_blocks::fenced_block};
 
 const PAGE: &str = "docs/packages.md";
 /// What the plan of the page installs.
 const PACKAGES: [&str; 2] = ["ii libvips42 8.14.1-3+deb12u2", "ii shop-fonts 1.2-1"];
-const LIST: &str = "install: [libvips42=8.14.1-3+deb12u2, shop-fonts=1.2-1]";
+const LIST: &str = "[libvips42=8.14.1-3+deb12u2, shop-fonts=1.2-1]";
 
 /// A machine whose repository has the packages of the page, and newer ones; r1 is packed.
 fn world() -> PackageMachine {
@@ -21,12 +19,6 @@ fn world() -> PackageMachine {
     machine.environment().write("app/VERSION", "@VERSION@\n");
     machine.environment().pack("r1");
     machine
-}
-
-/// Lets the plan install something else.
-fn install(machine: &PackageMachine, list: &str) {
-    let plan = fenced_block(PAGE, "version: 1").replace(LIST, list);
-    machine.environment().write("deploy.yml", plan);
 }
 
 /// The types of the events and the message of the step, in JSON, that say what the step had to do.
@@ -55,7 +47,7 @@ fn plan_of_the_page_installs_the_versions() {
     second.assert_exit(0);
     assert!(!has_run(&second), "{}", second.stdout);
     // A newer version in the plan.
-    install(&machine, "install: [libvips42=8.14.1-3+deb12u3, shop-fonts=1.2-1]");
+    machine.install("[libvips42=8.14.1-3+deb12u3, shop-fonts=1.2-1]");
     machine.environment().pack("r3");
     machine.deploy("r3").assert_exit(0);
     assert_eq!(machine.packages(), ["ii libvips42 8.14.1-3+deb12u3", PACKAGES[1]]);
@@ -71,7 +63,7 @@ fn plan_of_the_page_installs_the_versions() {
 fn automatic_rollback_leaves_the_packages() {
     let machine = world();
     machine.deploy("r1").assert_exit(0);
-    install(&machine, "install: [libvips42=8.14.1-3+deb12u3, shop-fonts=1.2-1]");
+    machine.install("[libvips42=8.14.1-3+deb12u3, shop-fonts=1.2-1]");
     machine.environment().edit("deploy.yml", "equals: \"${{ release }}\"", "equals: \"something else\"");
     machine.environment().pack("r2");
     machine.deploy("r2").assert_exit(4);
@@ -92,36 +84,28 @@ fn what_apt_would_refuse_is_refused_before_any_commit_step() {
     machine.environment().pack("r2");
     for (list, said, hint) in [
         (
-            "install: [shop-fonts=9.0]",
+            "[shop-fonts=9.0]",
             "the package lists have no shop-fonts in version 9.0, only 1.3-1, 1.2-1, 1.1-1",
             "`update: true`",
         ),
-        (
-            "install: [nowhere=1.0, shop-fonts=9.0]",
-            "the package lists have no nowhere; the package lists have",
-            "correct it",
-        ),
-        (
-            "install: [shop-lite=1.0]",
-            "installing shop-lite=1.0 would remove shop-fonts 1.2-1",
-            "this step removes nothing",
-        ),
-        ("install: [shop-old=1.0]", "Depends: libvips42 (= 8.14.1-3+deb12u1)", "versions of the packages that fit"),
-        ("install: [shop-fonts=1.1-1]", "a newer version is installed", "`downgrade: true`"),
-        ("install: [shop-fonts]", "`shop-fonts` has no version", "`any-version: true`"),
+        ("[nowhere=1.0, shop-fonts=9.0]", "the package lists have no nowhere; the package lists have", "correct it"),
+        ("[shop-lite=1.0]", "installing shop-lite=1.0 would remove shop-fonts 1.2-1", "this step removes nothing"),
+        ("[shop-old=1.0]", "Depends: libvips42 (= 8.14.1-3+deb12u1)", "versions of the packages that fit"),
+        ("[shop-fonts=1.1-1]", "a newer version is installed", "`downgrade: true`"),
+        ("[shop-fonts]", "`shop-fonts` has no version", "`any-version: true`"),
     ] {
-        install(&machine, list);
+        machine.install(list);
         let refused = machine.deploy("r2");
         refused.assert_refused_beforehand().assert_stderr_contains(said).assert_stderr_contains(hint);
         assert_eq!(machine.packages(), PACKAGES, "{list}");
     }
     machine.run("apt-mark hold shop-fonts").assert_exit(0);
-    install(&machine, "install: [shop-fonts=1.3-1]");
+    machine.install("[shop-fonts=1.3-1]");
     let held = machine.deploy("r2");
     held.assert_refused_beforehand().assert_stderr_contains("shop-fonts is on hold");
     held.assert_stderr_contains("`apt-mark unhold shop-fonts`");
     machine.run("apt-mark unhold shop-fonts").assert_exit(0);
-    install(&machine, "install: [shop-fonts=1.1-1]\n      downgrade: true");
+    machine.install("[shop-fonts=1.1-1]\n      downgrade: true");
     machine.deploy("r2").assert_exit(0);
     assert_eq!(machine.packages(), [PACKAGES[0], "ii shop-fonts 1.1-1"]);
 }
@@ -129,12 +113,7 @@ fn what_apt_would_refuse_is_refused_before_any_commit_step() {
 #[test]
 fn only_root_installs_packages() {
     let machine = world();
-    let folder = machine.environment().path("..").display().to_string();
-    let script = format!(
-        "mkdir -p /srv/shop; chown -R 1000:1000 {folder} /srv/shop\nexport HOME={folder}/home\n\
-         exec setpriv --reuid=1000 --regid=1000 --clear-groups runner --local --release r1 --json"
-    );
-    let refused = machine.run(&script);
+    let refused = machine.deploy_without_root();
     refused.assert_refused_beforehand().assert_stderr_contains("the runner's user is not root");
     assert_eq!(machine.packages(), Vec::<String>::new());
 }
@@ -146,9 +125,9 @@ fn update_fetches_the_lists_first() {
     machine.environment().write("repository/Packages", "");
     machine.run("apt-get update").assert_exit(0);
     machine.list_packages();
-    install(&machine, LIST);
+    machine.install(LIST);
     machine.deploy("r1").assert_refused_beforehand().assert_stderr_contains("the package lists have no libvips42");
-    install(&machine, "install: [libvips42=8.14.1-3+deb12u2, shop-fonts=1.2-1]\n      update: true");
+    machine.install("[libvips42=8.14.1-3+deb12u2, shop-fonts=1.2-1]\n      update: true");
     let updated = machine.deploy("r1");
     updated.assert_exit(0);
     assert_eq!(machine.packages(), PACKAGES);
@@ -156,12 +135,12 @@ fn update_fetches_the_lists_first() {
     machine.run("rm -r /repository/*").assert_exit(0);
     machine.environment().pack("r2");
     machine.deploy("r2").assert_exit(0);
-    install(&machine, "install: [shop-fonts=2.0-1]\n      update: true");
+    machine.install("[shop-fonts=2.0-1]\n      update: true");
     machine.environment().pack("r3");
     let down = machine.deploy("r3");
     down.assert_exit(1).assert_stderr_contains("error[P0301]").assert_stderr_contains("a repository does not answer");
     assert_eq!(machine.packages(), PACKAGES);
-    install(&machine, "install: [shop-fonts=2.0-1]");
+    machine.install("[shop-fonts=2.0-1]");
     machine.deploy("r3").assert_exit(1).assert_stderr_contains("a repository does not answer");
     assert_eq!(machine.packages(), PACKAGES);
 }
@@ -169,7 +148,7 @@ fn update_fetches_the_lists_first() {
 #[test]
 fn any_version_is_left_to_the_machine() {
     let machine = world();
-    install(&machine, "install: [libvips42, shop-fonts=1.2-1]\n      any-version: true");
+    machine.install("[libvips42, shop-fonts=1.2-1]\n      any-version: true");
     machine.deploy("r1").assert_exit(0);
     assert_eq!(machine.packages(), ["ii libvips42 8.14.1-3+deb12u3", PACKAGES[1]]);
     machine.build("libvips42", "9.0-1", DebFixture::default());
@@ -210,20 +189,6 @@ fn removed_package_comes_back_and_another_version_is_drift() {
     assert_eq!(machine.packages(), PACKAGES);
 }
 
-/// Starts a deployment, and kills the runner once a package's script runs.
-fn kill_in_script(machine: &PackageMachine) {
-    let runner = machine.start("echo $$ >runner.pid\nexec runner --local --release r1");
-    wait_until("the script of the package runs", || machine.exists("/run/script"));
-    machine.run("kill -9 $(cat runner.pid)").assert_exit(0);
-    wait_for(runner);
-    // The guard ends what the runner has started.
-    wait_until("nothing of it runs", || machine.run("! ps -C apt-get,dpkg >/dev/null").code == Some(0));
-}
-
-fn wait_for(mut child: Child) {
-    child.wait().unwrap();
-}
-
 #[test]
 fn killed_installation_is_finished_by_the_next_attempt() {
     for (script, left) in [("postinst", "iF shop-fonts 1.2-1"), ("preinst", "iHRshop-fonts 1.2-1")] {
@@ -231,7 +196,7 @@ fn killed_installation_is_finished_by_the_next_attempt() {
         let lines = "touch /run/script; [ -e /run/go ] || sleep 60";
         machine.build("shop-fonts", "1.2-1", DebFixture { script: Some((script, lines)), ..DebFixture::default() });
         machine.publish();
-        kill_in_script(&machine);
+        machine.kill_in_script("apt-get,dpkg");
         let packages = machine.packages();
         assert!(packages.iter().any(|found| found == left), "{packages:?}");
         machine.run("touch /run/go").assert_exit(0);
@@ -259,7 +224,7 @@ fn failed_script_is_named_and_a_corrected_version_is_installed() {
     assert!(!machine.exists("/srv/shop/current"));
     machine.build("shop-fonts", "1.3-1", DebFixture::default());
     machine.publish();
-    install(&machine, "install: [libvips42=8.14.1-3+deb12u2, shop-fonts=1.3-1]");
+    machine.install("[libvips42=8.14.1-3+deb12u2, shop-fonts=1.3-1]");
     machine.deploy("r1").assert_exit(0);
     assert_eq!(machine.packages(), [PACKAGES[0], "ii shop-fonts 1.3-1"]);
 }
@@ -273,22 +238,7 @@ fn another_installation_is_waited_for() {
     };
     machine.build("slow", "1.0", slow);
     machine.publish();
-    let other = machine.start("exec apt-get install --yes slow");
-    wait_until("another installation runs", || machine.exists("/run/script"));
-    install(&machine, &format!("{LIST}\n      lock-timeout: 1s"));
-    let locked = machine.deploy("r1");
-    locked
-        .assert_exit(1)
-        .assert_stderr_contains("error[P0301]")
-        .assert_stderr_contains("another program is installing packages");
-    install(&machine, &format!("{LIST}\n      lock-timeout: 1m"));
-    let waiting = machine.start("exec runner --local --release r1 --json >waiting.json 2>&1");
-    let said = machine.environment().path("waiting.json");
-    let is_waiting = |said: String| said.contains("waiting until it has ended");
-    wait_until("the step waits", || std::fs::read_to_string(&said).is_ok_and(is_waiting));
-    machine.run("touch /run/go").assert_exit(0);
-    wait_for(other);
-    wait_for(waiting);
+    machine.check_lock_is_waited_for("apt-get install --yes slow", LIST);
     assert_eq!(machine.packages(), [PACKAGES[0], PACKAGES[1], "ii slow 1.0"]);
 }
 

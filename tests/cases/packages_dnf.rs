@@ -1,6 +1,6 @@
 //! Packages that a real dnf and rpm install from a repository of the test's own, on a machine that ends with the test.
 
-use crate::support::{PackageMachine, RpmFixture, doc_blocks::fenced_block, wait_until};
+use crate::support::{PackageMachine, RpmFixture, doc_blocks::fenced_block};
 
 const PAGE: &str = "docs/packages.md";
 /// What the plan of the page installs; the scripts of packages need a shell.
@@ -23,14 +23,6 @@ fn world() -> PackageMachine {
     machine
 }
 
-/// Lets the plan install something else.
-fn install(machine: &PackageMachine, list: &str) {
-    let plan = machine.environment().read("deploy.yml");
-    let start = plan.find("      install: ").unwrap();
-    let end = start + plan[start..].find("    grants:").unwrap();
-    machine.environment().write("deploy.yml", format!("{}      install: {list}\n{}", &plan[..start], &plan[end..]));
-}
-
 #[test]
 fn step_of_the_page_installs_the_versions_with_dnf() {
     let machine = world();
@@ -38,7 +30,7 @@ fn step_of_the_page_installs_the_versions_with_dnf() {
     assert_eq!(machine.rpms(), PACKAGES);
     let held = ["pull skip held", "packages skip held", "switch skip held", "verify skip held"];
     machine.deploy("r1").assert_decisions(&held);
-    install(&machine, "[vips=8.16.0-1, shop-fonts=1.2-1]");
+    machine.install("[vips=8.16.0-1, shop-fonts=1.2-1]");
     machine.environment().pack("r2");
     machine.deploy("r2").assert_exit(0);
     assert_eq!(machine.rpms(), [PACKAGES[0], "vips 8.16.0-1"]);
@@ -73,12 +65,12 @@ fn what_dnf_would_refuse_or_remove_is_refused_before_any_commit_step() {
         ("[shop-old=1.0-1]", "nothing provides vips = 7.0", "versions of the packages that fit"),
         ("[shop-fonts=1.1-1]", "a newer version is installed", "`downgrade: true`"),
     ] {
-        install(&machine, list);
+        machine.install(list);
         let refused = machine.deploy("r2");
         refused.assert_refused_beforehand().assert_stderr_contains(said).assert_stderr_contains(hint);
         assert_eq!(machine.rpms(), PACKAGES, "{list}");
     }
-    install(&machine, "[shop-fonts=1.1-1]\n      downgrade: true");
+    machine.install("[shop-fonts=1.1-1]\n      downgrade: true");
     machine.deploy("r2").assert_exit(0);
     assert_eq!(machine.rpms(), ["shop-fonts 1.1-1", PACKAGES[1]]);
 }
@@ -86,12 +78,7 @@ fn what_dnf_would_refuse_or_remove_is_refused_before_any_commit_step() {
 #[test]
 fn only_root_installs_packages_with_dnf() {
     let machine = world();
-    let folder = machine.environment().path("..").display().to_string();
-    let script = format!(
-        "mkdir -p /srv/shop; chown -R 1000:1000 {folder} /srv/shop\nexport HOME={folder}/home\n\
-         exec setpriv --reuid=1000 --regid=1000 --clear-groups runner --local --release r1 --json"
-    );
-    let refused = machine.run(&script);
+    let refused = machine.deploy_without_root();
     refused.assert_refused_beforehand().assert_stderr_contains("the runner's user is not root");
     assert_eq!(machine.rpms(), Vec::<String>::new());
 }
@@ -101,13 +88,13 @@ fn update_fetches_the_lists_of_dnf_first() {
     let machine = world();
     machine.build_rpm("shop-fonts", "2.0", RpmFixture::default());
     machine.list_rpms();
-    install(&machine, "[shop-fonts=2.0-1]");
+    machine.install("[shop-fonts=2.0-1]");
     machine.deploy("r1").assert_refused_beforehand().assert_stderr_contains("have no shop-fonts in version 2.0-1");
-    install(&machine, "[shop-fonts=2.0-1]\n      update: true");
+    machine.install("[shop-fonts=2.0-1]\n      update: true");
     machine.deploy("r1").assert_exit(0);
     assert_eq!(machine.rpms(), ["shop-fonts 2.0-1"]);
     machine.run("rm -r /repository/*").assert_exit(0);
-    install(&machine, "[vips=8.17.0-1]\n      update: true");
+    machine.install("[vips=8.17.0-1]\n      update: true");
     machine.environment().pack("r2");
     let down = machine.deploy("r2");
     down.assert_exit(1).assert_stderr_contains("error[P0301]").assert_stderr_contains("a repository does not answer");
@@ -118,7 +105,7 @@ fn update_fetches_the_lists_of_dnf_first() {
 #[test]
 fn any_version_is_installed_once_with_dnf() {
     let machine = world();
-    install(&machine, "[vips, shop-fonts=1.2-1]\n      any-version: true");
+    machine.install("[vips, shop-fonts=1.2-1]\n      any-version: true");
     machine.deploy("r1").assert_exit(0);
     assert_eq!(machine.rpms(), [PACKAGES[0], "vips 8.16.0-1"]);
     machine.build_rpm("vips", "9.0", RpmFixture::default());
@@ -142,13 +129,8 @@ fn killed_installation_with_dnf_is_finished_by_the_next_attempt() {
         let section = "%post\ntouch /run/script; [ -e /run/go ] || sleep 60; touch /run/done";
         machine.build_rpm("shop-fonts", "1.2", RpmFixture { section, ..RpmFixture::default() });
         machine.publish_rpms();
-        install(&machine, "[shop-fonts=1.2-1]");
-        let mut runner = machine.start("echo $$ >runner.pid\nexec runner --local --release r1");
-        wait_until("the script of the package runs", || machine.exists("/run/script"));
-        machine.run("kill -9 $(cat runner.pid)").assert_exit(0);
-        runner.wait().unwrap();
-        // The guard ends what the runner has started.
-        wait_until("nothing of it runs", || machine.run("! ps -C dnf >/dev/null").code == Some(0));
+        machine.install("[shop-fonts=1.2-1]");
+        machine.kill_in_script("dnf");
         assert_eq!(machine.rpms(), ["shop-fonts 1.2-1", "shop-shell 1.0-1"], "{before:?}");
         assert!(!machine.exists("/run/done"));
         machine.run("touch /run/go").assert_exit(0);
@@ -167,14 +149,14 @@ fn failed_script_of_an_rpm_is_named() {
     let section = "%pre\necho 'no such font' >&2; exit 3";
     machine.build_rpm("shop-fonts", "1.3", RpmFixture { section, ..RpmFixture::default() });
     machine.publish_rpms();
-    install(&machine, "[shop-fonts=1.3-1]");
+    machine.install("[shop-fonts=1.3-1]");
     let failed = machine.deploy("r1");
     failed
         .assert_exit(1)
         .assert_stderr_contains("error[P0301]")
         .assert_stderr_contains("a package's own script failed");
     assert!(!machine.exists("/srv/shop/current"));
-    install(&machine, LIST);
+    machine.install(LIST);
     machine.deploy("r1").assert_exit(0);
     assert_eq!(machine.rpms(), [PACKAGES[0], "shop-shell 1.0-1", PACKAGES[1]]);
 }
@@ -185,19 +167,7 @@ fn another_installation_with_dnf_is_waited_for() {
     let section = "%post\ntouch /run/script; while ! [ -e /run/go ]; do sleep 0.05; done";
     machine.build_rpm("slow", "1.0", RpmFixture { section, ..RpmFixture::default() });
     machine.publish_rpms();
-    let mut other = machine.start("exec dnf --assumeyes install slow");
-    wait_until("another installation runs", || machine.exists("/run/script"));
-    install(&machine, &format!("{LIST}\n      lock-timeout: 1s"));
-    let locked = machine.deploy("r1");
-    locked.assert_exit(1).assert_stderr_contains("another program is installing packages");
-    install(&machine, &format!("{LIST}\n      lock-timeout: 1m"));
-    let mut waiting = machine.start("exec runner --local --release r1 --json >waiting.json 2>&1");
-    let said = machine.environment().path("waiting.json");
-    let is_waiting = |said: String| said.contains("waiting until it has ended");
-    wait_until("the step waits", || std::fs::read_to_string(&said).is_ok_and(is_waiting));
-    machine.run("touch /run/go").assert_exit(0);
-    other.wait().unwrap();
-    waiting.wait().unwrap();
+    machine.check_lock_is_waited_for("dnf --assumeyes install slow", LIST);
     assert_eq!(machine.rpms(), [PACKAGES[0], "shop-shell 1.0-1", "slow 1.0-1", PACKAGES[1]]);
 }
 
@@ -207,7 +177,7 @@ fn full_disk_is_named_with_dnf() {
     machine.run("mkdir -p /opt/shop-fonts && mount -t tmpfs -o size=64k tmpfs /opt/shop-fonts").assert_exit(0);
     machine.build_rpm("shop-fonts", "1.4", RpmFixture { bytes: 1 << 20, ..RpmFixture::default() });
     machine.publish_rpms();
-    install(&machine, "[shop-fonts=1.4-1]");
+    machine.install("[shop-fonts=1.4-1]");
     let failed = machine.deploy("r1");
     failed.assert_exit(1).assert_stderr_contains("error[P0301]").assert_stderr_contains("the disk is full");
     machine.run("umount /opt/shop-fonts").assert_exit(0);

@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{RunnerOutput, TestEnvironment, sha256};
+use super::{RunnerOutput, TestEnvironment, sha256, wait_until};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -142,6 +142,54 @@ impl PackageMachine {
     /// Deploys a release with more options.
     pub fn deploy_with(&self, release: &str, options: &str) -> RunnerOutput {
         self.run(&format!("runner --local --release {release} --json {options}"))
+    }
+
+    /// Deploys r1 as a user who is not root.
+    pub fn deploy_without_root(&self) -> RunnerOutput {
+        let folder = self.environment.path("..").display().to_string();
+        self.run(&format!(
+            "mkdir -p /srv/shop; chown -R 1000:1000 {folder} /srv/shop\nexport HOME={folder}/home\n\
+             exec setpriv --reuid=1000 --regid=1000 --clear-groups runner --local --release r1 --json"
+        ))
+    }
+
+    /// Lets the plan install something else: a list such as `[shop=1.0]`, and lines with more settings.
+    pub fn install(&self, list: &str) {
+        let plan = self.environment.read("deploy.yml");
+        let start = plan.find("      install: ").unwrap();
+        let end = start + plan[start..].find("    grants:").unwrap();
+        self.environment.write("deploy.yml", format!("{}      install: {list}\n{}", &plan[..start], &plan[end..]));
+    }
+
+    /// Starts a deployment of r1, and kills the runner once a package's script has made `/run/script`. Returns when these programs, such as
+    /// `apt-get,dpkg`, have ended too.
+    pub fn kill_in_script(&self, programs: &str) {
+        let mut runner = self.start("echo $$ >runner.pid\nexec runner --local --release r1");
+        wait_until("the script of the package runs", || self.exists("/run/script"));
+        self.run("kill -9 $(cat runner.pid)").assert_exit(0);
+        runner.wait().unwrap();
+        // The guard ends what the runner has started.
+        let ended = format!("! ps -C {programs} >/dev/null");
+        wait_until("nothing of it runs", || self.run(&ended).code == Some(0));
+    }
+
+    /// Checks that r1 waits until another installation has ended. `other` installs a package whose script makes `/run/script` and waits for
+    /// `/run/go`; `list` is what the plan installs.
+    pub fn check_lock_is_waited_for(&self, other: &str, list: &str) {
+        let mut other = self.start(&format!("exec {other}"));
+        wait_until("another installation runs", || self.exists("/run/script"));
+        self.install(&format!("{list}\n      lock-timeout: 1s"));
+        let locked = self.deploy("r1");
+        locked.assert_exit(1).assert_stderr_contains("error[P0301]");
+        locked.assert_stderr_contains("another program is installing packages");
+        self.install(&format!("{list}\n      lock-timeout: 1m"));
+        let mut waiting = self.start("exec runner --local --release r1 --json >waiting.json 2>&1");
+        let said = self.environment.path("waiting.json");
+        let is_waiting = |said: String| said.contains("waiting until it has ended");
+        wait_until("the step waits", || fs::read_to_string(&said).is_ok_and(is_waiting));
+        self.run("touch /run/go").assert_exit(0);
+        other.wait().unwrap();
+        waiting.wait().unwrap();
     }
 
     /// The packages of the machine: state, name and version.

@@ -66,10 +66,24 @@ impl<'c> AptClient<'c> {
         };
         let mut completion = self.when_unlocked(install)?;
         if completion.status != 0 && apt_symptoms::is_interrupted(&completion) {
-            self.finish_interrupted()?;
+            self.configure_all()?;
             completion = self.when_unlocked(install)?;
         }
         if completion.status == 0 { Ok(()) } else { Err(self.cannot_install(wanted, &completion)) }
+    }
+
+    fn configure_all(&self) -> Result<(), Failure> {
+        let completion = self.when_unlocked(|_| {
+            let arguments = KEEP_FILES.into_iter().chain(["--configure", "-a"]);
+            Command::new(DPKG).args(arguments).env(FRONTEND.0, FRONTEND.1)
+        })?;
+        for line in symptoms::lines_of(&completion) {
+            log::info(line);
+        }
+        if completion.status == 0 {
+            return Ok(());
+        }
+        manager::not_finished(apt_symptoms::failure("can't finish the earlier installation", &completion))
     }
 
     fn cannot_install(&self, wanted: &[WantedPackage], completion: &Completion) -> Failure {
@@ -126,23 +140,8 @@ impl PackageClient for AptClient<'_> {
         Ok(package::parse_unfinished(&String::from_utf8_lossy(&completion.stdout)))
     }
 
-    fn finish_interrupted(&self) -> Result<(), Failure> {
-        let completion = self.when_unlocked(|_| {
-            let arguments = KEEP_FILES.into_iter().chain(["--configure", "-a"]);
-            Command::new(DPKG).args(arguments).env(FRONTEND.0, FRONTEND.1)
-        })?;
-        for line in symptoms::lines_of(&completion) {
-            log::info(line);
-        }
-        if completion.status == 0 {
-            return Ok(());
-        }
-        let failure = apt_symptoms::failure("can't finish the earlier installation", &completion);
-        if failure.retryable {
-            return Err(failure);
-        }
-        log::warn(failure.message);
-        Ok(())
+    fn finish_interrupted(&self, _unfinished: &[String]) -> Result<(), Failure> {
+        self.configure_all()
     }
 
     fn update(&self) -> Result<(), Failure> {

@@ -12,18 +12,8 @@ const INTERRUPTED: &str = "dpkg was interrupted";
 
 /// The causes that have an answer of their own; the first one whose sign is in the output counts.
 const SYMPTOMS: &[Symptom] = &[
-    Symptom {
-        signs: LOCKED,
-        kind: FailureKind::Transient,
-        why: "another program is installing packages",
-        hint: "wait until it has ended, and run the deployment again; `lock-timeout` lets the step wait longer",
-    },
-    Symptom {
-        signs: &["are you root?", "requires superuser privilege", "Could not open lock file"],
-        kind: FailureKind::Denied,
-        why: "the runner's user is not root",
-        hint: "run the runner as root; on hosts, that is `ssh: { sudo: true }` in the environment",
-    },
+    Symptom::locked(LOCKED),
+    Symptom::without_root(&["are you root?", "requires superuser privilege", "Could not open lock file"]),
     Symptom {
         signs: &["No space left on device", "enough free space", "Disk quota exceeded"],
         kind: FailureKind::Limit,
@@ -40,7 +30,7 @@ const SYMPTOMS: &[Symptom] = &[
         signs: &["were downgraded and -y was used"],
         kind: FailureKind::Conflict,
         why: "a newer version is installed",
-        hint: "name the newer version, or allow the older one: `downgrade: true`",
+        hint: symptoms::DOWNGRADE_HINT,
     },
     Symptom {
         signs: &["Held packages were changed"],
@@ -52,7 +42,7 @@ const SYMPTOMS: &[Symptom] = &[
         signs: &["Packages need to be removed but remove is disabled"],
         kind: FailureKind::Conflict,
         why: "a package would be removed",
-        hint: "name versions that work with the installed packages, or remove those by hand: this step removes nothing",
+        hint: symptoms::REMOVAL_HINT,
     },
     Symptom {
         signs: &["unmet dependencies", "you have held broken packages", "Unmet dependencies"],
@@ -60,49 +50,34 @@ const SYMPTOMS: &[Symptom] = &[
         why: "the packages need others that do not fit",
         hint: "name versions of the packages that fit together, including their dependencies; `apt-mark showhold` lists what is on hold",
     },
-    Symptom {
-        signs: &[
-            "is not signed",
-            "NO_PUBKEY",
-            "cannot be authenticated",
-            "Hash Sum mismatch",
-            "is not valid yet",
-            "is expired",
-        ],
-        kind: FailureKind::BadContent,
-        why: "a repository can't be trusted",
-        hint: "check its key and the machine's clock; a mirror that is just being updated is good again after a while",
-    },
+    Symptom::untrusted(&[
+        "is not signed",
+        "NO_PUBKEY",
+        "cannot be authenticated",
+        "Hash Sum mismatch",
+        "is not valid yet",
+        "is expired",
+    ]),
     Symptom {
         signs: &["404  Not Found"],
         kind: FailureKind::NotFound,
         why: "a repository no longer has a file that the package lists name",
         hint: "fetch the package lists first: `update: true`",
     },
-    Symptom {
-        signs: &[
-            "Failed to fetch",
-            "Could not resolve",
-            "Could not connect",
-            "Unable to connect",
-            "Some index files failed",
-        ],
-        kind: FailureKind::Transient,
-        why: "a repository does not answer",
-        hint: "check the machine's network and its list of repositories; then run the deployment again",
-    },
+    Symptom::unanswered(&[
+        "Failed to fetch",
+        "Could not resolve",
+        "Could not connect",
+        "Unable to connect",
+        "Some index files failed",
+    ]),
     Symptom {
         signs: &["needs to be reinstalled, but I can't find an archive for it"],
         kind: FailureKind::Conflict,
         why: "a half-installed package is in no repository",
         hint: "`dpkg --audit` names it; put its version into the repository again, or remove it by hand",
     },
-    Symptom {
-        signs: &["Unable to locate package", "was not found", "has no installation candidate"],
-        kind: FailureKind::NotFound,
-        why: "the package lists do not have it",
-        hint: "correct name and version, or fetch the lists first: `update: true`",
-    },
+    Symptom::unlisted(&["Unable to locate package", "was not found", "has no installation candidate"]),
 ];
 
 /// Whether another program has a lock.

@@ -7,22 +7,22 @@ use core::time::Duration;
 use pawl_step::process::{Command, Completion};
 use pawl_step::{Failure, FailureKind, log};
 
+use crate::PackagesConfig;
 use crate::dnf_symptoms;
 use crate::manager::{self, AvailableVersion, PackageClient, would_remove};
 use crate::package::{self, InstalledPackage, WantedPackage};
-use crate::{PackagesConfig, symptoms};
+use crate::symptoms::{self, DOWNGRADE_HINT};
 
 const DNF: &str = "/usr/bin/dnf";
 const RPM: &str = "/usr/bin/rpm";
 /// What rpm writes of an installed package. It has no other states: one that is not installed has no such line.
 const FORMAT: &str = "%{NAME}\\tinstall\\tinstalled\\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\n";
-/// What it writes of packages that may be there twice.
+/// What it writes of all packages.
 const ARCHITECTURES: &str = "%{NAME} %{ARCH}\\n";
-const NAMES: &str = "%{NAME}\\n";
 /// What dnf writes of a package in the lists.
 const AVAILABLE: &str = "%{name} %{evr}\\n";
 /// Packages of which several versions stand side by side, as kernels do.
-const SIDE_BY_SIDE: [&str; 3] = ["kernel", "gpg-pubkey", "installonly"];
+const SIDE_BY_SIDE: [&str; 2] = ["kernel", "gpg-pubkey"];
 
 /// dnf, with the settings of a step.
 #[derive(Debug)]
@@ -69,13 +69,13 @@ impl<'c> DnfClient<'c> {
         Command::new(DNF).args(["--setopt=exit_on_lock=True"].into_iter().chain(arguments.iter().copied()))
     }
 
-    /// The packages that are there in two versions.
-    fn duplicates(&self) -> Result<Vec<String>, Failure> {
+    /// All packages that are there: `NAME ARCHITECTURE`, line by line.
+    fn all_packages() -> Result<String, Failure> {
         let completion = Command::new(RPM).args(["--query", "--all", "--queryformat", ARCHITECTURES]).run()?;
         if completion.status != 0 {
             return Err(dnf_symptoms::failure("can't read which packages are installed", &completion));
         }
-        Ok(duplicates(&String::from_utf8_lossy(&completion.stdout)))
+        Ok(String::from_utf8_lossy(&completion.stdout).into_owned())
     }
 
     fn when_unlocked(&self, command: impl Fn(Duration) -> Command) -> Result<Completion, Failure> {
@@ -109,35 +109,25 @@ impl PackageClient for DnfClient<'_> {
         // It fails if there was no transaction yet.
         let history = self.dnf(&["history", "info", "last"]).run()?;
         let mut begun = interrupted_packages(&String::from_utf8_lossy(&history.stdout));
-        begun.extend(self.duplicates()?);
+        let there = Self::all_packages()?;
+        begun.extend(duplicates(&there));
         begun.sort_unstable();
         begun.dedup();
-        if begun.is_empty() {
-            return Ok(begun);
-        }
-        let names = begun.iter().map(String::as_str);
-        let there = Command::new(RPM).args(["--query", "--queryformat", NAMES].into_iter().chain(names)).run()?;
-        let there = String::from_utf8_lossy(&there.stdout);
-        begun.retain(|name| there.lines().any(|line| line == name));
+        begun.retain(|name| there.lines().any(|line| name_of(line) == name));
         Ok(begun)
     }
 
-    fn finish_interrupted(&self) -> Result<(), Failure> {
-        let unfinished = self.unfinished()?;
+    fn finish_interrupted(&self, unfinished: &[String]) -> Result<(), Failure> {
         let reinstall = ["reinstall"].into_iter().chain(unfinished.iter().map(String::as_str)).collect();
         let mut commands = vec![reinstall];
-        if !self.duplicates()?.is_empty() {
+        if !duplicates(&Self::all_packages()?).is_empty() {
             commands.insert(0, vec!["remove", "--duplicates"]);
         }
         for arguments in commands {
             let completion =
                 self.when_unlocked(|_| self.dnf(&["--assumeyes"]).args(arguments.iter().copied()).logged())?;
             if completion.status != 0 {
-                let failure = dnf_symptoms::failure("can't finish the earlier installation", &completion);
-                if failure.retryable {
-                    return Err(failure);
-                }
-                log::warn(failure.message);
+                manager::not_finished(dnf_symptoms::failure("can't finish the earlier installation", &completion))?;
             }
         }
         Ok(())
@@ -172,7 +162,7 @@ impl PackageClient for DnfClient<'_> {
         }
         let (texts, downgraded) = (package::texts(wanted), simulation.downgraded.join(", "));
         let message = format!("can't install {texts}: a newer version is installed; older would become: {downgraded}");
-        Err(Failure::conflict(message).hint("name the newer version, or allow the older one: `downgrade: true`"))
+        Err(Failure::conflict(message).hint(DOWNGRADE_HINT))
     }
 
     fn check_root(&self, wanted: &[WantedPackage]) -> Result<(), Failure> {
@@ -210,7 +200,7 @@ impl DnfSimulation {
         let mut heading = "";
         for line in text.lines() {
             if let Some(replaced) = line.trim_start().strip_prefix("replacing ") {
-                simulation.removed.push(first_words(replaced, 2));
+                simulation.removed.push(replaced.split_whitespace().take(2).collect::<Vec<_>>().join(" "));
             } else if line.starts_with(' ') && !line.starts_with("  ") {
                 let package = || {
                     let words: Vec<&str> = line.split_whitespace().collect();
@@ -227,10 +217,6 @@ impl DnfSimulation {
         }
         simulation
     }
-}
-
-fn first_words(text: &str, count: usize) -> String {
-    text.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
 }
 
 /// The versions as the lists write them, where an epoch of 0 is left out.
@@ -251,11 +237,16 @@ fn parse_available(text: &str) -> Vec<AvailableVersion> {
     versions
 }
 
+/// The name in a line `NAME ARCHITECTURE`.
+fn name_of(line: &str) -> &str {
+    line.split(' ').next().unwrap_or(line)
+}
+
 /// The packages that are there in two versions, of the lines `NAME ARCHITECTURE`.
 fn duplicates(text: &str) -> Vec<String> {
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
-    let twice = lines.windows(2).filter(|pair| pair[0] == pair[1]).filter_map(|pair| pair[0].split(' ').next());
+    let twice = lines.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| name_of(pair[0]));
     let mut names: Vec<String> = twice.map(str::to_owned).collect();
     names.dedup();
     names.retain(|name| !SIDE_BY_SIDE.iter().any(|kept| name.starts_with(kept)));

@@ -13,18 +13,8 @@ const WITHOUT_ROOT: &[&str] = &["superuser privileges", "under the root user"];
 
 /// The causes that have an answer of their own; the first one whose sign is in the output counts.
 const SYMPTOMS: &[Symptom] = &[
-    Symptom {
-        signs: LOCKED,
-        kind: FailureKind::Transient,
-        why: "another program is installing packages",
-        hint: "wait until it has ended, and run the deployment again; `lock-timeout` lets the step wait longer",
-    },
-    Symptom {
-        signs: WITHOUT_ROOT,
-        kind: FailureKind::Denied,
-        why: "the runner's user is not root",
-        hint: "run the runner as root; on hosts, that is `ssh: { sudo: true }` in the environment",
-    },
+    Symptom::locked(LOCKED),
+    Symptom::without_root(WITHOUT_ROOT),
     Symptom {
         signs: &["No space left on device", "more space needed", "not enough free space", "Disk quota exceeded"],
         kind: FailureKind::Limit,
@@ -49,37 +39,22 @@ const SYMPTOMS: &[Symptom] = &[
         why: "the machine's configuration excludes a package",
         hint: "look at `excludepkgs` in /etc/dnf/dnf.conf, at `dnf versionlock list`, and at `dnf module list --enabled`",
     },
-    Symptom {
-        signs: &[
-            "GPG check FAILED",
-            "is not signed",
-            "is not installed. Failing package is",
-            "GPG Keys are configured",
-            "BAD GPG signature",
-            "checksum doesn't match",
-        ],
-        kind: FailureKind::BadContent,
-        why: "a repository can't be trusted",
-        hint: "check its key and the machine's clock; a mirror that is just being updated is good again after a while",
-    },
-    Symptom {
-        signs: &["Failed to download metadata", "Cannot download", "All mirrors were tried", "Curl error"],
-        kind: FailureKind::Transient,
-        why: "a repository does not answer",
-        hint: "check the machine's network and its list of repositories; then run the deployment again",
-    },
+    Symptom::untrusted(&[
+        "GPG check FAILED",
+        "is not signed",
+        "is not installed. Failing package is",
+        "GPG Keys are configured",
+        "BAD GPG signature",
+        "checksum doesn't match",
+    ]),
+    Symptom::unanswered(&["Failed to download metadata", "Cannot download", "All mirrors were tried", "Curl error"]),
     Symptom {
         signs: &["conflicting requests", "nothing provides", "conflicts with", "cannot install both", "Problem"],
         kind: FailureKind::Conflict,
         why: "the packages need others that do not fit",
         hint: "name versions of the packages that fit together, including their dependencies",
     },
-    Symptom {
-        signs: &["Unable to find a match", "No match for argument"],
-        kind: FailureKind::NotFound,
-        why: "the package lists do not have it",
-        hint: "correct name and version, or fetch the lists first: `update: true`",
-    },
+    Symptom::unlisted(&["Unable to find a match", "No match for argument"]),
 ];
 
 /// Whether another program has a lock.

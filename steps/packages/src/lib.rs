@@ -130,7 +130,7 @@ impl Step for PackagesStep {
             let first = client.finishing_command();
             log::warn(format!("{}; the step runs `{first}` first", not_finished(&unfinished)));
         }
-        let unknown = manager::unknown_versions(&missing, &client.available(&missing)?, input.config.update);
+        let unknown = manager::unknown_versions(&*client, &missing, input.config.update)?;
         if let (Some(first), true) = (unknown.first(), input.config.update) {
             log::warn(format!("{}; the step fetches the lists first, so this can't be rehearsed", first.message));
             return client.check_root(&wanted);
@@ -148,7 +148,7 @@ impl Step for PackagesStep {
         }
         if !unfinished.is_empty() {
             log::warn(format!("{}; running `{}` first", not_finished(&unfinished), client.finishing_command()));
-            client.finish_interrupted()?;
+            client.finish_interrupted(&unfinished)?;
         }
         install(&*client, &wanted, input.config.update)?;
         let after = client.installed(&wanted)?;
@@ -185,7 +185,7 @@ fn install(client: &dyn PackageClient, wanted: &[WantedPackage], update: bool) -
     if update {
         client.update()?;
     }
-    let unknown = manager::unknown_versions(&missing, &client.available(&missing)?, update);
+    let unknown = manager::unknown_versions(client, &missing, update)?;
     manager::check(client, wanted, &installed, unknown)?;
     client.install(wanted, &installed)
 }

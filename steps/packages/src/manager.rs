@@ -6,6 +6,7 @@ use pawl_step::process::{Command, Completion};
 use pawl_step::{Failure, log, time};
 
 use crate::package::{self, InstalledPackage, WantedPackage};
+use crate::symptoms::{REMOVAL_HINT, ROOT_HINT};
 
 /// The wait between two tries to get a lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -25,7 +26,7 @@ pub(crate) trait PackageClient {
     fn unfinished(&self) -> Result<Vec<String>, Failure>;
 
     /// Finishes what was begun. A package whose script fails again is no reason to stop: another version of it may be wanted.
-    fn finish_interrupted(&self) -> Result<(), Failure>;
+    fn finish_interrupted(&self, unfinished: &[String]) -> Result<(), Failure>;
 
     /// Fetches the package lists. A list that can't be fetched is a failure, since the old one stays in its place.
     fn update(&self) -> Result<(), Failure>;
@@ -52,11 +53,12 @@ pub(crate) struct AvailableVersion {
 
 /// The packages that no list has in the wanted version: a failure for each. `updates` says whether the step fetches the lists.
 pub(crate) fn unknown_versions(
+    client: &dyn PackageClient,
     missing: &[&WantedPackage],
-    available: &[AvailableVersion],
     updates: bool,
-) -> Vec<Failure> {
-    missing.iter().filter_map(|package| unknown(package, available, updates)).collect()
+) -> Result<Vec<Failure>, Failure> {
+    let available = client.available(missing)?;
+    Ok(missing.iter().filter_map(|package| unknown(package, &available, updates)).collect())
 }
 
 fn unknown(package: &WantedPackage, available: &[AvailableVersion], updates: bool) -> Option<Failure> {
@@ -100,13 +102,21 @@ pub(crate) fn check(
 /// The failure of an installation that would remove these packages.
 pub(crate) fn would_remove(wanted: &[WantedPackage], removed: &[String]) -> Failure {
     Failure::conflict(format!("installing {} would remove {}", package::texts(wanted), removed.join(", ")))
-        .hint("name versions that work with the installed packages, or remove those by hand: this step removes nothing")
+        .hint(REMOVAL_HINT)
 }
 
 /// The failure of a user who is not root.
 pub(crate) fn without_root() -> Failure {
-    Failure::denied("the runner's user is not root, and only root installs packages")
-        .hint("run the runner as root; on hosts, that is `ssh: { sudo: true }` in the environment")
+    Failure::denied("the runner's user is not root, and only root installs packages").hint(ROOT_HINT)
+}
+
+/// What follows from a failure to finish what was begun: only one that another try can end stops the step.
+pub(crate) fn not_finished(failure: Failure) -> Result<(), Failure> {
+    if failure.retryable {
+        return Err(failure);
+    }
+    log::warn(failure.message);
+    Ok(())
 }
 
 /// Runs a command again while another program has a lock, and passes what is left of the time.

@@ -19,6 +19,57 @@ pub(crate) struct Symptom {
     pub(crate) hint: &'static str,
 }
 
+/// What a user who is not root can do.
+pub(crate) const ROOT_HINT: &str = "run the runner as root; on hosts, that is `ssh: { sudo: true }` in the environment";
+/// What can be done where an older version would be installed.
+pub(crate) const DOWNGRADE_HINT: &str = "name the newer version, or allow the older one: `downgrade: true`";
+/// What can be done where a package would be removed.
+pub(crate) const REMOVAL_HINT: &str =
+    "name versions that work with the installed packages, or remove those by hand: this step removes nothing";
+
+/// The causes that every package manager has.
+impl Symptom {
+    pub(crate) const fn locked(signs: &'static [&'static str]) -> Self {
+        Self {
+            signs,
+            kind: FailureKind::Transient,
+            why: "another program is installing packages",
+            hint: "wait until it has ended, and run the deployment again; `lock-timeout` lets the step wait longer",
+        }
+    }
+
+    pub(crate) const fn without_root(signs: &'static [&'static str]) -> Self {
+        Self { signs, kind: FailureKind::Denied, why: "the runner's user is not root", hint: ROOT_HINT }
+    }
+
+    pub(crate) const fn untrusted(signs: &'static [&'static str]) -> Self {
+        Self {
+            signs,
+            kind: FailureKind::BadContent,
+            why: "a repository can't be trusted",
+            hint: "check its key and the machine's clock; a mirror that is just being updated is good again after a while",
+        }
+    }
+
+    pub(crate) const fn unanswered(signs: &'static [&'static str]) -> Self {
+        Self {
+            signs,
+            kind: FailureKind::Transient,
+            why: "a repository does not answer",
+            hint: "check the machine's network and its list of repositories; then run the deployment again",
+        }
+    }
+
+    pub(crate) const fn unlisted(signs: &'static [&'static str]) -> Self {
+        Self {
+            signs,
+            kind: FailureKind::NotFound,
+            why: "the package lists do not have it",
+            hint: "correct name and version, or fetch the lists first: `update: true`",
+        }
+    }
+}
+
 /// The failure of a command: what could not be done, why, and the end of the output.
 pub(crate) fn failure_by(symptoms: &[Symptom], what: &str, completion: &Completion) -> Failure {
     let lines = lines_of(completion);

@@ -139,10 +139,10 @@ impl EnvironmentHead {
         &'h self,
         release: &Release,
     ) -> impl Iterator<Item = (&'h TargetName, &'h Release)> {
-        let position = |of: &Release| self.verified.iter().position(|verified| verified.is_same(of));
-        let until = position(release);
+        let until = self.verified.iter().position(|verified| verified.is_same(release)).unwrap_or(0);
+        let earlier = &self.verified[..until];
         let shown = self.live_on.iter().filter_map(|(target, shown)| Some((target, shown.as_ref()?)));
-        shown.filter(move |(_, shown)| position(shown) < until && position(shown).is_some())
+        shown.filter(move |(_, shown)| earlier.iter().any(|verified| verified.is_same(shown)))
     }
 
     /// Records that a release was live with every check passed.
