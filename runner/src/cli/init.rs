@@ -49,7 +49,7 @@ pub(super) struct InitArgs {
     /// Pushes the first commit to the remote
     #[arg(long, requires = "remote")]
     push: bool,
-    /// Creates the remote's repository at GitHub or GitLab, a private one; needs a token in GITHUB_TOKEN, GH_TOKEN or GITLAB_TOKEN
+    /// Creates the remote's repository on GitHub or GitLab, a private one; needs a token in GITHUB_TOKEN, GH_TOKEN or GITLAB_TOKEN
     #[arg(long, requires = "remote")]
     create: bool,
     /// Creates a repository that everybody can see
@@ -63,7 +63,7 @@ pub(super) struct InitArgs {
 /// Proposes a template, or writes it.
 ///
 /// # Errors
-/// P0239 when a file exists or cannot be written; P0114, P0243 and P0244 about the repository at a forge; P0214.
+/// P0239 when a file exists or cannot be written; P0114, P0243 and P0244 about the repository on a forge; P0214.
 pub(super) async fn run(args: &InitArgs, form: OutputFormat, out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
     let answer = match args.template {
         None => propose(args, form)?,
@@ -170,7 +170,7 @@ struct WrittenTemplate<'a> {
     files: &'a [PlannedFile],
     /// Whether the folder had no application.
     is_empty: bool,
-    /// The repository at a forge.
+    /// The repository on a forge.
     ready: Option<ReadyRepository>,
 }
 

@@ -1,4 +1,4 @@
-//! Errors about repositories at a forge.
+//! Errors about repositories on a forge.
 
 use std::fs;
 

@@ -118,8 +118,8 @@ error_codes! {
     SharedIdentity, "P0240", Refused, "two jobs share an identity";
     KeyChanged, "P0241", Refused, "the `key` was added or dropped";
     ForkNotAllowed, "P0242", Refused, "a fork's pull request may not deploy";
-    ForgeRefused, "P0243", Refused, "a repository cannot be created at the forge";
-    RepositoryUnusable, "P0244", Refused, "the repository at the forge cannot be used";
+    ForgeRefused, "P0243", Refused, "a repository cannot be created on the forge";
+    RepositoryUnusable, "P0244", Refused, "the repository on the forge cannot be used";
     UnverifiedInputs, "P0250", Refused, "files or steps differ from those that the release was verified with";
     HostUnreachable, "P0260", Refused, "a host cannot be reached";
     HostKeyUnknown, "P0261", Refused, "the key of a host is unknown or has changed";

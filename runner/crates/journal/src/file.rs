@@ -6,7 +6,7 @@
 //! file), so there is never an effect without its record. Nor is anything written after the attempt has lost its lock
 //! ([`Journal::fence`]). Deliberately absent: the lock, decisions, reports; an observer gets each entry.
 
-// long: one method for each kind of record, each with what is on disk when it returns.
+mod proof;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,9 +16,9 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::proof::{StepCompletion, StepEffect, StepIntent, UndoCompletion, UndoIntent};
 use super::{
     attempt_log::AttemptLog,
     error::{JournalError, io_error},
@@ -36,7 +36,7 @@ use crate::clock;
 use contract::{StepId, TargetName, diagnostic::ExitKind};
 use contract::{
     hash::Blake3Hash,
-    step::{ProbeFinding, StepFailure, StepOutcome, StepProgress},
+    step::{ProbeFinding, StepOutcome, StepProgress},
 };
 
 /// The largest journal of one attempt, in bytes.
@@ -77,113 +77,6 @@ pub struct Journal {
     redactor: Redactor,
     observer: EntryObserver,
     log: AttemptLog,
-}
-
-/// The effect class of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StepEffect {
-    /// It changes nothing: its phase is check, and its record alone never skips it.
-    ReadOnly,
-    /// It changes something that users do not see.
-    Mutating,
-    /// It shows the release to users.
-    Exposing,
-}
-
-/// Proof that an intent is on disk. Only [`Journal::record_intent`] creates one, and acting consumes it.
-#[must_use]
-#[derive(Debug)]
-pub struct StepIntent {
-    step_target: StepTarget,
-    fingerprint: Fingerprint,
-    input: Value,
-    effect: StepEffect,
-}
-
-/// Proof that an action ended, for [`Journal::record_outcome`].
-#[must_use]
-#[derive(Debug)]
-pub struct StepCompletion {
-    step_target: StepTarget,
-    effect: StepEffect,
-    outcome: StepOutcome,
-    took: Duration,
-}
-
-/// Proof that the intent to undo is on disk.
-#[must_use]
-#[derive(Debug)]
-pub struct UndoIntent {
-    step_target: StepTarget,
-}
-
-/// Proof that undoing ended.
-#[must_use]
-#[derive(Debug)]
-pub struct UndoCompletion {
-    step_target: StepTarget,
-    failure: Option<StepFailure>,
-}
-
-impl StepIntent {
-    /// The step that may act now.
-    #[must_use]
-    pub fn step_target(&self) -> &StepTarget {
-        &self.step_target
-    }
-
-    /// The recorded input.
-    #[must_use]
-    pub fn input(&self) -> &Value {
-        &self.input
-    }
-
-    /// The recorded fingerprint.
-    #[must_use]
-    pub fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
-    }
-
-    /// The effect class of the step.
-    #[must_use]
-    pub fn effect(&self) -> StepEffect {
-        self.effect
-    }
-
-    /// Ends the action with its outcome.
-    pub fn complete(self, result: StepOutcome, took: Duration) -> StepCompletion {
-        StepCompletion { step_target: self.step_target, effect: self.effect, outcome: result, took }
-    }
-}
-
-impl StepCompletion {
-    /// The outcome of the action.
-    #[must_use]
-    pub fn outcome(&self) -> &StepOutcome {
-        &self.outcome
-    }
-}
-
-impl UndoIntent {
-    /// The step that may be undone now.
-    #[must_use]
-    pub fn step_target(&self) -> &StepTarget {
-        &self.step_target
-    }
-
-    /// Ends the undo, successfully if there is no failure.
-    pub fn complete(self, failure: Option<StepFailure>) -> UndoCompletion {
-        UndoCompletion { step_target: self.step_target, failure }
-    }
-}
-
-impl UndoCompletion {
-    /// The failure to undo the step, if there is one.
-    #[must_use]
-    pub fn failure(&self) -> Option<&StepFailure> {
-        self.failure.as_ref()
-    }
 }
 
 impl Journal {

@@ -4,22 +4,23 @@
 //! long the history: it keeps the newest attempts and verified releases. So [`super::snapshot`] can stand for everything before it.
 //! Deliberately absent: clock, files, decisions.
 
-// long: one transition function, with its parts; the state that it changes stands beside it.
+mod live;
+mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+pub use self::record::{IntentRecord, RecordOrigin, RecordStatus, StepRecord};
 use super::event::{
-    COMMAND_OVERRIDES, Decision, FIRST_EXACT_FORMAT, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat,
-    JournalHeader, MAGIC, MISSING_JOURNAL, ROLLBACK, Release, Resolution, StepTarget,
+    COMMAND_OVERRIDES, Decision, FIRST_EXACT_FORMAT, FORMAT, JournalEntry, JournalEvent, JournalFormat, JournalHeader,
+    MAGIC, MISSING_JOURNAL, ROLLBACK, Release, Resolution, StepTarget,
 };
 pub use super::head::{EnvironmentHead, LiveDoubt, LiveSince, MAX_VERIFIED_RELEASES};
-use super::redact::MASK;
 use super::step_status::AttemptStatuses;
-use contract::{AttemptNumber, MachineId, RunId, TargetName, diagnostic::ExitKind};
 use contract::{
+    RunId,
+    diagnostic::ExitKind,
     hash::Blake3Hash,
     step::{Receipt, StepFailure, StepOutcome},
 };
@@ -106,137 +107,6 @@ pub struct AttemptSummary {
     /// The step that `resolve` settled, if that was the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_step: Option<StepTarget>,
-}
-
-/// The last record of a step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct StepRecord {
-    /// The status.
-    pub status: RecordStatus,
-    /// Whether the last event about it is authentic, and it holds no mask of an older runner.
-    pub trust: JournalTrust,
-    /// The intent that the record belongs to.
-    pub intent: IntentRecord,
-    /// The release that was live before this step exposed its own; undoing the step restores it.
-    pub live_before: Option<Release>,
-    /// Who says so.
-    #[serde(default)]
-    pub origin: RecordOrigin,
-}
-
-/// Who says what a record says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RecordOrigin {
-    /// An attempt on this machine; none by a runner before format 1.5.
-    Machine(Option<MachineId>),
-    /// An operator, in the attempt with this epoch.
-    Operator {
-        /// The number of the attempt among all attempts.
-        epoch: u64,
-    },
-}
-
-impl Default for RecordOrigin {
-    fn default() -> Self {
-        Self::Machine(None)
-    }
-}
-
-impl StepRecord {
-    /// The epoch of the attempt that said last that the step is done.
-    #[must_use]
-    pub fn confirmed_epoch(&self) -> u64 {
-        match self.origin {
-            RecordOrigin::Machine(_) => self.intent.epoch,
-            RecordOrigin::Operator { epoch } => epoch,
-        }
-    }
-
-    /// Whether an operator said after the step that it is done.
-    #[must_use]
-    pub fn is_confirmed(&self) -> bool {
-        matches!(self.origin, RecordOrigin::Operator { .. })
-    }
-
-    /// Whether its input or its receipt holds `***`, which runners before format 1.3 wrote in place of a secret.
-    #[must_use]
-    pub fn is_masked(&self) -> bool {
-        let receipt = match &self.status {
-            RecordStatus::Succeeded(receipt) | RecordStatus::Undoing(Some(receipt)) => Some(receipt),
-            RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Undoing(None) | RecordStatus::Reverted => {
-                None
-            }
-        };
-        let in_map = |map: &serde_json::Map<String, Value>| {
-            map.iter().any(|(key, value)| key.contains(MASK) || contains_mask(value))
-        };
-        contains_mask(&self.intent.input)
-            || receipt.is_some_and(|receipt| in_map(&receipt.outputs) || in_map(&receipt.notes))
-    }
-}
-
-fn contains_mask(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains(MASK),
-        Value::Array(items) => items.iter().any(contains_mask),
-        Value::Object(map) => map.iter().any(|(key, value)| key.contains(MASK) || contains_mask(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-/// The content of an intent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct IntentRecord {
-    /// The run that it belongs to.
-    pub run: RunId,
-    /// The attempt of that run.
-    pub attempt: AttemptNumber,
-    /// The number of the attempt among all attempts.
-    pub epoch: u64,
-    /// The time of the attempt's first line.
-    pub attempt_started_at: jiff::Timestamp,
-    /// The release that was deployed.
-    pub release: Release,
-    /// The idempotency key.
-    pub key: String,
-    /// The fingerprint of the step at that time.
-    pub fingerprint: Fingerprint,
-    /// The complete input.
-    pub input: Value,
-    /// Whether it shows the release to users.
-    pub exposes: bool,
-}
-
-/// The status of a step's record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RecordStatus {
-    /// Begun, with an unknown outcome: killed, trapped or timed out.
-    Intended,
-    /// Done.
-    Succeeded(Receipt),
-    /// Failed cleanly.
-    Failed(StepFailure),
-    /// Undoing was begun and did not succeed. The receipt, if there is one, describes the effect to undo.
-    Undoing(Option<Receipt>),
-    /// Undone.
-    Reverted,
-}
-
-impl RecordStatus {
-    /// Whether an operator may say this of a step with this status.
-    #[must_use]
-    pub fn can_be_resolved_as(&self, resolution: &Resolution) -> bool {
-        match resolution {
-            Resolution::Done { .. } => matches!(self, Self::Intended | Self::Undoing(_)),
-            Resolution::Undone => matches!(self, Self::Intended | Self::Undoing(_) | Self::Succeeded(_)),
-            Resolution::NotBegun => matches!(self, Self::Intended),
-            Resolution::Confirmed => matches!(self, Self::Succeeded(_)),
-        }
-    }
 }
 
 /// An event that contradicts the events before it.
@@ -379,15 +249,6 @@ impl JournalState {
         self.in_progress.insert(step_target.clone());
         self.lost_records.remove(step_target);
         Ok(())
-    }
-
-    /// From the exposing step on, whatever acts changes what users see: it counts as verified again when a check has held after it.
-    fn doubt_live_release(&mut self, step_target: &StepTarget, intent: &IntentRecord) {
-        self.reached_exposure |= intent.exposes;
-        let is_step_after_exposure = self.reached_exposure && !self.statuses.is_hook(step_target);
-        if is_step_after_exposure && self.trust == JournalTrust::Authenticated {
-            self.head.live_doubt.get_or_insert(LiveDoubt::NotChecked);
-        }
     }
 
     fn end_step(
@@ -631,53 +492,6 @@ impl JournalState {
     #[must_use]
     pub fn status(&self, step_target: &StepTarget) -> Option<&RecordStatus> {
         self.records.get(step_target).map(|record| &record.status)
-    }
-
-    /// Marks the release of a step as live, if the step exposes it and succeeded.
-    fn mark_live(&mut self, step_target: &StepTarget, at: jiff::Timestamp) {
-        if let Some(StepRecord { status: RecordStatus::Succeeded(_), intent, .. }) = self.records.get(step_target)
-            && intent.exposes
-            && self.trust == JournalTrust::Authenticated
-        {
-            let release = intent.release.clone();
-            self.set_live(step_target, Some(release), at);
-        }
-    }
-
-    /// Records that the release before is live again on a step's target, and not checked yet.
-    fn switch_back(&mut self, step_target: &StepTarget, release: Option<Release>, at: jiff::Timestamp) {
-        self.set_live(step_target, release, at);
-        self.head.live_doubt = Some(LiveDoubt::SwitchedBack { why: None });
-    }
-
-    fn set_live(&mut self, step_target: &StepTarget, release: Option<Release>, at: jiff::Timestamp) {
-        let before = self.head.live.clone();
-        self.head.set_live_on(&step_target.target, release);
-        let is_same = match (&before, &self.head.live) {
-            (Some(before), Some(after)) => before.is_same(after),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        if !is_same {
-            let by = self.attempts.last().map_or_else(String::new, |attempt| attempt.header.by.clone());
-            self.head.live_since = Some(LiveSince { at, by });
-            // What is doubted of one release is not said of another.
-            self.head.live_doubt = self.head.live_doubt.take().map(|_| LiveDoubt::NotChecked);
-        }
-    }
-
-    /// The release that was live on a target before a run exposed its own there; the live release, if the run has not exposed one yet.
-    #[must_use]
-    pub fn live_before(&self, target: &TargetName, run: &RunId, release: &Release) -> Option<&Release> {
-        let live = self.head.live_on(target);
-        let is_live = live.is_some_and(|live| live.is_same(release));
-        let is_exposing = |(key, record): &(&StepTarget, &StepRecord)| {
-            record.intent.exposes && record.intent.run == *run && key.target == *target
-        };
-        match self.records.iter().find(is_exposing) {
-            Some((_, record)) if is_live => record.live_before.as_ref(),
-            Some(_) | None => live,
-        }
     }
 
     fn expect_record(

@@ -24,6 +24,9 @@ pub enum StateError {
     /// A remote can't be reached, or rejects the call.
     #[error("can't {action} the state in {location}")]
     Remote { action: &'static str, location: String, why: String },
+    /// A remote does not have a file that its record names.
+    #[error("can't {action} the state in {location}")]
+    RemoteFileMissing { action: &'static str, location: String, name: String },
     /// The plan's repository has no such remote.
     #[error("`{location}` names no remote of the plan's git repository")]
     UnknownRemote { location: String, remote: String, known: Vec<String>, excerpt: Option<Box<SourceExcerpt>> },
@@ -103,6 +106,7 @@ impl StateError {
             Self::Remote { why, .. } | Self::NoConditionalWrites { why, .. } | Self::InvalidManifest { why, .. } => {
                 why.clone()
             }
+            Self::RemoteFileMissing { name, .. } => format!("{name} is missing"),
             Self::Diverged { why, .. } => (*why).to_owned(),
             Self::UnknownRemote { known, .. } if known.is_empty() => "it has no remotes".to_owned(),
             Self::UnknownRemote { known, .. } => format!("it has {}", quoted_list(known.iter().map(String::as_str))),
@@ -211,7 +215,7 @@ impl From<&StateError> for Diagnostic {
                 ErrorCode::StateFolderIo,
                 "give this user read and write access to the folder in `state:`, then run again".to_owned(),
             ),
-            StateError::Remote { .. } => (
+            StateError::Remote { .. } | StateError::RemoteFileMissing { .. } => (
                 ErrorCode::StateUnavailable,
                 "check the address in `state:`, the network, and this user's write access; then run again".to_owned(),
             ),
@@ -249,6 +253,7 @@ impl From<&StateError> for Diagnostic {
             | StateError::UnknownHighWaterMark { .. }
             | StateError::NotUploaded { .. }
             | StateError::Remote { .. }
+            | StateError::RemoteFileMissing { .. }
             | StateError::UnknownRemote { .. }
             | StateError::NoConditionalWrites { .. }
             | StateError::InvalidManifest { .. }

@@ -150,7 +150,7 @@ impl StateStore {
             let mut is_current = true;
             self.with_local_copy(None, |copy, remote, record| {
                 let read = ManifestFiles::of(record).read(remote, record)?;
-                let damage = |read: ReadFile| read.file.damage(copy, read.content.as_deref());
+                let damage = |read: ReadFile| read.file.damage(copy, &read.content);
                 damages = read.into_iter().filter_map(damage).collect();
                 // Files that another machine has replaced meanwhile are gone.
                 is_current = damages.is_empty() || remote.read_record()?.version == record.version;
@@ -251,13 +251,14 @@ impl ManifestFile {
         content.len() as u64 == self.bytes && Blake3Hash::of(content) == self.hash
     }
 
-    /// What is wrong with its content in the remote; `None` for a content that can't be read.
-    fn damage(&self, copy: &LocalCopy<'_>, content: Option<&[u8]>) -> Option<RemoteDamage> {
-        let what = match content {
-            Some(content) if self.is_right(content) => return None,
-            Some(content) if (content.len() as u64) < self.bytes => "it is cut short",
-            Some(_) => "its content differs from what the record says",
-            None => "it is missing",
+    /// What is wrong with its content in the remote.
+    fn damage(&self, copy: &LocalCopy<'_>, content: &Result<Vec<u8>, StateError>) -> Option<RemoteDamage> {
+        let (what, cause) = match content {
+            Ok(content) if self.is_right(content) => return None,
+            Ok(content) if (content.len() as u64) < self.bytes => ("it is cut short", String::new()),
+            Ok(_) => ("its content differs from what the record says", String::new()),
+            Err(StateError::RemoteFileMissing { .. }) => ("it is missing", String::new()),
+            Err(error) => ("it can't be read", format!(": {}", error.reason())),
         };
         let path = copy.folder.join(&self.name);
         let is_here = read_if_present(&path).ok().flatten().is_some_and(|here| {
@@ -266,7 +267,7 @@ impl ManifestFile {
         });
         Some(RemoteDamage {
             name: self.name.display().to_string(),
-            why: format!("{what} in {}", copy.location),
+            why: format!("{what} in {}{cause}", copy.location),
             copy: is_here.then_some(path),
         })
     }
@@ -275,8 +276,7 @@ impl ManifestFile {
 /// A file that was read.
 struct ReadFile {
     file: ManifestFile,
-    /// None if it can't be read.
-    content: Option<Vec<u8>>,
+    content: Result<Vec<u8>, StateError>,
 }
 
 /// The files that a manifest names, each with its parts in the remote.
@@ -308,9 +308,9 @@ impl ManifestFiles {
         Self { files: journals.chain(folded).collect(), archives: archives.collect() }
     }
 
-    /// Reads all of them; without a content those that can't be read, unless that are all.
+    /// Reads all of them. If none can be read, that is an error.
     fn read(self, remote: &mut dyn RemoteStorage, record: &RemoteRecord) -> Result<Vec<ReadFile>, StateError> {
-        let (mut read, mut failed) = (Vec::new(), None);
+        let mut read = Vec::new();
         let all: Vec<String> = self.files.iter().flat_map(|(_, parts)| parts.clone()).collect();
         // Many files take one call, and only a call that fails is made again for each.
         let mut together = remote.read_files(record, &all).ok().map(Vec::into_iter);
@@ -319,17 +319,17 @@ impl ManifestFiles {
                 Some(contents) => Ok(contents.by_ref().take(parts.len()).collect::<Vec<_>>()),
                 None => remote.read_files(record, &parts),
             };
-            let content = content.map(|contents| contents.concat()).map_err(|error| failed = Some(error)).ok();
-            read.push(ReadFile { file, content });
+            read.push(ReadFile { file, content: content.map(|contents| contents.concat()) });
         }
         for (file, archive) in self.archives {
-            let content = remote.read_archive(&archive).map_err(|error| failed = Some(error)).ok();
-            read.push(ReadFile { file, content });
+            read.push(ReadFile { file, content: remote.read_archive(&archive) });
         }
-        match failed {
-            Some(error) if read.iter().all(|read: &ReadFile| read.content.is_none()) => Err(error),
-            Some(_) | None => Ok(read),
+        if read.iter().all(|read| read.content.is_err())
+            && let Some(ReadFile { content: Err(error), .. }) = read.pop()
+        {
+            return Err(error);
         }
+        Ok(read)
     }
 }
 
@@ -353,5 +353,26 @@ fn common_length(
             let same = here.iter().zip(&there).take_while(|(here, there)| here == there).count();
             Ok(Some(whole_lines(&here[..same]).len()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that a bucket does not give out this time is not called missing.
+    #[test]
+    fn what_is_wrong_with_a_remote_file_is_what_was_found() {
+        let file = ManifestFile { name: "a.journal".into(), bytes: 4, hash: Blake3Hash::of(b"abc\n") };
+        let copy = LocalCopy { folder: Path::new("/nowhere"), location: "s3://acme" };
+        let location = || copy.location.to_owned();
+        let missing = StateError::RemoteFileMissing { action: "read", location: location(), name: "a".to_owned() };
+        let refused = StateError::Remote { action: "read", location: location(), why: "status 503".to_owned() };
+        let told = |content| file.damage(&copy, &content).map(|damage| damage.why);
+        assert_eq!(told(Ok(b"abc\n".to_vec())), None);
+        assert_eq!(told(Ok(b"a".to_vec())).unwrap(), "it is cut short in s3://acme");
+        assert_eq!(told(Ok(b"abd\n".to_vec())).unwrap(), "its content differs from what the record says in s3://acme");
+        assert_eq!(told(Err(missing)).unwrap(), "it is missing in s3://acme");
+        assert_eq!(told(Err(refused)).unwrap(), "it can't be read in s3://acme: status 503");
     }
 }

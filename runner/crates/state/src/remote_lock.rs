@@ -275,7 +275,9 @@ impl LockWorker {
                         // Most files are downloaded before the lock is held, because it may take long. The holder may replace
                         // them meanwhile; what is missing is downloaded under the lock.
                         match copy.pull_recent(remote.as_mut(), &seen) {
-                            Ok(()) | Err(StateError::Remote { .. }) => is_pulled = true,
+                            Ok(()) | Err(StateError::Remote { .. } | StateError::RemoteFileMissing { .. }) => {
+                                is_pulled = true;
+                            }
                             Err(error) => return Err(error.into()),
                         }
                     }
@@ -535,9 +537,11 @@ fn retried<T>(mut call: impl FnMut() -> Result<T, StateError>) -> Result<T, Stat
     loop {
         tries += 1;
         match call() {
-            Err(StateError::Remote { .. } | StateError::NoConditionalWrites { .. })
-                if tries < MAX_WRITE_ATTEMPTS && began.elapsed() < MAX_RETRY_TIME =>
-            {
+            Err(
+                StateError::Remote { .. }
+                | StateError::RemoteFileMissing { .. }
+                | StateError::NoConditionalWrites { .. },
+            ) if tries < MAX_WRITE_ATTEMPTS && began.elapsed() < MAX_RETRY_TIME => {
                 thread::sleep(RETRY_DELAY * tries);
             }
             result => return result,

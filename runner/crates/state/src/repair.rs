@@ -147,7 +147,11 @@ impl StateStore {
             let damages = self.inspect_remote_files()?;
             match self.pull_recent().and_then(|()| self.check_history()) {
                 // What is missing there can't be downloaded.
-                Err(StateError::Remote { .. } | StateError::InvalidManifest { .. }) if !damages.is_empty() => {}
+                Err(
+                    StateError::Remote { .. }
+                    | StateError::RemoteFileMissing { .. }
+                    | StateError::InvalidManifest { .. },
+                ) if !damages.is_empty() => {}
                 history => findings.extend(history?),
             }
             findings.extend(damages.into_iter().map(StateFinding::DamagedRemoteFile));

@@ -144,11 +144,13 @@ impl S3Storage {
                 let (index, ended) = ended.map_err(|error| self.remote_error(action, error.to_string()))?;
                 let ended = ended
                     .map_err(|_| self.remote_error(action, format!("no answer in {} s", CALL_TIMEOUT.as_secs())))?;
-                let value = ended.map_err(|error| {
-                    let is_missing = matches!(error, object_store::Error::NotFound { .. });
-                    let why =
-                        if is_missing { format!("{} is missing", names[index]) } else { error_chain_text(&error) };
-                    self.remote_error(action, why)
+                let value = ended.map_err(|error| match error {
+                    object_store::Error::NotFound { .. } => StateError::RemoteFileMissing {
+                        action,
+                        location: self.location.clone(),
+                        name: names[index].clone(),
+                    },
+                    error => self.remote_error(action, error_chain_text(&error)),
                 })?;
                 results[index] = Some(value);
             }

@@ -173,10 +173,10 @@ impl RemoteStorage for SharedMemoryStorage {
 
     fn read_files(&mut self, _: &RemoteRecord, names: &[String]) -> Result<Vec<Vec<u8>>, StateError> {
         let memory = self.0.lock().unwrap();
-        let missing = |name: &String| StateError::Remote {
+        let missing = |name: &String| StateError::RemoteFileMissing {
             action: "read",
             location: "memory".to_owned(),
-            why: format!("{name} is not there"),
+            name: name.clone(),
         };
         names.iter().map(|name| memory.files.get(name).cloned().ok_or_else(|| missing(name))).collect()
     }

@@ -1,4 +1,4 @@
-//! The repository at a forge, for `--create`: looked up before anything is written, and created when the first commit is there.
+//! The repository on a forge, for `--create`: looked up before anything is written, and created when the first commit is there.
 //!
 //! Invariant: the token goes to the API of the address's own host, and nowhere else: no file, address or message has it. A repository with
 //! other commits, or one that more people see than was asked for, is not used. Deliberately absent: pushing, which git does with its own

@@ -1,7 +1,7 @@
 //! The repository of `--remote`: the first commit has what `init` wrote, and `origin` is the remote.
 //!
 //! Invariant: where a repository is already, nothing is written, unless an earlier call of the same command began it. Deliberately absent: files
-//! that `init` did not write, in the commit; a push, unless `--push` asks for it; and the repository at a forge, which [`super::forge`] creates
+//! that `init` did not write, in the commit; a push, unless `--push` asks for it; and the repository on a forge, which [`super::forge`] creates
 //! between the commit and the remote.
 
 use std::{

@@ -6,6 +6,7 @@ mod bad_text;
 mod bad_values;
 mod good;
 mod hosts;
+mod lookups;
 mod naive_grants;
 mod pages;
 mod property;

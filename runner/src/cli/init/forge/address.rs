@@ -15,7 +15,7 @@ pub(in super::super) enum ForgeKind {
     Gitlab,
 }
 
-/// A repository at a forge.
+/// A repository on a forge.
 #[derive(Clone, Debug)]
 pub(super) struct ForgeAddress {
     pub(super) kind: ForgeKind,
@@ -28,7 +28,7 @@ pub(super) struct ForgeAddress {
     pub(super) name: String,
 }
 
-/// Why an address names no repository at a forge, and what to do.
+/// Why an address names no repository on a forge, and what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AddressProblem {
     pub(super) cause: String,
@@ -70,7 +70,7 @@ impl ForgeAddress {
     /// Reads an address as git does.
     ///
     /// # Errors
-    /// It is not one of a repository at a forge, or must not be used with a token.
+    /// It is not one of a repository on a forge, or must not be used with a token.
     pub(super) fn parse(remote: &str, kind: Option<ForgeKind>) -> Result<Self, AddressProblem> {
         let (web, path) = if remote.contains("://") { from_url(remote)? } else { from_ssh(remote)? };
         // The names under which both answer to ssh on port 443.

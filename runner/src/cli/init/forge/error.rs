@@ -1,4 +1,4 @@
-//! Why a repository can't be created at a forge, with the next thing to do.
+//! Why a repository can't be created on a forge, with the next thing to do.
 
 use super::address::{ForgeAddress, ForgeKind};
 use contract::{
