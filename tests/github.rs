@@ -30,4 +30,5 @@ mod github {
     mod official;
     mod resume;
     mod runs;
+    mod template_workflows;
 }

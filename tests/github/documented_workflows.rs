@@ -42,17 +42,17 @@ fn workflow(name: &str, which: usize) -> String {
 }
 
 /// A repository with the action, a plan and a remote; and what a machine keeps.
-struct WorkflowFixture {
+pub(super) struct WorkflowFixture {
     root: TempDir,
 }
 
-struct ActRun {
+pub(super) struct ActRun {
     exit: Option<i32>,
     log: String,
 }
 
 impl WorkflowFixture {
-    fn new(state: &str, steps: &str) -> Self {
+    pub(super) fn new(state: &str, steps: &str) -> Self {
         let fixture = Self { root: tempfile::tempdir().unwrap() };
         copy_dir(&Path::new(REPOSITORY).join("action"), &fixture.path("repository/action"));
         fs::copy(Path::new(REPOSITORY).join("action.yml"), fixture.path("repository/action.yml")).unwrap();
@@ -69,11 +69,11 @@ impl WorkflowFixture {
         fixture
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: &str) {
         let path = self.path("repository").join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text.replace("MACHINE", self.path("machine").to_str().unwrap())).unwrap();
@@ -87,12 +87,14 @@ impl WorkflowFixture {
     }
 
     /// Runs a workflow of a page, as it is there but for the action and the machine.
-    fn run(&self, text: &str, event: &str, inputs: &[(&str, &str)]) -> ActRun {
+    pub(super) fn run(&self, text: &str, event: &str, inputs: &[(&str, &str)]) -> ActRun {
         let mut workflow = String::new();
         for line in text.lines() {
             let indent = &line[..line.len() - line.trim_start().len()];
             if line.trim_start().starts_with("- uses: pawl-deploy/pawl@") {
                 workflow.push_str(&format!("{indent}- uses: ./\n"));
+            } else if line.trim_start().starts_with("runner: ") {
+                // Where a machine of its own has it.
             } else if line.trim_start().starts_with("runs-on:") {
                 workflow.push_str(&format!("{indent}runs-on: ubuntu-latest\n"));
             } else {
@@ -133,7 +135,7 @@ impl WorkflowFixture {
 
 impl ActRun {
     #[track_caller]
-    fn assert_deployed(&self, environments: &[&str]) -> &Self {
+    pub(super) fn assert_deployed(&self, environments: &[&str]) -> &Self {
         assert_eq!(self.exit, Some(0), "{}", self.log);
         for environment in environments {
             let is_live = |line: &str| line.contains("deployed ") && line.contains(&format!(" to {environment} in "));
