@@ -47,6 +47,11 @@ impl MotoServer {
         sha256(&answer[head + 4..])
     }
 
+    /// How many uploads in parts were neither completed nor aborted.
+    pub fn unfinished_uploads(&self) -> usize {
+        self.send("GET", "/acme-state?uploads", &[]).matches("<UploadId>").count()
+    }
+
     fn send_put(&self, path: &str, content: &[u8]) {
         self.send("PUT", path, content);
     }

@@ -26,7 +26,7 @@ fn offsets(most: u64) -> impl Iterator<Item = u64> {
 }
 
 /// Kills a publication after so many bytes. Returns how many were sent.
-fn publish_cut(environment: &TestEnvironment, relay: &MeteredRelay, arguments: &[&str], offset: u64) -> u64 {
+pub(super) fn publish_cut(environment: &TestEnvironment, relay: &MeteredRelay, arguments: &[&str], offset: u64) -> u64 {
     relay.limit(offset);
     let mut child = environment.start(arguments);
     wait_until("the line is dead", || relay.is_dead() || child.try_wait().unwrap().is_some());

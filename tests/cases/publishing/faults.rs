@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::{ARCHIVE, PACK, packed, publish};
-use crate::support::{MotoServer, NginxServer, TestEnvironment, aws_variables, free_port, sha256};
+use super::{ARCHIVE, PACK, cuts::publish_cut, packed, packed_with_noise, publish};
+use crate::support::{MeteredRelay, MotoServer, NginxServer, TestEnvironment, aws_variables, free_port, sha256};
 
 #[test]
 fn servers_that_are_down_are_named() {
@@ -64,6 +64,25 @@ fn server_that_refuses_to_write_is_quoted() {
     let (environment, nginx) = (packed(), NginxServer::new(&[]));
     let output = publish(&environment, &format!("http://{}/x/", nginx.address()), &[]);
     output.assert_exit(1).assert_stderr_contains("answered with status 405 to PUT /x/shop-r1.tar.zst");
+}
+
+/// While an upload in parts was interrupted, somebody else has published under its name. The parts would be paid for.
+#[test]
+fn parts_of_an_upload_that_was_overtaken_are_removed() {
+    let moto = MotoServer::start();
+    let mut environment = packed_with_noise(12 << 20);
+    let relay = MeteredRelay::new(moto.address());
+    let mut other = packed();
+    for (environment, address) in [(&mut environment, relay.address()), (&mut other, moto.address())] {
+        aws_variables(&address).iter().for_each(|(name, value)| environment.set_variable(name, value));
+    }
+    let (target, chunk) = ("s3://acme-state/late/", (5 << 20).to_string());
+    publish_cut(&environment, &relay, &["publish", ARCHIVE, target, "--chunk", &chunk], 7 << 20);
+    assert_eq!(moto.unfinished_uploads(), 1);
+    publish(&other, target, &[]).assert_exit(0);
+    publish(&environment, target, &["--chunk", &chunk]).assert_exit(2).assert_stderr_contains("error[P0238]");
+    assert_eq!(moto.unfinished_uploads(), 0);
+    assert_eq!(moto.digest("late/shop-r1.tar.zst"), sha256(&fs::read(other.path(ARCHIVE)).unwrap()));
 }
 
 #[test]

@@ -213,8 +213,11 @@ impl RegistryPublication<'_> {
     async fn offset(&mut self, session: &UploadSession) -> Result<Option<(Url, u64)>, PublishError> {
         let Ok(url) = Url::parse(&session.upload) else { return Ok(None) };
         let answer = self.send(&TransferRequest::new(Method::GET, url.clone())).await?;
-        if !answer.is_success() {
-            return Ok(None);
+        match answer.status {
+            _ if answer.is_success() => {}
+            // It is busy, or does not know the user: the upload may be there all the same.
+            401 | 403 | 429 | 502..=504 => return Err(self.error(&answer, "the state of an upload")),
+            _ => return Ok(None),
         }
         let last = answer.header("range").and_then(|range| range.rsplit(['-', '=']).next()?.parse::<u64>().ok());
         // Of one byte and of none, registries say the same.

@@ -72,7 +72,10 @@ impl MultipartUpload<'_> {
         };
         let (session, parts) = match session.zip(known) {
             Some(found) => found,
-            None => (self.begin(source, place, transfer, target).await?, Vec::new()),
+            None => {
+                self.abandon(source, place, transfer, target).await;
+                (self.begin(source, place, transfer, target).await?, Vec::new())
+            }
         };
         let resumed = parts.iter().map(|part| part.size).sum();
         if resumed > 0 {
@@ -82,10 +85,21 @@ impl MultipartUpload<'_> {
         let query = [("uploadId", session.upload.as_str())];
         let complete = place.request(Method::POST, "", &query).await?.header("if-none-match", "*");
         let answer = failed_later(transfer.send(source, &complete.bytes(completion(&parts))).await?);
-        if answer.is_success() || answer.status == 412 {
+        if answer.is_success() {
             self.sessions.remove(target, &source.digest);
+        } else if answer.status == 412 {
+            self.abandon(source, place, transfer, target).await;
         }
         Ok((answer, resumed))
+    }
+
+    /// Removes the parts that an upload has left, if there are any: they would be paid for. Where that fails, the bucket's own rules remain.
+    pub(super) async fn abandon(&self, source: &PublishSource, place: &WebPlace, transfer: &Transfer, target: &str) {
+        let Some(session) = self.sessions.find(target, &source.digest) else { return };
+        if let Ok(request) = place.request(Method::DELETE, "", &[("uploadId", session.upload.as_str())]).await {
+            let _ = transfer.send(source, &request).await;
+        }
+        self.sessions.remove(target, &source.digest);
     }
 
     async fn begin(
@@ -108,7 +122,7 @@ impl MultipartUpload<'_> {
         Ok(session)
     }
 
-    /// The parts that the bucket has; none if it has forgotten the upload.
+    /// The parts that the bucket has; none if it has forgotten the upload, or does not show it.
     async fn listed(
         &self,
         source: &PublishSource,
@@ -120,9 +134,13 @@ impl MultipartUpload<'_> {
         loop {
             let marker = after.to_string();
             let query = [("part-number-marker", marker.as_str()), ("uploadId", session.upload.as_str())];
-            let answer = transfer.send(source, &place.request(Method::GET, "", &query).await?).await?;
-            if !answer.is_success() {
+            let request = place.request(Method::GET, "", &query).await?;
+            let answer = transfer.send(source, &request).await?;
+            if matches!(answer.status, 403 | 404) {
                 return Ok(None);
+            }
+            if !answer.is_success() {
+                return Err(answer.error(&request.url, "the list of the parts", true));
             }
             let Some(page) = parsed::<ListedParts>(&answer) else { return Ok(None) };
             parts.extend(page.parts);

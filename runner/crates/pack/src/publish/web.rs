@@ -75,7 +75,12 @@ pub(super) async fn publish(
     multipart: Option<&MultipartUpload<'_>>,
 ) -> Result<Published, PublishError> {
     let exchange = WebPublication { source, place, transfer, url: place.url().await? };
-    let was_published = exchange.is_there().await?;
+    let found = exchange.is_there().await;
+    if let (Some(upload), Ok(true) | Err(PublishError::Differs { .. })) = (multipart, &found) {
+        // What an earlier call has begun can't be completed any more.
+        upload.abandon(source, place, transfer, exchange.url.as_str()).await;
+    }
+    let was_published = found?;
     let mut resumed_bytes = 0;
     if !was_published {
         let answer = match multipart.filter(|upload| upload.is_for(source)) {
