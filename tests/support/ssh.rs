@@ -15,6 +15,8 @@ use tempfile::TempDir;
 use super::host_root::{HostRoot, HostSystem};
 
 const SSHD: &str = "/usr/sbin/sshd";
+/// What this machine's user has in `~/.bashrc` does not run in each session.
+const HOME: &str = "HOME=ROOT";
 
 /// Lets its user in until it is dropped.
 pub struct SshHost {
@@ -34,12 +36,12 @@ impl SshHost {
     pub fn with_signed_key(options: &str, sign: impl Fn(&Path)) -> Self {
         let folder = host_folder();
         sign(&folder.path().join("host-key"));
-        Self::start_on_machine(folder, options, "", Command::new(SSHD))
+        Self::start_on_machine(folder, options, HOME, Command::new(SSHD))
     }
 
     /// A host whose sessions have these variables. `ROOT` in their values is its folder.
     pub fn with_variables(variables: &str) -> Self {
-        Self::start_on_machine(host_folder(), "", variables, Command::new(SSHD))
+        Self::start_on_machine(host_folder(), "", &format!("{variables} {HOME}"), Command::new(SSHD))
     }
 
     /// A host with mounts of its own, which a shell script makes. `ROOT` in it is its folder, in which `mount` is empty.
@@ -48,7 +50,7 @@ impl SshHost {
         let script = script.replace("ROOT", &folder.path().display().to_string());
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &format!("set -e; {script}; exec {SSHD} \"$@\""), "sh"]);
-        Self::start_on_machine(folder, "", variables, command)
+        Self::start_on_machine(folder, "", &format!("{variables} {HOME}"), command)
     }
 
     /// A host with two users more, `deploy` and `app`, and these rules of sudo. Its sessions find these programs; none: all.
