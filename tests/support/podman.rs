@@ -119,6 +119,8 @@ impl PodmanEngine {
             .env("CONTAINERS_CONF", path("containers.conf"))
             .env("CONTAINERS_REGISTRIES_CONF", path("registries.conf"));
         command.env("REGISTRY_AUTH_FILE", path("auth.json")).env("HOME", self.folder.path());
+        // Whenever compose asks which engine it is, podman asks for the packages of its programs: an empty list answers at once.
+        command.env("DPKG_ADMINDIR", path("packages"));
         command.arg("--root").arg(path("storage")).arg("--runroot").arg(path("run"));
         command.args(arguments);
         command

@@ -271,7 +271,8 @@ pub(crate) fn tools_dir() -> Result<PathBuf> {
 fn install_with_cargo(name: &str) -> Result<()> {
     println!("setup: installing {name} with cargo (some minutes)");
     let mut install = cargo();
-    // Not optimized, which is built in a third of the time.
+    // Not optimized and without debug information, which is built in a quarter of the time.
+    install.env("CARGO_PROFILE_DEV_DEBUG", "0");
     install.args(["install", "--debug", "--locked", name, "--root"]).arg(tools_dir()?);
     match name {
         "sqlx-cli" => {
@@ -335,7 +336,8 @@ fn install_with_pip(pip: &PipTool) -> Result<()> {
         fs::remove_dir_all(&folder)?;
     }
     output(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    // What is imported is compiled then.
+    let install = ["-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"];
     output(Command::new(folder.join("bin/python")).args(install).args(pip.packages)).map(drop)
 }
 
