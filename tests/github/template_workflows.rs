@@ -1,6 +1,6 @@
 //! The workflows that `runner init` writes, run by `act` as they are, but for the action and the runner, which are this checkout's.
 //!
-//! In place of GitHub's own actions for artifacts, which are not here, stand two that call GitHub's official client.
+//! In place of GitHub's own actions for artifacts, which can't be fetched here, stand two that keep the files in a folder.
 
 use std::{fs, path::Path};
 
@@ -11,20 +11,9 @@ use super::{
 use crate::support::NginxServer;
 
 const RUNNER: &str = env!("CARGO_BIN_EXE_runner");
-const UPLOAD: &str = r#"import fs from "node:fs";
-import path from "node:path";
-const { DefaultArtifactClient } = await import("CLIENT");
-const folder = path.dirname(process.env.INPUT_PATH);
-const prefix = path.basename(process.env.INPUT_PATH).replace("*", "");
-const files = fs.readdirSync(folder).filter((name) => name.startsWith(prefix)).map((name) => path.join(folder, name));
-if (files.length === 0) throw new Error(`${process.env.INPUT_PATH} names no file`);
-await new DefaultArtifactClient().uploadArtifact(process.env.INPUT_NAME, files, folder);
-"#;
-const DOWNLOAD: &str = r#"const { DefaultArtifactClient } = await import("CLIENT");
-const client = new DefaultArtifactClient();
-const { artifact } = await client.getArtifact(process.env.INPUT_NAME);
-await client.downloadArtifact(artifact.id, { path: process.env.INPUT_PATH });
-"#;
+/// What the two actions run. `STORE` is a folder, with one for each artifact.
+const UPLOAD: &str = "mkdir -p STORE/${{ inputs.name }} && cp ${{ inputs.path }} STORE/${{ inputs.name }}";
+const DOWNLOAD: &str = "mkdir -p ${{ inputs.path }} && cp STORE/${{ inputs.name }}/* ${{ inputs.path }}";
 /// A plan with the environments of the template, for the archives that its `build.sh` makes.
 const PROMOTION: &str = r#"version: 1
 app: shop
@@ -61,15 +50,14 @@ fn template(name: &str) -> WorkflowFixture {
 
 /// The workflow of the template, with the actions of this test for artifacts.
 fn workflow(fixture: &WorkflowFixture) -> String {
-    let target = Path::new(RUNNER).parent().and_then(Path::parent).unwrap();
-    let client = target.join("tools/official/node_modules/@actions/artifact/lib/artifact.js");
-    assert!(client.is_file(), "@actions/artifact is missing: run `cargo xtask setup`");
+    let store = fixture.path("stored").display().to_string();
     for (name, script) in [("upload", UPLOAD), ("download", DOWNLOAD)] {
+        let script = script.replace("STORE", &store);
         let action = format!(
-            "name: {name}\ninputs: {{ name: {{}}, path: {{}}, if-no-files-found: {{}} }}\nruns: {{ using: node20, main: index.mjs }}\n"
+            "name: {name}\ninputs: {{ name: {{}}, path: {{}}, if-no-files-found: {{}} }}\n\
+             runs: {{ using: composite, steps: [{{ shell: sh, run: \"{script}\" }}] }}\n"
         );
         fixture.write(&format!("{name}/action.yml"), &action);
-        fixture.write(&format!("{name}/index.mjs"), &script.replace("CLIENT", client.to_str().unwrap()));
     }
     let text = fs::read_to_string(fixture.path("repository/.github/workflows/deploy.yml")).unwrap();
     let replaced = |line: &str| {
