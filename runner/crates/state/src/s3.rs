@@ -144,13 +144,12 @@ impl S3Storage {
                 let (index, ended) = ended.map_err(|error| self.remote_error(action, error.to_string()))?;
                 let ended = ended
                     .map_err(|_| self.remote_error(action, format!("no answer in {} s", CALL_TIMEOUT.as_secs())))?;
-                let value = ended.map_err(|error| match error {
-                    object_store::Error::NotFound { .. } => StateError::RemoteFileMissing {
-                        action,
-                        location: self.location.clone(),
-                        name: names[index].clone(),
-                    },
-                    error => self.remote_error(action, error_chain_text(&error)),
+                let value = ended.map_err(|error| {
+                    if !matches!(error, object_store::Error::NotFound { .. }) {
+                        return self.remote_error(action, error_chain_text(&error));
+                    }
+                    let (location, name) = (self.location.clone(), names[index].clone());
+                    StateError::RemoteFileMissing { action, location, name }
                 })?;
                 results[index] = Some(value);
             }
