@@ -115,7 +115,7 @@ impl SshHost {
         let port = super::ports::free_port();
         let configuration = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {etc}/host-key\nAuthorizedKeysFile {etc}/user-key.pub\n\
-             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nKexAlgorithms curve25519-sha256\nUsePAM no\nStrictModes no\nPidFile none\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nKexAlgorithms -sntrup761*,mlkem768*\nUsePAM no\nStrictModes no\nPidFile none\n\
              {options}\n"
         );
         let file = root.as_ref().map_or_else(|| folder.path().to_owned(), |root| root.path(etc)).join("sshd_config");
