@@ -113,6 +113,7 @@ impl SshHost {
     /// Starts sshd, which finds its files in `etc`, by a command that lacks its arguments.
     fn serve(folder: TempDir, root: Option<HostRoot>, etc: &str, options: &str, command: Command) -> Self {
         let port = super::ports::free_port();
+        // The key exchanges that are safe from quantum computers take each side much processor time.
         let configuration = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {etc}/host-key\nAuthorizedKeysFile {etc}/user-key.pub\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nKexAlgorithms -sntrup761*,mlkem768*\nUsePAM no\nStrictModes no\nPidFile none\n\
