@@ -48,8 +48,8 @@ trait KilledDeployment {
     /// Where users ask. The answer is the release and `cor`.
     fn address(&self) -> String;
 
-    /// Packs the next release; returns its label.
-    fn pack_next(&mut self) -> String;
+    /// Packs a release that works.
+    fn pack(&self, label: &str);
 
     /// Looks at what is there after a whole deployment.
     fn check_finished(&self, label: &str);
@@ -58,7 +58,6 @@ trait KilledDeployment {
 /// The plan of the page of supervisord with its hook, and what it answers with.
 struct SupervisedDeployment {
     site: SupervisedSite,
-    releases: usize,
 }
 
 impl SupervisedDeployment {
@@ -72,7 +71,7 @@ impl SupervisedDeployment {
         environment.edit("deploy.yml", "  start:\n", &format!("{configure}  start:\n"));
         let plan = environment.read("deploy.yml") + &site.hook_of_page(PAGE).replace("drain: 10s", "drain: 300ms");
         site.environment.write("deploy.yml", plan);
-        Self { site, releases: 0 }
+        Self { site }
     }
 }
 
@@ -88,11 +87,8 @@ impl KilledDeployment for SupervisedDeployment {
         self.site.nginx.address()
     }
 
-    fn pack_next(&mut self) -> String {
-        self.releases += 1;
-        let label = format!("r{}", self.releases);
-        self.site.pack(&label, "works");
-        label
+    fn pack(&self, label: &str) {
+        self.site.pack(label, "works");
     }
 
     fn check_finished(&self, label: &str) {
@@ -176,19 +172,25 @@ fn finish(site: &impl KilledDeployment, label: &str) {
 }
 
 /// Main property of a deployment of what serves: wherever the runner is killed, users see nothing of it, and the next run finishes.
-fn check_kills<D: KilledDeployment>(mut site: D) {
+fn check_kills<D: KilledDeployment>(site: D) {
     let began = Instant::now();
     let seed = rng::seed_from_env().unwrap();
-    let first = site.pack_next();
+    let mut numbers = 1..;
+    let mut pack_next = || {
+        let label = format!("r{}", numbers.next().unwrap());
+        site.pack(&label);
+        label
+    };
+    let first = pack_next();
     finish(&site, &first);
-    let second = site.pack_next();
+    let second = pack_next();
     let (calls, _) = kill(site.environment(), &second, None);
     finish(&site, &second);
     let points = SplitMix64::new(seed).choose_distinct(point_count().unwrap_or(D::POINTS), calls);
     let mut traffic = ConstantTraffic::start(&site.address(), RATE, &format!("{second} cor"));
     let mut kinds = BTreeMap::new();
     for point in &points {
-        let label = site.pack_next();
+        let label = pack_next();
         traffic.move_to(&format!("{label} cor"), || {
             let (_, killed) = kill(site.environment(), &label, Some(*point));
             let shown = killed.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);

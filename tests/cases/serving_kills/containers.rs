@@ -17,7 +17,6 @@ use crate::{
 /// The plan of the page with its hook.
 struct ContainerDeployment {
     site: ContainerSite,
-    releases: usize,
     /// What the engine has besides containers.
     networks: String,
 }
@@ -29,7 +28,7 @@ impl ContainerDeployment {
         let hook = site.adapted(&fenced_block(PAGE, "stop: previous").replace("drain: 10s", "drain: 300ms"));
         site.environment.write("deploy.yml", site.environment.read("deploy.yml") + &hook);
         let networks = networks(&site);
-        Self { site, releases: 0, networks }
+        Self { site, networks }
     }
 }
 
@@ -45,11 +44,8 @@ impl KilledDeployment for ContainerDeployment {
         self.site.caddy.address()
     }
 
-    fn pack_next(&mut self) -> String {
-        self.releases += 1;
-        let label = format!("r{}", self.releases);
-        self.site.pack(&label, "works");
-        label
+    fn pack(&self, label: &str) {
+        self.site.pack(label, "works");
     }
 
     fn check_finished(&self, label: &str) {
